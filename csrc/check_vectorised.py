@@ -1,0 +1,76 @@
+"""Fail unless the compiler vectorised the loop of every rule, and of every stage, for every instruction set and dtype.
+
+Run it with GCC in the PATH: ``python csrc/check_vectorised.py``. It reads GCC's own report.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-fPIC"]
+WIDTHS = {"isa_baseline.c": 16}
+if platform.machine() in ("x86_64", "AMD64"):
+    WIDTHS |= {"isa_avx2.c": 32, "isa_avx512.c": 64}
+DTYPES = 2
+
+
+def report(source: str) -> str:
+    """Return what GCC says of the loops that it vectorised."""
+    command = [
+        "gcc",
+        *FLAGS,
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fopt-info-vec-optimized",
+        "-c",
+        source,
+        "-o",
+        "/dev/null",
+    ]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    return done.stderr
+
+
+def simd_loops() -> dict[str, str]:
+    """Return the places (file:line) of the loops that are to be vectorised, and what stands there."""
+    loops = {}
+    for number, line in enumerate((HERE / "rules.h").read_text().splitlines(), 1):
+        if match := re.match(r"LOOP\d\((\w+)\)", line):
+            loops[f"rules.h:{number}"] = match[1]
+    lines = (HERE / "pipeline.h").read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.strip() == "FO_SIMD":
+            # GCC names the line of the loop's first statement.
+            loops[f"pipeline.h:{number + 2}"] = lines[number + 1].strip()
+    return loops
+
+
+def main() -> int:
+    """Print a line for each loop and instruction set; return 1 if one is not vectorised at full width."""
+    failed = False
+    loops = simd_loops()
+    for source, width in WIDTHS.items():
+        found = Counter(
+            match[1]
+            for match in re.finditer(r"^(\w+\.h:\d+):.* loop vectorized using (\d+) byte", report(source), re.M)
+            if int(match[2]) >= width
+        )
+        for place, name in loops.items():
+            is_rule = place.startswith("rules.h")
+            is_fine = found[place] >= (DTYPES if is_rule else 1)
+            failed |= not is_fine
+            print(f"{source:<16} {place:<16} {name:<60} {'vectorised' if is_fine else 'NOT VECTORISED'}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+/* All that differs between compilers and machines. */
+#ifndef FO_COMPILER_H
+#define FO_COMPILER_H
+
+#ifdef __FAST_MATH__
+#error "fastopt promises the same bits everywhere: build without -ffast-math"
+#endif
+
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#define FO_HAS_X86_TARGETS 1
+#else
+#define FO_HAS_X86_TARGETS 0
+#endif
+
+#define FO_PRAGMA(text) _Pragma(#text)
+
+/* MSVC's simd pragma relaxes floating point: there the loops stay plain. */
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FO_SIMD
+#else
+#define FO_SIMD FO_PRAGMA(omp simd)
+#endif
+
+/* FMA stays out of the targets: a contracted multiply-add has other bits. */
+#if defined(__clang__)
+#define FO_TARGET_BEGIN(features) \
+    FO_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define FO_TARGET_END FO_PRAGMA(clang attribute pop)
+#else
+#define FO_TARGET_BEGIN(features) FO_PRAGMA(GCC push_options) FO_PRAGMA(GCC target(features))
+#define FO_TARGET_END FO_PRAGMA(GCC pop_options)
+#endif
+
+#endif

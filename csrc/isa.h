@@ -1,0 +1,24 @@
+/* What every instruction set provides, and which one is in use. */
+#ifndef FO_ISA_H
+#define FO_ISA_H
+
+#include "compiler.h"
+#include "fastopt.h"
+
+/* For one dtype; elements [begin, end) of one array. */
+typedef struct {
+    void (*step_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
+    double (*sum_squares_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
+                                const fo_hyper *hyper);
+} fo_kernels;
+
+/* Indexed by fo_dtype. */
+extern const fo_kernels fo_kernels_baseline[];
+#if FO_HAS_X86_TARGETS
+extern const fo_kernels fo_kernels_avx2[];
+extern const fo_kernels fo_kernels_avx512[];
+#endif
+
+const fo_kernels *fo_kernels_in_use(void);
+
+#endif

@@ -1,0 +1,16 @@
+/* The kernels for AVX2. */
+#include "compiler.h"
+
+#if FO_HAS_X86_TARGETS
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+FO_TARGET_BEGIN("avx2,f16c")
+#define KERNELS fo_kernels_avx2
+#include "kernels.h"
+FO_TARGET_END
+#else
+typedef int fo_no_avx2; /* a translation unit must declare something */
+#endif

@@ -1,0 +1,16 @@
+/* The kernels for AVX512. */
+#include "compiler.h"
+
+#if FO_HAS_X86_TARGETS
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+FO_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#define KERNELS fo_kernels_avx512
+#include "kernels.h"
+FO_TARGET_END
+#else
+typedef int fo_no_avx512; /* a translation unit must declare something */
+#endif

@@ -1,0 +1,28 @@
+/* The kernels of one instruction set, for float32 and float64: what isa_*.c include under their target.
+   Template parameter: KERNELS, the name of the table to define. */
+
+#include <math.h>
+#include <stddef.h>
+
+#include "convert.h"
+#include "isa.h"
+#include "loops.h"
+
+#define REAL float
+#define REAL_DTYPE FO_FLOAT32
+#define SQRT(x) sqrtf(x)
+#define NAME(x) x##_float32
+#define SCALARS(x) x##_scalars_float32
+#include "pipeline.h"
+
+#define REAL double
+#define REAL_DTYPE FO_FLOAT64
+#define SQRT(x) sqrt(x)
+#define NAME(x) x##_float64
+#define SCALARS(x) x##_scalars_float64
+#include "pipeline.h"
+
+const fo_kernels KERNELS[] = {
+    [FO_FLOAT32] = {step_chunk_float32, sum_squares_chunk_float32},
+    [FO_FLOAT64] = {step_chunk_float64, sum_squares_chunk_float64},
+};

@@ -1,0 +1,24 @@
+/* The loop around a rule, by its number of slots. Stamped in rules.h, so that the compiler's vectorisation report names
+   the line of the rule. */
+
+#define LOOP(name, slot_pointers, call)                                                                              \
+    static void NAME(name##_loop)(REAL *restrict p, const REAL *restrict g, void *const *slots, int64_t begin,       \
+                                  int64_t length, const double *scalars)                                             \
+    {                                                                                                                \
+        SCALARS(name) h;                                                                                             \
+        for (size_t k = 0; k < sizeof h / sizeof(REAL); k++)                                                         \
+            ((REAL *)&h)[k] = (REAL)scalars[k];                                                                      \
+        (void)slots, (void)begin;                                                                                    \
+        slot_pointers                                                                                                \
+        FO_SIMD                                                                                                      \
+        for (int64_t i = 0; i < length; i++)                                                                         \
+            NAME(name) call;                                                                                         \
+    }
+
+#define SLOT(k) REAL *restrict s##k = (REAL *)slots[k] + begin;
+
+#define LOOP0(name) LOOP(name, , (p + i, g[i], h))
+#define LOOP1(name) LOOP(name, SLOT(0), (p + i, g[i], s0 + i, h))
+#define LOOP2(name) LOOP(name, SLOT(0) SLOT(1), (p + i, g[i], s0 + i, s1 + i, h))
+#define LOOP3(name) LOOP(name, SLOT(0) SLOT(1) SLOT(2), (p + i, g[i], s0 + i, s1 + i, s2 + i, h))
+#define LOOP4(name) LOOP(name, SLOT(0) SLOT(1) SLOT(2) SLOT(3), (p + i, g[i], s0 + i, s1 + i, s2 + i, s3 + i, h))

@@ -1,0 +1,12 @@
+/* The one place with threads: a visit of every chunk of every array of the table. */
+#ifndef FO_PARALLEL_H
+#define FO_PARALLEL_H
+
+#include "fastopt.h"
+
+/* Elements [begin, end) of array `index`, which are chunk number `chunk` of the whole table. */
+typedef void fo_visit(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end);
+
+void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context);
+
+#endif

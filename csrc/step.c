@@ -1,0 +1,63 @@
+/* The two passes over the table: the step itself, and the sums of squares that clipping needs. */
+#include "isa.h"
+#include "parallel.h"
+#include "rules.h"
+
+typedef struct {
+    const fo_kernels *kernels;
+    const fo_array *arrays;
+    const void *const *grads;
+    const fo_hyper *hypers;
+    double *partials;
+} fo_pass;
+
+static void visit_step(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
+{
+    const fo_pass *pass = context;
+    const fo_array *array = &pass->arrays[index];
+    (void)chunk;
+    if (pass->grads[index])
+        pass->kernels[array->dtype].step_chunk(array, pass->grads[index], begin, end, &pass->hypers[array->hyper]);
+}
+
+void fo_step(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads)
+{
+    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0};
+    fo_for_each_chunk(arrays, count, threads, visit_step, &pass);
+}
+
+static void visit_sum_squares(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
+{
+    const fo_pass *pass = context;
+    const fo_array *array = &pass->arrays[index];
+    if (pass->grads[index])
+        pass->partials[chunk] = pass->kernels[array->dtype].sum_squares_chunk(array, pass->grads[index], begin, end,
+                                                                              &pass->hypers[array->hyper]);
+}
+
+void fo_sum_squares(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers,
+                    double *partials, double *sums, int32_t threads)
+{
+    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, partials};
+    fo_for_each_chunk(arrays, count, threads, visit_sum_squares, &pass);
+    /* In index order, whichever thread made them: this is what keeps the bits. */
+    for (int64_t i = 0; i < count; i++) {
+        const double *partial = partials + arrays[i].first_chunk;
+        sums[i] = 0;
+        for (int64_t begin = 0; grads[i] && begin < arrays[i].length; begin += FO_CHUNK)
+            sums[i] += *partial++;
+    }
+}
+
+#define RULE(name) #name,
+static const char *const rule_names[] = {FO_RULES(RULE)};
+
+int32_t fo_rule_count(void)
+{
+    return (int32_t)(sizeof rule_names / sizeof rule_names[0]);
+}
+
+const char *fo_rule_name(int32_t rule)
+{
+    return rule_names[rule];
+}

@@ -1,0 +1,45 @@
+"""``python -m fastopt``: what runs here; ``python -m fastopt demo``: train a real model; see ``--help``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+COMMANDS = {
+    "info": "what runs here, and why (the default)",
+    "demo": "train an MLP on handwritten digits with each optimizer",
+    "schedules": "draw every learning-rate schedule into one picture",
+}
+MODULES = {"demo": "fastopt.demo", "schedules": "fastopt.plot_schedules"}
+
+
+def usage() -> str:
+    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: python -m fastopt [command] [--help]", "", *lines])
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; return its exit code."""
+    command = argv[0] if argv else "info"
+    if command in ("-h", "--help"):
+        print(usage())
+        return 0
+    if command not in COMMANDS:
+        print(f"fastopt: there is no command {command!r}\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        if command == "info":
+            from .information import told
+
+            print(told())
+            return 0
+        run: Callable[[list[str]], int] = import_module(MODULES[command]).main
+        return run(argv[1:])
+    except (ValueError, RuntimeError) as error:
+        print(f"fastopt: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

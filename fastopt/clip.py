@@ -1,0 +1,186 @@
+"""Gradient clipping: the two functions of torch, and the norm that they and the fused options share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import backends
+from .arrays import FLOAT32, FLOAT64, Array, described, in_memory_order, is_float
+from .structure import Branch, is_container
+
+
+def global_norm(grads: Any, norm_type: float = 2.0) -> float:
+    """Return the norm of all gradients together, as if they were one long vector.
+
+    ``(sum of abs(g)**norm_type)**(1 / norm_type)``, or the largest ``abs(g)`` for ``norm_type=inf``. It is added in
+    double precision, so that float32 gradients never overflow it; the 2-norm has the same bits on every machine.
+
+    Parameters
+    ----------
+    grads : array or structure of arrays
+        Of any float dtype and shape; None is passed over.
+    norm_type : float, default 2.0
+        Above 0; ``math.inf`` for the largest.
+
+    Returns
+    -------
+    float
+        0.0 for no gradients.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something is no float array, or ``norm_type`` is not above 0.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> fastopt.clip.global_norm({"W": np.float32([3e19]), "b": np.float32([4e19])})
+    5.0e+19
+    """
+    return norm_of([contiguous(grad) for grad in float_arrays(grads)], norm_type)
+
+
+def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> float:
+    """Scale gradients in place so that their global norm is at most ``max_norm``.
+
+    ``g *= min(1, max_norm / (norm + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``. The optimizers'
+    ``clip_global_norm`` does the same without writing the gradients.
+
+    Parameters
+    ----------
+    grads : array or structure of arrays
+        Writeable, of any float dtype; None is passed over.
+    max_norm : float
+        At least 0.
+    norm_type : float, default 2.0
+        As in :func:`global_norm`.
+    error_if_nonfinite : bool, default False
+        Raise for a norm that is infinite or NaN, instead of scaling by it.
+
+    Returns
+    -------
+    float
+        The norm before.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`global_norm`; for a read-only array, a negative ``max_norm``, or a norm that is not finite where
+        ``error_if_nonfinite``. Nothing is changed then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> g = np.array([3.0, 4.0])
+    >>> fastopt.clip_grad_norm_(g, max_norm=1.0)
+    5.0
+    >>> g.round(4)
+    array([0.6, 0.8])
+    """
+    check_not_negative("max_norm", max_norm)
+    arrays = writeable_arrays(grads)
+    norm = norm_of([contiguous(grad) for grad in arrays], norm_type)
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise ValueError(f"clip_grad_norm_: the global norm is {norm}, and error_if_nonfinite=True; nothing was scaled")
+    factor = clip_factor(norm, max_norm)
+    with np.errstate(all="ignore"):
+        for grad in arrays:
+            np.multiply(grad, factor.astype(grad.dtype), out=grad)
+    return norm
+
+
+def clip_grad_value_(grads: Any, clip_value: float) -> None:
+    """Clamp gradients in place to ``[-clip_value, clip_value]``; NaN stays. As ``torch.nn.utils.clip_grad_value_``.
+
+    Parameters
+    ----------
+    grads : array or structure of arrays
+        Writeable, of any float dtype; None is passed over.
+    clip_value : float
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something is no writeable float array, or ``clip_value`` is negative. Nothing is changed then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> g = np.array([-3.0, 0.5])
+    >>> fastopt.clip_grad_value_(g, 1.0)
+    >>> g
+    array([-1. ,  0.5])
+    """
+    check_not_negative("clip_value", clip_value)
+    for grad in writeable_arrays(grads):
+        limit = np.asarray(clip_value).astype(grad.dtype)
+        np.minimum(np.maximum(grad, -limit, out=grad), limit, out=grad)
+
+
+def clip_factor(norm: Any, max_norm: Any) -> npt.NDArray[np.float64]:
+    """Return ``min(1, max_norm / (norm + 1e-6))``, NaN for a norm that is NaN; elementwise, in double precision."""
+    with np.errstate(all="ignore"):
+        return np.asarray(np.minimum(1.0, np.float64(max_norm) / (np.float64(norm) + 1e-6)))
+
+
+def total_norm(sums: npt.NDArray[np.float64]) -> float:
+    """Return the 2-norm of all arrays from the sum of squares of each, added in index order on every machine."""
+    return math.sqrt(np.cumsum(sums)[-1]) if sums.size else 0.0
+
+
+def norm_of(arrays: list[Array], norm_type: float) -> float:
+    check_not_negative("norm_type", norm_type)
+    if not arrays:
+        return 0.0
+    if norm_type == 2:
+        native = [array if array.dtype in (FLOAT32, FLOAT64) else array.astype(FLOAT64) for array in arrays]
+        return total_norm(backends.sum_squares(native))
+    largest = [float(np.max(np.abs(array), initial=0)) for array in arrays]
+    if norm_type == math.inf:
+        return float(np.max(largest))
+    if norm_type == 0:
+        raise ValueError("norm_type=0: expected a number above 0")
+    powers = [float(np.sum(np.abs(array.astype(FLOAT64)) ** norm_type)) for array in arrays]
+    return float(np.sum(powers) ** (1 / norm_type))
+
+
+def check_not_negative(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{name}={value!r}: expected a number of at least 0")
+
+
+def float_arrays(grads: Any) -> list[Array]:
+    """Return the arrays of a structure that are not None."""
+    branch = Branch(grads if is_container(grads) else [grads])
+    arrays = []
+    for name, grad in zip(branch.names(), branch.arrays(), strict=True):
+        if grad is None:
+            continue
+        if not isinstance(grad, np.ndarray) or not is_float(grad.dtype):
+            found = f"an array of {grad.dtype}" if isinstance(grad, np.ndarray) else described(grad)
+            raise TypeError(f"grads: {name!r} is {found}; expected a NumPy array of a float dtype, or None")
+        arrays.append(grad)
+    return arrays
+
+
+def writeable_arrays(grads: Any) -> list[Array]:
+    arrays = float_arrays(grads)
+    for k, grad in enumerate(arrays):
+        if not grad.flags.writeable:
+            raise ValueError(
+                f"grads: array number {k} (shape {grad.shape}) is read-only; give a writeable one or a copy"
+            )
+    return arrays
+
+
+def contiguous(array: Array) -> Array:
+    """Return the elements of an array as the backends read them, in any order: its own memory where that will do."""
+    if (array.flags.c_contiguous or array.flags.f_contiguous) and array.flags.aligned and array.dtype.isnative:
+        return in_memory_order(array)
+    return array.astype(array.dtype.newbyteorder("="), order="C")

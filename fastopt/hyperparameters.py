@@ -1,0 +1,97 @@
+"""What values a hyperparameter may have, and the options that every optimizer takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
+
+#: A number, or a function of the step (from 0) that returns one, such as those of :mod:`fastopt.schedules`.
+Schedulable: TypeAlias = float | Callable[[int], float]
+Group: TypeAlias = dict[str, Any]
+
+
+class Range(NamedTuple):
+    """The numbers from ``low`` to ``high``, ``high`` itself excluded; None too where ``optional``."""
+
+    low: float
+    high: float = math.inf
+    optional: bool = False
+    schedulable: bool = False
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            kinds = f"a number from {self.low:g} to below {self.high:g}"
+        elif self.low > -math.inf:
+            kinds = f"a finite number of at least {self.low:g}"
+        else:
+            kinds = "a finite number"
+        return kinds + (", a schedule" if self.schedulable else "") + (", or None" if self.optional else "")
+
+
+Allowed: TypeAlias = Range | tuple[Range, ...]
+
+NON_NEGATIVE = Range(0.0)
+OPTIONAL = Range(0.0, optional=True)
+BELOW_ONE = Range(0.0, 1.0)
+ANY_NUMBER = Range(-math.inf)
+
+#: What each number may be; an optimizer's own ``ranges`` come before this. An option of neither is True or False.
+RANGES: Mapping[str, Allowed] = {
+    "lr": Range(0.0, schedulable=True),
+    "weight_decay": NON_NEGATIVE,
+    "clip_value": OPTIONAL,
+    "clip_norm": OPTIONAL,
+    "clip_global_norm": OPTIONAL,
+    "eps": NON_NEGATIVE,
+    "eps_root": NON_NEGATIVE,
+    "momentum": NON_NEGATIVE,
+    "betas": (BELOW_ONE, BELOW_ONE),
+}
+
+
+class Common(TypedDict, total=False):
+    """The keywords that every optimizer takes besides its own."""
+
+    decoupled: NotRequired[bool]
+    maximize: NotRequired[bool]
+    clip_value: NotRequired[float | None]
+    clip_norm: NotRequired[float | None]
+    clip_global_norm: NotRequired[float | None]
+    backend: NotRequired[str | None]
+
+
+def check(where: str, value: Any, allowed: Allowed | None) -> None:
+    """Raise unless an option may have this value; ``allowed`` None: an option that is True or False.
+
+    Raises
+    ------
+    TypeError
+        If it is of the wrong kind.
+    ValueError
+        If a number is out of its range, or no number at all (NaN).
+    """
+    if allowed is None:
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{where}={value!r}: expected True or False")
+    elif isinstance(allowed, Range):
+        check_number(where, value, allowed)
+    elif isinstance(value, (tuple, list)) and len(value) == len(allowed):
+        for k, (item, range_) in enumerate(zip(value, allowed, strict=True)):
+            check_number(f"{where}[{k}]", item, range_)
+    else:
+        raise TypeError(f"{where}={value!r}: expected {len(allowed)} numbers, such as (0.9, 0.999)")
+
+
+def check_number(where: str, value: Any, allowed: Range) -> None:
+    if (value is None and allowed.optional) or (callable(value) and allowed.schedulable):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{where}={value!r}: expected {allowed}")
+    if not (allowed.low <= value < allowed.high and abs(value) < math.inf):
+        raise ValueError(f"{where}={value!r}: expected {allowed}")

@@ -1,0 +1,66 @@
+"""What runs here, and why: for programs (:func:`info`) and for people (``python -m fastopt``)."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from . import backends, threads
+
+
+def info() -> dict[str, Any]:
+    """Return what runs here, and why.
+
+    Returns
+    -------
+    dict
+        ``backend`` (of new optimizers), ``native_missing`` (why the native one can't be had, or None), ``isas_found``,
+        ``isa`` (in use), ``openmp`` (the date of its version, 0 without), ``threads``, ``versions``.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        If ``FASTOPT_BACKEND`` asks for what is not there.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> sorted(fastopt.info())
+    ['backend', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
+    """
+    from .backends import native
+
+    is_there = native.missing is None
+    return {
+        "backend": backends.choice(None),
+        "native_missing": native.missing,
+        "isas_found": native.isas_found() if is_there else [],
+        "isa": native.isa() if is_there else None,
+        "openmp": native.openmp() if is_there else 0,
+        "threads": threads.get_num_threads(),
+        "versions": {
+            "fastopt": metadata.version("fastopt"),
+            "numpy": metadata.version("numpy"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def told() -> str:
+    """Return :func:`info` as lines for people."""
+    found = info()
+    if found["native_missing"] is not None:
+        why = f"the native part is missing: {found['native_missing']}"
+    elif found["backend"] == "native":
+        why = "compiled kernels"
+    else:
+        why = "asked for by FASTOPT_BACKEND"
+    rows = [
+        ("backend", f"{found['backend']} ({why})"),
+        ("instruction sets", f"found {', '.join(found['isas_found']) or 'none'}; in use {found['isa'] or 'none'}"),
+        ("OpenMP", str(found["openmp"]) if found["openmp"] else "no"),
+        ("threads", str(found["threads"])),
+        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+    ]
+    return "\n".join(f"{name:<17} {value}" for name, value in rows)

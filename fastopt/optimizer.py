@@ -1,0 +1,391 @@
+"""The base of all optimizers: check everything, count, compute the scalars once, make one call to the backend."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import is_
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import backends, rules
+from .arrays import Array, Extents, check_param, grad_in_memory_order, in_memory_order
+from .backends import Hyper, Table
+from .clip import clip_factor, total_norm
+from .hyperparameters import RANGES, Allowed, Group, check
+from .rules import Rule
+from .structure import Branch, is_container
+
+
+class StepInfo(NamedTuple):
+    """What a step did.
+
+    Attributes
+    ----------
+    applied : bool
+        Whether the parameters were updated.
+    grad_norm : float or None
+        The global norm of the gradients before ``clip_global_norm`` clipped them; None without it.
+    lr : float
+        The learning rate of the first group in this step.
+    step : int
+        The number of this step, from 1.
+    """
+
+    applied: bool
+    grad_norm: float | None
+    lr: float
+    step: int
+
+
+class Settled(NamedTuple):
+    """A group as it was when its values were last checked, and what follows from them."""
+
+    values: Group
+    rule: Rule
+    scheduled: tuple[str, ...]
+
+
+class Optimizer:
+    """The base of all optimizers: parameters, groups, state, and the step.
+
+    A subclass names its options in its ``__init__``, its ``rule`` for a group (whose arguments are its slots), and
+    ``hyper``, the rule's scalars for a group and a step count.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The groups with their options; writing an option takes effect in the next step.
+    state : dict
+        For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64).
+    step_count : int
+        How many steps were made.
+    backend : str
+        Where steps run: ``"native"`` or ``"numpy"``.
+    clip_global_norm : float or None
+        The greatest norm of all gradients together.
+    """
+
+    #: The ranges of the options that are this optimizer's own.
+    ranges: ClassVar[Mapping[str, Allowed]] = {}
+
+    def __init__(
+        self,
+        params: Any,
+        options: Group,
+        *,
+        decoupled: bool = False,
+        maximize: bool = False,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        clip_global_norm: float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self.defaults: Group = {
+            **options,
+            "decoupled": decoupled,
+            "maximize": maximize,
+            "clip_value": clip_value,
+            "clip_norm": clip_norm,
+        }
+        for name, value in self.defaults.items():
+            self._check_option(name, value)
+        self._check_option("clip_global_norm", clip_global_norm)
+        self.clip_global_norm = clip_global_norm
+        self.backend = backends.choice(backend)
+        self.param_groups: list[Group] = []
+        self.state: dict[str, dict[str, Array]] = {}
+        self.step_count = 0
+
+        self._names: list[str] = []
+        self._params: list[Array] = []
+        self._group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._steps: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._settled: list[Settled] = []
+        self._rows: list[tuple[int, int]] = []
+        self._table: Table | None = None
+
+        self._is_single = not is_container(params)
+        self._is_grouped = isinstance(params, (list, tuple)) and any(is_group(item) for item in params)
+        self._root = Branch({} if isinstance(params, Mapping) else [])
+        for group in params if self._is_grouped else [{"params": params}]:
+            self.add_param_group(group)
+        if not self._params:
+            raise ValueError("params: there is no array in this structure; give at least one")
+
+    def rule(self, group: Group) -> Rule:
+        """Return the rule of a group, one of :mod:`fastopt.rules`."""
+        raise NotImplementedError
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        """Return the rule's scalars, in double precision, for arrays of which this is step number ``step``, from 1."""
+        raise NotImplementedError
+
+    def initial_slot(self, group: Group, slot: str) -> float:
+        """Return what a slot is filled with before the first step."""
+        return 0.0
+
+    def add_param_group(self, group: Group) -> None:
+        """Add arrays, with options of their own.
+
+        Parameters
+        ----------
+        group : dict
+            ``"params"``: one array or a structure of arrays; any option of the optimizer, for these arrays. In the
+            gradients their place is behind the arrays so far: new keys of a dict, new entries of a list.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the optimizer's constructor does; also for a name that is taken.
+        """
+        if not is_group(group):
+            raise TypeError(f"param group: expected a dict with the key 'params', got {group!r:.80}")
+        unknown = [name for name in group if name not in self.defaults and name != "params"]
+        if unknown:
+            raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
+        addition = self._addition(group["params"])
+        names, arrays = list(addition.names()), list(addition.arrays())
+        for name, array in zip(names, arrays, strict=True):
+            check_param(name, array)
+        if self._params and not arrays:
+            raise ValueError("param group: there is no array in 'params'; give at least one")
+        counts = Counter([*self._names, *names])
+        taken = [name for name, count in counts.items() if count > 1]
+        if taken:
+            raise ValueError(f"params: the names {taken} are there more than once; rename them")
+        extents = Extents(self._names + names, self._params + arrays)
+        options = {**self.defaults, **{name: value for name, value in group.items() if name != "params"}}
+        settled = self._settle(options, len(self.param_groups))
+
+        self._extents = extents
+        self._root.merge(addition)
+        self.param_groups.append({"params": tuple(arrays), **options})
+        self._settled.append(settled._replace(values=dict(self.param_groups[-1])))
+        self._names += names
+        self._params += arrays
+        self._group_of = np.concatenate([self._group_of, np.full(len(arrays), len(self._settled) - 1)])
+        self._steps = np.concatenate([self._steps, np.zeros(len(arrays), np.int64)])
+        for i, name in enumerate(self._names):
+            self.state.setdefault(name, {})["step"] = self._steps[i : i + 1].reshape(())
+        self._are_c_ordered = all(param.flags.c_contiguous for param in self._params)
+        self._table = None
+
+    def step(self, grads: Any) -> StepInfo:
+        """Apply one step: change the parameters in place.
+
+        Parameters
+        ----------
+        grads : array or structure of arrays
+            The structure of the parameters, with arrays of any float dtype. None, or a missing key of a dict, skips an
+            array: no update, its slots and its own step count untouched. Until the next call the optimizer keeps a
+            reference to these arrays.
+
+        Returns
+        -------
+        StepInfo
+            What was done.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If anything is not as it must be; then nothing was changed.
+        """
+        table = self._ready_table()
+        self._take_grads(table, grads)
+        groups = [self._values(k) for k in range(len(self._settled))]
+        hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
+        grad_norm = self._clip(table, hypers)
+        table.step(hypers)
+        self._count()
+        return StepInfo(True, grad_norm, groups[0]["lr"], self.step_count)
+
+    def _addition(self, params: Any) -> Branch:
+        """Return new parameters as a branch that can be merged into the root."""
+        if self._root.is_dict:
+            if not isinstance(params, Mapping):
+                raise TypeError(
+                    f"param group: expected a dict of new names, since the parameters are a dict, got "
+                    f"{type(params).__name__}"
+                )
+            taken = [key for key in params if key in self._root.keys]
+            if taken:
+                raise ValueError(f"param group: the names {taken} are there already; give the arrays new names")
+            return Branch(params)
+        is_entries = isinstance(params, (list, tuple)) and not self._is_grouped
+        self._is_single = self._is_single and not self._params
+        return Branch(params if is_entries else [params], offset=len(self._root.keys))
+
+    def _check_option(self, name: str, value: Any, where: str = "") -> None:
+        check(f"{where}{name}", value, self.ranges.get(name, RANGES.get(name)))
+
+    def _settle(self, options: Group, k: int) -> Settled:
+        """Check the values of group number ``k``, and derive what follows from them."""
+        for name, value in options.items():
+            if name != "params":
+                self._check_option(name, value, f"param_groups[{k}]: " if k else "")
+        return Settled(dict(options), self.rule(options), tuple(name for name in options if callable(options[name])))
+
+    def _ready_table(self) -> Table:
+        """Return the table of arrays, made anew where a group's rule or the arrays have changed."""
+        replaced = self._root.replaced()
+        if replaced is not None:
+            raise ValueError(
+                f"params: {replaced!r} is no longer the object that the optimizer was given; change arrays in place "
+                "(params[...][...] = value), or build a new optimizer"
+            )
+        for k, group in enumerate(self.param_groups):
+            settled = self._settled[k]
+            if group.get("params") is not settled.values["params"]:
+                raise ValueError(
+                    f"param_groups[{k}]: 'params' was replaced; use add_param_group, or build a new optimizer"
+                )
+            if group != settled.values:
+                if group.keys() != settled.values.keys():
+                    raise ValueError(
+                        f"param_groups[{k}]: expected the options {list(settled.values)}, not {list(group)}"
+                    )
+                self._settled[k] = self._settle(group, k)
+                if self._settled[k].rule is not settled.rule:
+                    self._table = None
+        if self._table is None:
+            self._table = self._new_table()
+        return self._table
+
+    def _new_table(self) -> Table:
+        slots: list[list[Array]] = []
+        for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
+            group, state = self.param_groups[k], self.state[name]
+            wanted = rules.slots(self._settled[k].rule)
+            for slot in wanted:
+                if slot not in state:
+                    state[slot] = np.full_like(param, self.initial_slot(group, slot), subok=False)
+            slots.append([in_memory_order(state[slot]) for slot in wanted])
+        self._last_grads: list[Any] | None = None
+        self._last_kinds: list[Any] = []
+        self._last_steps = b""
+        self._present = np.zeros(len(self._params), bool)
+        self._array_clip_is_set = False
+        return backends.table_class(self.backend)([in_memory_order(param) for param in self._params], slots)
+
+    def _take_grads(self, table: Table, grads: Any) -> None:
+        """Check the gradients and hand them to the table, unless they are the very arrays of the last step."""
+        leaves = [grads] if self._is_single else self._root.leaves(self._ungrouped(grads), "grads")
+        if self._last_grads is None or not all(map(is_, leaves, self._last_grads)):
+            self._last_grads = None
+            are_callers = True
+            if not (self._are_like_last(leaves) and self._hand_over(table, leaves)):
+                are_callers = self._check_grads(table, leaves)
+            # A converted copy would miss what the caller writes into the array before the next step.
+            self._last_grads = leaves if are_callers else None
+        if self._steps.tobytes() != self._last_steps:
+            self._number_rows(table)
+
+    def _ungrouped(self, grads: Any) -> Any:
+        """Take the gradients out of a list of dicts with the key 'params', where the parameters were given so."""
+        if self._is_grouped and isinstance(grads, (list, tuple)):
+            return [grad["params"] if is_group(grad) and len(grad) == 1 else grad for grad in grads]
+        return grads
+
+    def _check_grads(self, table: Table, leaves: list[Any]) -> bool:
+        """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
+        checked = [
+            (None, True) if grad is None else grad_in_memory_order(name, grad, param)
+            for name, grad, param in zip(self._names, leaves, self._params, strict=True)
+        ]
+        grads = [grad for grad, _ in checked]
+        are_callers = all(is_callers for _, is_callers in checked)
+        self._grad_sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
+        self._hand_over(table, grads)
+        present = np.array([grad is not None for grad in grads])
+        if not np.array_equal(present, self._present):
+            self._present = present
+            self._last_steps = b""
+        self._last_kinds = kinds(leaves) if are_callers and self._are_c_ordered and present.all() else []
+        return are_callers
+
+    def _are_like_last(self, leaves: list[Any]) -> bool:
+        """Tell whether all gradients are arrays of the dtypes, shapes and strides of those that were checked last."""
+        return set(map(type, leaves)) == {np.ndarray} and kinds(leaves) == self._last_kinds
+
+    def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
+        """Give the gradients to the table, unless they overlap a parameter; return whether they are aligned."""
+        table.set_grads(grads)
+        starts = table.grad_addresses()
+        overlap = self._extents.overlapped(starts, self._grad_sizes)
+        if overlap is not None:
+            raise ValueError(
+                f"grads: {self._names[overlap[0]]!r} overlaps the memory of the parameter {overlap[1]!r}, which is "
+                "changed while it is read; give a copy"
+            )
+        return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
+
+    def _number_rows(self, table: Table) -> None:
+        """Give the arrays that agree in group and step count a common row of hyperparameters."""
+        keys = np.stack([self._group_of, self._steps])[:, self._present]
+        rows, inverse = np.unique(keys, axis=1, return_inverse=True)
+        table.rows[self._present] = inverse.reshape(-1)
+        self._rows = [(int(group), int(step)) for group, step in rows.T]
+
+    def _count(self) -> None:
+        self.step_count += 1
+        if self._present.all():
+            self._steps += 1
+        else:
+            self._steps[self._present] += 1
+        self._last_steps = self._steps.tobytes()
+        self._rows = [(group, step + 1) for group, step in self._rows]
+
+    def _values(self, k: int) -> Group:
+        """Return the options of a group in this step: schedules are evaluated."""
+        settled = self._settled[k]
+        if not settled.scheduled:
+            return settled.values
+        values = dict(settled.values)
+        for name in settled.scheduled:
+            values[name] = values[name](self.step_count)
+            self._check_option(name, values[name], f"param_groups[{k}]: the schedule at step {self.step_count}: ")
+        return values
+
+    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+        lr, weight_decay, clip_value = group["lr"], group["weight_decay"], group["clip_value"]
+        decoupled = group["decoupled"]
+        return Hyper(
+            rule,
+            -1.0 if group["maximize"] else 1.0,
+            math.inf if clip_value is None else clip_value,
+            1.0,
+            0.0 if decoupled else weight_decay,
+            1.0 - lr * weight_decay if decoupled else 1.0,
+            self.hyper(group, step),
+        )
+
+    def _clip(self, table: Table, hypers: list[Hyper]) -> float | None:
+        """Set the clip factors of the arrays and of all together; return the global norm if it is clipped."""
+        max_norms = [settled.values["clip_norm"] for settled in self._settled]
+        if max_norms.count(None) < len(max_norms):
+            table.array_clip[:] = 1
+            norms = np.sqrt(table.sum_squares(hypers))
+            limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])
+            table.array_clip[:] = clip_factor(norms, limits[self._group_of])
+            self._array_clip_is_set = True
+        elif self._array_clip_is_set:
+            table.array_clip[:] = 1
+            self._array_clip_is_set = False
+        if self.clip_global_norm is None:
+            return None
+        norm = total_norm(table.sum_squares(hypers))
+        factor = float(clip_factor(norm, self.clip_global_norm))
+        hypers[:] = [hyper._replace(global_clip=factor) for hyper in hypers]
+        return norm
+
+
+def is_group(value: Any) -> bool:
+    return isinstance(value, Mapping) and "params" in value
+
+
+def kinds(arrays: list[Any]) -> list[Any]:
+    return [(array.dtype, array.shape, array.strides) for array in arrays]

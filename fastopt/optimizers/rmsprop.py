@@ -1,0 +1,121 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import rules
+from ..hyperparameters import BELOW_ONE, Allowed, Group, Schedulable
+from ..optimizer import Optimizer
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class RMSprop(Optimizer):
+    r"""RMSprop, as ``torch.optim.RMSprop``: the gradient over the root of its mean square.
+
+    ::
+
+        v = alpha * v + (1 - alpha) * g * g
+        p -= lr * g / (sqrt(v) + eps)
+
+    centered: ``m = alpha * m + (1 - alpha) * g``, and ``sqrt(v - m * m)`` in the place of ``sqrt(v)`` (a difference
+    that rounding makes negative counts as 0). With momentum: ``b = momentum * b + g / (sqrt(v) + eps); p -= lr * b``.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-2
+        Learning rate, at least 0.
+    alpha : float, default 0.99
+        From 0 to below 1.
+    eps : float, default 1e-8
+        At least 0.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    momentum : float, default 0.0
+        At least 0.
+    centered : bool, default False
+        Whether the mean square is taken about the mean.
+    eps_in_root : bool, default False
+        Whether ``eps`` is inside the root: ``g / sqrt(v + eps)``. With ``lr_in_momentum``, ``alpha=0.9`` and
+        ``eps=1e-10`` this is TensorFlow 1's form.
+    lr_in_momentum : bool, default False
+        Whether the learning rate is inside the momentum buffer: ``b = momentum * b + lr * g / ...; p -= b``.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State, each with the shape and dtype of its parameter: ``v``; ``m`` if centered; ``b`` if there is momentum.
+
+    Source: Hinton, Neural Networks for Machine Learning, lecture 6e (2012);
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0])
+    >>> opt = fastopt.RMSprop(theta, lr=0.1)
+    >>> info = opt.step(np.array([2.0]))
+    >>> theta.round(6)
+    array([0.])
+    """
+
+    ranges: ClassVar[Mapping[str, Allowed]] = {"alpha": BELOW_ONE}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        eps_in_root: bool = False,
+        lr_in_momentum: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "eps_in_root": eps_in_root,
+            "lr_in_momentum": lr_in_momentum,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        if group["momentum"] == 0:
+            return rules.rmsprop_centered if group["centered"] else rules.rmsprop
+        return rules.rmsprop_centered_momentum if group["centered"] else rules.rmsprop_momentum
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        lr, alpha, momentum = group["lr"], group["alpha"], group["momentum"]
+        eps, eps_root = (0.0, group["eps"]) if group["eps_in_root"] else (group["eps"], 0.0)
+        if momentum == 0:
+            if group["centered"]:
+                return rules.RMSpropCenteredScalars(alpha, 1.0 - alpha, 0.0, lr, eps, eps_root)
+            return rules.RMSpropScalars(alpha, 1.0 - alpha, lr, eps, eps_root)
+        lr_inside, lr_outside = (lr, 1.0) if group["lr_in_momentum"] else (1.0, lr)
+        if group["centered"]:
+            return rules.RMSpropCenteredMomentumScalars(
+                alpha, 1.0 - alpha, 0.0, momentum, lr_inside, lr_outside, eps, eps_root
+            )
+        return rules.RMSpropMomentumScalars(alpha, 1.0 - alpha, momentum, lr_inside, lr_outside, eps, eps_root)

@@ -1,0 +1,157 @@
+"""Stochastic gradient descent, with momentum in its two conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import rules
+from ..hyperparameters import ANY_NUMBER, Allowed, Group, Schedulable
+from ..optimizer import Optimizer
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, as ``torch.optim.SGD``.
+
+    Without momentum ``p -= lr * g``. With it (``t`` counts from 1)::
+
+        b = g                                     at t = 1
+        b = momentum * b + (1 - dampening) * g    after
+        p -= lr * b                               or, with nesterov: p -= lr * (g + momentum * b)
+
+    With ``lr_in_momentum`` the learning rate is inside the buffer, as in the classical form (also of TensorFlow 1 and
+    Keras): ``b = momentum * b + lr * (1 - dampening) * g; p -= b``, with nesterov ``p -= momentum * b + lr * g``. The
+    two conventions differ only when the learning rate changes.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-3
+        Learning rate, at least 0.
+    momentum : float, default 0.0
+        At least 0.
+    dampening : float, default 0.0
+        How much of the gradient is kept out of the buffer; any finite number.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    nesterov : bool, default False
+        Needs momentum above 0 and dampening 0.
+    lr_in_momentum : bool, default False
+        Whether the learning rate is inside the momentum buffer.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State: ``b``, with the shape and dtype of its parameter, if there is momentum.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html; Sutskever et al., On the importance of
+    initialization and momentum in deep learning (2013).
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([0.5, 2.0])
+    >>> opt = fastopt.SGD(theta, lr=0.1, momentum=0.9)
+    >>> opt.step(np.ones(2)).step
+    1
+    >>> theta
+    array([0.4, 1.9])
+    """
+
+    ranges: ClassVar[Mapping[str, Allowed]] = {"dampening": ANY_NUMBER}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        lr_in_momentum: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "lr_in_momentum": lr_in_momentum,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError("nesterov=True: expected momentum above 0 and dampening 0, as in torch")
+        if group["momentum"] == 0:
+            return rules.sgd
+        return rules.nesterov if group["nesterov"] else rules.momentum
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        lr, momentum = group["lr"], group["momentum"]
+        if momentum == 0:
+            return rules.SGDScalars(lr)
+        lr_inside, lr_outside = (lr, 1.0) if group["lr_in_momentum"] else (1.0, lr)
+        grad_weight = lr_inside * (1.0 if step == 1 else 1.0 - group["dampening"])
+        if group["nesterov"]:
+            return rules.NesterovScalars(momentum, grad_weight, lr_inside, lr_outside)
+        return rules.MomentumScalars(momentum, grad_weight, lr_outside)
+
+    @contextmanager
+    def lookahead(self) -> Iterator[None]:
+        """Shift the parameters in place to where the momentum alone would take them, and back.
+
+        Nesterov's accelerated gradient takes the gradient at the looked-ahead point ``p - momentum * b`` (``p - lr *
+        momentum * b`` where the learning rate is not in the buffer), then makes a momentum step from where it was.
+        On leaving, also by an exception, the parameters have the bits that they had.
+
+        Raises
+        ------
+        ValueError
+            For a group with ``nesterov=True``, whose step is already rearranged for gradients at the parameters.
+
+        Notes
+        -----
+        Source: Nesterov (1983), as Sutskever et al. (2013) write it.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> theta = np.array([1.0])
+        >>> opt = fastopt.SGD(theta, lr=0.1, momentum=0.5, lr_in_momentum=True)
+        >>> for _ in range(2):
+        ...     with opt.lookahead():
+        ...         grad = 2 * theta
+        ...     info = opt.step(grad)
+        >>> theta.round(3)
+        array([0.56])
+        """
+        if any(group["nesterov"] for group in self.param_groups):
+            raise ValueError("lookahead: nesterov=True has it built in; use nesterov=False with lookahead()")
+        kept = [param.copy() for param in self._params]
+        try:
+            for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
+                group = self._values(k)
+                if group["momentum"] != 0 and "b" in self.state[name]:
+                    reach = group["momentum"] * (1.0 if group["lr_in_momentum"] else group["lr"])
+                    param -= param.dtype.type(reach) * self.state[name]["b"]
+            yield
+        finally:
+            for param, values in zip(self._params, kept, strict=True):
+                param[...] = values

@@ -1,0 +1,165 @@
+"""Parameter structures: one array, a list or tuple, a dict, nested mixes of these; and the names of their arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import is_, itemgetter
+from typing import Any, NamedTuple, TypeAlias
+
+Getter: TypeAlias = Callable[[Any], Sequence[Any]]
+
+LEAF = None
+
+
+class Source(NamedTuple):
+    """One container of the user's, and what it held when the optimizer was built."""
+
+    container: Any
+    keys: list[Any]
+    get: Getter
+    children: list[Any]
+
+    def replaced(self) -> Any | None:
+        """Return the first key whose child is no longer there, None where all are in place."""
+        try:
+            current = self.get(self.container)
+        except (KeyError, IndexError):
+            current = ()
+        if len(current) == len(self.children) and all(map(is_, current, self.children)):
+            return None
+        for key, child in zip(self.keys, self.children, strict=True):
+            try:
+                if self.container[key] is not child:
+                    return key
+            except (KeyError, IndexError):
+                return key
+        return None
+
+
+class Branch:
+    """One container of the user's structure: its keys in order, and which of its children are containers themselves.
+
+    :meth:`names` and :meth:`leaves` go through the leaves in the same order.
+    """
+
+    def __init__(self, container: Any, path: tuple[str, ...] = (), offset: int = 0) -> None:
+        self.path = path
+        self.is_dict = isinstance(container, Mapping)
+        source_keys = list(container.keys()) if self.is_dict else list(range(len(container)))
+        children = [container[key] for key in source_keys]
+        self.sources = [Source(container, source_keys, getter(source_keys), children)]
+        self.keys = source_keys if self.is_dict else [offset + key for key in source_keys]
+        self.branches = [
+            Branch(child, (*path, str(key))) if is_container(child) else LEAF
+            for key, child in zip(self.keys, children, strict=True)
+        ]
+        self.settle()
+
+    def settle(self) -> None:
+        self.get = getter(self.keys)
+        self.is_flat = all(branch is LEAF for branch in self.branches)
+
+    def merge(self, other: Branch) -> None:
+        """Add the children of another branch of the same kind behind this one's."""
+        self.keys = self.keys + other.keys
+        self.branches = self.branches + other.branches
+        self.sources = self.sources + other.sources
+        self.settle()
+
+    def names(self) -> Iterator[str]:
+        """Yield the name of every leaf: its path, joined by dots."""
+        for key, branch in zip(self.keys, self.branches, strict=True):
+            if branch is LEAF:
+                yield ".".join((*self.path, str(key)))
+            else:
+                yield from branch.names()
+
+    def leaves(self, structure: Any, what: str) -> list[Any]:
+        """Return the leaves of a structure of this form; None and missing dict keys give None for all below them.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the form differs; the message names the place.
+        """
+        children = self.children(structure, what)
+        if self.is_flat:
+            return list(children)
+        leaves: list[Any] = []
+        for branch, child in zip(self.branches, children, strict=True):
+            if branch is LEAF:
+                leaves.append(child)
+            elif child is None:
+                leaves.extend(None for _ in branch.names())
+            else:
+                leaves.extend(branch.leaves(child, what))
+        return leaves
+
+    def children(self, structure: Any, what: str) -> Sequence[Any]:
+        if self.is_dict:
+            if isinstance(structure, Mapping):
+                if len(structure) == len(self.keys):
+                    try:
+                        return self.get(structure)
+                    except KeyError:
+                        pass
+                return self.children_with_gaps(structure, what)
+            wanted = f"a dict with the keys {self.keys}"
+        elif isinstance(structure, (list, tuple)):
+            if len(structure) == len(self.keys):
+                return structure
+            raise ValueError(
+                f"{self.place(what)}: expected {len(self.keys)} entries, as in the parameters, got {len(structure)}; "
+                "give None for an array that has no gradient"
+            )
+        else:
+            wanted = f"a list or tuple of {len(self.keys)} entries"
+        raise TypeError(
+            f"{self.place(what)}: expected {wanted}, as in the parameters, got {type(structure).__name__}; "
+            "give the same structure as the parameters"
+        )
+
+    def children_with_gaps(self, structure: Mapping[Any, Any], what: str) -> list[Any]:
+        extra = [key for key in structure if key not in set(self.keys)]
+        if extra:
+            raise ValueError(
+                f"{self.place(what)}: no parameter has the names {extra}; the parameters' names are {self.keys}"
+            )
+        return [structure.get(key) for key in self.keys]
+
+    def place(self, what: str) -> str:
+        return ".".join((what, *self.path))
+
+    def replaced(self) -> str | None:
+        """Return the name of the first child that the user's container no longer holds, None where all are in place."""
+        for source in self.sources:
+            key = source.replaced()
+            if key is not None:
+                return ".".join((*self.path, str(key)))
+        if not self.is_flat:
+            for branch in self.branches:
+                name = branch.replaced() if branch is not LEAF else None
+                if name is not None:
+                    return name
+        return None
+
+    def arrays(self) -> Iterator[Any]:
+        """Yield every leaf that the user's containers held when the optimizer was built."""
+        children = chain.from_iterable(source.children for source in self.sources)
+        for branch, child in zip(self.branches, children, strict=True):
+            if branch is LEAF:
+                yield child
+            else:
+                yield from branch.arrays()
+
+
+def is_container(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
+def getter(keys: list[Any]) -> Getter:
+    """Return the function that reads these keys of a container, in one call, as a sequence."""
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    return lambda container: [container[key] for key in keys]
