@@ -46,11 +46,12 @@ def simd_loops() -> dict[str, str]:
     for number, line in enumerate((HERE / "rules.h").read_text().splitlines(), 1):
         if match := re.match(r"LOOP\d\((\w+)\)", line):
             loops[f"rules.h:{number}"] = match[1]
-    lines = (HERE / "pipeline.h").read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        if line.strip() == "FO_SIMD":
-            # GCC names the line of the loop's first statement.
-            loops[f"pipeline.h:{number + 2}"] = lines[number + 1].strip()
+    for header in ("pipeline.h", "storage.h"):
+        lines = (HERE / header).read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            if line.strip().startswith("FO_SIMD"):
+                # GCC names the line of the loop's first statement.
+                loops[f"{header}:{number + 2}"] = lines[number + 1].strip()
     return loops
 
 

@@ -17,8 +17,11 @@
 /* MSVC's simd pragma relaxes floating point: there the loops stay plain. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FO_SIMD
+#define FO_SIMD_REDUCTION(what)
 #else
 #define FO_SIMD FO_PRAGMA(omp simd)
+/* Of integers alone: their order changes no bit. */
+#define FO_SIMD_REDUCTION(what) FO_PRAGMA(omp simd reduction(what))
 #endif
 
 /* FMA stays out of the targets: a contracted multiply-add has other bits. */

@@ -1,4 +1,5 @@
-/* Half-precision conversions of one element, without branches so that the loops around them vectorise. */
+/* Half-precision conversions of one element, without branches so that the loops around them vectorise. To the nearest,
+   ties to even; too large becomes infinite; NaN stays NaN. fastopt/convert.py has their twins. */
 #ifndef FO_CONVERT_H
 #define FO_CONVERT_H
 
@@ -31,6 +32,35 @@ static inline float fo_float16_to_float32(uint16_t half)
 static inline float fo_bfloat16_to_float32(uint16_t bits)
 {
     return fo_float_from_bits((uint32_t)bits << 16);
+}
+
+static inline uint16_t fo_float32_to_float16(float x)
+{
+    const uint32_t bits = fo_bits_from_float(x), magnitude = bits & 0x7fffffff;
+    /* Moves the exponent's bias from 127 to 15; a mantissa that is rounded up carries into the exponent, as it should. */
+    const uint32_t normal = (magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    /* The adder itself rounds to what a denormal keeps: a number below 2**-14 beside 0.5. */
+    const uint32_t denormal = fo_bits_from_float(fo_float_from_bits(magnitude) + 0.5f) - fo_bits_from_float(0.5f);
+    const uint32_t special = 0x7c00 | (uint32_t)(magnitude > 0x7f800000) << 9;
+    const uint32_t is_small = -(uint32_t)(magnitude < 0x38800000), is_special = -(uint32_t)(magnitude >= 0x47800000);
+    const uint32_t finite = (denormal & is_small) | (normal & ~is_small);
+    return (uint16_t)((bits >> 16 & 0x8000) | (finite & ~is_special) | (special & is_special));
+}
+
+static inline uint16_t fo_float32_to_bfloat16(float x)
+{
+    const uint32_t bits = fo_bits_from_float(x);
+    const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+    const uint32_t is_nan = -(uint32_t)((bits & 0x7fffffff) > 0x7f800000);
+    return (uint16_t)(((rounded & ~is_nan) | ((bits | 0x400000) & is_nan)) >> 16);
+}
+
+/* Rounded up with the probability that keeps the mean, given 32 random bits. */
+static inline uint16_t fo_float32_to_bfloat16_dithered(float x, uint32_t random)
+{
+    const uint32_t bits = fo_bits_from_float(x), rounded = bits + (random >> 16);
+    const uint32_t is_nan = -(uint32_t)((bits & 0x7fffffff) > 0x7f800000);
+    return (uint16_t)(((rounded & ~is_nan) | ((bits | 0x400000) & is_nan)) >> 16);
 }
 
 #endif

@@ -8,11 +8,16 @@ enum {
     FO_BLOCK = 1024,      /* elements that pass through all stages while they sit in the L1 cache */
     FO_CHUNK = 4096,      /* elements of one array that one thread takes at a time; one partial sum of a norm */
     FO_LANES = 16,        /* running sums inside a partial sum; part of what makes a norm's bits */
+    FO_SCALE_BLOCK = 128, /* elements that share a scale in 8-bit storage, and a random number in dithered storage */
     FO_MAX_SLOTS = 6,
     FO_MAX_SCALARS = 16
 };
 
-typedef enum { FO_FLOAT32, FO_FLOAT64, FO_FLOAT16, FO_BFLOAT16 } fo_dtype;
+/* The last two are of slots alone: 8 bits with a scale for each FO_SCALE_BLOCK elements, as quantize.h has them. */
+typedef enum { FO_FLOAT32, FO_FLOAT64, FO_FLOAT16, FO_BFLOAT16, FO_SIGNED8, FO_ROOT8 } fo_dtype;
+
+/* What a pass does to an array: what comes up to the new parameter, and what follows from it (average, copy). */
+enum { FO_UPDATE = 1, FO_FINISH = 2 };
 
 typedef enum { FO_BASELINE, FO_AVX2, FO_AVX512, FO_ISA_COUNT } fo_isa;
 
@@ -20,32 +25,57 @@ typedef enum { FO_BASELINE, FO_AVX2, FO_AVX512, FO_ISA_COUNT } fo_isa;
 typedef struct {
     void *param;
     void *slots[FO_MAX_SLOTS];
+    void *scales[FO_MAX_SLOTS];  /* float32, of the slots in 8 bits */
+    void *average;        /* of the parameter over the steps; NULL: none */
+    void *accumulated;    /* the sum of the gradients since the last applied step; NULL: none */
+    void *copy;           /* where the new parameter is written in copy_dtype too; NULL: nowhere */
     int64_t length;
     int64_t first_chunk;  /* how many chunks the arrays before this one have */
+    int64_t number;       /* of this array in the optimizer: its stream of random numbers */
     double array_clip;    /* the gradient's factor from clipping this array's norm; 1: none */
-    int32_t dtype;        /* fo_dtype of the parameter and its slots: the one that is computed in */
+    int32_t dtype;        /* fo_dtype that is computed in: of the parameter and its slots, unless they are stored */
     int32_t grad_dtype;   /* fo_dtype of the gradient */
+    int32_t param_dtype;  /* fo_dtype of the parameter's memory: dtype, or FO_BFLOAT16 */
+    int32_t copy_dtype;   /* FO_FLOAT16 or FO_BFLOAT16 */
+    int32_t slot_dtypes[FO_MAX_SLOTS];  /* fo_dtype of each slot's memory: dtype, FO_BFLOAT16, FO_SIGNED8, FO_ROOT8 */
+    int32_t is_stored;    /* 1: the memory of the parameter or of a slot is of another dtype than is computed in */
     int32_t hyper;        /* row of the hyperparameter table */
 } fo_array;
 
 /* One row of the hyperparameter table, in double precision; cast once to the dtype that is computed in. */
 typedef struct {
     double grad_scale;    /* multiplies the gradient first; negative to maximize */
+    double mean;          /* then what was accumulated is added, and the sum multiplied by this; 0: not */
     double clip_value;    /* then the gradient is clamped to [-clip_value, clip_value]; infinity: not */
     double global_clip;   /* then multiplied by array_clip and by this factor; 1: not */
     double l2;            /* then l2 * param is added; 0: not */
+    double l1;            /* then l1 * sign(param) is added; 0: not */
     double decay;         /* the parameter is multiplied by this before the rule; 1: not */
     double scalars[FO_MAX_SCALARS];  /* the rule's, in the order of its struct in rules.h */
+    double threshold;     /* after the rule the parameter comes closer to 0 by this much, and stops there; 0: not */
+    double average_weight;  /* of the new parameter in the average; 1: the average becomes the parameter */
+    uint64_t dither;      /* seeds this step's random numbers */
     int32_t rule;
+    int32_t stages;       /* FO_UPDATE, FO_FINISH, or both */
+    int32_t zero_grads;   /* 1: the gradient is cleared when it was read */
 } fo_hyper;
 
 /* Apply one step to every array whose gradient is not NULL. `threads` 0: as many as OpenMP would take. */
-void fo_step(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
+void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
 
-/* sums[i] <- the sum of squares of array i's gradient after grad_scale, clip_value and array_clip (0 where it is NULL).
-   `partials` has room for one double a chunk. */
-void fo_sum_squares(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers,
-                    double *partials, double *sums, int32_t threads);
+/* Add every gradient that is not NULL, after grad_scale, to what its array has accumulated. */
+void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
+
+/* What is read of a gradient before the step. */
+typedef struct {
+    double sum_squares;   /* after grad_scale, mean, clip_value and array_clip */
+    int64_t nonfinite;    /* how many elements are infinite or NaN after grad_scale and mean */
+} fo_reading;
+
+/* readings[i] <- that of array i's gradient (0 where it is NULL), `nonfinite` only if asked for, else 0.
+   `partials` has room for one reading a chunk. */
+void fo_read_grads(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers,
+                   int32_t count_nonfinite, fo_reading *partials, fo_reading *readings, int32_t threads);
 
 int32_t fo_rule_count(void);
 const char *fo_rule_name(int32_t rule);

@@ -7,9 +7,10 @@
 
 /* For one dtype; elements [begin, end) of one array. */
 typedef struct {
-    void (*step_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
-    double (*sum_squares_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
-                                const fo_hyper *hyper);
+    void (*step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
+    void (*accumulate_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
+    fo_reading (*read_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
+                             const fo_hyper *hyper, int32_t count_nonfinite);
 } fo_kernels;
 
 /* Indexed by fo_dtype. */

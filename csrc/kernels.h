@@ -3,13 +3,16 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "convert.h"
 #include "isa.h"
 #include "loops.h"
+#include "storage.h"
 
 #define REAL float
 #define REAL_DTYPE FO_FLOAT32
+#define STORED 1
 #define SQRT(x) sqrtf(x)
 #define NAME(x) x##_float32
 #define SCALARS(x) x##_scalars_float32
@@ -17,12 +20,13 @@
 
 #define REAL double
 #define REAL_DTYPE FO_FLOAT64
+#define STORED 0
 #define SQRT(x) sqrt(x)
 #define NAME(x) x##_float64
 #define SCALARS(x) x##_scalars_float64
 #include "pipeline.h"
 
 const fo_kernels KERNELS[] = {
-    [FO_FLOAT32] = {step_chunk_float32, sum_squares_chunk_float32},
-    [FO_FLOAT64] = {step_chunk_float64, sum_squares_chunk_float64},
+    [FO_FLOAT32] = {step_chunk_float32, accumulate_chunk_float32, read_chunk_float32},
+    [FO_FLOAT64] = {step_chunk_float64, accumulate_chunk_float64, read_chunk_float64},
 };

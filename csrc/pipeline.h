@@ -1,5 +1,6 @@
-/* The block pipeline for one dtype and one instruction set: prepare, rule, in blocks that stay in the L1 cache.
-   Template parameters: REAL, REAL_DTYPE (its fo_dtype), SQRT(x), NAME(x), SCALARS(x). Undefines them at its end. */
+/* The block pipeline for one dtype and one instruction set: prepare, rule, finish, in blocks that stay in the L1 cache.
+   Template parameters: REAL, REAL_DTYPE (its fo_dtype), STORED (1 where memory may be of other dtypes: storage.h), SQRT(x),
+   NAME(x), SCALARS(x). Undefines them at its end. */
 
 #define MAXIMUM(a, b) ((a) > (b) || (a) != (a) ? (a) : (b))
 
@@ -39,23 +40,42 @@ static void NAME(convert)(REAL *restrict out, const void *grad, int32_t dtype, i
     }
 }
 
-/* Everything that every optimizer does to a gradient, but the decay: returns the caller's own memory where there is
-   nothing to do, else `scratch`. */
-static const REAL *NAME(clipped_grad)(REAL *restrict scratch, const fo_array *array, const void *grad, int64_t begin,
-                                      int64_t length, const fo_hyper *hyper)
+/* The gradient in the dtype that is computed in, scaled, with what was accumulated before: the caller's own memory where
+   there is nothing to do, else `scratch`. */
+static const REAL *NAME(scaled_grad)(REAL *restrict scratch, const fo_array *array, const void *grad, int64_t begin,
+                                     int64_t length, const fo_hyper *hyper)
 {
-    const REAL scale = (REAL)hyper->grad_scale, limit = (REAL)hyper->clip_value;
-    const REAL array_clip = (REAL)array->array_clip, global_clip = (REAL)hyper->global_clip;
+    const REAL scale = (REAL)hyper->grad_scale, mean = (REAL)hyper->mean;
     const REAL *g = (const REAL *)grad + begin;
     if (array->grad_dtype != REAL_DTYPE) {
         NAME(convert)(scratch, grad, array->grad_dtype, begin, length);
         g = scratch;
     }
-    if (scale == 1 && limit == (REAL)INFINITY && array_clip == 1 && global_clip == 1)
+    if (mean != 0) {
+        const REAL *accumulated = (const REAL *)array->accumulated + begin;
+        FO_SIMD
+        for (int64_t i = 0; i < length; i++)
+            scratch[i] = (accumulated[i] + g[i] * scale) * mean;
+        return scratch;
+    }
+    if (scale == 1)
+        return g;
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        scratch[i] = g[i] * scale;
+    return scratch;
+}
+
+static const REAL *NAME(clipped_grad)(REAL *restrict scratch, const REAL *g, const fo_array *array, int64_t length,
+                                      const fo_hyper *hyper)
+{
+    const REAL limit = (REAL)hyper->clip_value;
+    const REAL array_clip = (REAL)array->array_clip, global_clip = (REAL)hyper->global_clip;
+    if (limit == (REAL)INFINITY && array_clip == 1 && global_clip == 1)
         return g;
     FO_SIMD
     for (int64_t i = 0; i < length; i++) {
-        REAL x = g[i] * scale;
+        REAL x = g[i];
         x = x > limit ? limit : x;
         x = x < -limit ? -limit : x;
         scratch[i] = x * array_clip * global_clip;
@@ -68,6 +88,16 @@ static const REAL *NAME(add_l2)(REAL *restrict scratch, const REAL *g, const REA
     FO_SIMD
     for (int64_t i = 0; i < length; i++)
         scratch[i] = g[i] + l2 * p[i];
+    return scratch;
+}
+
+static const REAL *NAME(add_l1)(REAL *restrict scratch, const REAL *g, const REAL *restrict p, int64_t length, REAL l1)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++) {
+        const REAL sign = (REAL)((p[i] > 0) - (p[i] < 0));
+        scratch[i] = g[i] + l1 * sign;
+    }
     return scratch;
 }
 
@@ -85,32 +115,159 @@ typedef void NAME(rule_loop)(REAL *restrict p, const REAL *restrict g, void *con
 static NAME(rule_loop) *const NAME(rule_loops)[] = {FO_RULES(RULE)};
 #undef RULE
 
-static void NAME(step_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
-                             const fo_hyper *hyper)
+/* Towards 0 by `threshold`, and no further. */
+static void NAME(threshold_param)(REAL *restrict p, int64_t length, REAL threshold)
 {
-    REAL scratch[FO_BLOCK];
-    NAME(rule_loop) *const rule = NAME(rule_loops)[hyper->rule];
-    for (int64_t i = begin; i < end; i += FO_BLOCK) {
-        const int64_t length = end - i < FO_BLOCK ? end - i : FO_BLOCK;
-        REAL *p = (REAL *)array->param + i;
-        const REAL *g = NAME(clipped_grad)(scratch, array, grad, i, length, hyper);
-        if (hyper->l2 != 0)
-            g = NAME(add_l2)(scratch, g, p, length, (REAL)hyper->l2);
-        if (hyper->decay != 1)
-            NAME(decay_param)(p, length, (REAL)hyper->decay);
-        rule(p, g, array->slots, i, length, hyper->scalars);
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++) {
+        REAL x = p[i];
+        x = x > threshold ? threshold : x;
+        x = x < -threshold ? -threshold : x;
+        p[i] = p[i] - x;
     }
 }
 
+static void NAME(average_param)(REAL *restrict average, const REAL *restrict p, int64_t length, REAL weight)
+{
+    if (weight == 1) {
+        memcpy(average, p, (size_t)length * sizeof(REAL));
+        return;
+    }
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        average[i] = average[i] + weight * (p[i] - average[i]);
+}
+
+static void NAME(clear_grad)(const fo_array *array, void *grad, int64_t begin, int64_t length)
+{
+    static const int64_t sizes[] = {[FO_FLOAT32] = 4, [FO_FLOAT64] = 8, [FO_FLOAT16] = 2, [FO_BFLOAT16] = 2};
+    const int64_t size = sizes[array->grad_dtype];
+    memset((char *)grad + begin * size, 0, (size_t)(length * size));
+}
+
+/* `p` and the slots from `first_slot` on are of the block that begins at `begin`. */
+static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *const *slots, int64_t first_slot,
+                               void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
+{
+    REAL scratch[FO_BLOCK];
+    const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
+    g = NAME(clipped_grad)(scratch, g, array, length, hyper);
+    if (hyper->l2 != 0)
+        g = NAME(add_l2)(scratch, g, p, length, (REAL)hyper->l2);
+    if (hyper->l1 != 0)
+        g = NAME(add_l1)(scratch, g, p, length, (REAL)hyper->l1);
+    if (hyper->decay != 1)
+        NAME(decay_param)(p, length, (REAL)hyper->decay);
+    NAME(rule_loops)[hyper->rule](p, g, slots, first_slot, length, hyper->scalars);
+    if (hyper->threshold != 0)
+        NAME(threshold_param)(p, length, (REAL)hyper->threshold);
+    if (hyper->mean != 0)
+        memset((REAL *)array->accumulated + begin, 0, (size_t)length * sizeof(REAL));
+    if (hyper->zero_grads)
+        NAME(clear_grad)(array, grad, begin, length);
+}
+
+static void NAME(finish_block)(const fo_array *array, const REAL *restrict p, int64_t begin, int64_t length,
+                               const fo_hyper *hyper)
+{
+    if (array->average)
+        NAME(average_param)((REAL *)array->average + begin, p, length, (REAL)hyper->average_weight);
+#if STORED
+    if (array->copy)
+        (array->copy_dtype == FO_FLOAT16 ? store_float16 : store_bfloat16)((uint16_t *)array->copy + begin, p, length);
+#endif
+}
+
+#if STORED
+/* The same around memory of another dtype, by way of the L1 cache. */
+static void NAME(step_stored_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end,
+                                    const fo_hyper *hyper)
+{
+    REAL param[FO_BLOCK], slot[FO_MAX_SLOTS][FO_BLOCK];
+    void *slots[FO_MAX_SLOTS] = {0};
+    for (int64_t i = begin; i < end; i += FO_BLOCK) {
+        const int64_t length = end - i < FO_BLOCK ? end - i : FO_BLOCK;
+        REAL *p = (REAL *)array->param + i;
+        if (array->param_dtype != REAL_DTYPE) {
+            p = param;
+            load_block(p, array->param, NULL, array->param_dtype, i, length);
+        }
+        for (int k = 0; k < FO_MAX_SLOTS && array->slots[k]; k++) {
+            slots[k] = (REAL *)array->slots[k] + i;
+            if (array->slot_dtypes[k] != REAL_DTYPE) {
+                slots[k] = slot[k];
+                load_block(slot[k], array->slots[k], array->scales[k], array->slot_dtypes[k], i, length);
+            }
+        }
+        NAME(update_block)(array, p, slots, 0, grad, i, length, hyper);
+        if (hyper->stages & FO_FINISH)
+            NAME(finish_block)(array, p, i, length, hyper);
+        for (int k = 0; k < FO_MAX_SLOTS && array->slots[k]; k++)
+            if (array->slot_dtypes[k] != REAL_DTYPE)
+                store_block(array->slots[k], array->scales[k], array->slot_dtypes[k], slot[k],
+                            fo_dither_key(hyper->dither, array->number, k), i, length);
+        if (array->param_dtype != REAL_DTYPE)
+            store_block(array->param, NULL, array->param_dtype, p,
+                        fo_dither_key(hyper->dither, array->number, FO_MAX_SLOTS), i, length);
+    }
+}
+#endif
+
+static void NAME(step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper)
+{
+#if STORED
+    if (array->is_stored && hyper->stages & FO_UPDATE) {
+        NAME(step_stored_chunk)(array, grad, begin, end, hyper);
+        return;
+    }
+#endif
+    for (int64_t i = begin; i < end; i += FO_BLOCK) {
+        const int64_t length = end - i < FO_BLOCK ? end - i : FO_BLOCK;
+        REAL *p = (REAL *)array->param + i;
+        if (hyper->stages & FO_UPDATE)
+            NAME(update_block)(array, p, array->slots, i, grad, i, length, hyper);
+        if (hyper->stages & FO_FINISH)
+            NAME(finish_block)(array, p, i, length, hyper);
+    }
+}
+
+static void NAME(accumulate_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper)
+{
+    REAL scratch[FO_BLOCK];
+    for (int64_t block = begin; block < end; block += FO_BLOCK) {
+        const int64_t length = end - block < FO_BLOCK ? end - block : FO_BLOCK;
+        REAL *accumulated = (REAL *)array->accumulated + block;
+        const REAL *g = NAME(scaled_grad)(scratch, array, grad, block, length, hyper);
+        FO_SIMD
+        for (int64_t i = 0; i < length; i++)
+            accumulated[i] = accumulated[i] + g[i];
+        if (hyper->zero_grads)
+            NAME(clear_grad)(array, grad, block, length);
+    }
+}
+
+static int64_t NAME(nonfinite)(const REAL *g, int64_t length)
+{
+    int32_t count = 0;
+    FO_SIMD_REDUCTION(+ : count)
+    for (int64_t i = 0; i < length; i++)
+        count += g[i] - g[i] == 0 ? 0 : 1;
+    return count;
+}
+
 /* FO_LANES running sums, folded in halves: fixed by the element's index alone, so that every machine has the same bits. */
-static double NAME(sum_squares_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
-                                      const fo_hyper *hyper)
+static fo_reading NAME(read_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
+                                   const fo_hyper *hyper, int32_t count_nonfinite)
 {
     REAL scratch[FO_BLOCK];
     double lanes[FO_LANES] = {0};
+    int64_t nonfinite = 0;
     for (int64_t block = begin; block < end; block += FO_BLOCK) {
         const int64_t length = end - block < FO_BLOCK ? end - block : FO_BLOCK;
-        const REAL *g = NAME(clipped_grad)(scratch, array, grad, block, length, hyper);
+        const REAL *g = NAME(scaled_grad)(scratch, array, grad, block, length, hyper);
+        if (count_nonfinite)
+            nonfinite += NAME(nonfinite)(g, length);
+        g = NAME(clipped_grad)(scratch, g, array, length, hyper);
         int64_t i = 0;
         for (; i + FO_LANES <= length; i += FO_LANES) {
             FO_SIMD
@@ -123,10 +280,11 @@ static double NAME(sum_squares_chunk)(const fo_array *array, const void *grad, i
     for (int half = FO_LANES / 2; half > 0; half /= 2)
         for (int k = 0; k < half; k++)
             lanes[k] += lanes[k + half];
-    return lanes[0];
+    return (fo_reading){lanes[0], nonfinite};
 }
 
 #undef MAXIMUM
+#undef STORED
 #undef REAL
 #undef REAL_DTYPE
 #undef SQRT

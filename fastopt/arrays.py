@@ -23,30 +23,58 @@ def check_param(name: str, array: Any) -> None:
     Raises
     ------
     TypeError
-        If it is no array of native float32 or float64.
+        If it is no array of native float32, float64, float16 or bfloat16.
     ValueError
         If it is read-only, masked, or not one run of memory.
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(
-            f"params: {name!r} is {described(array)}; expected a NumPy array of float32 or float64, which can be "
+            f"params: {name!r} is {described(array)}; expected a NumPy array of floats, which can be "
             "updated in place (make one with np.asarray(..., dtype=np.float32))"
         )
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"params: {name!r} is a masked array; give its .data, or np.asarray() of it")
-    if array.dtype not in (FLOAT32, FLOAT64):
+    if array.dtype not in (FLOAT32, FLOAT64) and not is_half(array.dtype):
         raise TypeError(
-            f"params: {name!r} has dtype {array.dtype}; expected float32 or float64 in this machine's byte order "
-            "(convert it with .astype(np.float32))"
+            f"params: {name!r} has dtype {array.dtype}; expected float32, float64, float16 or bfloat16 in this "
+            f"machine's "
+            "byte order (convert it with .astype(np.float32))"
         )
+    check_memory(f"params: {name!r}", array)
+
+
+def check_copy(name: str, copy: Any, param: Array) -> None:
+    """Raise unless ``copy`` can be written wherever ``param`` is updated.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of native float16 or bfloat16, or its parameter is not float32.
+    ValueError
+        If its shape or memory order is not the parameter's, or it is read-only or not one run of memory.
+    """
+    if not isinstance(copy, np.ndarray) or not is_half(copy.dtype):
+        found = f"has dtype {copy.dtype}" if isinstance(copy, np.ndarray) else f"is {described(copy)}"
+        raise TypeError(
+            f"copy_to: {name!r} {found}; expected a NumPy array of float16 or bfloat16, or None for no copy"
+        )
+    if param.dtype != FLOAT32:
+        raise TypeError(f"copy_to: {name!r} is a copy of a parameter of {param.dtype}; expected one of float32")
+    if copy.shape != param.shape:
+        raise ValueError(f"copy_to: {name!r} has shape {copy.shape}; its parameter has shape {param.shape}")
+    check_memory(f"copy_to: {name!r}", copy)
+    if copy.flags.c_contiguous < param.flags.c_contiguous or copy.flags.f_contiguous < param.flags.f_contiguous:
+        raise ValueError(f"copy_to: {name!r} is not in its parameter's memory order; make it with np.empty_like(param)")
+
+
+def check_memory(where: str, array: Array) -> None:
+    """Raise unless an array is one writeable run of memory."""
     if not array.flags.writeable:
-        raise ValueError(
-            f"params: {name!r} is read-only, and is to be updated in place; give a writeable one or a copy"
-        )
+        raise ValueError(f"{where} is read-only, and is to be updated in place; give a writeable one or a copy")
     if not (array.flags.c_contiguous or array.flags.f_contiguous) or not array.flags.aligned:
         raise ValueError(
-            f"params: {name!r} is not one contiguous, aligned run of memory (shape {array.shape}, strides "
-            f"{array.strides}); give np.ascontiguousarray() of it, and keep that as the parameter"
+            f"{where} is not one contiguous, aligned run of memory (shape {array.shape}, strides "
+            f"{array.strides}); give np.ascontiguousarray() of it, and keep that"
         )
 
 
@@ -89,7 +117,7 @@ def grad_in_memory_order(name: str, grad: Any, param: Array) -> tuple[Array, boo
             + (" (sum over the broadcast axes, or reshape it)" if grad.ndim != param.ndim else "")
         )
     if grad.dtype not in NATIVE_GRADS and not is_bfloat16(grad.dtype):
-        grad = grad.astype(param.dtype)
+        grad = grad.astype(computed_in(param.dtype))
     is_c_order = param.flags.c_contiguous
     if not (grad.flags.c_contiguous if is_c_order else grad.flags.f_contiguous) or not grad.flags.aligned:
         grad = np.array(grad, order="C" if is_c_order else "F")
@@ -101,8 +129,58 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
 
 
+def is_half(dtype: np.dtype[Any]) -> bool:
+    return dtype == np.float16 or is_bfloat16(dtype)
+
+
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "V" and dtype.name == "bfloat16"
+
+
+def computed_in(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that a parameter of this one is computed in."""
+    return FLOAT64 if dtype == FLOAT64 else FLOAT32
+
+
+def extent(array: Array) -> tuple[int, int]:
+    """Return where the memory of an array of any strides begins and ends."""
+    begin = end = address(array)
+    if array.size == 0:
+        return begin, begin
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        reach = (length - 1) * stride
+        begin, end = begin + min(reach, 0), end + max(reach, 0)
+    return begin, end + array.itemsize
+
+
+def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
+    """Raise unless the gradients can be cleared: are writeable arrays, each of memory of its own; None is passed over.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one can't.
+    """
+    there = [(name, grad) for name, grad in zip(names, grads, strict=True) if grad is not None]
+    for name, grad in there:
+        if not isinstance(grad, np.ndarray):
+            raise TypeError(f"grads: {name!r} is {described(grad)}, which zero_grads=True can't clear; give an array")
+        if not grad.flags.writeable:
+            raise ValueError(f"grads: {name!r} is read-only, which zero_grads=True can't clear; give a copy")
+    extents = np.array([extent(grad) for _, grad in there], np.intp).reshape(-1, 2)
+    order = np.argsort(extents[:, 0], kind="stable")
+    if not (extents[order[1:], 0] < extents[order[:-1], 1]).any():
+        return
+    # Strided gradients may lie between each other.
+    for k, i in enumerate(order):
+        for j in order[k + 1 :]:
+            if extents[j, 0] >= extents[i, 1]:
+                break
+            if np.shares_memory(there[i][1], there[j][1]):
+                raise ValueError(
+                    f"grads: {there[i][0]!r} and {there[j][0]!r} share memory, and zero_grads=True would clear the one "
+                    "before the other is read; give copies"
+                )
 
 
 def address(array: Array) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired
+
+    from .loss_scale import DynamicLossScale
 
 #: A number, or a function of the step (from 0) that returns one, such as those of :mod:`fastopt.schedules`.
 Schedulable: TypeAlias = float | Callable[[int], float]
@@ -23,9 +25,12 @@ class Range(NamedTuple):
     high: float = math.inf
     optional: bool = False
     schedulable: bool = False
+    whole: bool = False
 
     def __str__(self) -> str:
-        if self.high < math.inf:
+        if self.whole:
+            kinds = f"a whole number of at least {self.low:g}"
+        elif self.high < math.inf:
             kinds = f"a number from {self.low:g} to below {self.high:g}"
         elif self.low > -math.inf:
             kinds = f"a finite number of at least {self.low:g}"
@@ -34,7 +39,17 @@ class Range(NamedTuple):
         return kinds + (", a schedule" if self.schedulable else "") + (", or None" if self.optional else "")
 
 
-Allowed: TypeAlias = Range | tuple[Range, ...]
+class OneOf(NamedTuple):
+    """One of these names; None too where ``optional``."""
+
+    names: tuple[str, ...]
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return " or ".join(map(repr, self.names)) + (", or None" if self.optional else "")
+
+
+Allowed: TypeAlias = Range | OneOf | tuple[Range, ...]
 
 NON_NEGATIVE = Range(0.0)
 OPTIONAL = Range(0.0, optional=True)
@@ -48,6 +63,15 @@ RANGES: Mapping[str, Allowed] = {
     "clip_value": OPTIONAL,
     "clip_norm": OPTIONAL,
     "clip_global_norm": OPTIONAL,
+    "l1": NON_NEGATIVE,
+    "prox_l1": NON_NEGATIVE,
+    "max_norm": OPTIONAL,
+    "ema_decay": Range(0.0, 1.0, optional=True),
+    "polyak_start": Range(1, whole=True),
+    "accumulate_steps": Range(1, whole=True),
+    "seed": Range(0, whole=True),
+    "nonfinite": OneOf(("propagate", "skip", "raise")),
+    "state_dtype": OneOf(("bfloat16", "uint8"), optional=True),
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
     "momentum": NON_NEGATIVE,
@@ -63,6 +87,22 @@ class Common(TypedDict, total=False):
     clip_value: NotRequired[float | None]
     clip_norm: NotRequired[float | None]
     clip_global_norm: NotRequired[float | None]
+    l1: NotRequired[float]
+    prox_l1: NotRequired[float]
+    max_norm: NotRequired[float | None]
+    max_norm_axis: NotRequired[int | tuple[int, ...]]
+    nonfinite: NotRequired[Literal["propagate", "skip", "raise"]]
+    grad_scale: NotRequired[float | DynamicLossScale]
+    zero_grads: NotRequired[bool]
+    accumulate_steps: NotRequired[int]
+    ema_decay: NotRequired[float | None]
+    ema_bias_correction: NotRequired[bool]
+    polyak: NotRequired[bool]
+    polyak_start: NotRequired[int]
+    copy_to: NotRequired[Any]
+    state_dtype: NotRequired[Literal["bfloat16", "uint8"] | None]
+    stochastic_rounding: NotRequired[bool]
+    seed: NotRequired[int]
     backend: NotRequired[str | None]
 
 
@@ -81,6 +121,9 @@ def check(where: str, value: Any, allowed: Allowed | None) -> None:
             raise TypeError(f"{where}={value!r}: expected True or False")
     elif isinstance(allowed, Range):
         check_number(where, value, allowed)
+    elif isinstance(allowed, OneOf):
+        if not (value in allowed.names if isinstance(value, str) else value is None and allowed.optional):
+            raise ValueError(f"{where}={value!r}: expected {allowed}")
     elif isinstance(value, (tuple, list)) and len(value) == len(allowed):
         for k, (item, range_) in enumerate(zip(value, allowed, strict=True)):
             check_number(f"{where}[{k}]", item, range_)
@@ -91,7 +134,8 @@ def check(where: str, value: Any, allowed: Allowed | None) -> None:
 def check_number(where: str, value: Any, allowed: Range) -> None:
     if (value is None and allowed.optional) or (callable(value) and allowed.schedulable):
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    kinds = (int, np.integer) if allowed.whole else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{where}={value!r}: expected {allowed}")
     if not (allowed.low <= value < allowed.high and abs(value) < math.inf):
         raise ValueError(f"{where}={value!r}: expected {allowed}")

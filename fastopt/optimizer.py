@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import is_
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from . import backends, rules
-from .arrays import Array, Extents, check_param, grad_in_memory_order, in_memory_order
-from .backends import Hyper, Table
+from . import averaging, backends, convert, dither, max_norm, rules, storage
+from .arrays import (
+    FLOAT64,
+    Array,
+    Extents,
+    check_clearable,
+    check_copy,
+    check_param,
+    computed_in,
+    extent,
+    grad_in_memory_order,
+    in_memory_order,
+    is_bfloat16,
+    is_half,
+)
+from .backends import FINISH, UPDATE, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
-from .hyperparameters import RANGES, Allowed, Group, check
+from .hyperparameters import RANGES, Allowed, Group, Range, check
+from .loss_scale import DynamicLossScale
 from .rules import Rule
 from .structure import Branch, is_container
 
@@ -32,13 +47,31 @@ class StepInfo(NamedTuple):
     lr : float
         The learning rate of the first group in this step.
     step : int
-        The number of this step, from 1.
+        How many steps were applied: the number of this one, from 1, if it was.
     """
 
     applied: bool
     grad_norm: float | None
     lr: float
     step: int
+
+
+class PassOptions(NamedTuple):
+    """What is done around the rule, in the same pass; fixed when an optimizer is built."""
+
+    nonfinite: str
+    zero_grads: bool
+    accumulate_steps: int
+    ema_decay: float | None
+    ema_bias_correction: bool
+    polyak: bool
+    polyak_start: int
+    state_dtype: str | None
+    stochastic_rounding: bool
+
+    @property
+    def averages(self) -> bool:
+        return self.polyak or self.ema_decay is not None
 
 
 class Settled(NamedTuple):
@@ -55,6 +88,71 @@ class Optimizer:
     A subclass names its options in its ``__init__``, its ``rule`` for a group (whose arguments are its slots), and
     ``hyper``, the rule's scalars for a group and a step count.
 
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place. float16 and bfloat16 (of ml_dtypes) too: they get a float32 master in the
+        state, are computed in float32 and written to the nearest in the same pass. A group's options can be given in a
+        dict with the key ``"params"``.
+    options : dict
+        The optimizer's own options.
+    decoupled : bool
+        Whether ``weight_decay`` shrinks the parameters by ``1 - lr * weight_decay`` before the step, in the place of
+        L2.
+    maximize : bool, default False
+        Whether to go up the gradient.
+    clip_value, clip_norm, clip_global_norm : float, optional
+        At least 0: the greatest magnitude of an element, norm of an array, and norm of all gradients; in this order.
+    l1 : float, default 0.0
+        At least 0: ``g += l1 * sign(p)``, whether or not weight decay is decoupled (0 where p is NaN).
+    prox_l1 : float, default 0.0
+        At least 0: after the rule ``p = sign(p) * max(abs(p) - lr * prox_l1, 0)``, which makes exact zeros.
+    max_norm : float, optional
+        At least 0: after the step each unit's incoming weights whose norm is above are multiplied by
+        ``max_norm / norm``. Arrays of fewer than two dimensions (biases) are left alone. Not for bfloat16 without
+        master.
+    max_norm_axis : int or tuple of int, default 0
+        The axes of a unit's incoming weights: 0 for ``x @ W``, 1 for ``W @ x``, (1, 2, 3) for convolutions
+        (out, in, height, width).
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What to do about a gradient that has something infinite or NaN (after ``grad_scale``, before clipping). "skip":
+        no parameter, slot or counter changes, ``StepInfo.applied`` is False. "raise": ValueError with the name of the
+        first such array; nothing changes.
+    grad_scale : float or DynamicLossScale, default 1.0
+        Above 0: what the loss was multiplied by; gradients are multiplied by ``1 / grad_scale``. A
+        :class:`fastopt.DynamicLossScale` needs ``nonfinite="skip"``, and is updated by each step.
+    zero_grads : bool, default False
+        Whether the gradient arrays are cleared in the same pass, as they are used up: also by a step that is skipped,
+        not by one that raises. They must be writeable then, and share no memory.
+    accumulate_steps : int, default 1
+        Gradients are added up over so many calls of :meth:`step` in ``state[name]["accumulated"]``, and the last
+        applies their mean; the others return ``applied=False``. None counts as 0, unless an array had no gradient in
+        any of the calls: it is skipped then. With ``nonfinite`` each call checks its own gradients, and a bad call does
+        not count.
+    ema_decay : float, optional
+        From 0 to below 1: keep ``ema += (1 - ema_decay) * (p - ema)`` in ``state[name]["ema"]``, from the parameters at
+        the first step on. See :attr:`ema` and :meth:`averaged`.
+    ema_bias_correction : bool, default False
+        Whether the weight is ``(1 - ema_decay) / (1 - ema_decay**t)`` instead: the parameters before the first step
+        then do not count.
+    polyak : bool, default False
+        Whether ``ema`` is the arithmetic mean of the parameters after the steps from number ``polyak_start`` on; before
+        it, the parameters. Not with ``ema_decay``.
+    polyak_start : int, default 1
+        At least 1; counted by array.
+    copy_to : array or structure of arrays, optional
+        float16 or bfloat16 arrays in the structure of the (float32) parameters, None for no copy: the parameters are
+        written there too, at once and in every step's pass, to the nearest.
+    state_dtype : {"bfloat16", "uint8"}, optional
+        Store slots in fewer bits, as :mod:`fastopt.quantize` says of uint8 (``state[name]["m_scale"]`` holds the
+        scales). They are rounded up or down so that their mean is kept. For parameters that are computed in float32.
+    stochastic_rounding : bool, default False
+        Whether bfloat16 parameters do without a master: they are rounded up or down so that their mean is kept.
+    seed : int, default 0
+        At least 0; of the random numbers for rounding, which depend on it, the array, its step and the element alone.
+    backend : str, optional
+        "native" or "numpy".
+
     Attributes
     ----------
     param_groups : list of dict
@@ -62,15 +160,34 @@ class Optimizer:
     state : dict
         For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64).
     step_count : int
-        How many steps were made.
+        How many steps were applied.
     backend : str
         Where steps run: ``"native"`` or ``"numpy"``.
     clip_global_norm : float or None
         The greatest norm of all gradients together.
+    pass_options : PassOptions
+        The options from ``nonfinite`` on that belong to the optimizer as a whole.
+    accumulated_calls : int
+        Calls since the last applied step.
+    seed : int
+        Of the random numbers for rounding.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta, grad = np.ones(2, np.float32), np.float32([1, -1])
+    >>> opt = fastopt.SGD(theta, lr=0.5, ema_decay=0.5, zero_grads=True, clip_global_norm=10.0)
+    >>> opt.step(grad)
+    StepInfo(applied=True, grad_norm=1.4142135623730951, lr=0.5, step=1)
+    >>> theta, grad, opt.ema
+    (array([0.5, 1.5], dtype=float32), array([0., 0.], dtype=float32), array([0.75, 1.25], dtype=float32))
     """
 
     #: The ranges of the options that are this optimizer's own.
     ranges: ClassVar[Mapping[str, Allowed]] = {}
+
+    #: The slots that are never negative, whatever the optimizer: what 8 bits store by the root map.
+    non_negative: ClassVar[frozenset[str]] = frozenset({"v", "v_max", "sum", "u"})
 
     def __init__(
         self,
@@ -82,6 +199,22 @@ class Optimizer:
         clip_value: float | None = None,
         clip_norm: float | None = None,
         clip_global_norm: float | None = None,
+        l1: float = 0.0,
+        prox_l1: float = 0.0,
+        max_norm: float | None = None,
+        max_norm_axis: int | tuple[int, ...] = 0,
+        nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
+        grad_scale: float | DynamicLossScale = 1.0,
+        zero_grads: bool = False,
+        accumulate_steps: int = 1,
+        ema_decay: float | None = None,
+        ema_bias_correction: bool = False,
+        polyak: bool = False,
+        polyak_start: int = 1,
+        copy_to: Any = None,
+        state_dtype: Literal["bfloat16", "uint8"] | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
         backend: str | None = None,
     ) -> None:
         self.defaults: Group = {
@@ -90,11 +223,36 @@ class Optimizer:
             "maximize": maximize,
             "clip_value": clip_value,
             "clip_norm": clip_norm,
+            "l1": l1,
+            "prox_l1": prox_l1,
+            "max_norm": max_norm,
+            "max_norm_axis": max_norm_axis,
         }
-        for name, value in self.defaults.items():
+        self.pass_options = PassOptions(
+            nonfinite,
+            zero_grads,
+            accumulate_steps,
+            ema_decay,
+            ema_bias_correction,
+            polyak,
+            polyak_start,
+            state_dtype,
+            stochastic_rounding,
+        )
+        for name, value in (self.defaults | self.pass_options._asdict()).items():
             self._check_option(name, value)
+        if polyak and ema_decay is not None:
+            raise ValueError("polyak=True, ema_decay: expected one of the two averages, got both")
+        if (ema_bias_correction and ema_decay is None) or (polyak_start != 1 and not polyak):
+            raise ValueError(
+                "ema_bias_correction needs ema_decay, and polyak_start needs polyak=True: expected those too"
+            )
         self._check_option("clip_global_norm", clip_global_norm)
         self.clip_global_norm = clip_global_norm
+        self._check_option("seed", seed)
+        self.seed = seed
+        self.grad_scale = grad_scale
+        self.accumulated_calls = 0
         self.backend = backends.choice(backend)
         self.param_groups: list[Group] = []
         self.state: dict[str, dict[str, Array]] = {}
@@ -102,11 +260,13 @@ class Optimizer:
 
         self._names: list[str] = []
         self._params: list[Array] = []
+        self._copies: list[Array | None] = []
         self._group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._steps: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._settled: list[Settled] = []
         self._rows: list[tuple[int, int]] = []
         self._table: Table | None = None
+        self._is_averaged = False
 
         self._is_single = not is_container(params)
         self._is_grouped = isinstance(params, (list, tuple)) and any(is_group(item) for item in params)
@@ -115,6 +275,8 @@ class Optimizer:
             self.add_param_group(group)
         if not self._params:
             raise ValueError("params: there is no array in this structure; give at least one")
+        if copy_to is not None:
+            self._take_copies(copy_to)
 
     def rule(self, group: Group) -> Rule:
         """Return the rule of a group, one of :mod:`fastopt.rules`."""
@@ -157,7 +319,8 @@ class Optimizer:
         taken = [name for name, count in counts.items() if count > 1]
         if taken:
             raise ValueError(f"params: the names {taken} are there more than once; rename them")
-        extents = Extents(self._names + names, self._params + arrays)
+        held = [copy for copy in self._copies if copy is not None]
+        extents = Extents(self._names + names + ["copy_to"] * len(held), self._params + arrays + held)
         options = {**self.defaults, **{name: value for name, value in group.items() if name != "params"}}
         settled = self._settle(options, len(self.param_groups))
 
@@ -167,6 +330,7 @@ class Optimizer:
         self._settled.append(settled._replace(values=dict(self.param_groups[-1])))
         self._names += names
         self._params += arrays
+        self._copies += [None] * len(arrays)
         self._group_of = np.concatenate([self._group_of, np.full(len(arrays), len(self._settled) - 1)])
         self._steps = np.concatenate([self._steps, np.zeros(len(arrays), np.int64)])
         for i, name in enumerate(self._names):
@@ -174,7 +338,105 @@ class Optimizer:
         self._are_c_ordered = all(param.flags.c_contiguous for param in self._params)
         self._table = None
 
-    def step(self, grads: Any) -> StepInfo:
+    @property
+    def grad_scale(self) -> float | DynamicLossScale:
+        """What the loss was multiplied by: a number above 0, or what decides it by the steps."""
+        return self._grad_scale
+
+    @grad_scale.setter
+    def grad_scale(self, grad_scale: float | DynamicLossScale) -> None:
+        if not isinstance(grad_scale, DynamicLossScale):
+            check_scale(grad_scale)
+        elif self.pass_options.nonfinite != "skip":
+            raise ValueError(
+                f'grad_scale=DynamicLossScale: expected nonfinite="skip", got {self.pass_options.nonfinite!r}; '
+                "the scale is found by steps that are skipped"
+            )
+        self._grad_scale = grad_scale
+
+    @property
+    def ema(self) -> Any:
+        """The averaged parameters in the parameters' structure (lists for tuples); the next step changes them in place.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer has neither ``ema_decay`` nor ``polyak=True``.
+        """
+        averages = self._averages("ema")
+        return averages[0] if self._is_single else self._root.structure(iter(averages))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged parameters into the parameter arrays (and their copies), and back.
+
+        On leaving, also by an exception, the arrays have the bits that they had.
+
+        Raises
+        ------
+        ValueError
+            If there is no average, or in a step or another ``averaged()`` inside.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> theta = np.array([4.0])
+        >>> opt = fastopt.SGD(theta, lr=1.0, polyak=True)
+        >>> for _ in range(2):
+        ...     info = opt.step(np.array([1.0]))
+        >>> with opt.averaged():
+        ...     print(theta)
+        [2.5]
+        >>> theta
+        array([2.])
+        """
+        averages = self._averages("averaged()")
+        if self._is_averaged:
+            raise ValueError("averaged(): the parameters are the averaged ones already")
+        targets = [
+            (array, average)
+            for param, copy, average in zip(self._params, self._copies, averages, strict=True)
+            for array in (param, copy)
+            if array is not None
+        ]
+        kept = [array.copy(order="K") for array, _ in targets]
+        self._is_averaged = True
+        try:
+            for array, average in targets:
+                write(array, average)
+            yield
+        finally:
+            for (array, _), values in zip(targets, kept, strict=True):
+                array[...] = values
+            self._is_averaged = False
+
+    def slot(self, name: str, slot: str) -> Array:
+        """Return a slot's values in the dtype that is computed in, however it is stored; a copy where it is converted.
+
+        Parameters
+        ----------
+        name : str
+            Of the array.
+        slot : str
+            Such as ``"m"``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such slot (before the first step there is none).
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.SGD(np.ones(5000, np.float32), momentum=0.9, state_dtype="uint8")
+        >>> info = opt.step(np.full(5000, 2.0))
+        >>> opt.state["0"]["b"].dtype, opt.slot("0", "b")[:2].round(3)
+        (dtype('uint8'), array([2., 2.], dtype=float32))
+        """
+        state = self.state[name]
+        return storage.read_slot(state, slot, self.non_negative)
+
+    def step(self, grads: Any, *, grad_scale: float | None = None) -> StepInfo:
         """Apply one step: change the parameters in place.
 
         Parameters
@@ -183,6 +445,8 @@ class Optimizer:
             The structure of the parameters, with arrays of any float dtype. None, or a missing key of a dict, skips an
             array: no update, its slots and its own step count untouched. Until the next call the optimizer keeps a
             reference to these arrays.
+        grad_scale : float, optional
+            In the place of the optimizer's, for this step.
 
         Returns
         -------
@@ -194,14 +458,34 @@ class Optimizer:
         TypeError, ValueError
             If anything is not as it must be; then nothing was changed.
         """
+        if self._is_averaged:
+            raise ValueError("step: the parameters are the averaged ones; leave averaged() first")
+        scale = self._scale_of(grad_scale)
         table = self._ready_table()
-        self._take_grads(table, grads)
+        is_last = self.accumulated_calls + 1 >= self.pass_options.accumulate_steps
+        self._take_grads(table, grads, is_last)
+        units = self._units()
         groups = [self._values(k) for k in range(len(self._settled))]
-        hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
-        grad_norm = self._clip(table, hypers)
-        table.step(hypers)
-        self._count()
-        return StepInfo(True, grad_norm, groups[0]["lr"], self.step_count)
+        hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1, scale) for group, step in self._rows]
+        grad_norm = self._read_grads(table, hypers, is_last)
+        applied = is_last and not self._found_nonfinite
+        if self._found_nonfinite:
+            if self.pass_options.zero_grads:
+                self._clear(self._given)
+        elif not is_last:
+            table.accumulate([hyper._replace(mean=0.0) for hyper in hypers])
+            self._count_call(self._present)
+        elif not units:
+            table.step(hypers)
+        else:
+            self._step_with_units(table, hypers, units)
+        if self.pass_options.zero_grads:
+            self._clear(self._converted)
+        if isinstance(self._grad_scale, DynamicLossScale) and (applied or self._found_nonfinite):
+            self._grad_scale.update(applied)
+        if applied:
+            self._count()
+        return StepInfo(applied, grad_norm, groups[0]["lr"], self.step_count)
 
     def _addition(self, params: Any) -> Branch:
         """Return new parameters as a branch that can be merged into the root."""
@@ -220,7 +504,11 @@ class Optimizer:
         return Branch(params if is_entries else [params], offset=len(self._root.keys))
 
     def _check_option(self, name: str, value: Any, where: str = "") -> None:
-        check(f"{where}{name}", value, self.ranges.get(name, RANGES.get(name)))
+        if name == "max_norm_axis":
+            for each in value if isinstance(value, (tuple, list)) else (value,):
+                check(f"{where}{name}", each, Range(-math.inf, whole=True))
+        else:
+            check(f"{where}{name}", value, self.ranges.get(name, RANGES.get(name)))
 
     def _settle(self, options: Group, k: int) -> Settled:
         """Check the values of group number ``k``, and derive what follows from them."""
@@ -257,23 +545,57 @@ class Optimizer:
 
     def _new_table(self) -> Table:
         slots: list[list[Array]] = []
-        for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
+        beside: list[Beside] = []
+        self._computed: list[Array] = []
+        options = self.pass_options
+        for i, (name, param, k) in enumerate(zip(self._names, self._params, self._group_of, strict=True)):
             group, state = self.param_groups[k], self.state[name]
+            computed, copy = param, self._copies[i]
+            if is_half(param.dtype) and not (options.stochastic_rounding and is_bfloat16(param.dtype)):
+                if "master" not in state:
+                    state["master"] = convert.to_float32(param)
+                computed, copy = state["master"], param
+            elif param.dtype == FLOAT64 and options.state_dtype is not None:
+                raise ValueError(
+                    f"state_dtype={options.state_dtype!r}: {name!r} is float64; expected parameters that are computed "
+                    "in float32, or leave state_dtype out"
+                )
             wanted = rules.slots(self._settled[k].rule)
+            stored_in = storage.slot_storage(options.state_dtype, param.size)
             for slot in wanted:
                 if slot not in state:
-                    state[slot] = np.full_like(param, self.initial_slot(group, slot), subok=False)
+                    state |= storage.new_slot(
+                        slot, param, self.initial_slot(group, slot), stored_in, slot in self.non_negative
+                    )
+            if options.averages and "ema" not in state:
+                state["ema"] = convert.in_computed(computed)
+            if options.accumulate_steps > 1 and "accumulated" not in state:
+                state["accumulated"] = np.zeros_like(computed, computed_in(computed.dtype), subok=False)
+                state["accumulated_calls"] = np.zeros((), np.int64)
             slots.append([in_memory_order(state[slot]) for slot in wanted])
+            beside.append(
+                Beside(
+                    in_memory_order(state["ema"]) if options.averages else None,
+                    in_memory_order(state["accumulated"]) if options.accumulate_steps > 1 else None,
+                    None if copy is None else in_memory_order(copy),
+                    [storage.scales_of(state, slot, self.non_negative) for slot in wanted],
+                )
+            )
+            self._computed.append(computed)
+        self._is_dithered = options.state_dtype is not None or options.stochastic_rounding
         self._last_grads: list[Any] | None = None
         self._last_kinds: list[Any] = []
         self._last_steps = b""
         self._present = np.zeros(len(self._params), bool)
         self._array_clip_is_set = False
-        return backends.table_class(self.backend)([in_memory_order(param) for param in self._params], slots)
+        params = [in_memory_order(computed) for computed in self._computed]
+        return backends.table_class(self.backend)(params, slots, beside)
 
-    def _take_grads(self, table: Table, grads: Any) -> None:
+    def _take_grads(self, table: Table, grads: Any, is_last: bool) -> None:
         """Check the gradients and hand them to the table, unless they are the very arrays of the last step."""
         leaves = [grads] if self._is_single else self._root.leaves(self._ungrouped(grads), "grads")
+        if is_last and self.accumulated_calls:
+            leaves = self._filled(leaves)
         if self._last_grads is None or not all(map(is_, leaves, self._last_grads)):
             self._last_grads = None
             are_callers = True
@@ -292,6 +614,8 @@ class Optimizer:
 
     def _check_grads(self, table: Table, leaves: list[Any]) -> bool:
         """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
+        if self.pass_options.zero_grads:
+            check_clearable(self._names, leaves)
         checked = [
             (None, True) if grad is None else grad_in_memory_order(name, grad, param)
             for name, grad, param in zip(self._names, leaves, self._params, strict=True)
@@ -299,7 +623,15 @@ class Optimizer:
         grads = [grad for grad, _ in checked]
         are_callers = all(is_callers for _, is_callers in checked)
         self._grad_sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
+        converted = [
+            leaf
+            for leaf, (grad, is_callers) in zip(leaves, checked, strict=True)
+            if grad is not None and not is_callers
+        ]
+        if self.pass_options.zero_grads and converted:
+            self._check_apart(leaves)
         self._hand_over(table, grads)
+        self._given, self._converted = [leaf for leaf in leaves if leaf is not None], converted
         present = np.array([grad is not None for grad in grads])
         if not np.array_equal(present, self._present):
             self._present = present
@@ -309,19 +641,41 @@ class Optimizer:
 
     def _are_like_last(self, leaves: list[Any]) -> bool:
         """Tell whether all gradients are arrays of the dtypes, shapes and strides of those that were checked last."""
-        return set(map(type, leaves)) == {np.ndarray} and kinds(leaves) == self._last_kinds
+        if set(map(type, leaves)) != {np.ndarray} or kinds(leaves) != self._last_kinds:
+            return False
+        if self.pass_options.zero_grads:
+            check_clearable(self._names, leaves)
+            self._given = leaves
+        return True
 
     def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
         """Give the gradients to the table, unless they overlap a parameter; return whether they are aligned."""
         table.set_grads(grads)
         starts = table.grad_addresses()
-        overlap = self._extents.overlapped(starts, self._grad_sizes)
+        self._refuse_overlap(starts, self._grad_sizes)
+        return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
+
+    def _refuse_overlap(self, starts: npt.NDArray[Any], sizes: npt.NDArray[np.intp]) -> None:
+        overlap = self._extents.overlapped(starts, sizes)
         if overlap is not None:
             raise ValueError(
                 f"grads: {self._names[overlap[0]]!r} overlaps the memory of the parameter {overlap[1]!r}, which is "
                 "changed while it is read; give a copy"
             )
-        return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
+
+    def _check_apart(self, leaves: list[Any]) -> None:
+        """Raise if a gradient of any strides, which is to be cleared, overlaps a parameter."""
+        extents = np.array([(0, 0) if leaf is None else extent(leaf) for leaf in leaves], np.intp)
+        self._refuse_overlap(extents[:, 0].astype(np.uintp), extents[:, 1] - extents[:, 0])
+
+    def _filled(self, leaves: list[Any]) -> list[Any]:
+        """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
+        return [
+            np.zeros(param.shape, computed_in(param.dtype))
+            if leaf is None and self.state[name]["accumulated_calls"] > 0
+            else leaf
+            for name, param, leaf in zip(self._names, self._params, leaves, strict=True)
+        ]
 
     def _number_rows(self, table: Table) -> None:
         """Give the arrays that agree in group and step count a common row of hyperparameters."""
@@ -330,8 +684,22 @@ class Optimizer:
         table.rows[self._present] = inverse.reshape(-1)
         self._rows = [(int(group), int(step)) for group, step in rows.T]
 
+    def _clear(self, grads: list[Any]) -> None:
+        for grad in grads:
+            grad[...] = 0
+
+    def _count_call(self, present: npt.NDArray[np.bool_]) -> None:
+        """Take note of a call whose gradients were accumulated."""
+        self.accumulated_calls += 1
+        for i in np.flatnonzero(present):
+            self.state[self._names[i]]["accumulated_calls"] += 1
+
     def _count(self) -> None:
         self.step_count += 1
+        if self.accumulated_calls:
+            self.accumulated_calls = 0
+            for name in self._names:
+                self.state[name]["accumulated_calls"][...] = 0
         if self._present.all():
             self._steps += 1
         else:
@@ -350,37 +718,151 @@ class Optimizer:
             self._check_option(name, values[name], f"param_groups[{k}]: the schedule at step {self.step_count}: ")
         return values
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+    def _hyper(self, group: Group, rule: Rule, step: int, scale: float) -> Hyper:
         lr, weight_decay, clip_value = group["lr"], group["weight_decay"], group["clip_value"]
-        decoupled = group["decoupled"]
+        decoupled, options = group["decoupled"], self.pass_options
+        sign, mean = -1.0 if group["maximize"] else 1.0, 0.0
+        if options.accumulate_steps > 1:
+            sign, mean = 1.0, sign / options.accumulate_steps
+        weight = 1.0
+        if options.polyak:
+            weight = averaging.polyak_weight(options.polyak_start, step)
+        elif options.ema_decay is not None:
+            weight = averaging.ema_weight(options.ema_decay, options.ema_bias_correction, step)
         return Hyper(
             rule,
-            -1.0 if group["maximize"] else 1.0,
+            sign / scale,
             math.inf if clip_value is None else clip_value,
             1.0,
             0.0 if decoupled else weight_decay,
             1.0 - lr * weight_decay if decoupled else 1.0,
             self.hyper(group, step),
+            mean,
+            group["l1"],
+            lr * group["prox_l1"],
+            weight,
+            dither.step_key(self.seed, step) if self._is_dithered else 0,
+            UPDATE | FINISH,
+            options.zero_grads,
         )
 
-    def _clip(self, table: Table, hypers: list[Hyper]) -> float | None:
-        """Set the clip factors of the arrays and of all together; return the global norm if it is clipped."""
-        max_norms = [settled.values["clip_norm"] for settled in self._settled]
-        if max_norms.count(None) < len(max_norms):
+    def _scale_of(self, grad_scale: float | None) -> float:
+        """Return what the loss was multiplied by in this step."""
+        if grad_scale is None:
+            return self._grad_scale.scale if isinstance(self._grad_scale, DynamicLossScale) else self._grad_scale
+        if isinstance(self._grad_scale, DynamicLossScale):
+            raise ValueError(
+                "step: grad_scale was given, but the optimizer has a DynamicLossScale; give one of the two"
+            )
+        check_scale(grad_scale)
+        return grad_scale
+
+    def _read_grads(self, table: Table, hypers: list[Hyper], is_last: bool) -> float | None:
+        """Look for what is not finite, and set the clip factors of the arrays and of all together, if asked for.
+
+        Return the global norm if it is clipped. ``_found_nonfinite`` tells whether the step is to be skipped.
+        """
+        is_counted = self.pass_options.nonfinite == "propagate"
+        self._found_nonfinite = False
+
+        def sums() -> npt.NDArray[np.float64]:
+            nonlocal is_counted
+            sums = table.sum_squares(hypers, not is_counted)
+            if not is_counted:
+                self._act_on_nonfinite(table.nonfinite)
+                is_counted = True
+            return sums
+
+        if self._array_clip_is_set:
             table.array_clip[:] = 1
-            norms = np.sqrt(table.sum_squares(hypers))
+            self._array_clip_is_set = False
+        max_norms = [settled.values["clip_norm"] for settled in self._settled]
+        if is_last and max_norms.count(None) < len(max_norms):
+            norms = np.sqrt(sums())
             limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])
             table.array_clip[:] = clip_factor(norms, limits[self._group_of])
             self._array_clip_is_set = True
-        elif self._array_clip_is_set:
-            table.array_clip[:] = 1
-            self._array_clip_is_set = False
-        if self.clip_global_norm is None:
-            return None
-        norm = total_norm(table.sum_squares(hypers))
-        factor = float(clip_factor(norm, self.clip_global_norm))
-        hypers[:] = [hyper._replace(global_clip=factor) for hyper in hypers]
-        return norm
+        if is_last and self.clip_global_norm is not None:
+            norm = total_norm(sums())
+            factor = float(clip_factor(norm, self.clip_global_norm))
+            hypers[:] = [hyper._replace(global_clip=factor) for hyper in hypers]
+            return norm
+        if not is_counted:
+            sums()
+        return None
+
+    def _act_on_nonfinite(self, counts: npt.NDArray[np.int64]) -> None:
+        bad = np.flatnonzero(counts)
+        self._found_nonfinite = bad.size > 0
+        if self._found_nonfinite and self.pass_options.nonfinite == "raise":
+            raise ValueError(
+                f"grads: {self._names[bad[0]]!r} has {counts[bad[0]]} elements that are infinite or NaN, and "
+                'nonfinite="raise"; nothing was changed'
+            )
+
+    def _units(self) -> list[tuple[Array, float, tuple[int, ...]]]:
+        """Return the arrays whose units' norms are held in this step, with the limit and the axes."""
+        groups = [settled.values for settled in self._settled]
+        if all(group["max_norm"] is None for group in groups):
+            return []
+        units = []
+        for i in np.flatnonzero(self._present):
+            group, computed = groups[self._group_of[i]], self._computed[i]
+            if group["max_norm"] is None or computed.ndim < 2:
+                continue
+            if is_half(computed.dtype):
+                raise ValueError(
+                    f"max_norm: {self._names[i]!r} is bfloat16 without a master; expected stochastic_rounding=False"
+                )
+            axes = max_norm.axes_of(self._names[i], computed.ndim, group["max_norm_axis"])
+            units.append((computed, group["max_norm"], axes))
+        return units
+
+    def _step_with_units(
+        self, table: Table, hypers: list[Hyper], units: list[tuple[Array, float, tuple[int, ...]]]
+    ) -> None:
+        """Step, hold the units' norms, then average and copy what came of it."""
+        is_held = [self._settled[group].values["max_norm"] is not None for group, _ in self._rows]
+        stages = [(UPDATE, FINISH) if held else (UPDATE | FINISH, 0) for held in is_held]
+        table.step([hyper._replace(stages=first) for hyper, (first, _) in zip(hypers, stages, strict=True)])
+        for computed, limit, axes in units:
+            max_norm.hold(computed, limit, axes)
+        table.step([hyper._replace(stages=then) for hyper, (_, then) in zip(hypers, stages, strict=True)])
+
+    def _take_copies(self, copy_to: Any) -> None:
+        """Check where copies of the parameters are to be written, and write them for the first time."""
+        leaves = [copy_to] if self._is_single else self._root.leaves(self._ungrouped(copy_to), "copy_to")
+        for name, copy, param in zip(self._names, leaves, self._params, strict=True):
+            if copy is not None:
+                check_copy(name, copy, param)
+        held = [(f"copy_to: {name}", copy) for name, copy in zip(self._names, leaves, strict=True) if copy is not None]
+        names, copies = [name for name, _ in held], [copy for _, copy in held]
+        self._extents = Extents(self._names + names, self._params + copies)
+        self._copies = leaves
+        for copy, param in zip(leaves, self._params, strict=True):
+            if copy is not None:
+                write(copy, param)
+
+    def _averages(self, what: str) -> list[Array]:
+        if not self.pass_options.averages:
+            raise ValueError(f"{what}: this optimizer keeps no average; build it with ema_decay= or polyak=True")
+        if self._table is None:
+            self._ready_table()
+        return [self.state[name]["ema"] for name in self._names]
+
+
+def write(array: Array, values: Array) -> None:
+    """Write a parameter's values into an array of its own dtype or a lower precision."""
+    if is_half(array.dtype):
+        convert.round_into(array, values)
+    else:
+        array[...] = values
+
+
+def check_scale(grad_scale: Any) -> None:
+    check("grad_scale", grad_scale, Range(0.0))
+    if grad_scale == 0:
+        raise ValueError(f"grad_scale={grad_scale!r}: expected a number above 0, or a DynamicLossScale")
 
 
 def is_group(value: Any) -> bool:

@@ -96,6 +96,11 @@ class Branch:
                 leaves.extend(branch.leaves(child, what))
         return leaves
 
+    def structure(self, leaves: Iterator[Any]) -> Any:
+        """Return dicts and lists of this form that hold these leaves."""
+        children = [next(leaves) if branch is LEAF else branch.structure(leaves) for branch in self.branches]
+        return dict(zip(self.keys, children, strict=True)) if self.is_dict else children
+
     def children(self, structure: Any, what: str) -> Sequence[Any]:
         if self.is_dict:
             if isinstance(structure, Mapping):

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import Array
+from ..quantize import Map
 from ..rules import Rule, sgd
 
 NAMES = ("native", "numpy", "cuda")
+
+#: The stages of a pass, as in csrc/fastopt.h.
+UPDATE, FINISH = 1, 2
 
 
 class Hyper(NamedTuple):
@@ -25,6 +29,23 @@ class Hyper(NamedTuple):
     l2: float
     decay: float
     scalars: tuple[float, ...]
+    mean: float = 0.0
+    l1: float = 0.0
+    threshold: float = 0.0
+    average_weight: float = 1.0
+    dither: int = 0
+    stages: int = UPDATE | FINISH
+    zero_grads: bool = False
+
+
+class Beside(NamedTuple):
+    """What an array has besides its parameter and slots; all of it C-contiguous."""
+
+    average: Array | None = None
+    accumulated: Array | None = None
+    copy: Array | None = None
+    #: For each slot its map and scales if it is in 8 bits.
+    scales: Sequence[tuple[Map, Array] | None] = ()
 
 
 class Table(Protocol):
@@ -33,7 +54,12 @@ class Table(Protocol):
     rows: npt.NDArray[np.int32]
     array_clip: npt.NDArray[np.float64]
 
-    def __init__(self, params: Sequence[Array], slots: Sequence[Sequence[Array]]) -> None: ...
+    #: For each array how many elements were infinite or NaN when the gradients were last read to be counted.
+    nonfinite: npt.NDArray[np.int64]
+
+    def __init__(
+        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], beside: Sequence[Beside] | None = None
+    ) -> None: ...
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         """Take these C-contiguous gradients from now on; None skips an array."""
@@ -44,8 +70,11 @@ class Table(Protocol):
     def step(self, hypers: Sequence[Hyper]) -> None:
         """Apply one step to every array that has a gradient."""
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
-        """Return each gradient's sum of squares after scale, ``clip_value`` and ``array_clip``."""
+    def accumulate(self, hypers: Sequence[Hyper]) -> None:
+        """Add every gradient, after its scale, to what its array has accumulated."""
+
+    def sum_squares(self, hypers: Sequence[Hyper], count_nonfinite: bool = False) -> npt.NDArray[np.float64]:
+        """Return each gradient's sum of squares after scale, ``mean``, ``clip_value`` and ``array_clip``."""
 
 
 def choice(backend: str | None) -> str:

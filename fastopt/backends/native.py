@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import threads
-from ..arrays import FLOAT32, Array
-from . import Hyper
+from ..arrays import FLOAT32, Array, address, computed_in
+from . import Beside, Hyper
 
 #: Why there is no native backend; None where there is one.
 missing: str | None = None
@@ -74,26 +74,35 @@ if missing is None:
 class NativeTable:
     """The arrays of an optimizer as C structs. It keeps the memory alive that they point to."""
 
-    def __init__(self, params: Sequence[Array], slots: Sequence[Sequence[Array]]) -> None:
+    def __init__(
+        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], beside: Sequence[Beside] | None = None
+    ) -> None:
         count = len(params)
         self.count = count
         self.arrays = ffi.new("fo_array[]", count)
         self.grads = ffi.new("void *[]", count)
         self.grad_owners: list[Any] = []
-        self.owners = []
+        self.owners = params, slots, beside
         columns = np.frombuffer(ffi.buffer(self.arrays), dtype=struct_dtype("fo_array"))
         self.rows = columns["hyper"]
         self.array_clip = columns["array_clip"]
         self.grad_dtypes: list[np.dtype[Any]] = []
+        self.nonfinite = np.zeros(count, np.int64)
         self.array_clip[:] = 1
+        columns["number"] = np.arange(count)
         columns["length"] = [param.size for param in params]
-        columns["dtype"] = [DTYPES[param.dtype] for param in params]
-        for i, (param, array_slots) in enumerate(zip(params, slots, strict=True)):
-            owners = [ffi.from_buffer(array) for array in (param, *array_slots)]
-            self.arrays[i].param = owners[0]
-            self.arrays[i].slots[0 : len(array_slots)] = owners[1:]
-            self.owners.append(owners)
+        columns["param_dtype"] = [number_of(param.dtype) for param in params]
+        columns["dtype"] = [number_of(computed_in(param.dtype)) for param in params]
+        columns["is_stored"] = columns["param_dtype"] != columns["dtype"]
+        columns["param"] = [address(param) for param in params]
+        for column, array_slots in zip(columns, slots, strict=True):
+            for k, slot in enumerate(array_slots):
+                column["slots"][k] = address(slot)
+                column["slot_dtypes"][k] = number_of(slot.dtype)
+                column["is_stored"] |= column["slot_dtypes"][k] != column["dtype"]
         self.columns = columns
+        for column, array_beside in zip(columns, beside or (), strict=False):
+            set_beside(column, array_beside)
         self.number_chunks(columns["length"])
         self.hypers = ffi.new("fo_hyper[]", 1)
 
@@ -107,7 +116,7 @@ class NativeTable:
         self.grads[0 : self.count] = self.grad_owners
         dtypes = [FLOAT32 if grad is None else grad.dtype for grad in grads]
         if dtypes != self.grad_dtypes:
-            self.columns["grad_dtype"] = [DTYPES.get(dtype, lib.FO_BFLOAT16) for dtype in dtypes]
+            self.columns["grad_dtype"] = [number_of(dtype) for dtype in dtypes]
             self.grad_dtypes = dtypes
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
@@ -117,20 +126,46 @@ class NativeTable:
         self.set_hypers(hypers)
         lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.asked_for)
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
+    def accumulate(self, hypers: Sequence[Hyper]) -> None:
         self.set_hypers(hypers)
-        sums, partials = np.empty(self.count), np.empty(self.chunks)
-        into = ffi.from_buffer("double[]", partials), ffi.from_buffer("double[]", sums)
-        lib.fo_sum_squares(self.arrays, self.grads, self.count, self.hypers, *into, threads.asked_for)
-        return sums
+        lib.fo_accumulate(self.arrays, self.grads, self.count, self.hypers, threads.asked_for)
+
+    def sum_squares(self, hypers: Sequence[Hyper], count_nonfinite: bool = False) -> npt.NDArray[np.float64]:
+        self.set_hypers(hypers)
+        readings, partials = np.empty(self.count, READING), np.empty(self.chunks, READING)
+        into = ffi.from_buffer("fo_reading[]", partials), ffi.from_buffer("fo_reading[]", readings)
+        counted = self.arrays, self.grads, self.count, self.hypers
+        lib.fo_read_grads(*counted, count_nonfinite, *into, threads.asked_for)
+        if count_nonfinite:
+            self.nonfinite = readings["nonfinite"]
+        return readings["sum_squares"]
 
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:
         if len(hypers) > len(self.hypers):
             self.hypers = ffi.new("fo_hyper[]", len(hypers))
         for row, hyper in zip(self.hypers, hypers, strict=False):
-            rule, row.grad_scale, row.clip_value, row.global_clip, row.l2, row.decay, scalars = hyper
+            rule, row.grad_scale, row.clip_value, row.global_clip, row.l2, row.decay, scalars, *others = hyper
+            row.mean, row.l1, row.threshold, row.average_weight, row.dither, row.stages, row.zero_grads = others
             row.rule = RULES[rule.__name__]
             row.scalars[0 : len(scalars)] = scalars
+
+
+def number_of(dtype: np.dtype[Any]) -> int:
+    return int(DTYPES.get(dtype, lib.FO_BFLOAT16))
+
+
+def set_beside(column: Any, beside: Beside) -> None:
+    """Write what an array has besides its parameter and slots into its row of the table."""
+    for name in ("average", "accumulated", "copy"):
+        array = getattr(beside, name)
+        column[name] = 0 if array is None else address(array)
+    if beside.copy is not None:
+        column["copy_dtype"] = number_of(beside.copy.dtype)
+    for k, scaled in enumerate(beside.scales):
+        if scaled is not None:
+            map, scales = scaled
+            column["scales"][k] = address(scales)
+            column["slot_dtypes"][k] = lib.FO_SIGNED8 if map == "signed" else lib.FO_ROOT8
 
 
 def struct_dtype(name: str) -> np.dtype[Any]:
@@ -146,3 +181,7 @@ def struct_dtype(name: str) -> np.dtype[Any]:
         formats.append((kinds[item.cname], shape))
         offsets.append(described.offset)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": ffi.sizeof(name)})
+
+
+if missing is None:
+    READING = struct_dtype("fo_reading")

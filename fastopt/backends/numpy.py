@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Array, address
-from . import Hyper
+from .. import convert, dither, quantize
+from ..arrays import Array, address, computed_in
+from ..dither import PARAM_STREAM, random_bits
+from . import FINISH, UPDATE, Beside, Hyper
 
 #: Elements of a block: few enough for a rule's temporaries to stay in cache, enough to make up for NumPy's calls.
 BLOCK = 16384
@@ -25,13 +27,25 @@ Runs: TypeAlias = list[tuple[int, int, int]]
 class NumpyTable:
     """The arrays of an optimizer, cut into blocks: a run of a large array, or many small arrays packed into one."""
 
-    def __init__(self, params: Sequence[Array], slots: Sequence[Sequence[Array]]) -> None:
+    def __init__(
+        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], beside: Sequence[Beside] | None = None
+    ) -> None:
         self.params = [flat(param) for param in params]
         #: By slot, then by array.
         self.slots = list(zip_longest(*([flat(slot) for slot in array_slots] for array_slots in slots)))
+        beside = beside or [Beside()] * len(params)
+        self.averages = [flat_or_none(each.average) for each in beside]
+        self.accumulated = [flat_or_none(each.accumulated) for each in beside]
+        self.copies = [flat_or_none(each.copy) for each in beside]
+        self.scales = [each.scales for each in beside]
+        self.is_stored = [
+            any(array.dtype != computed_in(param.dtype) for array in (param, *array_slots))
+            for param, array_slots in zip(params, slots, strict=True)
+        ]
         self.grads: Sequence[Array | None] = [None] * len(params)
         self.rows = np.zeros(len(params), np.int32)
         self.array_clip = np.ones(len(params))
+        self.nonfinite = np.zeros(len(params), np.int64)
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.grads = [None if grad is None else flat(grad) for grad in grads]
@@ -42,31 +56,94 @@ class NumpyTable:
     def step(self, hypers: Sequence[Hyper]) -> None:
         with np.errstate(all="ignore"):
             for runs in self.blocks():
-                self.step_block(runs, hypers)
+                hyper = hypers[self.rows[runs[0][0]]]
+                if hyper.stages & UPDATE:
+                    p = self.update_block(runs, hyper)
+                else:
+                    p = joined(self.params, runs)
+                if hyper.stages & FINISH:
+                    self.finish_block(runs, hyper, p)
 
-    def step_block(self, runs: Runs, hypers: Sequence[Hyper]) -> None:
+    def update_block(self, runs: Runs, hyper: Hyper) -> Array:
+        """Make a block's new parameters and slots; return the parameters in the dtype that is computed in."""
         first = runs[0][0]
-        hyper = hypers[self.rows[first]]
-        p = joined(self.params, runs)
+        p = self.loaded(self.params, runs)
         dtype = p.dtype.type
-        g = self.clipped_grad(runs, hyper)
+        g = self.clipped_grad(self.scaled_grad(runs, hyper), runs, hyper)
         if hyper.l2 != 0:
             g = g + dtype(hyper.l2) * p
+        if hyper.l1 != 0:
+            g = g + dtype(hyper.l1) * ((p > 0).astype(dtype) - (p < 0))
         if hyper.decay != 1:
             p = p * dtype(hyper.decay)
-        slots = [joined(slot, runs) for slot in self.slots if slot[first] is not None]
+        slots = [
+            self.loaded(slot, runs, scaled)
+            for slot, scaled in zip_longest(self.slots, self.scales[first])
+            if slot[first] is not None
+        ]
         scalars = type(hyper.scalars)(*map(dtype, hyper.scalars))
         p, *slots = hyper.rule(scalars, p, g, *slots)
-        scatter(p, self.params, runs)
-        for values, slot in zip(slots, self.slots, strict=False):
-            scatter(values, slot, runs)
+        if hyper.threshold != 0:
+            limit = dtype(hyper.threshold)
+            p = p - np.minimum(np.maximum(p, -limit), limit)
+        self.store(p, self.params, runs, hyper, PARAM_STREAM)
+        for k, values in enumerate(slots):
+            self.store(values, self.slots[k], runs, hyper, k)
+        if hyper.mean != 0:
+            clear(self.accumulated, runs)
+        if hyper.zero_grads:
+            clear(self.grads, runs)
+        return p
 
-    def clipped_grad(self, runs: Runs, hyper: Hyper) -> Array:
-        """Do to a block's gradient all that every optimizer does, but the decay."""
-        dtype = self.params[runs[0][0]].dtype
+    def finish_block(self, runs: Runs, hyper: Hyper, p: Array) -> None:
+        first = runs[0][0]
+        if self.averages[first] is not None:
+            average = p
+            if hyper.average_weight != 1:
+                before = joined(self.averages, runs)
+                average = before + p.dtype.type(hyper.average_weight) * (p - before)
+            scatter(average, self.averages, runs)
+        for (i, begin, end), values in zip(runs, parts(p, runs), strict=True):
+            copy = self.copies[i]
+            if copy is not None:
+                convert.round_into(copy[begin:end], values)
+
+    def loaded(self, arrays: Sequence[Any], runs: Runs, scaled: tuple[quantize.Map, Array] | None = None) -> Array:
+        """Return the elements of the runs in the dtype that is computed in."""
+        stored = joined(arrays, runs)
+        if not self.is_stored[runs[0][0]] or stored.dtype == np.float32:
+            return stored
+        if scaled is None:
+            return convert.to_float32(stored)
+        map, scales = scaled
+        return quantize.dequantize(stored, scales[scale_blocks(runs)], map)
+
+    def store(self, values: Array, arrays: Sequence[Array], runs: Runs, hyper: Hyper, stream: int) -> None:
+        """Write new elements in the dtype of the memory."""
+        first, begin, end = runs[0]
+        if not self.is_stored[first] or arrays[first].dtype == np.float32:
+            scatter(values, arrays, runs)
+            return
+        random = random_bits(hyper.dither, first, stream, begin, end - begin)
+        scaled = self.scales[first][stream] if stream < len(self.scales[first]) else None
+        if scaled is None:
+            convert.dither_into(arrays[first][begin:end], values, random)
+            return
+        map, scales = scaled
+        arrays[first][begin:end], scales[scale_blocks(runs)] = quantize.quantize(values, map, random)
+
+    def scaled_grad(self, runs: Runs, hyper: Hyper) -> Array:
+        """Return a block's gradient in the dtype that is computed in, scaled, with what was accumulated before."""
+        dtype = computed_in(self.params[runs[0][0]].dtype)
         g = joined(self.grads, runs).astype(dtype, copy=False)
         if hyper.grad_scale != 1:
             g = g * dtype.type(hyper.grad_scale)
+        if hyper.mean != 0:
+            g = (joined(self.accumulated, runs) + g) * dtype.type(hyper.mean)
+        return g
+
+    def clipped_grad(self, g: Array, runs: Runs, hyper: Hyper) -> Array:
+        dtype = g.dtype
         if hyper.clip_value != np.inf:
             limit = dtype.type(hyper.clip_value)
             g = np.minimum(np.maximum(g, -limit), limit)
@@ -77,6 +154,15 @@ class NumpyTable:
             g = g * dtype.type(hyper.global_clip)
         return g
 
+    def accumulate(self, hypers: Sequence[Hyper]) -> None:
+        with np.errstate(all="ignore"):
+            for runs in self.blocks():
+                hyper = hypers[self.rows[runs[0][0]]]
+                g = self.scaled_grad(runs, hyper)
+                scatter(joined(self.accumulated, runs) + g, self.accumulated, runs)
+                if hyper.zero_grads:
+                    clear(self.grads, runs)
+
     def blocks(self) -> Iterator[Runs]:
         """Yield blocks as lists of (array, begin, end); the arrays of one block agree in hyperparameters and dtypes."""
         packed: Runs = []
@@ -84,11 +170,11 @@ class NumpyTable:
         for i, (param, grad) in enumerate(zip(self.params, self.grads, strict=True)):
             if grad is None or param.size == 0:
                 continue
-            if param.size > BLOCK // 2:
+            if param.size > BLOCK // 2 or self.is_stored[i]:
                 for begin in range(0, param.size, BLOCK):
                     yield [(i, begin, min(begin + BLOCK, param.size))]
                 continue
-            this_kind = self.rows[i], param.dtype, grad.dtype
+            this_kind = self.rows[i], param.dtype, grad.dtype, self.averages[i] is None
             if packed and (param.size > room or this_kind != kind):
                 yield packed
                 packed = []
@@ -99,19 +185,24 @@ class NumpyTable:
         if packed:
             yield packed
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
+    def sum_squares(self, hypers: Sequence[Hyper], count_nonfinite: bool = False) -> npt.NDArray[np.float64]:
+        if count_nonfinite:
+            self.nonfinite[:] = 0
         with np.errstate(all="ignore"):
-            return np.array([self.sum_squares_of(i, hypers) for i in range(len(self.params))])
+            return np.array([self.sum_squares_of(i, hypers, count_nonfinite) for i in range(len(self.params))])
 
-    def sum_squares_of(self, i: int, hypers: Sequence[Hyper]) -> float:
+    def sum_squares_of(self, i: int, hypers: Sequence[Hyper], count_nonfinite: bool) -> float:
         grad = self.grads[i]
         if grad is None or grad.size == 0:
             return 0.0
         hyper = hypers[self.rows[i]]
-        partials = [
-            chunk_sums(self.clipped_grad([(i, begin, min(begin + BLOCK, grad.size))], hyper))
-            for begin in range(0, grad.size, BLOCK)
-        ]
+        partials = []
+        for begin in range(0, grad.size, BLOCK):
+            runs = [(i, begin, min(begin + BLOCK, grad.size))]
+            g = self.scaled_grad(runs, hyper)
+            if count_nonfinite:
+                self.nonfinite[i] += g.size - np.count_nonzero(np.isfinite(g))
+            partials.append(chunk_sums(self.clipped_grad(g, runs, hyper)))
         # cumsum adds in index order; sum would add in pairs.
         return float(np.cumsum(np.concatenate(partials))[-1])
 
@@ -119,6 +210,10 @@ class NumpyTable:
 def flat(array: Array) -> Array:
     """Return a C-contiguous array as one dimension, without a copy."""
     return array.view(np.ndarray).reshape(-1)
+
+
+def flat_or_none(array: Array | None) -> Array | None:
+    return None if array is None else flat(array)
 
 
 def joined(arrays: Sequence[Any], runs: Runs) -> Array:
@@ -129,11 +224,28 @@ def joined(arrays: Sequence[Any], runs: Runs) -> Array:
     return np.concatenate([arrays[i] for i, _, _ in runs])
 
 
-def scatter(values: Array, arrays: Sequence[Array], runs: Runs) -> None:
+def parts(values: Array, runs: Runs) -> Iterator[Array]:
+    """Yield what a block has of each run."""
     start = 0
-    for i, begin, end in runs:
-        arrays[i][begin:end] = values[start : start + end - begin]
+    for _, begin, end in runs:
+        yield values[start : start + end - begin]
         start += end - begin
+
+
+def scatter(values: Array, arrays: Sequence[Any], runs: Runs) -> None:
+    for (i, begin, end), part in zip(runs, parts(values, runs), strict=True):
+        arrays[i][begin:end] = part
+
+
+def clear(arrays: Sequence[Any], runs: Runs) -> None:
+    for i, begin, end in runs:
+        arrays[i][begin:end] = 0
+
+
+def scale_blocks(runs: Runs) -> slice:
+    """Return the place of the scales of one run in 8 bits."""
+    _, begin, end = runs[0]
+    return slice(begin // dither.BLOCK, -(-end // dither.BLOCK))
 
 
 def chunk_sums(g: Array) -> npt.NDArray[np.float64]:

@@ -150,7 +150,7 @@ class SGD(Optimizer):
                 group = self._values(k)
                 if group["momentum"] != 0 and "b" in self.state[name]:
                     reach = group["momentum"] * (1.0 if group["lr_in_momentum"] else group["lr"])
-                    param -= param.dtype.type(reach) * self.state[name]["b"]
+                    param -= param.dtype.type(reach) * self.slot(name, "b")
             yield
         finally:
             for param, values in zip(self._params, kept, strict=True):

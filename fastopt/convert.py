@@ -1,0 +1,66 @@
+"""bfloat16 as the kernels read and write it, by integer arithmetic on the bits; csrc/convert.h has the same in C.
+
+float16 is NumPy's own: its conversions round to the nearest, ties to even, as csrc/convert.h does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import FLOAT32, Array, computed_in, is_bfloat16
+
+Bits32 = npt.NDArray[np.uint32]
+
+
+def bfloat16() -> np.dtype[Any]:
+    """Return NumPy's dtype of bfloat16, which the package ml_dtypes defines.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If ml_dtypes is not installed.
+    """
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("bfloat16 arrays need the package ml_dtypes; pip install ml-dtypes") from error
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
+
+
+def to_float32(array: Array) -> Array:
+    """Return a float16 or bfloat16 array in float32, exactly."""
+    if is_bfloat16(array.dtype):
+        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(all="ignore"):
+        return array.astype(FLOAT32)
+
+
+def in_computed(array: Array) -> Array:
+    """Return a copy of a parameter in the dtype that it is computed in."""
+    return array.copy(order="K") if array.dtype == computed_in(array.dtype) else to_float32(array)
+
+
+def round_into(stored: Array, x: Array) -> None:
+    """Write a float32 array into one of float16 or bfloat16: to the nearest, ties to even."""
+    if not is_bfloat16(stored.dtype):
+        with np.errstate(all="ignore"):
+            stored[...] = x
+        return
+    bits = x.astype(FLOAT32, copy=False).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))
+    stored.view(np.uint16)[...] = keep_nan(bits, rounded)
+
+
+def dither_into(stored: Array, x: Array, random: Bits32) -> None:
+    """Write a float32 array into one of bfloat16, rounded up with the probability that keeps the mean."""
+    bits = x.view(np.uint32)
+    stored.view(np.uint16)[...] = keep_nan(bits, bits + (random >> 16))
+
+
+def keep_nan(bits: Bits32, rounded: Bits32) -> Array:
+    is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    return (np.where(is_nan, bits | np.uint32(0x400000), rounded) >> 16).astype(np.uint16)

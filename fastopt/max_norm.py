@@ -1,0 +1,34 @@
+"""Max-norm regularisation: the norm of every unit's incoming weights is held to a constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .arrays import FLOAT64, Array
+
+
+def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
+    """Return the axes of a unit's incoming weights in an array of so many dimensions.
+
+    Raises
+    ------
+    ValueError
+        If the array has no such axis.
+    """
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    if not all(-ndim <= each < ndim for each in axes):
+        raise ValueError(f"max_norm_axis={axis!r}: {name!r} has {ndim} dimensions; give its group an axis that it has")
+    return tuple(each % ndim for each in axes)
+
+
+def hold(p: Array, limit: float, axes: tuple[int, ...]) -> None:
+    """Multiply in place each unit's weights whose norm is above ``limit`` by ``limit / norm``.
+
+    The norms are added in double precision. Norms that are NaN leave their weights as they are.
+    """
+    with np.errstate(all="ignore"):
+        norms = np.sqrt(np.sum(np.square(p, dtype=FLOAT64), axis=axes, keepdims=True))
+        if (norms > limit).any():
+            p *= np.where(norms > limit, limit / norms, 1.0).astype(p.dtype)

@@ -1,0 +1,136 @@
+r"""Slots in 8 bits: ``state_dtype="uint8"``.
+
+Blocks of 128 elements have a float32 scale each, their largest magnitude ``s``; every element has one byte. An Adam
+then needs 2 (1 + 4 / 128) = 2.06 bytes of state a parameter in the place of 8. Arrays of fewer than 4096 elements stay
+as they are. The maps:
+
+``signed``, of slots such as ``m``
+    The byte is the sign and 7 bits ``c``: those of the floating-point number ``|x| / s + 2**-15``, less those of
+    ``2**-15``, with 3 bits of mantissa. So there are 8 steps an octave over 15 octaves, evenly spaced below; 0 is
+    exact. What is read back differs from ``x`` by less than ``step_signed(x, s) = (|x| + 2**-15 * s) / 8``.
+
+``root``, of slots that are never negative (``v``, ``v_max``, ``sum``, ``u``)
+    ``(c / 255)**2 * s``, with c from 0 to 255: finer for small values, as the root is what is divided by. 0 is exact,
+    and what is not 0 has ``c >= 1``: a small ``v`` never becomes 0, which would let the step explode.
+    What is read back differs from ``x`` by less than ``step_root(x, s) = 2 / 255 * sqrt(x * s) + s / 65025``.
+
+Rounding is up or down with the probabilities that keep the mean (but where that would be 0, as said): a ``v`` that
+changes by a thousandth a step would stand still if each were rounded to the nearest. The random numbers are those of
+:mod:`fastopt.dither`. The bounds hold up to 4 units in the last place of float32 (of ``s``). A block that holds
+something infinite or NaN reads back infinite or NaN throughout.
+
+The maps need no tables: ``csrc/quantize.h`` has the same arithmetic, and gives the same bits.
+
+Source: the idea of blocks with a scale each is that of Dettmers et al., 8-bit Optimizers via Block-wise Quantization
+(arXiv 2110.02861), whose maps are tables.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Array
+from .convert import Bits32
+from .dither import BLOCK as BLOCK
+
+Map: TypeAlias = Literal["signed", "root"]
+Codes: TypeAlias = npt.NDArray[np.uint8]
+Scales: TypeAlias = npt.NDArray[np.float32]
+
+#: Arrays with fewer elements keep float32 slots.
+SMALLEST = 4096
+
+OFFSET = np.float32(2.0**-15)
+OFFSET_BITS = np.uint32(0x38000000)
+LARGEST = np.uint32(120)
+UNIT = np.float32(1) / np.float32(65025)
+
+#: Random bits that round to the middle of the two: for values that are written once.
+MIDDLE = np.uint32(0x80000000)
+
+
+def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, Scales]:
+    """Return the codes of a one-dimensional float32 array, and the scales of its blocks.
+
+    Parameters
+    ----------
+    x : float32 array, shape (n,)
+        Not negative where ``map`` is ``"root"``.
+    map : "signed" or "root"
+        As the module says.
+    random : uint32 array, shape (n,), optional
+        Random bits to round with, as of :func:`fastopt.dither.random_bits`; without them codes are rounded near.
+
+    Returns
+    -------
+    codes : uint8 array, shape (n,)
+    scales : float32 array, shape (ceil(n / 128),)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import quantize
+    >>> codes, scales = quantize.quantize(np.float32([0.5, -1e-3, 0.0, 2.0]), "signed")
+    >>> quantize.dequantize(codes, scales, "signed").round(4)
+    array([ 0.5  , -0.001,  0.   ,  1.9999], dtype=float32)
+    """
+    padded = np.zeros((-(-x.size // BLOCK), BLOCK), np.float32)
+    padded.reshape(-1)[: x.size] = x
+    bits = np.full(x.size, MIDDLE) if random is None else random
+    with np.errstate(all="ignore"):
+        scales = (padded.view(np.uint32) & np.uint32(0x7FFFFFFF)).max(axis=1, initial=0).view(np.float32)
+        # Twice, so that no reciprocal overflows.
+        first = np.where(scales < np.float32(2.0**-60), np.float32(2.0**100), np.float32(1))
+        is_fine = (scales > 0) & np.isfinite(scales)
+        then = np.where(is_fine, np.float32(1) / (scales * first), np.float32(0))
+        normal = (padded * first[:, None] * then[:, None]).reshape(-1)[: x.size]
+        return (encode_signed if map == "signed" else encode_root)(normal, bits), scales
+
+
+def dequantize(codes: Codes, scales: Scales, map: Map) -> Array:
+    """Return what codes and scales stand for: a float32 array, shape (n,)."""
+    with np.errstate(all="ignore"):
+        values = (decode_signed if map == "signed" else decode_root)(codes)
+        values *= np.repeat(scales, BLOCK)[: codes.size]
+    return values
+
+
+def step_signed(x: Array, scale: Array | float) -> Array:
+    """Return the worst-case error of the signed map at ``x``, as the module says."""
+    return np.asarray((np.abs(x) + 2.0**-15 * scale) / 8)
+
+
+def step_root(x: Array, scale: Array | float) -> Array:
+    """Return the worst-case error of the root map at ``x``, as the module says."""
+    return np.asarray(2 / 255 * np.sqrt(x * scale) + scale / 65025)
+
+
+def encode_signed(x: Array, random: Bits32) -> Codes:
+    bits = x.view(np.uint32)
+    magnitude = (bits & np.uint32(0x7FFFFFFF)).view(np.float32) + OFFSET
+    codes = np.minimum((magnitude.view(np.uint32) - OFFSET_BITS + (random >> 12)) >> 20, LARGEST)
+    return (codes | (bits >> 24 & np.uint32(0x80))).astype(np.uint8)  # type: ignore[no-any-return]
+
+
+def decode_signed(codes: Codes) -> Array:
+    wide = codes.astype(np.uint32)
+    magnitude = (((wide & np.uint32(0x7F)) << 20) + OFFSET_BITS).view(np.float32) - OFFSET
+    return (magnitude.view(np.uint32) | (wide & np.uint32(0x80)) << 24).view(np.float32)  # type: ignore[no-any-return]
+
+
+def encode_root(x: Array, random: Bits32) -> Codes:
+    positive = np.where(x > 0, x, np.float32(0))
+    squares = positive * np.float32(65025)
+    lower = np.minimum(np.floor(np.sqrt(squares)), np.float32(254))
+    # Up with the probability that keeps the mean: (squares - lower**2) / ((lower + 1)**2 - lower**2).
+    uniform = (random >> 8).astype(np.float32) * np.float32(2.0**-24)
+    codes = lower + (uniform * (2 * lower + 1) < squares - lower * lower)
+    return np.maximum(codes, positive > 0).astype(np.uint8)  # type: ignore[no-any-return]
+
+
+def decode_root(codes: Codes) -> Array:
+    root = codes.astype(np.float32)
+    return root * root * UNIT  # type: ignore[no-any-return]
