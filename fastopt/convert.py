@@ -34,7 +34,9 @@ def bfloat16() -> np.dtype[Any]:
 def to_float32(array: Array) -> Array:
     """Return a float16 or bfloat16 array in float32, exactly."""
     if is_bfloat16(array.dtype):
-        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        wide = np.empty_like(array, FLOAT32, subok=False)  # an array for 0 dimensions too
+        np.left_shift(array.view(np.uint16), np.uint32(16), out=wide.view(np.uint32), dtype=np.uint32)
+        return wide
     with np.errstate(all="ignore"):
         return array.astype(FLOAT32)
 

@@ -73,9 +73,9 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
     --------
     >>> import numpy as np
     >>> from fastopt import quantize
-    >>> codes, scales = quantize.quantize(np.float32([0.5, -1e-3, 0.0, 2.0]), "signed")
-    >>> quantize.dequantize(codes, scales, "signed").round(4)
-    array([ 0.5  , -0.001,  0.   ,  1.9999], dtype=float32)
+    >>> codes, scales = quantize.quantize(np.float32([0.5, -1.0, 0.0, 2.0]), "signed")
+    >>> quantize.dequantize(codes, scales, "signed").round(2)
+    array([ 0.5, -1. ,  0. ,  2. ], dtype=float32)
     """
     padded = np.zeros((-(-x.size // BLOCK), BLOCK), np.float32)
     padded.reshape(-1)[: x.size] = x
