@@ -8,7 +8,7 @@ enum {
     FO_BLOCK = 1024,      /* elements that pass through all stages while they sit in the L1 cache */
     FO_CHUNK = 4096,      /* elements of one array that one thread takes at a time; one partial sum of a norm */
     FO_LANES = 16,        /* running sums inside a partial sum; part of what makes a norm's bits */
-    FO_SCALE_BLOCK = 128, /* elements that share a scale in 8-bit storage, and a random number in dithered storage */
+    FO_SCALE_BLOCK = 256, /* elements that share a scale in 8-bit storage, and a random number in dithered storage */
     FO_MAX_SLOTS = 6,
     FO_MAX_SCALARS = 16
 };

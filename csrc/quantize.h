@@ -19,7 +19,8 @@ static inline uint8_t fo_signed_encode(float x, uint32_t random)
     const uint32_t bits = fo_bits_from_float(x);
     const float magnitude = fo_float_from_bits(bits & 0x7fffffff) + FO_SIGNED_OFFSET;
     const uint32_t code = (fo_bits_from_float(magnitude) - FO_SIGNED_OFFSET_BITS + (random >> 12)) >> 20;
-    return (uint8_t)((code < FO_SIGNED_LARGEST ? code : FO_SIGNED_LARGEST) | (bits >> 24 & 0x80));
+    /* Not the sign bit itself: that of a NaN is not the same on every machine. */
+    return (uint8_t)((code < FO_SIGNED_LARGEST ? code : FO_SIGNED_LARGEST) | (uint32_t)(x < 0) << 7);
 }
 
 static inline float fo_signed_decode(uint8_t code)

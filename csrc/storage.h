@@ -19,14 +19,14 @@ static void load_bfloat16(float *restrict out, const uint16_t *restrict stored, 
         out[i] = fo_bfloat16_to_float32(stored[i]);
 }
 
-static void load_signed(float *restrict out, const uint8_t *restrict codes, float scale, int64_t length)
+static inline void load_signed(float *restrict out, const uint8_t *restrict codes, float scale, int64_t length)
 {
     FO_SIMD
     for (int64_t i = 0; i < length; i++)
         out[i] = fo_signed_decode(codes[i]) * scale;
 }
 
-static void load_root(float *restrict out, const uint8_t *restrict codes, float scale, int64_t length)
+static inline void load_root(float *restrict out, const uint8_t *restrict codes, float scale, int64_t length)
 {
     FO_SIMD
     for (int64_t i = 0; i < length; i++)
@@ -55,7 +55,7 @@ static void store_bfloat16_dithered(uint16_t *restrict stored, const float *rest
 }
 
 /* Infinite or NaN if an element is. */
-static float largest_magnitude(const float *x, int64_t length)
+static inline float largest_magnitude(const float *x, int64_t length)
 {
     int32_t largest = 0;
     FO_SIMD_REDUCTION(max : largest)
@@ -78,7 +78,7 @@ static fo_normal normal_of(float scale)
     return normal;
 }
 
-static void store_signed(uint8_t *restrict codes, const float *restrict x, fo_normal normal, uint32_t random,
+static inline void store_signed(uint8_t *restrict codes, const float *restrict x, fo_normal normal, uint32_t random,
                          int64_t length)
 {
     FO_SIMD
@@ -86,13 +86,22 @@ static void store_signed(uint8_t *restrict codes, const float *restrict x, fo_no
         codes[i] = fo_signed_encode(x[i] * normal.first * normal.then, fo_dither(random, (uint32_t)i));
 }
 
-static void store_root(uint8_t *restrict codes, const float *restrict x, fo_normal normal, uint32_t random,
+static inline void store_root(uint8_t *restrict codes, const float *restrict x, fo_normal normal, uint32_t random,
                        int64_t length)
 {
     FO_SIMD
     for (int32_t i = 0; i < (int32_t)length; i++)
         codes[i] = fo_root_encode(x[i] * normal.first * normal.then, fo_dither(random, (uint32_t)i));
 }
+
+/* CALL(length) with the length of a whole block told to the compiler, which then has no remainder to think of. */
+#define WITH_LENGTH(length, CALL)      \
+    do {                               \
+        if (length == FO_SCALE_BLOCK)  \
+            CALL(FO_SCALE_BLOCK);      \
+        else                           \
+            CALL(length);              \
+    } while (0)
 
 static int64_t scale_block_end(int64_t at, int64_t length)
 {
@@ -106,11 +115,16 @@ static void load_block(float *restrict out, const void *stored, const float *sca
         load_bfloat16(out, (const uint16_t *)stored + begin, length);
         return;
     }
-    const uint8_t *codes = (const uint8_t *)stored + begin;
     for (int64_t at = 0, end; at < length; at = end) {
         end = scale_block_end(at, length);
-        (dtype == FO_SIGNED8 ? load_signed : load_root)(out + at, codes + at, scales[(begin + at) / FO_SCALE_BLOCK],
-                                                        end - at);
+        const uint8_t *codes = (const uint8_t *)stored + begin + at;
+        const float scale = scales[(begin + at) / FO_SCALE_BLOCK];
+#define LOAD_SIGNED(n) load_signed(out + at, codes, scale, n)
+#define LOAD_ROOT(n) load_root(out + at, codes, scale, n)
+        if (dtype == FO_SIGNED8)
+            WITH_LENGTH(end - at, LOAD_SIGNED);
+        else
+            WITH_LENGTH(end - at, LOAD_ROOT);
     }
 }
 
@@ -125,9 +139,16 @@ static void store_block(void *stored, float *scales, int32_t dtype, const float 
             store_bfloat16_dithered((uint16_t *)stored + begin + at, x + at, random, end - at);
             continue;
         }
-        scales[block] = largest_magnitude(x + at, end - at);
-        (dtype == FO_SIGNED8 ? store_signed : store_root)((uint8_t *)stored + begin + at, x + at,
-                                                          normal_of(scales[block]), random, end - at);
+        uint8_t *codes = (uint8_t *)stored + begin + at;
+#define LARGEST(n) scales[block] = largest_magnitude(x + at, n)
+        WITH_LENGTH(end - at, LARGEST);
+        const fo_normal normal = normal_of(scales[block]);
+#define STORE_SIGNED(n) store_signed(codes, x + at, normal, random, n)
+#define STORE_ROOT(n) store_root(codes, x + at, normal, random, n)
+        if (dtype == FO_SIGNED8)
+            WITH_LENGTH(end - at, STORE_SIGNED);
+        else
+            WITH_LENGTH(end - at, STORE_ROOT);
     }
 }
 

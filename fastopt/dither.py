@@ -2,7 +2,7 @@
 set and backend. csrc/dither.h is the twin.
 
 A number is a function of (seed, the array's step, the array, the stream, the element) and of nothing else: blocks of
-128 elements have a hash of it all (the finalizer of splitmix64), and inside a block the multiples of the golden ratio,
+256 elements have a hash of it all (the finalizer of splitmix64), and inside a block the multiples of the golden ratio,
 which spread evenly, tell the elements apart. So every number is uniform over the steps, and there is no state but the
 seed.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-BLOCK = 128
+BLOCK = 256
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
@@ -35,7 +35,7 @@ def step_key(seed: int, step: int) -> int:
 
 
 def random_bits(key: int, number: int, stream: int, begin: int, length: int) -> npt.NDArray[np.uint32]:
-    """Return 32 random bits for each element of array ``number`` from ``begin`` on, a multiple of 128."""
+    """Return 32 random bits for each element of array ``number`` from ``begin`` on, a multiple of 256."""
     stream_key = mix(key ^ mix(number << 8 | stream))
     first = begin // BLOCK
     hashes = np.arange(first, first - (-length // BLOCK), dtype=np.uint64)

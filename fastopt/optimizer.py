@@ -328,6 +328,7 @@ class Optimizer:
         self._root.merge(addition)
         self.param_groups.append({"params": tuple(arrays), **options})
         self._settled.append(settled._replace(values=dict(self.param_groups[-1])))
+        self._note_options()
         self._names += names
         self._params += arrays
         self._copies += [None] * len(arrays)
@@ -353,6 +354,7 @@ class Optimizer:
                 "the scale is found by steps that are skipped"
             )
         self._grad_scale = grad_scale
+        self._dynamic_scale = grad_scale if isinstance(grad_scale, DynamicLossScale) else None
 
     @property
     def ema(self) -> Any:
@@ -460,17 +462,18 @@ class Optimizer:
         """
         if self._is_averaged:
             raise ValueError("step: the parameters are the averaged ones; leave averaged() first")
+        options = self.pass_options
         scale = self._scale_of(grad_scale)
         table = self._ready_table()
-        is_last = self.accumulated_calls + 1 >= self.pass_options.accumulate_steps
+        is_last = self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
-        units = self._units()
+        units = self._units() if self._holds_norms else []
         groups = [self._values(k) for k in range(len(self._settled))]
         hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1, scale) for group, step in self._rows]
         grad_norm = self._read_grads(table, hypers, is_last)
         applied = is_last and not self._found_nonfinite
         if self._found_nonfinite:
-            if self.pass_options.zero_grads:
+            if options.zero_grads:
                 self._clear(self._given)
         elif not is_last:
             table.accumulate([hyper._replace(mean=0.0) for hyper in hypers])
@@ -479,10 +482,10 @@ class Optimizer:
             table.step(hypers)
         else:
             self._step_with_units(table, hypers, units)
-        if self.pass_options.zero_grads:
+        if options.zero_grads:
             self._clear(self._converted)
-        if isinstance(self._grad_scale, DynamicLossScale) and (applied or self._found_nonfinite):
-            self._grad_scale.update(applied)
+        if self._dynamic_scale is not None and (applied or self._found_nonfinite):
+            self._dynamic_scale.update(applied)
         if applied:
             self._count()
         return StepInfo(applied, grad_norm, groups[0]["lr"], self.step_count)
@@ -517,6 +520,12 @@ class Optimizer:
                 self._check_option(name, value, f"param_groups[{k}]: " if k else "")
         return Settled(dict(options), self.rule(options), tuple(name for name in options if callable(options[name])))
 
+    def _note_options(self) -> None:
+        """Note which extra work any group asks for."""
+        groups = [settled.values for settled in self._settled]
+        self._holds_norms = any(group["max_norm"] is not None for group in groups)
+        self._clips_arrays = any(group["clip_norm"] is not None for group in groups)
+
     def _ready_table(self) -> Table:
         """Return the table of arrays, made anew where a group's rule or the arrays have changed."""
         replaced = self._root.replaced()
@@ -539,6 +548,7 @@ class Optimizer:
                 self._settled[k] = self._settle(group, k)
                 if self._settled[k].rule is not settled.rule:
                     self._table = None
+                self._note_options()
         if self._table is None:
             self._table = self._new_table()
         return self._table
@@ -750,7 +760,7 @@ class Optimizer:
         """Return what the loss was multiplied by in this step."""
         if grad_scale is None:
             return self._grad_scale.scale if isinstance(self._grad_scale, DynamicLossScale) else self._grad_scale
-        if isinstance(self._grad_scale, DynamicLossScale):
+        if self._dynamic_scale is not None:
             raise ValueError(
                 "step: grad_scale was given, but the optimizer has a DynamicLossScale; give one of the two"
             )
@@ -762,34 +772,33 @@ class Optimizer:
 
         Return the global norm if it is clipped. ``_found_nonfinite`` tells whether the step is to be skipped.
         """
-        is_counted = self.pass_options.nonfinite == "propagate"
         self._found_nonfinite = False
-
-        def sums() -> npt.NDArray[np.float64]:
-            nonlocal is_counted
-            sums = table.sum_squares(hypers, not is_counted)
-            if not is_counted:
-                self._act_on_nonfinite(table.nonfinite)
-                is_counted = True
-            return sums
-
         if self._array_clip_is_set:
             table.array_clip[:] = 1
             self._array_clip_is_set = False
-        max_norms = [settled.values["clip_norm"] for settled in self._settled]
-        if is_last and max_norms.count(None) < len(max_norms):
-            norms = np.sqrt(sums())
+        is_counted = self.pass_options.nonfinite == "propagate"
+        if is_last and self._clips_arrays:
+            norms = np.sqrt(self._sums(table, hypers, is_counted))
+            is_counted = True
+            max_norms = [settled.values["clip_norm"] for settled in self._settled]
             limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])
             table.array_clip[:] = clip_factor(norms, limits[self._group_of])
             self._array_clip_is_set = True
         if is_last and self.clip_global_norm is not None:
-            norm = total_norm(sums())
+            norm = total_norm(self._sums(table, hypers, is_counted))
             factor = float(clip_factor(norm, self.clip_global_norm))
             hypers[:] = [hyper._replace(global_clip=factor) for hyper in hypers]
             return norm
         if not is_counted:
-            sums()
+            self._sums(table, hypers, is_counted)
         return None
+
+    def _sums(self, table: Table, hypers: list[Hyper], is_counted: bool) -> npt.NDArray[np.float64]:
+        """Return the gradients' sums of squares; count what is not finite on the way unless that was done."""
+        sums = table.sum_squares(hypers, not is_counted)
+        if not is_counted:
+            self._act_on_nonfinite(table.nonfinite)
+        return sums
 
     def _act_on_nonfinite(self, counts: npt.NDArray[np.int64]) -> None:
         bad = np.flatnonzero(counts)
@@ -803,8 +812,6 @@ class Optimizer:
     def _units(self) -> list[tuple[Array, float, tuple[int, ...]]]:
         """Return the arrays whose units' norms are held in this step, with the limit and the axes."""
         groups = [settled.values for settled in self._settled]
-        if all(group["max_norm"] is None for group in groups):
-            return []
         units = []
         for i in np.flatnonzero(self._present):
             group, computed = groups[self._group_of[i]], self._computed[i]
