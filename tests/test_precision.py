@@ -169,16 +169,16 @@ def test_every_code_is_read_back_as_itself() -> None:
 
 @functools.cache
 def regression_losses(state_dtype: str | None) -> Any:
-    """Return the losses of Adam on a linear regression of 64 x 256 weights with noise."""
+    """Return the losses of Adam on a linear regression of 32 x 256 weights with noise."""
     rng = np.random.default_rng(4)
-    true = rng.normal(size=(64, 256)).astype(np.float32)
-    weights = np.zeros((64, 256), np.float32)
+    true = rng.normal(size=(32, 256)).astype(np.float32)
+    weights = np.zeros((32, 256), np.float32)
     opt = fastopt.Adam(weights, lr=0.02, state_dtype=state_dtype)
     assert (opt.pass_options.state_dtype is None) == (state_dtype is None)
     losses = []
     for _ in range(400):
-        x = rng.normal(size=(128, 64)).astype(np.float32)
-        error = x @ (weights - true) + 0.5 * rng.normal(size=(128, 256)).astype(np.float32)
+        x = rng.normal(size=(64, 32)).astype(np.float32)
+        error = x @ (weights - true) + 0.5 * rng.normal(size=(64, 256)).astype(np.float32)
         losses.append(float(np.mean(error**2)))
         opt.step(2 / error.shape[0] * x.T @ error)
     return np.array(losses)
