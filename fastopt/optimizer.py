@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import averaging, backends, convert, dither, max_norm, rules, storage
+from . import averaging, backends, dither, halves, max_norm, rules, storage
 from .arrays import (
     FLOAT64,
     Array,
@@ -563,7 +563,7 @@ class Optimizer:
             computed, copy = param, self._copies[i]
             if is_half(param.dtype) and not (options.stochastic_rounding and is_bfloat16(param.dtype)):
                 if "master" not in state:
-                    state["master"] = convert.to_float32(param)
+                    state["master"] = halves.to_float32(param)
                 computed, copy = state["master"], param
             elif param.dtype == FLOAT64 and options.state_dtype is not None:
                 raise ValueError(
@@ -578,7 +578,7 @@ class Optimizer:
                         slot, param, self.initial_slot(group, slot), stored_in, slot in self.non_negative
                     )
             if options.averages and "ema" not in state:
-                state["ema"] = convert.in_computed(computed)
+                state["ema"] = halves.in_computed(computed)
             if options.accumulate_steps > 1 and "accumulated" not in state:
                 state["accumulated"] = np.zeros_like(computed, computed_in(computed.dtype), subok=False)
                 state["accumulated_calls"] = np.zeros((), np.int64)
@@ -861,7 +861,7 @@ class Optimizer:
 def write(array: Array, values: Array) -> None:
     """Write a parameter's values into an array of its own dtype or a lower precision."""
     if is_half(array.dtype):
-        convert.round_into(array, values)
+        halves.round_into(array, values)
     else:
         array[...] = values
 

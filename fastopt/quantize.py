@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array
-from .convert import Bits32
+from .halves import Bits32
 from .dither import BLOCK as BLOCK
 
 Map: TypeAlias = Literal["signed", "root"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import convert, quantize
+from . import halves, quantize
 from .arrays import Array, computed_in, in_memory_order, is_bfloat16
 from .quantize import Map
 
@@ -22,8 +22,8 @@ def new_slot(slot: str, param: Array, value: float, stored_in: str | None, is_no
     if stored_in is None:
         return {slot: np.full_like(param, value, computed_in(param.dtype), subok=False)}
     if stored_in == "bfloat16":
-        stored = np.empty_like(param, convert.bfloat16(), subok=False)
-        convert.round_into(stored, np.full(param.shape, value, np.float32))
+        stored = np.empty_like(param, halves.bfloat16(), subok=False)
+        halves.round_into(stored, np.full(param.shape, value, np.float32))
         return {slot: stored}
     codes, scales = quantize.quantize(np.full(1, value, np.float32), map_of(is_non_negative))
     return {
@@ -54,4 +54,4 @@ def read_slot(state: Mapping[str, Any], slot: str, non_negative: Container[str])
         flat = in_memory_order(stored)
         values = quantize.dequantize(flat.reshape(-1), scales, map).reshape(flat.shape)
         return values if stored.flags.c_contiguous else values.T
-    return convert.to_float32(stored) if is_bfloat16(stored.dtype) else stored
+    return halves.to_float32(stored) if is_bfloat16(stored.dtype) else stored

@@ -12,7 +12,7 @@ import pytest
 from cases import ISAS, needs_native
 
 import fastopt
-from fastopt import convert, dither, quantize
+from fastopt import dither, halves, quantize
 from fastopt.backends import native
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
@@ -47,7 +47,7 @@ def same(mine: Any, other: Any) -> bool:
 def test_numpy_conversion_rounds_as_astype(kind: Any) -> None:
     x = edge_values(kind)
     mine = np.empty(x.size, kind)
-    convert.round_into(mine, x)
+    halves.round_into(mine, x)
     with np.errstate(all="ignore"):
         assert same(mine, x.astype(kind))
 
@@ -71,7 +71,7 @@ def test_dithered_bfloat16_is_one_of_its_two_neighbours() -> None:
     x = np.random.default_rng(1).integers(0, 2**32, 10**6, dtype=np.uint32).view(np.float32)
     random = dither.random_bits(1, 2, 3, 0, x.size)
     mine = np.empty(x.size, ml_dtypes.bfloat16)
-    convert.dither_into(mine, x, random)
+    halves.dither_into(mine, x, random)
     down = (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     up = (down.view(np.uint32) + np.uint32(0x10000)).view(np.float32)
     with np.errstate(invalid="ignore"):
@@ -79,7 +79,7 @@ def test_dithered_bfloat16_is_one_of_its_two_neighbours() -> None:
     is_finite = np.isfinite(x)
     assert ((wide == down) | ((wide == up) & (x != down)))[is_finite].all()
     assert (np.isnan(wide) == np.isnan(x)).all()
-    convert.dither_into(mine[:2], np.float32([np.inf, -np.inf]), np.full(2, 2**32 - 1, np.uint32))
+    halves.dither_into(mine[:2], np.float32([np.inf, -np.inf]), np.full(2, 2**32 - 1, np.uint32))
     assert mine[:2].astype(np.float32).tolist() == [np.inf, -np.inf]
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .. import convert, dither, quantize
+from .. import dither, halves, quantize
 from ..arrays import Array, address, computed_in
 from ..dither import PARAM_STREAM, random_bits
 from . import FINISH, UPDATE, Beside, Hyper
@@ -106,7 +106,7 @@ class NumpyTable:
         for (i, begin, end), values in zip(runs, parts(p, runs), strict=True):
             copy = self.copies[i]
             if copy is not None:
-                convert.round_into(copy[begin:end], values)
+                halves.round_into(copy[begin:end], values)
 
     def loaded(self, arrays: Sequence[Any], runs: Runs, scaled: tuple[quantize.Map, Array] | None = None) -> Array:
         """Return the elements of the runs in the dtype that is computed in."""
@@ -114,7 +114,7 @@ class NumpyTable:
         if not self.is_stored[runs[0][0]] or stored.dtype == np.float32:
             return stored
         if scaled is None:
-            return convert.to_float32(stored)
+            return halves.to_float32(stored)
         map, scales = scaled
         return quantize.dequantize(stored, scales[scale_blocks(runs)], map)
 
@@ -127,7 +127,7 @@ class NumpyTable:
         random = random_bits(hyper.dither, first, stream, begin, end - begin)
         scaled = self.scales[first][stream] if stream < len(self.scales[first]) else None
         if scaled is None:
-            convert.dither_into(arrays[first][begin:end], values, random)
+            halves.dither_into(arrays[first][begin:end], values, random)
             return
         map, scales = scaled
         arrays[first][begin:end], scales[scale_blocks(runs)] = quantize.quantize(values, map, random)
