@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
 
 from . import backends, threads
@@ -29,6 +27,10 @@ def info() -> dict[str, Any]:
     >>> sorted(fastopt.info())
     ['backend', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
     """
+    # Slow to import, and rarely needed.
+    import platform
+    from importlib import metadata
+
     from .backends import native
 
     is_there = native.missing is None
