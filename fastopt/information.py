@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from . import backends, threads
 
 
@@ -27,10 +29,9 @@ def info() -> dict[str, Any]:
     >>> sorted(fastopt.info())
     ['backend', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
     """
-    # Slow to import, and rarely needed.
-    import platform
-    from importlib import metadata
+    import platform  # slow to import, and rarely needed
 
+    from . import __version__
     from .backends import native
 
     is_there = native.missing is None
@@ -42,8 +43,8 @@ def info() -> dict[str, Any]:
         "openmp": native.openmp() if is_there else 0,
         "threads": threads.get_num_threads(),
         "versions": {
-            "fastopt": metadata.version("fastopt"),
-            "numpy": metadata.version("numpy"),
+            "fastopt": __version__,
+            "numpy": np.__version__,
             "python": platform.python_version(),
         },
     }
