@@ -33,6 +33,13 @@ class StepInfo(NamedTuple):
         The learning rate of the first group in this step.
     step : int
         The number of this step, from 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.zeros(2), lr=0.1, clip_global_norm=1.0)
+    >>> opt.step(np.array([3.0, 4.0]))
+    StepInfo(applied=True, grad_norm=5.0, lr=0.1, step=1)
     """
 
     applied: bool
@@ -388,7 +395,7 @@ class Optimizer:
         return set(map(type, leaves)) == {np.ndarray} and list(map(kind, leaves)) == self._last_kinds
 
     def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        """Give the gradients to the table, unless they overlap a parameter; return whether they can be read as they are."""
+        """Give the gradients to the table unless they overlap a parameter; return whether they can be read as is."""
         if not table.set_grads(grads):
             return False
         starts = table.grad_addresses()
