@@ -13,6 +13,8 @@
 
 enum {
     A_THREAD_FOR = 8192,    /* elements: with fewer of its own a thread costs more than it brings (measured) */
+    WAKE_FOR = 1 << 19,     /* elements: with fewer, sleeping threads are left asleep unless steps follow closely */
+    CLOSELY = 40000,        /* nanoseconds from the end of a step to the next one */
     BATCHES_A_THREAD = 16,  /* fewer: cores wait for the slowest; more: small arrays pay for the handing out */
     MAX_THREADS = 256
 };
@@ -53,6 +55,7 @@ static void visit_chunks(const fo_array *arrays, int64_t count, int64_t first, i
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <time.h>
 
 enum { SPINS = 2000 };  /* looks at the other side before sleeping, some 0.03 ms: the next step of a tight loop is found */
 
@@ -82,6 +85,7 @@ static struct {
     fo_job *job;
     _Atomic int caller_sleeps;
     int32_t started, sleeping;
+    int64_t last_end;
     pthread_mutex_t lock;
     pthread_cond_t opened, left;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
@@ -199,12 +203,21 @@ static void start_helpers(int32_t wanted)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-static void open_door(fo_job *job)
+static int64_t nanoseconds(void)
 {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Waking a thread can cost the caller its core for longer than a small step takes. Threads that still spin come anyway. */
+static void open_door(fo_job *job, int64_t elements)
+{
+    const int wake = elements >= WAKE_FOR || nanoseconds() - pool.last_end < CLOSELY;
     pthread_mutex_lock(&pool.lock);
     pool.job = job;
     atomic_store(&pool.door, (atomic_load(&pool.door) / JOB + 1) * JOB + OPEN);
-    if (pool.sleeping > 0)
+    if (wake && pool.sleeping > 0)
         pthread_cond_broadcast(&pool.opened);
     pthread_mutex_unlock(&pool.lock);
 }
@@ -258,9 +271,10 @@ void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, f
         job.threads = threads < MAX_THREADS ? threads : MAX_THREADS;
         start_helpers(job.threads - 1);
         share_out(&job, chunks);
-        open_door(&job);
+        open_door(&job, elements);
         work(&job, 0);
         close_door();
+        pool.last_end = nanoseconds();
         pthread_mutex_unlock(&pool_in_use);
         return;
     }
