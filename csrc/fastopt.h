@@ -60,7 +60,7 @@ typedef struct {
     int32_t zero_grads;   /* 1: the gradient is cleared when it was read */
 } fo_hyper;
 
-/* Apply one step to every array whose gradient is not NULL. `threads` 0: as many as OpenMP would take. */
+/* Apply one step to every array whose gradient is not NULL, on at most so many threads. */
 void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
 
 /* Add every gradient that is not NULL, after grad_scale, to what its array has accumulated. */
@@ -85,7 +85,6 @@ int32_t fo_isa_found(int32_t isa);   /* 1 where both this build and this machine
 void fo_isa_use(int32_t isa);
 int32_t fo_isa_in_use(void);
 
-int32_t fo_openmp(void);             /* the OpenMP version's date, 0 without OpenMP */
-int32_t fo_default_threads(void);
+int32_t fo_has_threads(void);        /* 0 where there is but the calling thread */
 
 #endif

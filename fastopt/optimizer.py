@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import is_
+from functools import partial
+from operator import attrgetter, is_
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from . import averaging, backends, dither, halves, max_norm, rules, storage
+from . import averaging, backends, dither, halves, max_norm, quantize, rules, storage
 from .arrays import (
+    FLOAT32,
     FLOAT64,
     Array,
     Extents,
     check_clearable,
     check_copy,
     check_param,
+    check_slot,
     computed_in,
     extent,
     grad_in_memory_order,
     in_memory_order,
     is_bfloat16,
     is_half,
+    slot_like,
 )
 from .backends import FINISH, UPDATE, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
-from .hyperparameters import RANGES, Allowed, Group, Range, check
+from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, plain
 from .loss_scale import DynamicLossScale
 from .rules import Rule
 from .structure import Branch, is_container
@@ -48,6 +52,13 @@ class StepInfo(NamedTuple):
         The learning rate of the first group in this step.
     step : int
         How many steps were applied: the number of this one, from 1, if it was.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.zeros(2), lr=0.1, clip_global_norm=1.0)
+    >>> opt.step(np.array([3.0, 4.0]))
+    StepInfo(applied=True, grad_norm=5.0, lr=0.1, step=1)
     """
 
     applied: bool
@@ -80,13 +91,20 @@ class Settled(NamedTuple):
     values: Group
     rule: Rule
     scheduled: tuple[str, ...]
+    clips_arrays: bool
+    holds_norms: bool
+
+
+#: How an array's calls are counted, and the dtype of 8-bit slots.
+COUNT = np.zeros((), np.int64)
+CODE = np.dtype(np.uint8)
 
 
 class Optimizer:
     """The base of all optimizers: parameters, groups, state, and the step.
 
     A subclass names its options in its ``__init__``, its ``rule`` for a group (whose arguments are its slots), and
-    ``hyper``, the rule's scalars for a group and a step count.
+    ``hyper``, the rule's scalars for a group and a step count. The keywords below are those that all optimizers take.
 
     Parameters
     ----------
@@ -158,7 +176,8 @@ class Optimizer:
     param_groups : list of dict
         The groups with their options; writing an option takes effect in the next step.
     state : dict
-        For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64).
+        For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64). The
+        slots are made by the first step; write into them, ``opt.state["W"]["m"][...] = values``.
     step_count : int
         How many steps were applied.
     backend : str
@@ -172,6 +191,13 @@ class Optimizer:
     seed : int
         Of the random numbers for rounding.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+    RuntimeError
+        For a backend that can't be had here; says why.
+
     Examples
     --------
     >>> import numpy as np, fastopt
@@ -181,6 +207,24 @@ class Optimizer:
     StepInfo(applied=True, grad_norm=1.4142135623730951, lr=0.5, step=1)
     >>> theta, grad, opt.ema
     (array([0.5, 1.5], dtype=float32), array([0., 0.], dtype=float32), array([0.75, 1.25], dtype=float32))
+
+    A rule of :mod:`fastopt.rules` becomes an optimizer by its options and scalars:
+
+    >>> import numpy as np, fastopt
+    >>> class SignlessSGD(fastopt.Optimizer):
+    ...     def __init__(self, params, lr=0.1, **common):
+    ...         super().__init__(params, {"lr": lr, "weight_decay": 0.0}, **common)
+    ...
+    ...     def rule(self, group):
+    ...         return fastopt.rules.sgd
+    ...
+    ...     def hyper(self, group, step):
+    ...         return fastopt.rules.SGDScalars(group["lr"])
+    >>> theta = np.array([1.0])
+    >>> SignlessSGD(theta).step(np.array([2.0])).lr
+    0.1
+    >>> theta
+    array([0.8])
     """
 
     #: The ranges of the options that are this optimizer's own.
@@ -266,6 +310,8 @@ class Optimizer:
         self._settled: list[Settled] = []
         self._rows: list[tuple[int, int]] = []
         self._table: Table | None = None
+        #: Slots of the table that are not in the state yet: a step that raises must not put them there.
+        self._new_slots: list[tuple[str, str, Array]] = []
         self._is_averaged = False
 
         self._is_single = not is_container(params)
@@ -273,8 +319,6 @@ class Optimizer:
         self._root = Branch({} if isinstance(params, Mapping) else [])
         for group in params if self._is_grouped else [{"params": params}]:
             self.add_param_group(group)
-        if not self._params:
-            raise ValueError("params: there is no array in this structure; give at least one")
         if copy_to is not None:
             self._take_copies(copy_to)
 
@@ -313,8 +357,8 @@ class Optimizer:
         names, arrays = list(addition.names()), list(addition.arrays())
         for name, array in zip(names, arrays, strict=True):
             check_param(name, array)
-        if self._params and not arrays:
-            raise ValueError("param group: there is no array in 'params'; give at least one")
+        if not arrays:
+            raise ValueError("params: there is no array in this structure; give at least one")
         counts = Counter([*self._names, *names])
         taken = [name for name, count in counts.items() if count > 1]
         if taken:
@@ -322,13 +366,13 @@ class Optimizer:
         held = [copy for copy in self._copies if copy is not None]
         extents = Extents(self._names + names + ["copy_to"] * len(held), self._params + arrays + held)
         options = {**self.defaults, **{name: value for name, value in group.items() if name != "params"}}
-        settled = self._settle(options, len(self.param_groups))
+        settled = self._settle({"params": tuple(arrays), **options}, len(self.param_groups))
 
+        self._is_single = self._is_single and not self._params
         self._extents = extents
         self._root.merge(addition)
-        self.param_groups.append({"params": tuple(arrays), **options})
-        self._settled.append(settled._replace(values=dict(self.param_groups[-1])))
-        self._note_options()
+        self.param_groups.append({"params": settled.values["params"], **options})
+        self._settled.append(settled)
         self._names += names
         self._params += arrays
         self._copies += [None] * len(arrays)
@@ -467,7 +511,7 @@ class Optimizer:
         table = self._ready_table()
         is_last = self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
-        units = self._units() if self._holds_norms else []
+        units = self._units() if any(settled.holds_norms for settled in self._settled) else []
         groups = [self._values(k) for k in range(len(self._settled))]
         hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1, scale) for group, step in self._rows]
         grad_norm = self._read_grads(table, hypers, is_last)
@@ -477,17 +521,20 @@ class Optimizer:
                 self._clear(self._given)
         elif not is_last:
             table.accumulate([hyper._replace(mean=0.0) for hyper in hypers])
-            self._count_call(self._present)
         elif not units:
             table.step(hypers)
         else:
             self._step_with_units(table, hypers, units)
         if options.zero_grads:
             self._clear(self._converted)
+        if self._new_slots:
+            self._keep_new_slots()
         if self._dynamic_scale is not None and (applied or self._found_nonfinite):
             self._dynamic_scale.update(applied)
         if applied:
             self._count()
+        elif not self._found_nonfinite:
+            self._count_call(self._present)
         return StepInfo(applied, grad_norm, groups[0]["lr"], self.step_count)
 
     def _addition(self, params: Any) -> Branch:
@@ -503,7 +550,6 @@ class Optimizer:
                 raise ValueError(f"param group: the names {taken} are there already; give the arrays new names")
             return Branch(params)
         is_entries = isinstance(params, (list, tuple)) and not self._is_grouped
-        self._is_single = self._is_single and not self._params
         return Branch(params if is_entries else [params], offset=len(self._root.keys))
 
     def _check_option(self, name: str, value: Any, where: str = "") -> None:
@@ -518,13 +564,11 @@ class Optimizer:
         for name, value in options.items():
             if name != "params":
                 self._check_option(name, value, f"param_groups[{k}]: " if k else "")
-        return Settled(dict(options), self.rule(options), tuple(name for name in options if callable(options[name])))
-
-    def _note_options(self) -> None:
-        """Note which extra work any group asks for."""
-        groups = [settled.values for settled in self._settled]
-        self._holds_norms = any(group["max_norm"] is not None for group in groups)
-        self._clips_arrays = any(group["clip_norm"] is not None for group in groups)
+        values = {name: value if name == "params" else plain(value) for name, value in options.items()}
+        scheduled = tuple(name for name in values if callable(values[name]))
+        return Settled(
+            values, self.rule(values), scheduled, values["clip_norm"] is not None, values["max_norm"] is not None
+        )
 
     def _ready_table(self) -> Table:
         """Return the table of arrays, made anew where a group's rule or the arrays have changed."""
@@ -534,13 +578,19 @@ class Optimizer:
                 f"params: {replaced!r} is no longer the object that the optimizer was given; change arrays in place "
                 "(params[...][...] = value), or build a new optimizer"
             )
+        self._check_option("clip_global_norm", self.clip_global_norm)
+        if len(self.param_groups) != len(self._settled):
+            raise ValueError(
+                f"param_groups: expected {len(self._settled)} groups, got {len(self.param_groups)}; use "
+                "add_param_group, or build a new optimizer"
+            )
         for k, group in enumerate(self.param_groups):
             settled = self._settled[k]
             if group.get("params") is not settled.values["params"]:
                 raise ValueError(
                     f"param_groups[{k}]: 'params' was replaced; use add_param_group, or build a new optimizer"
                 )
-            if group != settled.values:
+            if differ(group, settled.values):
                 if group.keys() != settled.values.keys():
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(settled.values)}, not {list(group)}"
@@ -548,58 +598,82 @@ class Optimizer:
                 self._settled[k] = self._settle(group, k)
                 if self._settled[k].rule is not settled.rule:
                     self._table = None
-                self._note_options()
-        if self._table is None:
+        if self._table is None or self._new_slots:
             self._table = self._new_table()
         return self._table
 
     def _new_table(self) -> Table:
+        self._new_slots = []
         slots: list[list[Array]] = []
         beside: list[Beside] = []
         self._computed: list[Array] = []
         options = self.pass_options
-        for i, (name, param, k) in enumerate(zip(self._names, self._params, self._group_of, strict=True)):
-            group, state = self.param_groups[k], self.state[name]
-            computed, copy = param, self._copies[i]
+        for name, param, copy, k in zip(self._names, self._params, self._copies, self._group_of, strict=True):
+            computed = param
             if is_half(param.dtype) and not (options.stochastic_rounding and is_bfloat16(param.dtype)):
-                if "master" not in state:
-                    state["master"] = halves.to_float32(param)
-                computed, copy = state["master"], param
+                computed = self._kept(name, "master", param, FLOAT32, partial(halves.to_float32, param))
+                copy = param
             elif param.dtype == FLOAT64 and options.state_dtype is not None:
                 raise ValueError(
                     f"state_dtype={options.state_dtype!r}: {name!r} is float64; expected parameters that are computed "
                     "in float32, or leave state_dtype out"
                 )
-            wanted = rules.slots(self._settled[k].rule)
-            stored_in = storage.slot_storage(options.state_dtype, param.size)
-            for slot in wanted:
-                if slot not in state:
-                    state |= storage.new_slot(
-                        slot, param, self.initial_slot(group, slot), stored_in, slot in self.non_negative
-                    )
-            if options.averages and "ema" not in state:
-                state["ema"] = halves.in_computed(computed)
-            if options.accumulate_steps > 1 and "accumulated" not in state:
-                state["accumulated"] = np.zeros_like(computed, computed_in(computed.dtype), subok=False)
-                state["accumulated_calls"] = np.zeros((), np.int64)
-            slots.append([in_memory_order(state[slot]) for slot in wanted])
-            beside.append(
-                Beside(
-                    in_memory_order(state["ema"]) if options.averages else None,
-                    in_memory_order(state["accumulated"]) if options.accumulate_steps > 1 else None,
-                    None if copy is None else in_memory_order(copy),
-                    [storage.scales_of(state, slot, self.non_negative) for slot in wanted],
+            dtype = computed_in(param.dtype)
+            average = accumulated = None
+            if options.averages:
+                average = in_memory_order(
+                    self._kept(name, "ema", computed, dtype, partial(halves.in_computed, computed))
                 )
-            )
+            if options.accumulate_steps > 1:
+                make = partial(slot_like, computed, 0.0, dtype)
+                accumulated = in_memory_order(self._kept(name, "accumulated", computed, dtype, make))
+                self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, COUNT.copy)
+            held = [self._slot(name, computed, k, slot) for slot in rules.slots(self._settled[k].rule)]
+            slots.append([in_memory_order(array) for array, _ in held])
+            target = None if copy is None else in_memory_order(copy)
+            beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
             self._computed.append(computed)
         self._is_dithered = options.state_dtype is not None or options.stochastic_rounding
         self._last_grads: list[Any] | None = None
         self._last_kinds: list[Any] = []
+        #: Where gradients of the last kinds were found clear of all parameters; new ones often come to old places.
+        self._disjoint: set[bytes] = set()
         self._last_steps = b""
         self._present = np.zeros(len(self._params), bool)
+        self._are_all_present = False
         self._array_clip_is_set = False
         params = [in_memory_order(computed) for computed in self._computed]
         return backends.table_class(self.backend)(params, slots, beside)
+
+    def _slot(self, name: str, computed: Array, k: int, slot: str) -> tuple[Array, tuple[quantize.Map, Array] | None]:
+        """Return a slot of the state, checked, or a new one where there is none yet; with its map and scales if any."""
+        value = self.initial_slot(self._settled[k].values, slot)
+        stored_in = storage.slot_storage(self.pass_options.state_dtype, computed.size)
+        if stored_in is None:
+            dtype = computed_in(computed.dtype)
+            return self._kept(name, slot, computed, dtype, partial(slot_like, computed, value, dtype)), None
+        if stored_in == "bfloat16":
+            dtype = halves.bfloat16()
+            return self._kept(name, slot, computed, dtype, partial(slot_like, computed, value, dtype)), None
+        map = storage.map_of(slot in self.non_negative)
+        code, scale = storage.constant(value, map)
+        codes = self._kept(name, slot, computed, CODE, partial(slot_like, computed, code, CODE))
+        blocks = np.full(-(-computed.size // quantize.BLOCK), scale, FLOAT32)
+        return codes, (map, self._kept(name, storage.scale_name(slot), blocks, FLOAT32, blocks.copy))
+
+    def _kept(self, name: str, slot: str, like: Array, dtype: np.dtype[Any], make: Callable[[], Array]) -> Array:
+        """Return an array of the state, checked, or one that ``make`` made where there is none yet."""
+        if slot in self.state[name]:
+            check_slot(f"state[{name!r}][{slot!r}]", self.state[name][slot], like, dtype)
+            return self.state[name][slot]
+        values = make()
+        self._new_slots.append((name, slot, values))
+        return values
+
+    def _keep_new_slots(self) -> None:
+        for name, slot, values in self._new_slots:
+            self.state[name][slot] = values
+        self._new_slots = []
 
     def _take_grads(self, table: Table, grads: Any, is_last: bool) -> None:
         """Check the gradients and hand them to the table, unless they are the very arrays of the last step."""
@@ -610,6 +684,7 @@ class Optimizer:
             self._last_grads = None
             are_callers = True
             if not (self._are_like_last(leaves) and self._hand_over(table, leaves)):
+                self._last_kinds = []
                 are_callers = self._check_grads(table, leaves)
             # A converted copy would miss what the caller writes into the array before the next step.
             self._last_grads = leaves if are_callers else None
@@ -632,6 +707,7 @@ class Optimizer:
         ]
         grads = [grad for grad, _ in checked]
         are_callers = all(is_callers for _, is_callers in checked)
+        self._disjoint.clear()
         self._grad_sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
         converted = [
             leaf
@@ -645,13 +721,16 @@ class Optimizer:
         present = np.array([grad is not None for grad in grads])
         if not np.array_equal(present, self._present):
             self._present = present
+            self._are_all_present = bool(present.all())
             self._last_steps = b""
-        self._last_kinds = kinds(leaves) if are_callers and self._are_c_ordered and present.all() else []
+        self._last_kinds = (
+            list(map(kind, leaves)) if are_callers and self._are_c_ordered and self._are_all_present else []
+        )
         return are_callers
 
     def _are_like_last(self, leaves: list[Any]) -> bool:
-        """Tell whether all gradients are arrays of the dtypes, shapes and strides of those that were checked last."""
-        if set(map(type, leaves)) != {np.ndarray} or kinds(leaves) != self._last_kinds:
+        """Tell whether all gradients are arrays of the dtypes and shapes of those that were checked last."""
+        if set(map(type, leaves)) != {np.ndarray} or list(map(kind, leaves)) != self._last_kinds:
             return False
         if self.pass_options.zero_grads:
             check_clearable(self._names, leaves)
@@ -659,11 +738,20 @@ class Optimizer:
         return True
 
     def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        """Give the gradients to the table, unless they overlap a parameter; return whether they are aligned."""
-        table.set_grads(grads)
+        """Give the gradients to the table unless they overlap a parameter; return whether they can be read as is."""
+        if not table.set_grads(grads):
+            return False
         starts = table.grad_addresses()
+        places = starts.tobytes()
+        if places in self._disjoint:
+            return True
         self._refuse_overlap(starts, self._grad_sizes)
-        return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
+        if (starts % 8).any() and not all(grad is None or grad.flags.aligned for grad in grads):
+            return False
+        if len(self._disjoint) == MOST_PLACES:
+            self._disjoint.clear()
+        self._disjoint.add(places)
+        return True
 
     def _refuse_overlap(self, starts: npt.NDArray[Any], sizes: npt.NDArray[np.intp]) -> None:
         overlap = self._extents.overlapped(starts, sizes)
@@ -682,7 +770,7 @@ class Optimizer:
         """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
         return [
             np.zeros(param.shape, computed_in(param.dtype))
-            if leaf is None and self.state[name]["accumulated_calls"] > 0
+            if leaf is None and self.state[name].get("accumulated_calls", 0) > 0
             else leaf
             for name, param, leaf in zip(self._names, self._params, leaves, strict=True)
         ]
@@ -710,7 +798,7 @@ class Optimizer:
             self.accumulated_calls = 0
             for name in self._names:
                 self.state[name]["accumulated_calls"][...] = 0
-        if self._present.all():
+        if self._are_all_present:
             self._steps += 1
         else:
             self._steps[self._present] += 1
@@ -724,8 +812,12 @@ class Optimizer:
             return settled.values
         values = dict(settled.values)
         for name in settled.scheduled:
-            values[name] = values[name](self.step_count)
-            self._check_option(name, values[name], f"param_groups[{k}]: the schedule at step {self.step_count}: ")
+            value = values[name](self.step_count)
+            where = f"param_groups[{k}]: the schedule at step {self.step_count}: "
+            if callable(value):
+                raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
+            self._check_option(name, value, where)
+            values[name] = plain(value)
         return values
 
     def _hyper(self, group: Group, rule: Rule, step: int, scale: float) -> Hyper:
@@ -777,12 +869,12 @@ class Optimizer:
             table.array_clip[:] = 1
             self._array_clip_is_set = False
         is_counted = self.pass_options.nonfinite == "propagate"
-        if is_last and self._clips_arrays:
+        if is_last and any(settled.clips_arrays for settled in self._settled):
             norms = np.sqrt(self._sums(table, hypers, is_counted))
             is_counted = True
             max_norms = [settled.values["clip_norm"] for settled in self._settled]
-            limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])
-            table.array_clip[:] = clip_factor(norms, limits[self._group_of])
+            limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])[self._group_of]
+            table.array_clip[:] = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
             self._array_clip_is_set = True
         if is_last and self.clip_global_norm is not None:
             norm = total_norm(self._sums(table, hypers, is_counted))
@@ -853,8 +945,9 @@ class Optimizer:
     def _averages(self, what: str) -> list[Array]:
         if not self.pass_options.averages:
             raise ValueError(f"{what}: this optimizer keeps no average; build it with ema_decay= or polyak=True")
-        if self._table is None:
+        if self._table is None or self._new_slots:
             self._ready_table()
+            self._keep_new_slots()
         return [self.state[name]["ema"] for name in self._names]
 
 
@@ -876,5 +969,7 @@ def is_group(value: Any) -> bool:
     return isinstance(value, Mapping) and "params" in value
 
 
-def kinds(arrays: list[Any]) -> list[Any]:
-    return [(array.dtype, array.shape, array.strides) for array in arrays]
+MOST_PLACES = 8
+
+#: What a gradient is checked for, but that it is contiguous.
+kind = attrgetter("dtype", "shape")

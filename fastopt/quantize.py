@@ -33,8 +33,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array
-from .halves import Bits32
 from .dither import BLOCK as BLOCK
+from .halves import Bits32
 
 Map: TypeAlias = Literal["signed", "root"]
 Codes: TypeAlias = npt.NDArray[np.uint8]

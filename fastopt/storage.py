@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import halves, quantize
-from .arrays import Array, computed_in, in_memory_order, is_bfloat16
+from .arrays import Array, in_memory_order, is_bfloat16
 from .quantize import Map
 
 
@@ -17,19 +17,10 @@ def slot_storage(state_dtype: str | None, size: int) -> str | None:
     return None if state_dtype == "uint8" and size < quantize.SMALLEST else state_dtype
 
 
-def new_slot(slot: str, param: Array, value: float, stored_in: str | None, is_non_negative: bool) -> dict[str, Array]:
-    """Return a slot's arrays by name, in its parameter's shape and memory order, all of one value."""
-    if stored_in is None:
-        return {slot: np.full_like(param, value, computed_in(param.dtype), subok=False)}
-    if stored_in == "bfloat16":
-        stored = np.empty_like(param, halves.bfloat16(), subok=False)
-        halves.round_into(stored, np.full(param.shape, value, np.float32))
-        return {slot: stored}
-    codes, scales = quantize.quantize(np.full(1, value, np.float32), map_of(is_non_negative))
-    return {
-        slot: np.full_like(param, codes[0], np.uint8, subok=False),
-        scale_name(slot): np.full(-(-param.size // quantize.BLOCK), scales[0]),
-    }
+def constant(value: float, map: Map) -> tuple[int, float]:
+    """Return the code of every element and the scale of every block of a slot in 8 bits that is all of one value."""
+    codes, scales = quantize.quantize(np.full(1, value, np.float32), map)
+    return int(codes[0]), float(scales[0])
 
 
 def map_of(is_non_negative: bool) -> Map:

@@ -17,6 +17,7 @@ from . import Beside, Hyper
 #: Why there is no native backend; None where there is one.
 missing: str | None = None
 
+
 try:
     from .._native import ffi, lib
 except ImportError as error:
@@ -54,14 +55,9 @@ def use_isa(name: str | None) -> None:
     lib.fo_isa_use({known: number for number, known in isa_names()}[name])
 
 
-def openmp() -> int:
-    """Return the date of the OpenMP version, 0 without OpenMP."""
-    return int(lib.fo_openmp())
-
-
-def default_threads() -> int:
-    """Return how many threads OpenMP would take."""
-    return int(lib.fo_default_threads())
+def has_threads() -> bool:
+    """Tell whether this build can use more than the calling thread."""
+    return bool(lib.fo_has_threads())
 
 
 if missing is None:
@@ -69,6 +65,7 @@ if missing is None:
     NULL, from_buffer = ffi.NULL, ffi.from_buffer
     RULES = {ffi.string(lib.fo_rule_name(number)).decode(): number for number in range(lib.fo_rule_count())}
     use_isa(os.environ.get("FASTOPT_ISA") or None)
+    threads.wanted()  # a wrong FASTOPT_NUM_THREADS is told here, not in the first step
 
 
 class NativeTable:
@@ -111,31 +108,35 @@ class NativeTable:
         self.columns["first_chunk"] = np.cumsum(chunks) - chunks
         self.chunks = int(chunks.sum())
 
-    def set_grads(self, grads: Sequence[Array | None]) -> None:
-        self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
-        self.grads[0 : self.count] = self.grad_owners
+    def set_grads(self, grads: Sequence[Array | None]) -> bool:
+        try:
+            owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
+        except ValueError:  # not contiguous
+            return False
+        self.grads[0 : self.count] = self.grad_owners = owners
         dtypes = [FLOAT32 if grad is None else grad.dtype for grad in grads]
         if dtypes != self.grad_dtypes:
             self.columns["grad_dtype"] = [number_of(dtype) for dtype in dtypes]
             self.grad_dtypes = dtypes
+        return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
 
     def step(self, hypers: Sequence[Hyper]) -> None:
         self.set_hypers(hypers)
-        lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.asked_for)
+        lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.wanted())
 
     def accumulate(self, hypers: Sequence[Hyper]) -> None:
         self.set_hypers(hypers)
-        lib.fo_accumulate(self.arrays, self.grads, self.count, self.hypers, threads.asked_for)
+        lib.fo_accumulate(self.arrays, self.grads, self.count, self.hypers, threads.wanted())
 
     def sum_squares(self, hypers: Sequence[Hyper], count_nonfinite: bool = False) -> npt.NDArray[np.float64]:
         self.set_hypers(hypers)
         readings, partials = np.empty(self.count, READING), np.empty(self.chunks, READING)
         into = ffi.from_buffer("fo_reading[]", partials), ffi.from_buffer("fo_reading[]", readings)
         counted = self.arrays, self.grads, self.count, self.hypers
-        lib.fo_read_grads(*counted, count_nonfinite, *into, threads.asked_for)
+        lib.fo_read_grads(*counted, count_nonfinite, *into, threads.wanted())
         if count_nonfinite:
             self.nonfinite = readings["nonfinite"]
         return readings["sum_squares"]
