@@ -29,6 +29,12 @@
 
 #define FO_PRAGMA(text) _Pragma(#text)
 
+/* GCC moves 8-byte vectors through MMX registers, which are those of long double: without an emms, every long double
+   of the process is NaN from then on. */
+#if FO_HAS_X86_TARGETS && !defined(__clang__)
+FO_PRAGMA(GCC target("no-mmx"))
+#endif
+
 /* MSVC's simd pragma relaxes floating point: there the loops stay plain. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FO_SIMD

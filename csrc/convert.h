@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "compiler.h"
+
 static inline float fo_float_from_bits(uint32_t bits)
 {
     float x;

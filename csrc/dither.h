@@ -6,6 +6,8 @@
 
 #include <stdint.h>
 
+#include "compiler.h"
+
 /* splitmix64's finalizer (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014). */
 static inline uint64_t fo_mix(uint64_t x)
 {

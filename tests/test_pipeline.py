@@ -370,6 +370,16 @@ def test_mean_of_snapshots() -> None:
         fastopt.averaging.mean([np.ones(2), np.ones(3)])
 
 
+@needs_native
+@every_storage
+def test_kernels_leave_long_doubles_alone(options: dict[str, Any]) -> None:
+    """An MMX instruction in a kernel would make every later long double NaN: they share registers."""
+    for isa in ISAS:
+        native.use_isa(isa)
+        run(SOME[0], np.float32, options, "native")
+        assert (np.ones(3, np.longdouble) * 2 == 2).all()
+
+
 # ---- what the steps refuse, skip and clear
 
 
@@ -438,7 +448,7 @@ def test_zero_grads_clears_the_callers_arrays(backend: str) -> None:
     for _ in range(2):
         opt.step(grads)
     assert all((param == -1).all() for param in params.values())
-    assert all((grad == 0).all() for grad in grads.values())
+    assert {name: grad for name, grad in grads.items() if not (grad == 0).all()} == {}
     skipping = fastopt.SGD(np.zeros(2), zero_grads=True, nonfinite="skip", backend=backend)
     grad = np.array([1, np.nan])
     assert not skipping.step(grad).applied
