@@ -8,6 +8,7 @@ import os
 import sysconfig
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -32,13 +33,13 @@ def before_step(case: Case) -> Callable[[list[np.ndarray]], None]:
 # ---- steps
 
 
-def fastopt_step(case: Case, backend: str) -> Stepper:
-    """fastopt with this backend."""
+def fastopt_step(case: Case, backend: str, **more: Any) -> Stepper:
+    """fastopt with this backend, and more keywords."""
     import fastopt
 
     fastopt.set_num_threads(case.threads)
     name, keywords = case.work.fastopt
-    opt = getattr(fastopt, name)(case.arrays(), lr=LR, backend=backend, **keywords)
+    opt = getattr(fastopt, name)(case.arrays(), lr=LR, backend=backend, **keywords, **more)
     return Stepper(opt.step, case.gradient_sets(), before_step(case))
 
 
@@ -239,5 +240,19 @@ NORMS: dict[str, Contender] = {
     "torch": torch_norm,
     "optax jit": optax_norm,
     "naive NumPy": naive_norm,
+}
+# Each option of the pass alone, on the same work, to set beside the plain step.
+OPTIONS: dict[str, Contender] = {
+    "limit": limit,
+    "fastopt": partial(fastopt_step, backend="native"),
+    "ema_decay": partial(fastopt_step, backend="native", ema_decay=EMA_DECAY),
+    "zero_grads": partial(fastopt_step, backend="native", zero_grads=True),
+    "nonfinite": partial(fastopt_step, backend="native", nonfinite="skip"),
+    "clip_global_norm": partial(fastopt_step, backend="native", clip_global_norm=MAX_NORM),
+    "l1": partial(fastopt_step, backend="native", l1=1e-6),
+    "prox_l1": partial(fastopt_step, backend="native", prox_l1=1e-6),
+    "accumulate_steps": partial(fastopt_step, backend="native", accumulate_steps=2),
+    "bfloat16 slots": partial(fastopt_step, backend="native", state_dtype="bfloat16"),
+    "8-bit slots": partial(fastopt_step, backend="native", state_dtype="uint8"),
 }
 OURS = ("fastopt", "fastopt NumPy")

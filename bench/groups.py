@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bench.case import Work
-from bench.contenders import FAST, NORMS, STEP, WHOLE, Contender
+from bench.contenders import FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.rules import CLIP, NORM, RULES
 from bench.shapes import ARRAYS, SIZES, ArraySet
 
@@ -39,6 +39,9 @@ GROUPS = {
     "adagrad": Group("Adagrad", RULES["adagrad"]),
     "rmsprop": Group("RMSprop", RULES["rmsprop"]),
     "whole": Group("Whole update: clip by global norm, AdamW, average, clear", RULES["whole"], contenders=WHOLE),
+    "options": Group(
+        "Adam: what each option costs", RULES["adam"], only("one of 64M", "GPT", "ResNet", "MLP"), contenders=OPTIONS
+    ),
     "norm": Group("Global norm of the gradients", NORM, contenders=NORMS),
     "clip": Group("Clip the gradients by their global norm", CLIP, contenders=NORMS),
     "sizes": Group(
