@@ -39,13 +39,14 @@ int main(int argc, char **argv)
         return 2;
     }
     const int64_t elements = atoll(argv[3]), steps = atoll(argv[4]);
-    fo_hyper hyper = {.grad_scale = 1, .clip_value = 1e300 * 1e300, .global_clip = 1, .decay = 1};
+    fo_hyper hyper = {.grad_scale = 1, .clip_value = 1e300 * 1e300, .global_clip = 1, .decay = 1,
+                      .stages = FO_UPDATE | FO_FINISH};
     hyper.rule = numbered(argv[1], fo_rule_name, fo_rule_count());
     for (int i = 0; i < FO_MAX_SCALARS; i++)
         hyper.scalars[i] = 0.5;
     fo_isa_use(numbered(argv[2], fo_isa_name, FO_ISA_COUNT));
     fo_array arrays[ARRAYS] = {0};
-    const void *grads[ARRAYS];
+    void *grads[ARRAYS];
     int64_t chunks = 0;
     for (int i = 0; i < ARRAYS; i++) {
         arrays[i] = (fo_array){.length = elements / ARRAYS, .first_chunk = chunks, .array_clip = 1};
@@ -55,12 +56,12 @@ int main(int argc, char **argv)
         grads[i] = filled(arrays[i].length, 0.5f);
         chunks += (arrays[i].length + FO_CHUNK - 1) / FO_CHUNK;
     }
-    double *partials = malloc(sizeof(double) * (size_t)(chunks + 1)), sums[ARRAYS] = {0};
+    fo_reading *partials = malloc(sizeof(fo_reading) * (size_t)(chunks + 1)), readings[ARRAYS] = {{0, 0}};
     for (int64_t step = 0; step < steps; step++) {
         fo_step(arrays, grads, ARRAYS, &hyper, atoi(argv[5]));
         if (step == 0)
-            fo_sum_squares(arrays, grads, ARRAYS, &hyper, partials, sums, atoi(argv[5]));
+            fo_read_grads(arrays, grads, ARRAYS, &hyper, 1, partials, readings, atoi(argv[5]));
     }
-    printf("%s %s: %g %g\n", argv[1], argv[2], (double)((float *)arrays[0].param)[0], sums[0]);
+    printf("%s %s: %g %g\n", argv[1], argv[2], (double)((float *)arrays[0].param)[0], readings[0].sum_squares);
     return 0;
 }
