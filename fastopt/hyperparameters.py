@@ -44,14 +44,14 @@ ANY_NUMBER = Range(-math.inf)
 #: What each number may be; an optimizer's own ``ranges`` come before this. An option of neither is True or False.
 RANGES: Mapping[str, Allowed] = {
     "lr": Range(0.0, schedulable=True),
-    "weight_decay": NON_NEGATIVE,
+    "weight_decay": Range(0.0, schedulable=True),
     "clip_value": OPTIONAL,
     "clip_norm": OPTIONAL,
     "clip_global_norm": OPTIONAL,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
-    "momentum": NON_NEGATIVE,
-    "betas": (BELOW_ONE, BELOW_ONE),
+    "momentum": Range(0.0, schedulable=True),
+    "betas": (Range(0.0, 1.0, schedulable=True), Range(0.0, 1.0, schedulable=True)),
 }
 
 
@@ -95,3 +95,22 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
         raise TypeError(f"{where}={value!r}: expected {allowed}")
     if not (allowed.low <= value < allowed.high and abs(value) < math.inf):
         raise ValueError(f"{where}={value!r}: expected {allowed}")
+
+
+def is_scheduled(value: Any) -> bool:
+    """Tell whether an option is a schedule, or a tuple with a schedule in it."""
+    return callable(value) or (isinstance(value, (tuple, list)) and any(map(callable, value)))
+
+
+def value_at(value: Any, step: int) -> Any:
+    """Return an option with its schedules evaluated."""
+    if isinstance(value, (tuple, list)):
+        return tuple(value_at(item, step) for item in value)
+    return value(step) if callable(value) else value
+
+
+def plain(value: Any) -> Any:
+    """Return an option with Python's own numbers, which are in double precision, in the place of NumPy's scalars."""
+    if isinstance(value, (tuple, list)):
+        return type(value)([plain(item) for item in value])
+    return value.item() if isinstance(value, np.generic) else value
