@@ -317,10 +317,10 @@ def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, tuple[np.
             or len(entry["shape"]) > 64
         ):
             raise ValueError(told)
-        if not all(type(number) is int and 0 <= number <= size for number in [*entry["shape"], *entry["data_offsets"]]):
+        begin, end = entry["data_offsets"]
+        if not all(type(number) is int and 0 <= number < 2**62 for number in (*entry["shape"], begin, end)):
             raise ValueError(told)
         dtype = dtype_of(entry["dtype"])
-        begin, end = entry["data_offsets"]
         if end - begin != math.prod(entry["shape"]) * dtype.itemsize:
             raise ValueError(told)
         found[key] = (dtype, entry["shape"], begin, end)
@@ -334,10 +334,15 @@ def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, tuple[np.
     return found
 
 
+def is_extension(name: str) -> bool:
+    """Tell whether a dtype of this name is one of ml_dtypes, which NumPy's own formats forget."""
+    return name.startswith(("bfloat", "float8"))
+
+
 def dtype_of(code: str) -> np.dtype[Any]:
     """Return the dtype that safetensors calls so, which NumPy has or ml_dtypes."""
     name = {code: name for name, code in DTYPES.items()}[code]
-    if not name.startswith(("bfloat", "float8")):
+    if not is_extension(name):
         return np.dtype(name)
     try:
         import ml_dtypes
@@ -355,7 +360,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    unknown = {key: array.dtype.name for key, array in arrays.items() if array.dtype.kind not in "fiub"}
+    unknown = {key: array.dtype.name for key, array in arrays.items() if is_extension(array.dtype.name)}
     if unknown:
         raise TypeError(f".npz files can't hold {unknown}; save as safetensors (the extra 'checkpoint')")
     told = np.frombuffer(json.dumps(dict(metadata)).encode(), np.uint8)
