@@ -288,12 +288,14 @@ def carry_out(opt: Optimizer, plan: Plan) -> None:
             opt.state[name][slot] = array
     for k, (options, initial_lr) in plan.groups.items():
         opt.param_groups[k].update(options)
-        if initial_lr is not None:
+        if initial_lr is None:
+            opt._initial_lrs.pop(k, None)
+        else:
             opt._initial_lrs[k] = initial_lr
-            opt._resumed_at = plan.step_count
     for name, value in plan.whole_options.items():
         setattr(opt, name, value)
     opt.step_count = plan.step_count
+    opt._resumed_at = plan.step_count if opt._initial_lrs else None
     opt._frozen = plan.frozen
     if plan.extra is not None:
         opt._load_extra_state(plan.extra)
