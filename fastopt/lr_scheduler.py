@@ -164,7 +164,8 @@ class LRScheduler:
         saved = {name: value for name, value in vars(self).items() if name != "optimizer"}
         for name in self.functions:
             saved[name] = each(lambda fn: None if is_function(fn) else dict(vars(fn)), saved[name])
-        return each(lambda value: value, saved)
+        copied: dict[str, Any] = each(lambda value: value, saved)
+        return copied
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved state. The optimizer has its own ``load_state_dict``.

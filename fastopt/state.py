@@ -137,6 +137,8 @@ def planned(opt: Optimizer, saved: Mapping[str, Any], strict: bool, misfits: lis
             wanted[slot] = opt._new_slot(param, options, slot)
         # A slot that only an earlier rule of the group used (amsgrad was switched off) may be there or not.
         needed = [slot for slot in wanted if slot in used or slot not in known_slots()]
+        if is_fresh(saved["state"][name]):
+            needed = ["step"]
         fitting = planned_entries(name, wanted, needed, saved["state"][name], misfits)
         if fitting is not None:
             entries[name] = fitting
@@ -190,6 +192,11 @@ def settled(opt: Optimizer, wrong: list[str], misfits: list[Misfit], strict: boo
 
 def missing(path: str) -> Misfit:
     return Misfit(path, True, False, f"missing: {path}")
+
+
+def is_fresh(entries: Mapping[str, Any]) -> bool:
+    """Tell whether an array made no step and has no slots yet; they will be made as in a new optimizer."""
+    return set(entries) == {"step"} and np.array_equal(entries["step"], 0)
 
 
 def unexpected(path: str) -> Misfit:
