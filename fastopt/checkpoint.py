@@ -392,7 +392,7 @@ def read_npy(data: bytes) -> Array:
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("it has an array in a version of the .npy format that fastopt.save does not write")
     shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.name not in DTYPES or is_fortran:
+    if dtype.name not in DTYPES or not dtype.isnative or is_fortran:
         raise ValueError(f"it has an array of {dtype}, fortran_order={is_fortran}, as fastopt.save does not write")
     array: Array = np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape).copy()
     return array

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import fastopt
-
-from . import rules, state
+from . import optimizers, rules, state
 from .arrays import FLOAT32, FLOAT64, Array, described
 from .groups import Grouped, check_unique
 from .hyperparameters import plain, value_at
@@ -77,6 +75,7 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
     Examples
     --------
+    >>> import fastopt
     >>> sd = {
     ...     "state": {0: {"momentum_buffer": np.ones(2)}},
     ...     "param_groups": [
@@ -104,7 +103,7 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     slots = {index: as_slots(counterpart, index, sd["state"].get(index, {})) for index in indices}
     likes = {name_of[index]: next(iter(slots[index].values()), np.zeros(())) for index in indices}
     group_of = {name_of[index]: k for k, group in enumerate(sd["param_groups"]) for index in group["params"]}
-    opt: Optimizer = getattr(fastopt, counterpart.name)(
+    opt: Optimizer = getattr(optimizers, counterpart.name)(
         Grouped(
             {name: np.zeros_like(like) for name, like in likes.items()},
             [as_options(counterpart, group) for group in sd["param_groups"]],
@@ -150,6 +149,7 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
 
     Examples
     --------
+    >>> import fastopt
     >>> opt = fastopt.Adam({"W": np.ones(2)})
     >>> info = opt.step({"W": np.ones(2)})
     >>> sd = to_torch(opt)  # doctest: +SKIP

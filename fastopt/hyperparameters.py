@@ -40,18 +40,20 @@ NON_NEGATIVE = Range(0.0)
 OPTIONAL = Range(0.0, optional=True)
 BELOW_ONE = Range(0.0, 1.0)
 ANY_NUMBER = Range(-math.inf)
+SCHEDULED = Range(0.0, schedulable=True)
+SCHEDULED_BELOW_ONE = Range(0.0, 1.0, schedulable=True)
 
 #: What each number may be; an optimizer's own ``ranges`` come before this. An option of neither is True or False.
 RANGES: Mapping[str, Allowed] = {
-    "lr": Range(0.0, schedulable=True),
-    "weight_decay": Range(0.0, schedulable=True),
+    "lr": SCHEDULED,
+    "weight_decay": SCHEDULED,
     "clip_value": OPTIONAL,
     "clip_norm": OPTIONAL,
     "clip_global_norm": OPTIONAL,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
-    "momentum": Range(0.0, schedulable=True),
-    "betas": (Range(0.0, 1.0, schedulable=True), Range(0.0, 1.0, schedulable=True)),
+    "momentum": SCHEDULED,
+    "betas": (SCHEDULED_BELOW_ONE, SCHEDULED_BELOW_ONE),
 }
 
 

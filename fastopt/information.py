@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 from typing import Any
 
 from . import backends, threads
@@ -29,6 +28,8 @@ def info() -> dict[str, Any]:
     >>> sorted(fastopt.info())
     ['backend', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
     """
+    from importlib import metadata
+
     from .backends import native
 
     is_there = native.missing is None

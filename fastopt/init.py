@@ -70,6 +70,12 @@ def xavier_normal(
     """Normal with the standard deviation ``gain * sqrt(2 / (fan_in + fan_out))``; torch's ``xavier_normal_``.
 
     Parameters and source are those of :func:`xavier_uniform`.
+
+    Examples
+    --------
+    >>> W = xavier_normal(np.random.default_rng(0), (300, 200))
+    >>> bool(abs(W.std() - (2 / 500) ** 0.5) < 1e-3)
+    True
     """
     return variance_scaling(rng, shape, squared(gain), "fan_avg", "normal", layout=layout, dtype=dtype)
 
@@ -98,6 +104,12 @@ def he_uniform(
     Notes
     -----
     Source: He et al., Delving Deep into Rectifiers (2015), arXiv 1502.01852.
+
+    Examples
+    --------
+    >>> W = he_uniform(np.random.default_rng(0), (64, 3, 5, 5), layout="out_in")
+    >>> bool(abs(W).max() <= (6 / 75) ** 0.5)
+    True
     """
     return variance_scaling(rng, shape, squared(gain), mode, "uniform", layout=layout, dtype=dtype)
 
@@ -114,6 +126,12 @@ def he_normal(
     """Normal with the standard deviation ``gain / sqrt(fan)``; torch's ``kaiming_normal_``.
 
     Parameters and source are those of :func:`he_uniform`.
+
+    Examples
+    --------
+    >>> W = he_normal(np.random.default_rng(0), (300, 200))
+    >>> bool(abs(W.std() - (2 / 300) ** 0.5) < 1e-3)
+    True
     """
     return variance_scaling(rng, shape, squared(gain), mode, "normal", layout=layout, dtype=dtype)
 

@@ -173,27 +173,33 @@ class LRScheduler:
         Raises
         ------
         TypeError, ValueError
-            If this is not what :meth:`state_dict` of such a driver returned.
+            If this is not what :meth:`state_dict` of such a driver returned. Nothing is changed then.
         """
+        self._check_state_dict(state_dict)
+        self._load_state_dict(state_dict)
+
+    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a dict from state_dict(), got {type(state_dict).__name__}")
-        wanted = [name for name in vars(self) if name != "optimizer"]
+        wanted = list(self.state_dict())
         if sorted(state_dict) != sorted(wanted):
             raise ValueError(
                 f"state_dict: expected that of a {type(self).__name__}, with the entries {wanted}, got "
                 f"{list(state_dict)}"
             )
-        if len(state_dict.get("base_lrs", self.base_lrs)) != len(self.base_lrs):
+        if len(state_dict["_last_lr"]) != len(self._last_lr):
             raise ValueError(
-                f"state_dict: it is for {len(state_dict['base_lrs'])} groups, the optimizer has {len(self.base_lrs)}"
+                f"state_dict: it is for {len(state_dict['_last_lr'])} groups, the optimizer has {len(self._last_lr)}"
             )
+
+    def _load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         for name, value in state_dict.items():
             if name not in self.functions:
                 setattr(self, name, each(lambda item: item, value))
         for name in self.functions:
             ours, saved = getattr(self, name), state_dict[name]
             for fn, values in zip(ours, saved, strict=True) if isinstance(ours, list) else [(ours, saved)]:
-                if values is not None:
+                if values is not None and fn is not None:
                     vars(fn).update(values)
 
 
@@ -304,6 +310,16 @@ class MultiStepLR(LRScheduler):
         As in :class:`LRScheduler`.
     milestones : iterable of int
     gamma : float, default 0.1
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = MultiStepLR(opt, milestones=[2, 4], gamma=0.5)
+    >>> for _ in range(4):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6)
+    0.25
     """
 
     def __init__(
@@ -328,6 +344,16 @@ class ConstantLR(LRScheduler):
         From 0 to 1.
     total_iters : int, default 5
         At least 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = ConstantLR(opt, factor=0.5, total_iters=3)
+    >>> for _ in range(2):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6)
+    0.5
     """
 
     def __init__(
@@ -356,6 +382,16 @@ class LinearLR(LRScheduler):
         From 0 to 1.
     total_iters : int, default 5
         At least 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = LinearLR(opt, start_factor=0.5, total_iters=4)
+    >>> for _ in range(2):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6)
+    0.75
     """
 
     def __init__(
@@ -388,6 +424,16 @@ class ExponentialLR(LRScheduler):
         As in :class:`LRScheduler`.
     gamma : float
         Above 0.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = ExponentialLR(opt, gamma=0.5)
+    >>> for _ in range(3):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6)
+    0.125
     """
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
@@ -409,6 +455,16 @@ class PolynomialLR(LRScheduler):
         At least 1.
     power : float, default 1
         Above 0.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = PolynomialLR(opt, total_iters=4, power=2)
+    >>> for _ in range(2):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6)
+    0.25
     """
 
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> None:
@@ -433,6 +489,16 @@ class CosineAnnealingLR(LRScheduler):
         At least 1.
     eta_min : float, default 0
         At least 0.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = CosineAnnealingLR(opt, T_max=4)
+    >>> for _ in range(6):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6)
+    0.5
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
@@ -543,6 +609,16 @@ class CyclicLR(LRScheduler):
     ------
     ValueError
         Also if there is no momentum to cycle.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0, momentum=0.9)
+    >>> scheduler = CyclicLR(opt, base_lr=0.1, max_lr=0.5, step_size_up=4)
+    >>> for _ in range(2):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6), round(opt.param_groups[0]["momentum"], 6)
+    (0.3, 0.85)
     """
 
     functions = ("scale_fn",)
@@ -632,6 +708,16 @@ class OneCycleLR(LRScheduler):
     ------
     ValueError
         Also if there is no momentum to cycle, or the number of steps is not given.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0, momentum=0.9)
+    >>> scheduler = OneCycleLR(opt, max_lr=1.0, total_steps=10)
+    >>> for _ in range(2):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6), round(opt.param_groups[0]["momentum"], 6)
+    (1.0, 0.85)
     """
 
     is_absolute = True
@@ -697,7 +783,37 @@ class OneCycleLR(LRScheduler):
                 write_momentum(group, self.schedule(k).momentum(self.base_momentums[k], self.max_momentums[k])(epoch))
 
 
-class SequentialLR(LRScheduler):
+class Combined(LRScheduler):
+    """A driver of drivers."""
+
+    _schedulers: list[LRScheduler]
+
+    def _restart(self) -> None:
+        for k, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = self.optimizer._initial_lrs[k]
+        self._begin()
+
+    def state_dict(self) -> dict[str, Any]:
+        saved = {name: value for name, value in vars(self).items() if name not in ("optimizer", "_schedulers")}
+        members = [scheduler.state_dict() for scheduler in self._schedulers]
+        return {**{name: each(lambda item: item, value) for name, value in saved.items()}, "_schedulers": members}
+
+    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super()._check_state_dict(state_dict)
+        if len(state_dict["_schedulers"]) != len(self._schedulers):
+            raise ValueError(
+                f"state_dict: expected that of a {type(self).__name__} of {len(self._schedulers)} schedulers"
+            )
+        for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
+            scheduler._check_state_dict(saved)
+
+    def _load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
+            scheduler._load_state_dict(saved)
+        super()._load_state_dict({name: value for name, value in state_dict.items() if name != "_schedulers"})
+
+
+class SequentialLR(Combined):
     """One driver after another, each from its step 0 at its milestone.
 
     Parameters
@@ -752,10 +868,6 @@ class SequentialLR(LRScheduler):
         scheduler._begin()
         self._last_lr = scheduler.get_last_lr()
 
-    def _restart(self) -> None:
-        begin_at(self.optimizer, [self.optimizer._initial_lrs[k] for k in range(len(self.base_lrs))])
-        self._begin()
-
     def step(self, epoch: int | None = None) -> None:
         """Make a step of the driver whose turn it is; ``epoch`` has to be None."""
         if epoch is not None:
@@ -769,19 +881,8 @@ class SequentialLR(LRScheduler):
             scheduler.step()
         self._last_lr = scheduler.get_last_lr()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "last_epoch": self.last_epoch,
-            "_last_lr": list(self._last_lr),
-            "_milestones": list(self._milestones),
-            "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers],
-        }
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        load_schedulers(self, self._schedulers, state_dict, ("last_epoch", "_last_lr", "_milestones"))
-
-
-class ChainedScheduler(LRScheduler):
+class ChainedScheduler(Combined):
     """Several drivers stepped together, each changing what the one before it left: their factors multiply.
 
     Drivers that set the rate whatever it was (:class:`LambdaLR`, :class:`CyclicLR`, :class:`OneCycleLR`,
@@ -793,6 +894,16 @@ class ChainedScheduler(LRScheduler):
         Of one optimizer; no :class:`ReduceLROnPlateau`.
     optimizer : Optimizer or None, default None
         None: that of the first.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = ChainedScheduler([ConstantLR(opt, 0.5, total_iters=9), ExponentialLR(opt, 0.5)])
+    >>> for _ in range(2):
+    ...     scheduler.step()
+    >>> round(opt.param_groups[0]["lr"], 6)
+    0.125
     """
 
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
@@ -811,10 +922,6 @@ class ChainedScheduler(LRScheduler):
             scheduler._begin()
         self._last_lr = self._schedulers[-1].get_last_lr()
 
-    def _restart(self) -> None:
-        begin_at(self.optimizer, [self.optimizer._initial_lrs[k] for k in range(len(self.base_lrs))])
-        self._begin()
-
     def step(self, epoch: int | None = None) -> None:
         """Make a step of each driver; ``epoch`` has to be None."""
         if epoch is not None:
@@ -823,16 +930,6 @@ class ChainedScheduler(LRScheduler):
             scheduler.step()
         self.last_epoch += 1
         self._last_lr = self._schedulers[-1].get_last_lr()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "last_epoch": self.last_epoch,
-            "_last_lr": list(self._last_lr),
-            "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers],
-        }
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        load_schedulers(self, self._schedulers, state_dict, ("last_epoch", "_last_lr"))
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -1007,14 +1104,3 @@ def write_momentum(group: dict[str, Any], momentum: float) -> None:
         group["betas"] = (momentum, *group["betas"][1:])
     else:
         group["momentum"] = momentum
-
-
-def load_schedulers(
-    owner: LRScheduler, schedulers: Sequence[LRScheduler], state_dict: Mapping[str, Any], names: tuple[str, ...]
-) -> None:
-    if sorted(state_dict) != sorted([*names, "_schedulers"]) or len(state_dict["_schedulers"]) != len(schedulers):
-        raise ValueError(f"state_dict: expected that of a {type(owner).__name__} of {len(schedulers)} schedulers")
-    for scheduler, saved in zip(schedulers, state_dict["_schedulers"], strict=True):
-        scheduler.load_state_dict(saved)
-    for name in names:
-        setattr(owner, name, each(lambda item: item, state_dict[name]))

@@ -86,6 +86,13 @@ class Optimizer:
         Where steps run: ``"native"`` or ``"numpy"``.
     clip_global_norm : float or None
         The greatest norm of all gradients together.
+    frozen : list of str
+        The names of the arrays that steps pass over.
+
+    Notes
+    -----
+    ``params`` may also be what :func:`fastopt.group_by` returns. ``lr``, ``weight_decay``, ``momentum`` and each of
+    ``betas`` may be a schedule: a function of the step, from 0, such as those of :mod:`fastopt.schedules`.
     """
 
     #: The ranges of the options that are this optimizer's own.
@@ -177,6 +184,11 @@ class Optimizer:
         addition = self._addition(group["params"])
         options = {name: value for name, value in group.items() if name != "params"}
         self._add(addition, [options], dict.fromkeys(addition.names(), 0))
+
+    @property
+    def frozen(self) -> list[str]:
+        """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
+        return [name for name in self._names if name in self._frozen]
 
     def freeze(self, pattern: str) -> list[str]:
         """Skip these arrays from now on, whatever their gradient: no update, their slots and step counts untouched.

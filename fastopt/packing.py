@@ -90,7 +90,9 @@ class Packer:
                 f"{'.'.join(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}"
             )
         # Nothing that a file system could take for a path.
-        wanted = key = re.sub(r"[%/\\\x00-\x1f\x7f]", lambda found: f"%{ord(found[0]):02X}", ".".join(path))
+        wanted = key = re.sub(
+            r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path)
+        )
         number = 1
         while key in self.arrays:
             number += 1
@@ -146,6 +148,9 @@ def unpack(packed: Any, arrays: dict[str, Array]) -> Any:
 def generator(state: Any) -> np.random.Generator:
     if not isinstance(state, dict) or state.get("bit_generator") not in GENERATORS:
         raise ValueError(f"{state!r:.80} is no generator's state")
+    # NumPy takes these as they are and would read beyond its buffers.
+    if not 0 <= state["state"].get("pos", 0) <= 624 or not 0 <= state.get("buffer_pos", 0) <= 4:
+        raise ValueError("a generator's position is outside its buffer")
     bit_generator = getattr(np.random, state["bit_generator"])()
     bit_generator.state = state
     return np.random.Generator(bit_generator)

@@ -7,41 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case, every_case, everything
+from structures import RNG, copied, flat, like, model
 
 import fastopt
 from fastopt import schedules
-
-RNG = np.random.default_rng(0)
-
-
-def model() -> dict[str, Any]:
-    return {
-        "hidden": {"W": RNG.normal(size=(4, 3)), "b": RNG.normal(size=3)},
-        "norm1": RNG.normal(size=3).astype(np.float32),
-        "out": [RNG.normal(size=(3, 2)), {"b": RNG.normal(size=2)}],
-    }
-
-
-def like(params: Any) -> Any:
-    """Return random gradients in the structure of parameters."""
-    if isinstance(params, dict):
-        return {key: like(value) for key, value in params.items()}
-    if isinstance(params, list):
-        return [like(value) for value in params]
-    return RNG.normal(size=params.shape)
-
-
-def copied(params: Any) -> Any:
-    if isinstance(params, dict):
-        return {key: copied(value) for key, value in params.items()}
-    return [copied(value) for value in params] if isinstance(params, list) else params.copy()
-
-
-def flat(params: Any) -> list[Any]:
-    if isinstance(params, (dict, list)):
-        return [leaf for value in (params.values() if isinstance(params, dict) else params) for leaf in flat(value)]
-    return [params]
-
 
 PATTERNS: dict[str, dict[str, Any]] = {"*.b": {"weight_decay": 0}, "norm*": {"lr": 0.5}, "*": {}}
 

@@ -375,7 +375,7 @@ def test_bad_states_and_added_groups() -> None:
         with pytest.raises(error, match="state_dict: expected"):
             scheduler.load_state_dict(bad)
     with pytest.raises(ValueError, match="it is for 2 groups, the optimizer has 1"):
-        scheduler.load_state_dict({**saved, "base_lrs": [1, 2]})
+        scheduler.load_state_dict({**saved, "_last_lr": [1, 2]})
     assert scheduler.state_dict() == saved
     chained = lr_scheduler.ChainedScheduler([scheduler])
     with pytest.raises(ValueError, match="expected that of a ChainedScheduler of 1 schedulers"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CASES, Case, every_case, every_dtype, everything
-from test_groups import copied, flat, like, model
+from structures import copied, flat, like, model
 
 import fastopt
 from fastopt import schedules, state

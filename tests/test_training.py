@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_checkpoint import same
-from test_groups import copied, flat, model
+from structures import copied, flat, model, same
 
 import fastopt
 from fastopt import EarlyStopping, SnapshotEnsemble, schedules
