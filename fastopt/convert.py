@@ -122,7 +122,7 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         saved["state"][name] = {**(saved["state"][name] if steps else {}), **slots[index], "step": np.array(int(steps))}
     for k, group in enumerate(sd["param_groups"]):
         if "initial_lr" in group:
-            saved["groups"][k]["initial_lr"] = as_number(group["initial_lr"])
+            saved["param_groups"][k]["initial_lr"] = as_number(group["initial_lr"])
     saved["step_count"] = max(int(entries["step"]) for entries in saved["state"].values())
     return saved
 
@@ -171,14 +171,14 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
     states: dict[int, dict[str, Any]] = {}
     groups = []
     index = 0
-    for k, group in enumerate(saved["groups"]):
+    for k, group in enumerate(saved["param_groups"]):
         values = {name: value_at(plain(opt.param_groups[k][name]), opt.step_count) for name in counterpart.options}
         options = {**values, "maximize": opt.param_groups[k]["maximize"], **TECHNICAL, **counterpart.more}
-        if group["initial_lr"] is not None:
+        if "initial_lr" in group:
             options["initial_lr"] = group["initial_lr"]
-        groups.append({**options, "params": list(range(index, index + len(group["names"])))})
+        groups.append({**options, "params": list(range(index, index + len(group["params"])))})
         wanted = rules.slots(opt.rule(opt.param_groups[k]))
-        for name in group["names"]:
+        for name in group["params"]:
             entries = saved["state"][name]
             if entries["step"] and (wanted or counterpart.counts):
                 tensors = {

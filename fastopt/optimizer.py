@@ -236,9 +236,10 @@ class Optimizer:
         -------
         dict
             ``"optimizer"`` (the class's name), ``"step_count"``, ``"options"`` (those of the whole optimizer),
-            ``"groups"`` (for each: ``"names"`` of its arrays, ``"options"``, ``"initial_lr"``), ``"frozen"`` (names),
-            ``"state"`` (for the name of each array: its slots and ``"step"``), ``"extra"``. A schedule is a dict with
-            its class and arguments; of a function that a schedule calls only the name is kept.
+            ``"param_groups"`` (as the attribute, with the names of the arrays as ``"params"``; ``"initial_lr"`` if an
+            lr_scheduler drives it), ``"frozen"`` (names), ``"state"`` (for the name of each array: its slots and
+            ``"step"``), ``"extra"``. A schedule is a dict with its class and arguments; of a function that a schedule
+            calls only the name is kept.
 
         Raises
         ------
@@ -250,7 +251,7 @@ class Optimizer:
         >>> import numpy as np, fastopt
         >>> opt = fastopt.SGD({"W": np.ones(2)}, lr=fastopt.schedules.constant(0.1), momentum=0.9)
         >>> saved = opt.state_dict()
-        >>> saved["groups"][0]["options"]["lr"]
+        >>> saved["param_groups"][0]["lr"]
         {'schedule': 'constant', 'arguments': {'value': 0.1}}
         >>> saved["state"]["W"]
         {'step': array(0), 'b': array([0., 0.])}

@@ -21,12 +21,13 @@ FORM: Mapping[str, type] = {
     "optimizer": str,
     "step_count": int,
     "options": Mapping,
-    "groups": list,
+    "param_groups": list,
     "frozen": list,
     "state": Mapping,
     "extra": Mapping,
 }
-GROUP_FORM: Mapping[str, Any] = {"names": list, "options": Mapping, "initial_lr": (float, type(None))}
+#: What a saved group has besides its options.
+NO_OPTIONS = ("params", "initial_lr")
 
 #: The options of a whole optimizer, which are its attributes.
 WHOLE_OPTIONS = ("clip_global_norm",)
@@ -65,13 +66,14 @@ def of(opt: Optimizer, copy: bool = True) -> dict[str, Any]:
     groups = []
     for k, group in enumerate(opt.param_groups):
         members = [name for name, owner in zip(opt._names, opt._group_of, strict=True) if owner == k]
+        initial_lr = {"initial_lr": opt._initial_lrs[k]} if k in opt._initial_lrs else {}
         options = {name: encoded(value) for name, value in group.items() if name != "params"}
-        groups.append({"names": members, "options": options, "initial_lr": opt._initial_lrs.get(k)})
+        groups.append({"params": members, **options, **initial_lr})
     return {
         "optimizer": type(opt).__name__,
         "step_count": opt.step_count,
         "options": {name: encoded(getattr(opt, name)) for name in WHOLE_OPTIONS},
-        "groups": groups,
+        "param_groups": groups,
         "frozen": sorted(opt._frozen),
         "state": {
             name: {slot: array.copy(order="K") if copy else array for slot, array in entries.items()}
@@ -96,12 +98,7 @@ def prepared(opt: Optimizer, saved: Mapping[str, Any], strict: bool, misfits: li
     TypeError, ValueError
         As :meth:`fastopt.Optimizer.load_state_dict`.
     """
-    check_form("state_dict", saved, FORM)
-    for k, group in enumerate(saved["groups"]):
-        check_form(f"state_dict: groups[{k}]", group, GROUP_FORM)
-    for name, entries in saved["state"].items():
-        if not isinstance(entries, Mapping):
-            raise TypeError(f"state_dict: state[{name!r}] is {described(entries)}; expected a dict of arrays")
+    check_form(saved)
     if saved["optimizer"] != type(opt).__name__:
         raise ValueError(
             f"state_dict: it is that of the optimizer {saved['optimizer']!r}, this is {type(opt).__name__!r}; build "
@@ -122,7 +119,7 @@ def prepared(opt: Optimizer, saved: Mapping[str, Any], strict: bool, misfits: li
 def planned(opt: Optimizer, saved: Mapping[str, Any], strict: bool, misfits: list[Misfit]) -> tuple[Plan, LoadResult]:
     wrong: list[str] = []
     whole_options = planned_whole_options(opt, saved["options"], wrong)
-    groups = planned_groups(opt, saved["groups"], wrong, misfits)
+    groups = planned_groups(opt, saved["param_groups"], wrong, misfits)
     rule_of = {k: opt.rule(options) for k, (options, _) in groups.items()}
 
     entries: dict[str, dict[str, tuple[Array, Any]]] = {}
@@ -194,13 +191,13 @@ def missing(path: str) -> Misfit:
     return Misfit(path, True, False, f"missing: {path}")
 
 
+def unexpected(path: str) -> Misfit:
+    return Misfit(path, False, True, f"unexpected: {path}")
+
+
 def is_fresh(entries: Mapping[str, Any]) -> bool:
     """Tell whether an array made no step and has no slots yet; they will be made as in a new optimizer."""
     return set(entries) == {"step"} and np.array_equal(entries["step"], 0)
-
-
-def unexpected(path: str) -> Misfit:
-    return Misfit(path, False, True, f"unexpected: {path}")
 
 
 @cache
@@ -221,7 +218,7 @@ def planned_whole_options(opt: Optimizer, saved: Mapping[str, Any], wrong: list[
         try:
             found[name] = decoded(value, getattr(opt, name))
             opt._check_option(name, found[name])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             wrong.append(f"options: {error}")
     return found
 
@@ -236,23 +233,22 @@ def planned_groups(
     ]
     found: dict[int, tuple[Group, float | None]] = {}
     for j, group in enumerate(saved):
-        k = next((k for k, names in enumerate(names_of) if k not in found and names == group["names"]), None)
+        k = next((k for k, names in enumerate(names_of) if k not in found and names == group["params"]), None)
         if k is None:
-            text = f"groups[{j}] is of the arrays {group['names']}; the groups here are of {names_of}"
-            misfits.append(Misfit(f"groups[{j}]", False, True, text))
+            text = f"param_groups[{j}] is of the arrays {group['params']}; the groups here are of {names_of}"
+            misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
             continue
         current = {name: value for name, value in opt.param_groups[k].items() if name != "params"}
-        if sorted(group["options"]) != sorted(current):
-            wrong.append(
-                f"groups[{j}]: expected the options {sorted(current)}, got {sorted(map(str, group['options']))}"
-            )
+        given = {name: value for name, value in group.items() if name not in NO_OPTIONS}
+        if set(given) != set(current):
+            wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {list(given)}")
             continue
         try:
-            options = {name: decoded(group["options"][name], current[name]) for name in current}
-            opt._settle(options, k)
-            found[k] = (options, group["initial_lr"])
-        except (TypeError, ValueError) as error:
-            wrong.append(f"groups[{j}]: {error}")
+            options = {name: decoded(given[name], current[name]) for name in current}
+            opt._settle(options, 0)
+            found[k] = (options, group.get("initial_lr"))
+        except (TypeError, ValueError, OverflowError) as error:
+            wrong.append(f"param_groups[{j}]: {error}")
     if not wrong:
         misfits += [missing(f"param_groups[{k}]") for k in range(len(names_of)) if k not in found]
     return found
@@ -288,7 +284,7 @@ def planned_entries(
 
 def carry_out(opt: Optimizer, plan: Plan) -> None:
     for name, entries in plan.entries.items():
-        for slot in set(opt.state[name]).difference(entries):
+        for slot in known_slots().intersection(opt.state[name]).difference(entries):
             del opt.state[name][slot]
         for slot, (array, value) in entries.items():
             array[...] = value
@@ -309,8 +305,8 @@ def carry_out(opt: Optimizer, plan: Plan) -> None:
     opt._table = None
 
 
-def check_form(where: str, saved: Any, form: Mapping[str, Any]) -> None:
-    """Raise unless ``saved`` is a dict with these entries.
+def check_form(saved: Any) -> None:
+    """Raise unless ``saved`` has the entries of a saved state, each of its type.
 
     Raises
     ------
@@ -318,14 +314,20 @@ def check_form(where: str, saved: Any, form: Mapping[str, Any]) -> None:
         Says which entry is wrong.
     """
     if not isinstance(saved, Mapping):
-        raise TypeError(f"{where}: expected a dict from state_dict(), got {type(saved).__name__}")
-    if set(saved) != set(form):
-        raise ValueError(
-            f"{where}: expected the entries {list(form)}, got {list(saved)}; give what state_dict() returned"
-        )
-    for name, kind in form.items():
+        raise TypeError(f"state_dict: expected a dict from state_dict(), got {type(saved).__name__}")
+    if set(saved) != set(FORM):
+        raise ValueError(f"state_dict: expected the entries {list(FORM)}, got {list(saved)}")
+    for name, kind in FORM.items():
         if not isinstance(saved[name], kind) or isinstance(saved[name], bool):
-            raise TypeError(f"{where}: {name!r} is {described(saved[name])}; give what state_dict() returned")
+            raise TypeError(f"state_dict: {name!r} is {described(saved[name])}; give what state_dict() returned")
+    for k, group in enumerate(saved["param_groups"]):
+        if not isinstance(group, Mapping) or not isinstance(group.get("params"), list):
+            raise TypeError(f"state_dict: param_groups[{k}] is no dict with the names of its arrays as 'params'")
+        if not isinstance(group.get("initial_lr", 0.0), (int, float)):
+            raise TypeError(f"state_dict: param_groups[{k}]: 'initial_lr' is {described(group['initial_lr'])}")
+    for name, entries in saved["state"].items():
+        if not isinstance(entries, Mapping):
+            raise TypeError(f"state_dict: state[{name!r}] is {described(entries)}; expected a dict of arrays")
 
 
 def encoded(value: Any) -> Any:

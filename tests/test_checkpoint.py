@@ -703,7 +703,8 @@ def test_resuming_in_a_new_process_is_exact(tmp_path: Path) -> None:
 
 def test_importing_loads_only_what_is_used() -> None:
     code = (
-        "import sys, fastopt; names = {'safetensors', 'ml_dtypes', 'matplotlib', 'torch', 'hashlib', 'fastopt.schedules', "
+        "import sys, fastopt; names = {'safetensors', 'ml_dtypes', 'matplotlib', 'torch', 'hashlib', "
+        "'fastopt.schedules', "
         "'fastopt.checkpoint', 'fastopt.lr_scheduler', 'fastopt.state'}; print(sorted(names & set(sys.modules))); "
         "print(fastopt.schedules.constant(0.1), fastopt.init.fans((2, 3)), fastopt.load, 'save' in dir(fastopt))"
     )

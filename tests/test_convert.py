@@ -102,7 +102,7 @@ def test_there_and_back_is_the_same(case: Case) -> None:
     run.step_here(opt, range(4, 6))
     run.step_here(other, range(4, 6))
     assert [array.tobytes() for array in arrays.values()] == [array.tobytes() for array in others.values()]
-    assert back["groups"] == saved["groups"]
+    assert back["param_groups"] == saved["param_groups"]
 
 
 def test_what_was_taken_is_a_copy() -> None:

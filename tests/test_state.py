@@ -162,7 +162,7 @@ def test_a_function_is_taken_from_the_optimizer(make: Callable[[], Any]) -> None
     opt = fastopt.SGD([np.ones(1)], lr=make())
     opt.step([np.ones(1)])
     saved = opt.state_dict()
-    json.dumps(saved["groups"])
+    json.dumps(saved["param_groups"])
     same = fastopt.SGD([np.ones(1)], lr=make())
     same.load_state_dict(saved)
     assert same.step([np.ones(1)]) == opt.step([np.ones(1)])
@@ -195,7 +195,7 @@ def test_every_mismatch_is_in_one_error_and_nothing_is_changed() -> None:
     saved["frozen"] = ["martian"]
     saved["extra"] = {"loss_scale": 3.0}
     saved["options"]["clip_global_norm"] = -1
-    saved["groups"][0]["options"]["lr"] = -1
+    saved["param_groups"][0]["lr"] = -1
     saved["step_count"] = -5
     for other in (opt, fastopt.AdamW(copied(params))):
         before = unchanged(other, params)
@@ -214,7 +214,7 @@ def test_every_mismatch_is_in_one_error_and_nothing_is_changed() -> None:
             "unexpected: frozen: martian",
             "extra: expected the entries [], got ['loss_scale']",
             "options: clip_global_norm=-1: expected a finite number of at least 0, or None",
-            "groups[0]: lr=-1: expected a finite number of at least 0, a schedule",
+            "param_groups[0]: lr=-1: expected a finite number of at least 0, a schedule",
             "step_count: expected a number of at least 0, got -5",
         ):
             assert sum(part in line for line in lines) == 1, part
@@ -233,7 +233,7 @@ def test_not_strict_loads_what_fits() -> None:
         other.load_state_dict(opt.state_dict())
     result = other.load_state_dict(opt.state_dict(), strict=False)
     assert result.missing == ["param_groups[0]", "head.W.m", "head.W.v", "head.new"]
-    assert result.unexpected == ["groups[0]", "head.W.m", "head.W.v", "head.old"]
+    assert result.unexpected == ["param_groups[0]", "head.W.m", "head.W.v", "head.old"]
     for name in ("body.W", "body.b"):
         for slot, values in opt.state[name].items():
             assert other.state[name][slot].tobytes() == values.tobytes()
@@ -266,21 +266,27 @@ def without(saved: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda saved: {**saved, "step_count": -3}, ValueError, "step_count: expected a number of at least 0"),
         (lambda saved: {**saved, "state": [1]}, TypeError, "'state' is of type list"),
         (lambda saved: {**saved, "state": {"0": 3}}, TypeError, r"state\['0'\] is of type int"),
-        (lambda saved: {**saved, "groups": {}}, TypeError, "'groups' is of type dict"),
-        (lambda saved: {**saved, "groups": [3]}, TypeError, r"groups\[0\]: expected a dict"),
-        (lambda saved: {**saved, "groups": [{"names": []}]}, ValueError, r"groups\[0\]: expected the entries"),
+        (lambda saved: {**saved, "param_groups": {}}, TypeError, "'param_groups' is of type dict"),
+        (lambda saved: {**saved, "param_groups": [3]}, TypeError, r"param_groups\[0\] is no dict with the names"),
+        (lambda saved: {**saved, "param_groups": [{"lr": 1}]}, TypeError, r"param_groups\[0\] is no dict with the"),
         (lambda saved: {**saved, "options": {}}, ValueError, "options: expected"),
-        (lambda saved: options(saved, nesterov=True), ValueError, r"groups\[0\]: expected the options"),
-        (lambda saved: options(saved, lr="fast"), ValueError, r"groups\[0\]: lr='fast'"),
-        (lambda saved: options(saved, lr=float("nan")), ValueError, r"groups\[0\]: lr=nan"),
-        (lambda saved: options(saved, betas=(0.9,)), ValueError, r"groups\[0\]: betas"),
+        (lambda saved: options(saved, initial_lr="x"), TypeError, r"param_groups\[0\]: 'initial_lr' is of type str"),
+        (
+            lambda saved: options(saved, lr={"schedule": "constant", "arguments": {"value": 10**400}}),
+            ValueError,
+            "large",
+        ),
+        (lambda saved: options(saved, nesterov=True), ValueError, r"param_groups\[0\]: expected the options"),
+        (lambda saved: options(saved, lr="fast"), ValueError, r"param_groups\[0\]: lr='fast'"),
+        (lambda saved: options(saved, lr=float("nan")), ValueError, r"param_groups\[0\]: lr=nan"),
+        (lambda saved: options(saved, betas=(0.9,)), ValueError, r"param_groups\[0\]: betas"),
         (lambda saved: options(saved, lr={"schedule": "os", "arguments": {}}), ValueError, "there is no schedule 'os'"),
         (lambda saved: options(saved, lr={"schedule": "Schedule", "arguments": {}}), ValueError, "no schedule 'Sched"),
         (lambda saved: options(saved, lr={"schedule": "cosine", "arguments": {}}), ValueError, "cosine: expected the"),
         (
             lambda saved: options(saved, lr={"schedule": "constant", "arguments": {"value": -1}}),
             ValueError,
-            r"groups\[0\]: constant: value must be a finite number >= 0",
+            r"param_groups\[0\]: constant: value must be a finite number >= 0",
         ),
         (lambda saved: options(saved, lr={"function": "os.system"}), ValueError, "calls the function 'os.system'"),
         (lambda saved: options(saved, lr={"x": 1}), ValueError, "expected a number, a schedule or a tuple"),
@@ -299,15 +305,14 @@ def test_what_is_no_saved_state(
 
 
 def options(saved: dict[str, Any], **more: Any) -> dict[str, Any]:
-    group = saved["groups"][0]
-    return {**saved, "groups": [{**group, "options": {**group["options"], **more}}]}
+    return {**saved, "param_groups": [{**saved["param_groups"][0], **more}]}
 
 
 def test_a_rule_that_the_saved_options_do_not_allow() -> None:
     opt = fastopt.SGD([np.ones(2)], momentum=0.9)
     saved = opt.state_dict()
-    saved["groups"][0]["options"].update(nesterov=True, dampening=0.5)
-    with pytest.raises(ValueError, match=r"groups\[0\]: nesterov=True: expected momentum above 0"):
+    saved["param_groups"][0].update(nesterov=True, dampening=0.5)
+    with pytest.raises(ValueError, match=r"param_groups\[0\]: nesterov=True: expected momentum above 0"):
         opt.load_state_dict(saved)
 
 
@@ -315,7 +320,7 @@ def test_other_groups() -> None:
     params = {"a": np.ones(1), "b": np.ones(1)}
     opt = fastopt.SGD(fastopt.group_by(params, {"a": {}, "b": {"lr": 0.5}}))
     other = fastopt.SGD({"a": np.ones(1), "b": np.ones(1)})
-    with pytest.raises(ValueError, match=r"groups\[0\] is of the arrays \['a'\]; the groups here are of"):
+    with pytest.raises(ValueError, match=r"param_groups\[0\] is of the arrays \['a'\]; the groups here are of"):
         other.load_state_dict(opt.state_dict())
 
 
