@@ -17,8 +17,8 @@ FLOAT64 = np.dtype(np.float64)
 NATIVE_GRADS = (FLOAT32, FLOAT64, np.dtype(np.float16))
 
 
-def check_param(name: str, array: Any) -> None:
-    """Raise unless ``array`` can be updated in place.
+def checked_param(name: str, array: Any) -> Array:
+    """Return ``array``; raise unless it can be updated in place.
 
     Raises
     ------
@@ -48,15 +48,30 @@ def check_param(name: str, array: Any) -> None:
             f"params: {name!r} is not one contiguous, aligned run of memory (shape {array.shape}, strides "
             f"{array.strides}); give np.ascontiguousarray() of it, and keep that as the parameter"
         )
+    return array
 
 
 def described(value: Any) -> str:
-    return f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+    kind = f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+    return f"{kind}, on the GPU" if is_on_device(value) else kind
+
+
+def is_on_device(value: Any) -> bool:
+    """Tell whether something is an array on a GPU."""
+    try:
+        return hasattr(value, "__cuda_array_interface__")
+    except RuntimeError:  # torch: of tensors that require grad
+        return True
 
 
 def in_memory_order(array: Array) -> Array:
     """Return a view of a contiguous array of C or Fortran order whose C order is that of the memory."""
     return array if array.flags.c_contiguous else array.T
+
+
+def full_like(param: Array, value: float) -> Array:
+    """Return a new array of a parameter's shape, dtype and order of memory, filled with one number."""
+    return np.full_like(param, value, subok=False)
 
 
 def grad_in_memory_order(name: str, grad: Any, param: Array) -> tuple[Array, bool]:
@@ -109,6 +124,17 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def extents(names: Sequence[str], arrays: Sequence[Array]) -> Extents:
+    """Return the runs of memory of all parameters.
+
+    Raises
+    ------
+    ValueError
+        If two of them overlap.
+    """
+    return Extents(names, [address(array) for array in arrays], [array.nbytes for array in arrays])
+
+
 class Extents:
     """The runs of memory of the parameters, to tell what overlaps them.
 
@@ -118,9 +144,9 @@ class Extents:
         If two of them overlap.
     """
 
-    def __init__(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
-        starts = np.array([address(array) for array in arrays], dtype=np.uintp)
-        stops = starts + np.array([array.nbytes for array in arrays], dtype=np.uintp)
+    def __init__(self, names: Sequence[str], addresses: Sequence[int], sizes: Sequence[int]) -> None:
+        starts = np.array(addresses, dtype=np.uintp)
+        stops = starts + np.array(sizes, dtype=np.uintp)
         order = np.argsort(starts, kind="stable")
         order = order[stops[order] > starts[order]]
         self.names = [names[i] for i in order]

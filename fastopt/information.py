@@ -16,7 +16,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``backend`` (of new optimizers), ``native_missing`` (why the native one can't be had, or None), ``isas_found``,
-        ``isa`` (in use), ``openmp`` (the date of its version, 0 without), ``threads``, ``versions``.
+        ``isa`` (in use), ``openmp`` (the date of its version, 0 without), ``threads``, ``cuda`` (``missing``: why it
+        can't be used, or None; ``driver``, ``package``: their versions; ``devices``), ``versions``.
 
     Raises
     ------
@@ -27,9 +28,9 @@ def info() -> dict[str, Any]:
     --------
     >>> import fastopt
     >>> sorted(fastopt.info())
-    ['backend', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
+    ['backend', 'cuda', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
     """
-    from .backends import native
+    from .backends import cuda_found, native
 
     is_there = native.missing is None
     return {
@@ -39,6 +40,7 @@ def info() -> dict[str, Any]:
         "isa": native.isa() if is_there else None,
         "openmp": native.openmp() if is_there else 0,
         "threads": threads.get_num_threads(),
+        "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {
             "fastopt": metadata.version("fastopt"),
             "numpy": metadata.version("numpy"),
@@ -61,6 +63,14 @@ def told() -> str:
         ("instruction sets", f"found {', '.join(found['isas_found']) or 'none'}; in use {found['isa'] or 'none'}"),
         ("OpenMP", str(found["openmp"]) if found["openmp"] else "no"),
         ("threads", str(found["threads"])),
+        ("CUDA", told_of_cuda(found["cuda"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
     ]
     return "\n".join(f"{name:<17} {value}" for name, value in rows)
+
+
+def told_of_cuda(cuda: dict[str, Any]) -> str:
+    if cuda["missing"] is not None:
+        return f"no: {cuda['missing']}"
+    devices = ", ".join(cuda["devices"]) or "devices not listed"
+    return f"driver {cuda['driver']}, numba-cuda {cuda['package']}, {devices}"
