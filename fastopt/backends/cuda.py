@@ -95,15 +95,15 @@ def prepare_of(options: Options) -> Callable[..., Sequence[Any]]:
 
 
 @cache
-def sources() -> str:
-    """Return a mark of all that a kernel is made from: Numba's cache on disk looks at one file only."""
-    files = [Path(inspect.getfile(module)) for module in (rules, numba_cuda)] + [Path(__file__)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()[:16]
+def sources(of: Any) -> str:
+    """Return a mark of the source that a kernel is made from: Numba's cache on disk looks at numba_cuda.py only."""
+    files = [Path(inspect.getfile(of)), Path(__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def update_key(rule: Rule, dtype: str, grad_dtype: str, options: Options) -> str:
     """Return the name under which numba_cuda knows a step."""
-    key = f"step {rule.__module__}.{rule.__qualname__} {dtype} {grad_dtype} {options} {sources()}"
+    key = f"step {rule.__module__}.{rule.__qualname__} {dtype} {grad_dtype} {options} {sources(rule)}"
     slots = rules.slots(rule)
     written = (0, *range(2, 2 + len(slots)))
     dtypes = (dtype, grad_dtype, *[dtype] * len(slots))
@@ -112,7 +112,7 @@ def update_key(rule: Rule, dtype: str, grad_dtype: str, options: Options) -> str
 
 
 def squares_key(slots: int, dtype: str, grad_dtype: str, options: Options) -> str:
-    key = f"squares {slots} {dtype} {grad_dtype} {options} {sources()}"
+    key = f"squares {slots} {dtype} {grad_dtype} {options} {sources(prepare_of)}"
     dtypes = (dtype, grad_dtype, *[dtype] * slots)
     numba_cuda.TRACED.setdefault(key, numba_cuda.Traced(prepare_of(options), dtypes, ()))
     return key
@@ -122,18 +122,18 @@ def squares_key(slots: int, dtype: str, grad_dtype: str, options: Options) -> st
 def update_kernel(device: int, rule: Rule, dtype: str, grad_dtype: str, options: Options, scalars: type) -> Any:
     """Return the compiled kernel of a step."""
     kernel = numba_cuda.update_kernel(update_key(rule, dtype, grad_dtype, options))
-    return numba_cuda.compiled(kernel, numba_cuda.update_signature(dtype, Stages, scalars))
+    return numba_cuda.compiled(kernel, numba_cuda.update_signature(dtype, Stages, scalars), dtype)
 
 
 @cache
 def squares_kernel(device: int, slots: int, dtype: str, grad_dtype: str, options: Options) -> Any:
     kernel = numba_cuda.squares_kernel(squares_key(slots, dtype, grad_dtype, options))
-    return numba_cuda.compiled(kernel, numba_cuda.squares_signature(dtype, Stages))
+    return numba_cuda.compiled(kernel, numba_cuda.squares_signature(dtype, Stages), dtype)
 
 
 @cache
 def plain_kernel(device: int, kernel: Callable[..., None]) -> Any:
-    return numba_cuda.compiled(kernel, numba_cuda.plain_signatures()[kernel])
+    return numba_cuda.compiled(kernel, numba_cuda.plain_signatures()[kernel], "float64")
 
 
 # Arrays. The names that fastopt/arrays.py has too are what the optimizer asks of either.

@@ -31,6 +31,10 @@ THREADS = 2 if SIMULATED else 256
 CHUNKS_A_BLOCK = 1 if SIMULATED else 16
 TILE = 256
 
+#: For float32 the most threads of a block, and how many blocks must fit on a multiprocessor to keep its memory busy: it
+#: limits registers to 64, and none is spilled. With float64 any such limit was seen to spill or to raise their number.
+LAUNCH_BOUNDS = {"float32": (256, 4), "float64": None}
+
 #: The words (int64) of a table's row: length, elements before the first aligned one, array number, first chunk; then
 #: the addresses of the parameter, the gradient and the slots.
 ROW_HEAD = 4
@@ -446,12 +450,12 @@ def named_type(dtype: str, kind: type) -> Any:
     return types.NamedUniTuple(getattr(types, dtype), len(kind._fields), kind)  # type: ignore[attr-defined]
 
 
-def compiled(kernel: Callable[..., None], signature: Any) -> Any:
+def compiled(kernel: Callable[..., None], signature: Any, dtype: str) -> Any:
     """Return the kernel, compiled for the current device or taken from the cache on disk."""
     if SIMULATED:
         return cuda.jit(kernel)
     with told_when_slow():
-        return cuda.jit([signature], cache=True)(kernel)
+        return cuda.jit([signature], cache=True, launch_bounds=LAUNCH_BOUNDS[dtype])(kernel)
 
 
 @contextmanager
@@ -467,9 +471,10 @@ def told_when_slow() -> Iterator[None]:
         timer.cancel()
 
 
-def ptx(kernel: Callable[..., None], signature: Any, capability: tuple[int, int]) -> str:
+def ptx(kernel: Callable[..., None], signature: Any, dtype: str, capability: tuple[int, int]) -> str:
     """Return a kernel's assembly for a compute capability; needs no device."""
-    return str(cuda.compile_ptx(kernel, signature.args, cc=capability)[0])
+    bounds = LAUNCH_BOUNDS[dtype]
+    return str(cuda.compile_ptx(kernel, signature.args, cc=capability, launch_bounds=bounds)[0])
 
 
 # Memory, devices and streams.
