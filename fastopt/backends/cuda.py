@@ -342,7 +342,7 @@ class CudaTable:
         self.uploaded: npt.NDArray[np.uintp] | None = None
         #: The stream that the next step was asked to run in, and the one that the last step ran in.
         self.stream: int | None = None
-        self.last_stream: int | None = None
+        self.last_stream = 0  # in which slots are made
         self.clips_arrays = self.clips_all = False
         with numba_cuda.on_device(self.device):
             self.factors = {dtype: numba_cuda.empty(self.count + 1, dtype) for dtype in PARAM_DTYPES}
@@ -379,9 +379,8 @@ class CudaTable:
             # All kernels first: one that can't be compiled must leave every array as it is.
             ready = [self.update_of(launch, hypers[launch.row]) for launch in self.launches]
             for launch, (kernel, stages, h) in zip(self.launches, ready, strict=True):
-                kernel[launch.chunk_count, numba_cuda.THREADS, stream](
-                    *self.addresses(launch), *self.factor_addresses(launch.dtype), stages, h
-                )
+                addresses = *self.addresses(launch), *self.factor_addresses(launch.dtype)
+                numba_cuda.launch(kernel, launch.chunk_count, numba_cuda.THREADS, stream, *addresses, stages, h)
 
     def update_of(self, launch: Launch, hyper: Hyper) -> tuple[Any, Stages, tuple[Any, ...]]:
         """Return the kernel of a launch and its numbers."""
@@ -428,16 +427,17 @@ class CudaTable:
                 sums, limits_at = numba_cuda.address(self.sums), numba_cuda.address(self.limits)
                 blocks = -(-self.count // numba_cuda.THREADS)
                 kernel = plain_kernel(self.device, numba_cuda.clip_arrays)
-                kernel[blocks, numba_cuda.THREADS, stream](sums, limits_at, self.count, *factors)
+                numba_cuda.launch(kernel, blocks, numba_cuda.THREADS, stream, sums, limits_at, self.count, *factors)
                 self.clips_arrays = True
             if global_limit is not None:
                 self.add_squares(hypers, stream)
                 factors = [self.factor_addresses(dtype)[1] for dtype in ("float64", "float32")]
                 if self.norms is None:
-                    self.norms = DeviceNorms(self)
+                    self.norms = DeviceNorms()
                 norm, at = self.norms.following()
                 kernel = plain_kernel(self.device, numba_cuda.clip_all)
-                kernel[1, 1, stream](numba_cuda.address(self.sums), self.count, float(global_limit), at, *factors)
+                sums, limit = numba_cuda.address(self.sums), float(global_limit)
+                numba_cuda.launch(kernel, 1, 1, stream, sums, self.count, limit, at, *factors)
                 self.clips_all = True
         return norm
 
@@ -459,21 +459,19 @@ class CudaTable:
             kernel = squares_kernel(self.device, slots, launch.dtype, launch.grad_dtype, options)
             table, chunks = self.addresses(launch)
             stages = stages_of(hyper, numba_cuda.NUMPY_DTYPES[launch.dtype])
-            kernel[-(-launch.chunk_count // a_block), (numba_cuda.LANES, a_block), stream](
-                table, chunks, launch.chunk_count, *self.factor_addresses(launch.dtype), stages, partials
-            )
+            blocks, threads = -(-launch.chunk_count // a_block), (numba_cuda.LANES, a_block)
+            args = table, chunks, launch.chunk_count, *self.factor_addresses(launch.dtype), stages, partials
+            numba_cuda.launch(kernel, blocks, threads, stream, *args)
         kernel = plain_kernel(self.device, numba_cuda.sums)
-        kernel[self.count, numba_cuda.THREADS, stream](
-            numba_cuda.address(self.spans), partials, numba_cuda.address(self.sums)
-        )
+        spans, sums = numba_cuda.address(self.spans), numba_cuda.address(self.sums)
+        numba_cuda.launch(kernel, self.count, numba_cuda.THREADS, stream, spans, partials, sums)
 
     def entered_stream(self) -> Any:
         """Return the stream to work in: as asked, else the gradients' own; it waits for all that must come before."""
         given = {grad.stream for grad in self.grads if grad is not None and grad.stream is not None}
         producers = sorted({legacy(stream) for stream in given})
         handle = legacy(self.stream) if self.stream is not None else producers[0] if producers else 0
-        before = {*producers, *([] if self.last_stream is None else [self.last_stream])}
-        for other in before - {handle}:
+        for other in {*producers, self.last_stream} - {handle}:
             numba_cuda.wait_for(other, handle)
         self.last_stream = handle
         return numba_cuda.stream_of(handle)
@@ -567,8 +565,7 @@ def stream_handle(stream: Any) -> int:
 class DeviceNorms:
     """The last NORMS global norms of an optimizer, in the device's memory."""
 
-    def __init__(self, table: CudaTable) -> None:
-        self.table = weakref.ref(table)
+    def __init__(self) -> None:
         self.values = numba_cuda.empty(NORMS, "float64")
         self.asked: list[weakref.ref[DeviceNorm] | None] = [None] * NORMS
         self.position = 0
@@ -585,17 +582,12 @@ class DeviceNorms:
         return norm, numba_cuda.address(self.values) + 8 * place
 
     def fetch(self, place: int) -> float:
-        table = self.table()
-        stream = numba_cuda.stream_of(0 if table is None or table.last_stream is None else table.last_stream)
-        found = self.values[place : place + 1].copy_to_host(stream=stream)
-        if hasattr(stream, "synchronize"):
-            stream.synchronize()
-        return float(found[0])
+        return float(to_host(self.values[place : place + 1])[0])
 
 
 @total_ordering
 class DeviceNorm:
-    """A norm on the device, a number as soon as it is used: then it waits for the step to end.
+    """A norm on the device, a number as soon as it is used: then it waits for the device.
 
     ``float(norm)`` gives the number; comparing, formatting and printing do so by themselves.
     """

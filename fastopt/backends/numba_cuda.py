@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -471,6 +472,17 @@ def told_when_slow() -> Iterator[None]:
         timer.cancel()
 
 
+def launch(kernel: Any, blocks: int, threads: int | tuple[int, int], stream: Any, *args: Any) -> None:
+    """Put a kernel into a stream."""
+    # Numba warns of few blocks, which is what a small array has.
+    before, config.CUDA_LOW_OCCUPANCY_WARNINGS = config.CUDA_LOW_OCCUPANCY_WARNINGS, 0
+    try:
+        configured = kernel[blocks, threads, stream]
+    finally:
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = before
+    configured(*args)
+
+
 def ptx(kernel: Callable[..., None], signature: Any, dtype: str, capability: tuple[int, int]) -> str:
     """Return a kernel's assembly for a compute capability; needs no device."""
     bounds = LAUNCH_BOUNDS[dtype]
@@ -503,8 +515,8 @@ def full(shape: tuple[int, ...], dtype: str, order: str, value: float, stream: A
 
 
 def uploaded(values: npt.NDArray[Any], to: Any, stream: Any) -> Any:
-    """Copy an array to the device: into ``to``, where that has its size."""
-    if to is not None and to.size == values.size:
+    """Copy an array to the device: into ``to``, where that has its shape."""
+    if to is not None and to.shape == values.shape:
         to.copy_to_device(values, stream=stream)
         return to
     return cuda.to_device(values, stream=stream)
@@ -519,13 +531,17 @@ def to_host(array: Any) -> npt.NDArray[Any]:
     if SIMULATED:
         seen = interface(array)
         return np.array(np.asarray(type("Held", (), {"__array_interface__": {**seen, "version": 3}})()), order="K")
-    return cuda.as_cuda_array(array).copy_to_host()  # type: ignore[no-any-return]
+    with on_device(device_of(address(array)) if address(array) else 0):
+        cuda.synchronize()  # it may still be written in any stream
+        return cuda.as_cuda_array(array).copy_to_host()  # type: ignore[no-any-return]
 
 
 def from_host(array: npt.NDArray[Any], device: int = 0) -> Any:
     """Return a copy of a NumPy array on a device, in the same order of memory."""
     with on_device(device):
-        return cuda.to_device(array)
+        copied = cuda.to_device(array)
+        cuda.synchronize()  # it may be read in any stream
+        return copied
 
 
 def device_of(pointer: int) -> int:
@@ -544,8 +560,9 @@ def on_device(number: int) -> Iterator[None]:
         yield
 
 
+@cache
 def stream_of(handle: int) -> Any:
-    """Return the stream with this handle; 0: the default one."""
+    """Return the stream with this handle, always the same object, by which Numba finds its launches; 0: the default."""
     if SIMULATED or handle == 0:
         return cuda.default_stream()
     return cuda.external_stream(handle)
