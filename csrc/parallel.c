@@ -1,5 +1,6 @@
-/* The one place with threads. Chunks are handed out as threads ask for them, because the cores of a shared machine do not
-   run at one speed; which thread takes a chunk changes no bit. */
+/* The one place with threads. Each thread begins with a share of the chunks that is the same in every step, which may
+   still be in its core's cache; then it takes what others have not come to, because the cores of a shared machine do not
+   run at one speed. Which thread takes a chunk changes no bit. */
 #include "parallel.h"
 
 #include <stddef.h>
@@ -13,7 +14,8 @@
 
 enum {
     SERIAL_BELOW = 16384,   /* elements: under this a second thread costs more than it brings (measured) */
-    BATCHES_A_THREAD = 16   /* fewer: cores wait for the slowest; more: small arrays pay for the handing out */
+    BATCHES_A_THREAD = 16,  /* fewer: cores wait for the slowest; more: small arrays pay for the handing out */
+    MAX_THREADS = 256
 };
 
 static int64_t chunk_count(int64_t length)
@@ -48,6 +50,23 @@ static void visit_chunks(const fo_array *arrays, int64_t count, int64_t first, i
 }
 
 #ifdef _OPENMP
+
+/* The chunks of one thread that nobody has taken yet; alone on its cache line. */
+typedef struct {
+    int64_t next, end;
+    char padding[48];
+} fo_share;
+
+static int64_t take(fo_share *share, int64_t batch)
+{
+    int64_t first;
+#pragma omp atomic capture
+    {
+        first = share->next;
+        share->next += batch;
+    }
+    return first;
+}
 
 static int region_was_opened, forked_after_a_region;
 
@@ -110,12 +129,18 @@ void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, f
     if (threads > 1 && elements >= SERIAL_BELOW && !forked_after_a_region) {
         watch_forks_once();
         region_was_opened = 1;
-        const int64_t per_batch = 1 + chunks / ((int64_t)threads * BATCHES_A_THREAD);
-        const int64_t batches = (chunks + per_batch - 1) / per_batch;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (int64_t batch = 0; batch < batches; batch++) {
-            const int64_t first = batch * per_batch;
-            visit_chunks(arrays, count, first, first + per_batch < chunks ? first + per_batch : chunks, visit, context);
+        fo_share shares[MAX_THREADS];
+        if (threads > MAX_THREADS)
+            threads = MAX_THREADS;
+        for (int32_t i = 0; i < threads; i++)
+            shares[i] = (fo_share){.next = chunks * i / threads, .end = chunks * (i + 1) / threads};
+        const int64_t batch = 1 + chunks / ((int64_t)threads * BATCHES_A_THREAD);
+#pragma omp parallel num_threads(threads)
+        for (int32_t i = 0; i < threads; i++) {
+            fo_share *share = &shares[(omp_get_thread_num() + i) % threads];
+            for (int64_t first = take(share, batch); first < share->end; first = take(share, batch))
+                visit_chunks(arrays, count, first, first + batch < share->end ? first + batch : share->end, visit,
+                             context);
         }
         return;
     }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
+
+import numpy as np
 
 from . import backends, threads
 
@@ -30,6 +30,9 @@ def info() -> dict[str, Any]:
     >>> sorted(fastopt.info())
     ['backend', 'cuda', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
     """
+    import platform  # slow to import, and rarely needed
+
+    from . import __version__
     from .backends import cuda_found, native
 
     is_there = native.missing is None
@@ -42,8 +45,8 @@ def info() -> dict[str, Any]:
         "threads": threads.get_num_threads(),
         "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {
-            "fastopt": metadata.version("fastopt"),
-            "numpy": metadata.version("numpy"),
+            "fastopt": __version__,
+            "numpy": np.__version__,
             "python": platform.python_version(),
         },
     }

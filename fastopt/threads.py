@@ -16,11 +16,17 @@ def positive(source: str, value: str | int) -> int:
     return min(number, 1024)
 
 
-#: 0: as many as OpenMP would take, which threadpoolctl and OMP_NUM_THREADS can limit.
-asked_for = 0
+#: 0: as many as OpenMP would take, which threadpoolctl and OMP_NUM_THREADS can limit. None: not read yet.
+asked_for: int | None = None
 
-if os.environ.get("FASTOPT_NUM_THREADS"):
-    asked_for = positive("FASTOPT_NUM_THREADS=", os.environ["FASTOPT_NUM_THREADS"])
+
+def wanted() -> int:
+    """Return the number that was asked for, 0 for as many as OpenMP would take."""
+    global asked_for
+    if asked_for is None:
+        text = os.environ.get("FASTOPT_NUM_THREADS")
+        asked_for = positive("FASTOPT_NUM_THREADS=", text) if text else 0
+    return asked_for
 
 
 def set_num_threads(n: int) -> None:
@@ -58,7 +64,7 @@ def get_num_threads() -> int:
     >>> fastopt.get_num_threads() >= 1
     True
     """
-    return asked_for or default()
+    return wanted() or default()
 
 
 def default() -> int:

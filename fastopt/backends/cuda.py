@@ -269,7 +269,26 @@ def in_memory_order(array: Any) -> DeviceArray:
     return array if isinstance(array, DeviceArray) else seen("array", array, GRAD_DTYPES)
 
 
-def full_like(param: DeviceArray, value: float) -> Any:
+def check_slot(where: str, slot: Any, param: DeviceArray) -> None:
+    """Raise unless a slot that came from outside can serve its parameter.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of that dtype on the GPU.
+    ValueError
+        If anything else differs.
+    """
+    found = seen(where, slot, (param.dtype,))
+    differs = found.shape != param.shape or (found.flags != param.flags and param.ndim > 1 and param.size > 1)
+    if differs or found.read_only or found.device != param.device:
+        raise ValueError(
+            f"{where} has shape {found.shape} and is on device {found.device}; expected one of shape {param.shape} on "
+            f"device {param.device}, writeable, in its parameter's order of memory"
+        )
+
+
+def slot_like(param: DeviceArray, value: float) -> Any:
     """Return a new array of a parameter's shape, dtype, order of memory and device, filled with one number."""
     with numba_cuda.on_device(max(param.device, 0)):
         return numba_cuda.full(param.shape, param.dtype, "C" if param.flags.c_contiguous else "F", value)
@@ -348,9 +367,10 @@ class CudaTable:
             self.factors = {dtype: numba_cuda.empty(self.count + 1, dtype) for dtype in PARAM_DTYPES}
         self.norms: DeviceNorms | None = None
 
-    def set_grads(self, grads: Sequence[DeviceArray | None]) -> None:
+    def set_grads(self, grads: Sequence[DeviceArray | None]) -> bool:
         self.grads = list(grads)
         self.grad_readers = [None if grad is None else pointer_reader(grad.owner) for grad in grads]
+        return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.array([0 if grad is None else grad.address for grad in self.grads], np.uintp)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,28 @@ from . import Hyper
 #: Why there is no native backend; None where there is one.
 missing: str | None = None
 
+
+@contextmanager
+def short_waits() -> Iterator[None]:
+    """Have GNU's OpenMP, which reads its settings while it is loaded, give up its core soon when it waits for a thread.
+
+    By default it spins for milliseconds. When the other core is busy, for example with the idle spinning of the BLAS
+    that made the gradients, the thread that is waited for has no core to come back on: a step of 0.04 ms then takes
+    7 ms. The user's own settings go before.
+    """
+    if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = "2000"
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
+
+
 try:
-    from .._native import ffi, lib
+    with short_waits():
+        from .._native import ffi, lib
 except ImportError as error:
     told = Path(__file__).parents[1] / "native_missing.txt"
     missing = told.read_text().strip() if told.exists() else f"fastopt._native can't be imported ({error})"
@@ -69,6 +90,7 @@ if missing is None:
     NULL, from_buffer = ffi.NULL, ffi.from_buffer
     RULES = {ffi.string(lib.fo_rule_name(number)).decode(): number for number in range(lib.fo_rule_count())}
     use_isa(os.environ.get("FASTOPT_ISA") or None)
+    threads.wanted()  # a wrong FASTOPT_NUM_THREADS is told here, not in the first step
 
 
 class NativeTable:
@@ -102,13 +124,17 @@ class NativeTable:
         self.columns["first_chunk"] = np.cumsum(chunks) - chunks
         self.chunks = int(chunks.sum())
 
-    def set_grads(self, grads: Sequence[Array | None]) -> None:
-        self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
-        self.grads[0 : self.count] = self.grad_owners
+    def set_grads(self, grads: Sequence[Array | None]) -> bool:
+        try:
+            owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
+        except ValueError:  # not contiguous
+            return False
+        self.grads[0 : self.count] = self.grad_owners = owners
         dtypes = [FLOAT32 if grad is None else grad.dtype for grad in grads]
         if dtypes != self.grad_dtypes:
             self.columns["grad_dtype"] = [DTYPES.get(dtype, lib.FO_BFLOAT16) for dtype in dtypes]
             self.grad_dtypes = dtypes
+        return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
@@ -118,13 +144,13 @@ class NativeTable:
 
     def step(self, hypers: Sequence[Hyper]) -> None:
         self.set_hypers(hypers)
-        lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.asked_for)
+        lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.wanted())
 
     def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
         self.set_hypers(hypers)
         sums, partials = np.empty(self.count), np.empty(self.chunks)
         into = ffi.from_buffer("double[]", partials), ffi.from_buffer("double[]", sums)
-        lib.fo_sum_squares(self.arrays, self.grads, self.count, self.hypers, *into, threads.asked_for)
+        lib.fo_sum_squares(self.arrays, self.grads, self.count, self.hypers, *into, threads.wanted())
         return sums
 
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:

@@ -408,8 +408,9 @@ def clip_arrays(sums: int, limits: int, count: int, factors64: int, factors32: i
     """Set the clip factor of each array, as fastopt.clip.clip_factor does, in both dtypes."""
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < count:
-        factor = real(0.0, limits + 8 * i) / (math.sqrt(real(0.0, sums + 8 * i)) + 1e-6)
-        if factor > 1.0:
+        limit = real(0.0, limits + 8 * i)
+        factor = limit / (math.sqrt(real(0.0, sums + 8 * i)) + 1e-6)
+        if factor > 1.0 or limit == math.inf:
             factor = 1.0
         put(factors64 + 8 * i, factor)
         put(factors32 + 4 * i, np.float32(factor))
