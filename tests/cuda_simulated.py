@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -281,6 +282,42 @@ def test_a_backend_that_does_not_fit_the_arrays(source: str, monkeypatch: pytest
         built(np.ones(2), "cuda")
     built(array(2), "cuda")
     assert fastopt.clip.global_norm([np.array([3.0, 4.0])]) == 5
+
+
+def test_any_stream_object() -> None:
+    class Torch:
+        cuda_stream = 3
+
+    class CuPy:
+        ptr = 4
+
+    class Numba:
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return 0, 5
+
+    assert [cuda.stream_handle(stream) for stream in (Torch(), CuPy(), Numba(), 6)] == [3, 4, 5, 6]
+
+
+def test_a_rule_of_the_users_own() -> None:
+    """A rule that was typed in: there is no file of it."""
+    space: dict[str, Any] = {}
+    exec("def half(h, p, g):\n    return (p - h.lr * (g - p),)", space)
+
+    class Half(fastopt.SGD):
+        def rule(self, group: Any) -> Any:
+            return space["half"]
+
+    values = np.ones(3, np.float32)
+    Half(SimulatedArray(values), lr=0.5).step(SimulatedArray(np.full(3, 3, np.float32)))
+    assert (values == 0).all()
+
+
+def test_compiling_is_told_of_once_it_took_a_second(capfd: pytest.CaptureFixture[str]) -> None:
+    numba_cuda.spent = 0.9
+    for _ in range(2):
+        with numba_cuda.told_when_slow():
+            time.sleep(0.2)
+    assert capfd.readouterr().err.count("fastopt: compiling CUDA kernels") == 1
 
 
 def test_what_was_found() -> None:

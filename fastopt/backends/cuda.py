@@ -97,8 +97,9 @@ def prepare_of(options: Options) -> Callable[..., Sequence[Any]]:
 @cache
 def sources(of: Any) -> str:
     """Return a mark of the source that a kernel is made from: Numba's cache on disk looks at numba_cuda.py only."""
-    files = [Path(inspect.getfile(of)), Path(__file__)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    file, code = Path(inspect.getfile(of)), of.__code__
+    own = file.read_bytes() if file.exists() else repr((code.co_code, code.co_consts, code.co_names)).encode()
+    return hashlib.sha256(own + Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def update_key(rule: Rule, dtype: str, grad_dtype: str, options: Options) -> str:
@@ -357,8 +358,12 @@ class CudaTable:
         self.grads: list[DeviceArray | None] = [None] * self.count
         self.param_readers = [pointer_reader(param.owner) for param in params]
         self.launches: list[Launch] = []
+        self.are_new_grads = True
         self.planned: Any = None
+        self.planned_rows = b""
         self.uploaded: npt.NDArray[np.uintp] | None = None
+        self.limits: Any = None
+        self.last_limits: npt.NDArray[np.float64] | None = None
         #: The stream that the next step was asked to run in, and the one that the last step ran in.
         self.stream: int | None = None
         self.last_stream = 0  # in which slots are made
@@ -369,6 +374,7 @@ class CudaTable:
 
     def set_grads(self, grads: Sequence[DeviceArray | None]) -> bool:
         self.grads = list(grads)
+        self.are_new_grads = True
         self.grad_readers = [None if grad is None else pointer_reader(grad.owner) for grad in grads]
         return True
 
@@ -443,7 +449,9 @@ class CudaTable:
             if limits is not None:
                 self.add_squares(hypers, stream)
                 factors = [self.factor_addresses(dtype)[0] for dtype in ("float64", "float32")]
-                self.limits = numba_cuda.uploaded(limits, getattr(self, "limits", None), stream)
+                if not np.array_equal(limits, self.last_limits):  # type: ignore[arg-type]
+                    self.limits = numba_cuda.uploaded(limits, self.limits, stream)
+                    self.last_limits = limits
                 sums, limits_at = numba_cuda.address(self.sums), numba_cuda.address(self.limits)
                 blocks = -(-self.count // numba_cuda.THREADS)
                 kernel = plain_kernel(self.device, numba_cuda.clip_arrays)
@@ -498,8 +506,11 @@ class CudaTable:
 
     def plan(self, stream: Any) -> None:
         """Bring the launches up to date, and on the device what has changed of them."""
+        rows = self.rows.tobytes()
+        if rows == self.planned_rows and not self.are_new_grads:
+            return
         kinds = [None if grad is None or not grad.size else (grad.dtype, grad.device) for grad in self.grads]
-        planned = (self.rows.tobytes(), kinds)
+        planned = (rows, kinds)
         addresses = self.grad_addresses()
         if planned != self.planned:
             self.launches = [
@@ -514,6 +525,7 @@ class CudaTable:
                 for launch in self.launches
             ]
             self.uploaded = addresses
+        self.planned_rows, self.are_new_grads = rows, False
 
     def members(self) -> dict[tuple[int, str, str], list[int]]:
         """Return the arrays of each launch."""
@@ -571,14 +583,13 @@ def stream_handle(stream: Any) -> int:
     TypeError
         If it is none of these.
     """
-    for name in ("cuda_stream", "ptr", "handle"):
-        value = getattr(stream, name, None)
-        if value is not None:
-            return int(getattr(value, "value", value) or 0)
     if isinstance(stream, int) and not isinstance(stream, bool):
         return stream
-    if hasattr(stream, "__cuda_stream__"):
+    if hasattr(stream, "__cuda_stream__"):  # Numba, cuda.core
         return int(stream.__cuda_stream__()[1])
+    for name in ("cuda_stream", "ptr"):  # torch, CuPy
+        if hasattr(stream, name):
+            return int(getattr(stream, name))
     raise TypeError(f"stream={stream!r}: expected a CUDA stream of torch, CuPy, Numba or cuda.core, or its handle")
 
 

@@ -11,6 +11,7 @@ import ctypes
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -460,17 +461,31 @@ def compiled(kernel: Callable[..., None], signature: Any, dtype: str) -> Any:
         return cuda.jit([signature], cache=True, launch_bounds=LAUNCH_BOUNDS[dtype])(kernel)
 
 
+#: Seconds that this process has spent compiling, and whether it has said so.
+spent, told = 0.0, False
+
+
 @contextmanager
 def told_when_slow() -> Iterator[None]:
-    """Say on stderr that kernels are being compiled, once that has taken a second."""
-    line = "fastopt: compiling a CUDA kernel; it is kept on disk, and the next start is fast"
-    timer = threading.Timer(1.0, lambda: print(line, file=sys.stderr, flush=True))
+    """Say on stderr that kernels are being compiled, once that has taken a second in all."""
+    global spent
+    timer = threading.Timer(max(0.0, 1.0 - spent), tell)
     timer.daemon = True
+    start = time.perf_counter()
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        spent += time.perf_counter() - start
+
+
+def tell() -> None:
+    global told
+    if not told:
+        line = "fastopt: compiling CUDA kernels; they are kept on disk, and the next start is fast"
+        print(line, file=sys.stderr, flush=True)
+    told = True
 
 
 def launch(kernel: Any, blocks: int, threads: int | tuple[int, int], stream: Any, *args: Any) -> None:
