@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from cases import Case, every_case, every_dtype
 from cuda_arrays import SimulatedArray, simulated
 
 import fastopt
+from fastopt import rules
 from fastopt.backends import cuda, cuda_found, numba_cuda
 
 SIZES = (5, 0, 1, 37)
@@ -310,6 +312,31 @@ def test_a_rule_of_the_users_own() -> None:
     values = np.ones(3, np.float32)
     Half(SimulatedArray(values), lr=0.5).step(SimulatedArray(np.full(3, 3, np.float32)))
     assert (values == 0).all()
+
+
+def test_what_is_not_done_on_a_gpu_is_an_error() -> None:
+    """A field of Hyper that the kernels don't know must not be passed over."""
+
+    class More(NamedTuple):
+        rule: Any = rules.sgd
+        grad_scale: float = 1.0
+        clip_value: float = math.inf
+        global_clip: float = 1.0
+        l2: float = 0.0
+        decay: float = 1.0
+        scalars: Any = rules.SGDScalars(1.0)
+        brightness: float = 0.0
+
+    values = np.ones(2, np.float32)
+    opt = fastopt.SGD(SimulatedArray(values))
+    opt.step(array(2))
+    table: Any = opt._ready_table()
+    before = values.copy()
+    with pytest.raises(ValueError, match="brightness: not done on a GPU yet"):
+        table.step([More(brightness=1.0)])
+    assert (values == before).all()
+    table.step([More()])
+    assert (values == before - 1).all()
 
 
 def test_compiling_is_told_of_once_it_took_a_second(capfd: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,8 @@ def test_the_operations_of_rules_to_come() -> None:
     """What no rule uses yet, in one of the test's own."""
 
     def rule(h: Any, p: Any, g: Any) -> Any:
-        return (abs(p) - np.sign(-g) * h.lr,)
+        smaller = np.where(p > g, g, np.where(p < g, p, h.lr))
+        return (abs(p) - np.sign(-g) * np.minimum(smaller, h.lr),)
 
     traced = numba_cuda.Traced(lambda factors, stages, h, p, g: rule(h, p, g), ("float32", "float32"), (0,))
     numba_cuda.TRACED["test"] = traced
@@ -143,12 +144,19 @@ def test_the_operations_of_rules_to_come() -> None:
     assert "neg.f32" in ptx or "sub" in ptx
 
 
-def test_an_operation_that_kernels_do_not_have_is_an_error() -> None:
-    traced = numba_cuda.Traced(lambda factors, stages, h, p, g: (np.arctan(p),), ("float32", "float32"), (0,))
-    numba_cuda.TRACED["test of an unknown operation"] = traced
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (np.arctan, "arctan is not among the operations of CUDA kernels"),
+        (lambda p: p * 0.5, "numbers must come from the scalars of the rule"),
+    ],
+)
+def test_what_a_rule_may_not_do_is_an_error(change: Any, message: str) -> None:
+    traced = numba_cuda.Traced(lambda factors, stages, h, p, g: (change(p),), ("float32", "float32"), (0,))
+    numba_cuda.TRACED[message] = traced
     signature = numba_cuda.update_signature("float32", cuda.Stages, rules.SGDScalars)
-    with pytest.raises(Exception, match="arctan is not among the operations of CUDA kernels"):
-        numba_cuda.ptx(numba_cuda.update_kernel("test of an unknown operation"), signature, "float32", (9, 0))
+    with pytest.raises(Exception, match=message):
+        numba_cuda.ptx(numba_cuda.update_kernel(message), signature, "float32", (9, 0))
 
 
 def test_kernels_have_the_same_name_in_the_cache_of_every_process() -> None:

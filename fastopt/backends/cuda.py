@@ -28,6 +28,9 @@ __all__ = ["CudaTable", "DeviceArray", "DeviceNorm", "from_host", "to_host"]
 PARAM_DTYPES = ("float32", "float64")
 GRAD_DTYPES = (*PARAM_DTYPES, "float16", "bfloat16")
 
+#: The fields of Hyper that a launch knows; what another asks for can't be done here yet.
+KNOWN = {"rule", "grad_scale", "clip_value", "global_clip", "l2", "decay", "scalars"}
+
 #: Norms that may be asked for before the device's memory of them is used again.
 NORMS = 1024
 
@@ -418,6 +421,10 @@ class CudaTable:
         return kernel, stages_of(hyper, real), h
 
     def options(self, hyper: Hyper) -> Options:
+        defaults = hyper._field_defaults
+        asked = [name for name in defaults if name not in KNOWN and getattr(hyper, name) != defaults[name]]
+        if asked:
+            raise ValueError(f"{', '.join(asked)}: not done on a GPU yet; leave it out, or give NumPy arrays")
         return Options(
             hyper.grad_scale != 1,
             hyper.clip_value != math.inf,

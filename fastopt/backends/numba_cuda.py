@@ -134,10 +134,12 @@ else:
         return builder.select(is_first, a, b)
 
     def signed(builder: Any, a: Any) -> Any:
-        """Return -1, 1, or the number itself where it is 0 or NaN; NumPy's sign, but for the sign of zero."""
-        zero, one = ir.Constant(a.type, 0.0), ir.Constant(a.type, 1.0)
-        above = builder.select(builder.fcmp_ordered(">", a, zero), one, a)
-        return builder.select(builder.fcmp_ordered("<", a, zero), ir.Constant(a.type, -1.0), above)
+        """Return -1, 0 (of either zero), 1, or the number itself where it is NaN; NumPy's sign."""
+        result = builder.select(builder.fcmp_unordered("uno", a, a), a, ir.Constant(a.type, 0.0))
+        for sign, one in ((">", 1.0), ("<", -1.0)):
+            is_so = builder.fcmp_ordered(sign, a, ir.Constant(a.type, 0.0))
+            result = builder.select(is_so, ir.Constant(a.type, one), result)
+        return result
 
     #: What a rule may do, by the names of NumPy's functions. Multiplication by the name that is never fused.
     OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -151,6 +153,9 @@ else:
         "sqrt": lambda builder, a: called(builder, "llvm.nvvm.sqrt.rn", a),
         "maximum": lambda builder, a, b: picked(builder, ">", a, b),
         "minimum": lambda builder, a, b: picked(builder, "<", a, b),
+        "greater": lambda builder, a, b: builder.fcmp_ordered(">", a, b),
+        "less": lambda builder, a, b: builder.fcmp_ordered("<", a, b),
+        "where": lambda builder, condition, a, b: builder.select(condition, a, b),
     }
 
     class Lanes:
@@ -160,15 +165,18 @@ else:
             self.builder = builder
             self.values = values
 
-        def __array_ufunc__(self, ufunc: Any, method: str, *operands: Any) -> Lanes:
-            operation = OPERATIONS.get(ufunc.__name__)
+        def __array_ufunc__(self, function: Any, method: str, *operands: Lanes) -> Lanes:
+            operation = OPERATIONS.get(function.__name__)
             if operation is None or method != "__call__":
-                raise NotImplementedError(f"rules: {ufunc.__name__} is not among the operations of CUDA kernels")
-            kind = self.values[0].type
-            lanes = [o.values if isinstance(o, Lanes) else [ir.Constant(kind, float(o))] for o in operands]
-            count = max(map(len, lanes))
-            spread = [values if len(values) == count else [*values] * count for values in lanes]
+                raise NotImplementedError(f"rules: {function.__name__} is not among the operations of CUDA kernels")
+            if not all(isinstance(operand, Lanes) for operand in operands):
+                raise TypeError(f"rules: {function.__name__}{operands}: numbers must come from the scalars of the rule")
+            count = max(len(operand.values) for operand in operands)
+            spread = [o.values if len(o.values) == count else [*o.values] * count for o in operands]
             return Lanes(self.builder, [operation(self.builder, *each) for each in zip(*spread, strict=True)])
+
+        def __array_function__(self, function: Any, types: Any, operands: Any, names: Any) -> Lanes:
+            return self.__array_ufunc__(function, "__call__", *operands)
 
         def __add__(self, other: Any) -> Lanes:
             return np.add(self, other)  # type: ignore[no-any-return, call-overload]
@@ -193,6 +201,12 @@ else:
 
         def __rtruediv__(self, other: Any) -> Lanes:
             return np.divide(other, self)  # type: ignore[no-any-return, call-overload]
+
+        def __gt__(self, other: Any) -> Lanes:
+            return np.greater(self, other)  # type: ignore[no-any-return, call-overload]
+
+        def __lt__(self, other: Any) -> Lanes:
+            return np.less(self, other)  # type: ignore[no-any-return, call-overload]
 
         def __neg__(self) -> Lanes:
             return np.negative(self)  # type: ignore[no-any-return]
