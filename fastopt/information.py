@@ -16,8 +16,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``backend`` (of new optimizers), ``native_missing`` (why the native one can't be had, or None), ``isas_found``,
-        ``isa`` (in use), ``openmp`` (the date of its version, 0 without), ``threads``, ``cuda`` (``missing``: why it
-        can't be used, or None; ``driver``, ``package``: their versions; ``devices``), ``versions``.
+        ``isa`` (in use), ``threads``, ``cuda`` (a dict: ``missing``, why it can't be used, or None; ``driver`` and
+        ``package``, their versions; ``devices``, their names), ``versions``.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def info() -> dict[str, Any]:
     --------
     >>> import fastopt
     >>> sorted(fastopt.info())
-    ['backend', 'cuda', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
+    ['backend', 'cuda', 'isa', 'isas_found', 'native_missing', 'threads', 'versions']
     """
     import platform  # slow to import, and rarely needed
 
@@ -41,7 +41,6 @@ def info() -> dict[str, Any]:
         "native_missing": native.missing,
         "isas_found": native.isas_found() if is_there else [],
         "isa": native.isa() if is_there else None,
-        "openmp": native.openmp() if is_there else 0,
         "threads": threads.get_num_threads(),
         "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {
@@ -64,7 +63,6 @@ def told() -> str:
     rows = [
         ("backend", f"{found['backend']} ({why})"),
         ("instruction sets", f"found {', '.join(found['isas_found']) or 'none'}; in use {found['isa'] or 'none'}"),
-        ("OpenMP", str(found["openmp"]) if found["openmp"] else "no"),
         ("threads", str(found["threads"])),
         ("CUDA", told_of_cuda(found["cuda"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),

@@ -34,6 +34,13 @@ class StepInfo(NamedTuple):
         The learning rate of the first group in this step.
     step : int
         The number of this step, from 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.zeros(2), lr=0.1, clip_global_norm=1.0)
+    >>> opt.step(np.array([3.0, 4.0]))
+    StepInfo(applied=True, grad_norm=5.0, lr=0.1, step=1)
     """
 
     applied: bool
@@ -337,6 +344,8 @@ class Optimizer:
         ]
         self._last_grads: list[Any] | None = None
         self._last_kinds: list[Any] = []
+        #: Where gradients of the last kinds were found clear of all parameters; new ones often come to old places.
+        self._disjoint: set[bytes] = set()
         self._last_steps = b""
         self._present = np.zeros(len(self._params), bool)
         self._are_all_present = False
@@ -385,6 +394,7 @@ class Optimizer:
         ]
         grads = [grad for grad, _ in checked]
         are_callers = all(is_callers for _, is_callers in checked)
+        self._disjoint.clear()
         self._grad_sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
         self._hand_over(table, grads)
         present = np.array([grad is not None for grad in grads])
@@ -402,17 +412,25 @@ class Optimizer:
         return set(map(type, leaves)) == {np.ndarray} and list(map(kind, leaves)) == self._last_kinds
 
     def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        """Give the gradients to the table, unless they overlap a parameter; return whether they can be read so."""
+        """Give the gradients to the table unless they overlap a parameter; return whether they can be read as is."""
         if not table.set_grads(grads):
             return False
         starts = table.grad_addresses()
+        places = starts.tobytes()
+        if places in self._disjoint:
+            return True
         overlap = self._extents.overlapped(starts, self._grad_sizes)
         if overlap is not None:
             raise ValueError(
                 f"grads: {self._names[overlap[0]]!r} overlaps the memory of the parameter {overlap[1]!r}, which is "
                 "changed while it is read; give a copy"
             )
-        return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
+        if (starts % 8).any() and not all(grad is None or grad.flags.aligned for grad in grads):
+            return False
+        if len(self._disjoint) == MOST_PLACES:
+            self._disjoint.clear()
+        self._disjoint.add(places)
+        return True
 
     def _number_rows(self, table: Table) -> None:
         """Give the arrays that agree in group and step count a common row of hyperparameters."""
@@ -484,6 +502,8 @@ class Optimizer:
 def is_group(value: Any) -> bool:
     return isinstance(value, Mapping) and "params" in value
 
+
+MOST_PLACES = 8
 
 #: What a gradient is checked for, but that it is contiguous.
 kind = attrgetter("dtype", "shape")

@@ -56,7 +56,7 @@ def info(**environment: Any) -> Any:
 
 def test_info_here() -> None:
     found = fastopt.info()
-    assert set(found) == {"backend", "native_missing", "isas_found", "isa", "openmp", "threads", "cuda", "versions"}
+    assert set(found) == {"backend", "native_missing", "isas_found", "isa", "threads", "cuda", "versions"}
     assert found["backend"] in ("native", "numpy")
     assert found["versions"] == {
         "fastopt": fastopt.__version__,
@@ -139,7 +139,7 @@ def test_without_the_native_part(absent: Path) -> None:
     found = info(first=absent)
     assert found["backend"] == "numpy"
     assert found["native_missing"]
-    assert (found["isas_found"], found["isa"], found["openmp"], found["threads"]) == ([], None, 0, 1)
+    assert (found["isas_found"], found["isa"], found["threads"]) == ([], None, 1)
     assert python("-c", STEP, first=absent).returncode == 0
     assert python("-m", "fastopt", first=absent, FASTOPT_BACKEND="numpy", FASTOPT_ISA="avx2").returncode == 0
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,8 @@ from . import Hyper
 missing: str | None = None
 
 
-@contextmanager
-def short_waits() -> Iterator[None]:
-    """Have GNU's OpenMP, which reads its settings while it is loaded, give up its core soon when it waits for a thread.
-
-    By default it spins for milliseconds. When the other core is busy, for example with the idle spinning of the BLAS
-    that made the gradients, the thread that is waited for has no core to come back on: a step of 0.04 ms then takes
-    7 ms. The user's own settings go before.
-    """
-    if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = "2000"
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
-
-
 try:
-    with short_waits():
-        from .._native import ffi, lib
+    from .._native import ffi, lib
 except ImportError as error:
     told = Path(__file__).parents[1] / "native_missing.txt"
     missing = told.read_text().strip() if told.exists() else f"fastopt._native can't be imported ({error})"
@@ -75,14 +55,9 @@ def use_isa(name: str | None) -> None:
     lib.fo_isa_use({known: number for number, known in isa_names()}[name])
 
 
-def openmp() -> int:
-    """Return the date of the OpenMP version, 0 without OpenMP."""
-    return int(lib.fo_openmp())
-
-
-def default_threads() -> int:
-    """Return how many threads OpenMP would take."""
-    return int(lib.fo_default_threads())
+def has_threads() -> bool:
+    """Tell whether this build can use more than the calling thread."""
+    return bool(lib.fo_has_threads())
 
 
 if missing is None:
