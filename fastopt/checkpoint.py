@@ -102,7 +102,7 @@ class Checkpoint(NamedTuple):
         else:
             plan, result = state.prepared(opt, self.optimizer, strict, misfits)
         for array, value in pairs:
-            array[...] = value
+            opt._arrays.write(array, value)
         if plan is not None:
             state.carry_out(opt, plan)
         return result

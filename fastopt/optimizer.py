@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import backends, rules
-from .arrays import Array, Extents, check_param, check_slot, grad_in_memory_order, in_memory_order, slot_like
+from .arrays import Array
 from .backends import Hyper, Table
 from .clip import clip_factor, total_norm
 from .groups import Grouped, matching
@@ -53,7 +53,8 @@ class StepInfo(NamedTuple):
     applied : bool
         Whether the parameters were updated.
     grad_norm : float or None
-        The global norm of the gradients before ``clip_global_norm`` clipped them; None without it.
+        The global norm of the gradients before ``clip_global_norm`` clipped them; None without it. With the ``cuda``
+        backend it is fetched when it is first used (``float(info.grad_norm)``), so that the step need not wait.
     lr : float
         The learning rate of the first group in this step.
     step : int
@@ -119,7 +120,7 @@ class Optimizer:
     step_count : int
         How many steps were made.
     backend : str
-        Where steps run: ``"native"`` or ``"numpy"``.
+        Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU.
     clip_global_norm : float or None
         The greatest norm of all gradients together.
     frozen : list of str
@@ -184,6 +185,7 @@ class Optimizer:
             self._check_option(name, value)
         self._check_option("clip_global_norm", clip_global_norm)
         self.clip_global_norm = clip_global_norm
+        self._asked_backend = backend
         self.backend = backends.choice(backend)
         self.param_groups: list[Group] = []
         self.state: dict[str, dict[str, Array]] = {}
@@ -381,18 +383,21 @@ class Optimizer:
             if unknown:
                 raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
         names, arrays = list(addition.names()), list(addition.arrays())
-        for name, array in zip(names, arrays, strict=True):
-            check_param(name, array)
+        if not self._params:
+            self.backend = backends.choice_for(self._asked_backend, names, arrays)
+            self._arrays = backends.arrays_of(self.backend)
+        given = tuple(arrays)
+        arrays = [self._arrays.checked_param(name, array) for name, array in zip(names, arrays, strict=True)]
         if not arrays:
             raise ValueError("params: there is no array in this structure; give at least one")
         counts = Counter([*self._names, *names])
         taken = [name for name, count in counts.items() if count > 1]
         if taken:
             raise ValueError(f"params: the names {taken} are there more than once; rename them")
-        extents = Extents(self._names + names, self._params + arrays)
+        extents = self._arrays.extents(self._names + names, self._params + arrays)
         first = len(self.param_groups)
         members = [
-            tuple(array for name, array in zip(names, arrays, strict=True) if group_of[name] == k)
+            tuple(array for name, array in zip(names, given, strict=True) if group_of[name] == k)
             for k in range(len(groups))
         ]
         settled = [
@@ -412,10 +417,10 @@ class Optimizer:
         self._steps = np.concatenate([self._steps, np.zeros(len(arrays), np.int64)])
         for i, name in enumerate(self._names):
             self.state.setdefault(name, {})["step"] = self._steps[i : i + 1].reshape(())
-        self._are_c_ordered = all(param.flags.c_contiguous for param in self._params)
+        self._are_c_ordered = self.backend != "cuda" and all(param.flags.c_contiguous for param in self._params)
         self._table = None
 
-    def step(self, grads: Any) -> StepInfo:
+    def step(self, grads: Any, *, stream: Any = None) -> StepInfo:
         """Apply one step: change the parameters in place.
 
         Parameters
@@ -424,6 +429,10 @@ class Optimizer:
             The structure of the parameters, with arrays of any float dtype. None, or a missing key of a dict, skips an
             array: no update, its slots and its own step count untouched. Until the next call the optimizer keeps a
             reference to these arrays.
+        stream : CUDA stream, optional
+            Of arrays on a GPU: the stream of torch, CuPy or Numba (or its handle) to run in. Default: the stream that
+            the gradients' ``__cuda_array_interface__`` names, else the legacy default stream; work that torch does in
+            another stream must be named here.
 
         Returns
         -------
@@ -436,6 +445,8 @@ class Optimizer:
             If anything is not as it must be; then nothing was changed.
         """
         table = self._ready_table()
+        if stream is not None or self.backend == "cuda":
+            backends.set_stream(self.backend, table, stream)
         self._take_grads(table, grads)
         groups = [self._values(k) for k in range(len(self._settled))]
         hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
@@ -508,7 +519,10 @@ class Optimizer:
     def _new_table(self) -> Table:
         self._new_slots = []
         slots = [
-            [in_memory_order(self._slot(name, param, k, slot)) for slot in rules.slots(self._settled[k].rule)]
+            [
+                self._arrays.in_memory_order(self._slot(name, param, k, slot))
+                for slot in rules.slots(self._settled[k].rule)
+            ]
             for name, param, k in zip(self._names, self._params, self._group_of, strict=True)
         ]
         self._last_grads: list[Any] | None = None
@@ -519,14 +533,14 @@ class Optimizer:
         self._present = np.zeros(len(self._params), bool)
         self._are_all_present = False
         self._array_clip_is_set = False
-        return backends.table_class(self.backend)([in_memory_order(param) for param in self._params], slots)
+        return backends.table_class(self.backend)([self._arrays.in_memory_order(p) for p in self._params], slots)
 
     def _slot(self, name: str, param: Array, k: int, slot: str) -> Array:
         """Return a slot of the state, checked, or a new one where there is none yet."""
         if slot in self.state[name]:
-            check_slot(f"state[{name!r}][{slot!r}]", self.state[name][slot], param)
+            self._arrays.check_slot(f"state[{name!r}][{slot!r}]", self.state[name][slot], param)
             return self.state[name][slot]
-        values = slot_like(param, self.initial_slot(self._settled[k].values, slot))
+        values: Array = self._arrays.slot_like(param, self.initial_slot(self._settled[k].values, slot))
         self._new_slots.append((name, slot, values))
         return values
 
@@ -540,7 +554,7 @@ class Optimizer:
         leaves = [grads] if self._is_single else self._root.leaves(self._ungrouped(grads), "grads")
         if self._frozen:
             leaves = [None if name in self._frozen else leaf for name, leaf in zip(self._names, leaves, strict=True)]
-        if self._last_grads is None or not all(map(is_, leaves, self._last_grads)):
+        if self._last_grads is None or not all(map(is_, leaves, self._last_grads)) or not table.is_current():
             self._last_grads = None
             are_callers = True
             if not (self._are_like_last(leaves) and self._hand_over(table, leaves)):
@@ -560,7 +574,7 @@ class Optimizer:
     def _check_grads(self, table: Table, leaves: list[Any]) -> bool:
         """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
         checked = [
-            (None, True) if grad is None else grad_in_memory_order(name, grad, param)
+            (None, True) if grad is None else self._arrays.grad_in_memory_order(name, grad, param)
             for name, grad, param in zip(self._names, leaves, self._params, strict=True)
         ]
         grads = [grad for grad, _ in checked]
@@ -652,6 +666,9 @@ class Optimizer:
 
     def _clip(self, table: Table, hypers: list[Hyper]) -> float | None:
         """Set the clip factors of the arrays and of all together; return the global norm if it is clipped."""
+        if self.backend == "cuda":
+            max_norms = [settled.values["clip_norm"] for settled in self._settled]
+            return backends.clip_on_device(table, hypers, max_norms, self._group_of, self.clip_global_norm)
         if any(settled.clips_arrays for settled in self._settled):
             table.array_clip[:] = 1
             norms = np.sqrt(table.sum_squares(hypers))

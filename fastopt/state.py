@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import rules, schedules
-from .arrays import Array, described, slot_like
+from .arrays import Array, described
 from .hyperparameters import Group
 from .optimizer import LoadResult, Optimizer
 from .structure import Branch, is_container
@@ -77,7 +77,7 @@ def of(opt: Optimizer, copy: bool = True) -> dict[str, Any]:
         "param_groups": groups,
         "frozen": sorted(opt._frozen),
         "state": {
-            name: {slot: array.copy(order="K") if copy else array for slot, array in entries.items()}
+            name: {slot: opt._arrays.on_host(array, copy) for slot, array in entries.items()}
             for name, entries in opt.state.items()
         },
         "extra": opt._extra_state(),
@@ -124,7 +124,7 @@ def planned(opt: Optimizer, saved: Mapping[str, Any], strict: bool, misfits: lis
         wanted = dict(opt.state[name])
         used = rules.slots(rule_of.get(k, opt._settled[k].rule))
         for slot in {*used, *known_slots().intersection(saved["state"][name])}.difference(wanted):
-            wanted[slot] = slot_like(param, opt.initial_slot(options, slot))
+            wanted[slot] = opt._arrays.slot_like(param, opt.initial_slot(options, slot))
         # A slot that only an earlier rule of the group used (amsgrad was switched off) may be there or not.
         needed = [slot for slot in wanted if slot in used or slot not in known_slots()]
         if is_fresh(saved["state"][name]):
@@ -280,7 +280,7 @@ def carry_out(opt: Optimizer, plan: Plan) -> None:
         for slot in known_slots().intersection(opt.state[name]).difference(entries):
             del opt.state[name][slot]
         for slot, (array, value) in entries.items():
-            array[...] = value
+            opt._arrays.write(array, value)
             opt.state[name][slot] = array
     for k, (options, initial_lr) in plan.groups.items():
         opt.param_groups[k].update(options)
