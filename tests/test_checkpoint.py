@@ -334,6 +334,7 @@ def test_killed_while_saving(tmp_path: Path) -> None:
                 process.kill()
                 process.communicate()
     assert kills == 100
+    assert len(os.listdir(tmp_path)) >= 5, "too few kills hit a file that was being written"
 
 
 # --- broken and hostile files -----------------------------------------------------------------------------------------

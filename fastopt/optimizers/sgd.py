@@ -37,7 +37,7 @@ class SGD(Optimizer):
     lr : float or schedule, default 1e-3
         Learning rate, at least 0.
     momentum : float or schedule, default 0.0
-        At least 0.
+        At least 0. ``schedule.momentum()`` of a cyclical or one-cycle schedule is its counterpart.
     dampening : float, default 0.0
         How much of the gradient is kept out of the buffer; any finite number.
     weight_decay : float or schedule, default 0.0
