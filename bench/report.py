@@ -85,7 +85,7 @@ def backend() -> str:
         import fastopt
 
         info = fastopt.info()
-        return f"{info['backend']}, {info['isa']}, OpenMP {info['openmp'] or 'missing'}"
+        return f"{info['backend']}, {info['isa']}, OpenMP {info['threads'] or 'missing'}"
     except (ImportError, RuntimeError) as error:
         return str(error)
 
