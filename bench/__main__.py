@@ -32,7 +32,7 @@ def main() -> None:
     from bench.groups import GROUPS
     from bench.harness import measure
 
-    chosen = args.group or [*GROUPS, "install"]
+    chosen = args.group or [*(name for name, group in GROUPS.items() if not group.gpu), "install"]
     if unknown := set(chosen) - {*GROUPS, "install"}:
         sys.exit(f"no such group: {', '.join(unknown)}; there are: {', '.join(GROUPS)}, install")
     if args.rows:

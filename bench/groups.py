@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from bench.case import Work
 from bench.contenders import FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
+from bench.cuda import CUDA
 from bench.rules import CLIP, NORM, RULES
-from bench.shapes import ARRAYS, SIZES, ArraySet
+from bench.shapes import ARRAYS, GIGA, SIZES, ArraySet
 
 QUICK = 1 << 20  # elements: larger sets are left out of a quick run
 
@@ -21,6 +22,7 @@ class Group:
     busy: bool = False  # with a spinning process on every core
     per_element: bool = False  # show nanoseconds per element in place of microseconds
     each_thread_count: bool = False  # once for 1, 2, ... threads, each in a process of its own
+    gpu: bool = False  # only where it is asked for by name
 
     def chosen(self, quick: bool) -> dict[str, ArraySet]:
         """The sets of arrays, without the large ones in a quick run."""
@@ -56,5 +58,9 @@ GROUPS = {
         only("ResNet", "MLP"),
         FAST,
         busy=True,
+    ),
+    "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
+    "cuda-clipped": Group(
+        "AdamW with clipping by the global norm, on a GPU", RULES["clipped"], ARRAYS | GIGA, CUDA, gpu=True
     ),
 }

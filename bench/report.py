@@ -7,6 +7,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+from bench.cuda import gpu
 from bench.groups import Group
 from bench.harness import Row, cores
 
@@ -26,12 +27,13 @@ def machine(threads: int) -> str:
         "date": datetime.date.today().isoformat(),
         "CPU": f"{processor()}, {cores()} cores",
         "memory": memory(),
+        "GPU": gpu(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "huge pages": first_line(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
         "load average at the end": load(),
         "compiler": compiler(),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": versions("fastopt", "numpy", "torch", "deepspeed", "jax", "jaxlib", "optax"),
+        "packages": versions("fastopt", "numpy", "numba-cuda", "torch", "deepspeed", "jax", "jaxlib", "optax"),
         "backend": backend(),
         "threads": str(threads),
     }
@@ -83,7 +85,7 @@ def backend() -> str:
         import fastopt
 
         info = fastopt.info()
-        return f"{info['backend']}, {info['isa']}, OpenMP {info['openmp'] or 'missing'}"
+        return f"{info['backend']}, {info['isa']}, OpenMP {info['threads'] or 'missing'}"
     except (ImportError, RuntimeError) as error:
         return str(error)
 

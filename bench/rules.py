@@ -104,6 +104,12 @@ RULES = {
         optax=lambda optax: optax.rmsprop(LR, decay=0.99),
         naive=rmsprop,
     ),
+    "clipped": Rule(
+        written=3,
+        norm=True,
+        fastopt=("AdamW", {"weight_decay": 0.01, "clip_global_norm": MAX_NORM}),
+        torch=("AdamW", {"weight_decay": 0.01}),
+    ),
     "whole": Rule(
         written=4,
         norm=True,

@@ -60,6 +60,7 @@ ARRAYS = {
     "1,000 of 256": ArraySet([(256,)] * 1000),
     "1,000 of 256, fresh gradients": ArraySet([(256,)] * 1000, fresh=True),
 }
+GIGA = {"one of 1G": ArraySet([(1 << 30,)])}
 SIZES = {
     f"{size >> 20}M" if size >= 1 << 20 else f"{size >> 10}K": ArraySet([(size,)])
     for size in (1 << power for power in range(10, 29, 2))

@@ -20,8 +20,8 @@ CACHE_LINE = 64
 NATIVE_GRADS = (FLOAT32, FLOAT64, np.dtype(np.float16))
 
 
-def check_param(name: str, array: Any) -> None:
-    """Raise unless ``array`` can be updated in place.
+def checked_param(name: str, array: Any) -> Array:
+    """Return ``array``; raise unless it can be updated in place.
 
     Raises
     ------
@@ -44,6 +44,7 @@ def check_param(name: str, array: Any) -> None:
             "byte order (convert it with .astype(np.float32))"
         )
     check_memory(f"params: {name!r}", array)
+    return array
 
 
 def check_copy(name: str, copy: Any, param: Array) -> None:
@@ -116,8 +117,27 @@ def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
     return slot.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
 
 
+def on_host(array: Array, copy: bool = True) -> Array:
+    """Return a copy of an array in the same order of memory."""
+    return array.copy(order="K") if copy else array
+
+
+def write(array: Array, values: Array) -> None:
+    """Write values into a parameter, a slot or a count."""
+    array[...] = values
+
+
 def described(value: Any) -> str:
-    return f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+    kind = f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+    return f"{kind}, on the GPU" if is_on_device(value) else kind
+
+
+def is_on_device(value: Any) -> bool:
+    """Tell whether something is an array on a GPU."""
+    try:
+        return hasattr(value, "__cuda_array_interface__")
+    except RuntimeError:  # torch: of tensors that require grad
+        return True
 
 
 def in_memory_order(array: Array) -> Array:
@@ -226,6 +246,17 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def extents(names: Sequence[str], arrays: Sequence[Array]) -> Extents:
+    """Return the runs of memory of all parameters.
+
+    Raises
+    ------
+    ValueError
+        If two of them overlap.
+    """
+    return Extents(names, [address(array) for array in arrays], [array.nbytes for array in arrays])
+
+
 class Extents:
     """The runs of memory of the parameters, to tell what overlaps them.
 
@@ -235,9 +266,9 @@ class Extents:
         If two of them overlap.
     """
 
-    def __init__(self, names: Sequence[str], arrays: Sequence[Array]) -> None:
-        starts = np.array([address(array) for array in arrays], dtype=np.uintp)
-        stops = starts + np.array([array.nbytes for array in arrays], dtype=np.uintp)
+    def __init__(self, names: Sequence[str], addresses: Sequence[int], sizes: Sequence[int]) -> None:
+        starts = np.array(addresses, dtype=np.uintp)
+        stops = starts + np.array(sizes, dtype=np.uintp)
         order = np.argsort(starts, kind="stable")
         order = order[stops[order] > starts[order]]
         self.names = [names[i] for i in order]

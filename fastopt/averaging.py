@@ -64,7 +64,7 @@ def mean(list_of_params: Sequence[Any]) -> Any:
             else:
                 sums[i] += array
     means = [(sum_ / len(snapshots)).astype(first.dtype) for sum_, first in zip(sums, firsts, strict=True)]
-    return means[0] if is_single else root.structure(iter(means))
+    return means[0] if is_single else root.rebuilt(iter(means))
 
 
 def ema_weight(decay: float, bias_correction: bool, step: int) -> float:

@@ -16,7 +16,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``backend`` (of new optimizers), ``native_missing`` (why the native one can't be had, or None), ``isas_found``,
-        ``isa`` (in use), ``threads``, ``versions``.
+        ``isa`` (in use), ``threads``, ``cuda`` (a dict: ``missing``, why it can't be used, or None; ``driver`` and
+        ``package``, their versions; ``devices``, their names), ``versions``.
 
     Raises
     ------
@@ -27,12 +28,12 @@ def info() -> dict[str, Any]:
     --------
     >>> import fastopt
     >>> sorted(fastopt.info())
-    ['backend', 'isa', 'isas_found', 'native_missing', 'threads', 'versions']
+    ['backend', 'cuda', 'isa', 'isas_found', 'native_missing', 'threads', 'versions']
     """
     import platform  # slow to import, and rarely needed
 
     from . import __version__
-    from .backends import native
+    from .backends import cuda_found, native
 
     is_there = native.missing is None
     return {
@@ -41,6 +42,7 @@ def info() -> dict[str, Any]:
         "isas_found": native.isas_found() if is_there else [],
         "isa": native.isa() if is_there else None,
         "threads": threads.get_num_threads(),
+        "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {
             "fastopt": __version__,
             "numpy": np.__version__,
@@ -62,6 +64,14 @@ def told() -> str:
         ("backend", f"{found['backend']} ({why})"),
         ("instruction sets", f"found {', '.join(found['isas_found']) or 'none'}; in use {found['isa'] or 'none'}"),
         ("threads", str(found["threads"])),
+        ("CUDA", told_of_cuda(found["cuda"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
     ]
     return "\n".join(f"{name:<17} {value}" for name, value in rows)
+
+
+def told_of_cuda(cuda: dict[str, Any]) -> str:
+    if cuda["missing"] is not None:
+        return f"no: {cuda['missing']}"
+    devices = ", ".join(cuda["devices"]) or "devices not listed"
+    return f"driver {cuda['driver']}, numba-cuda {cuda['package']}, {devices}"

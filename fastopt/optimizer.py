@@ -14,29 +14,38 @@ import numpy as np
 import numpy.typing as npt
 
 from . import averaging, backends, dither, halves, max_norm, quantize, rules, storage
-from .arrays import (
-    FLOAT32,
-    FLOAT64,
-    Array,
-    Extents,
-    check_clearable,
-    check_copy,
-    check_param,
-    check_slot,
-    computed_in,
-    extent,
-    grad_in_memory_order,
-    in_memory_order,
-    is_bfloat16,
-    is_half,
-    slot_like,
-)
+from .arrays import FLOAT32, FLOAT64, Array, check_clearable, check_copy, computed_in, extent, is_bfloat16, is_half
 from .backends import FINISH, UPDATE, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
-from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, plain
+from .groups import Grouped, matching
+from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, is_scheduled, plain, value_at
 from .loss_scale import DynamicLossScale
 from .rules import Rule
 from .structure import Branch, is_container
+
+#: It counts as 0 in every sum with a number that matters.
+LEAST_POSITIVE = math.ulp(0.0)
+
+
+class LoadResult(NamedTuple):
+    """What :meth:`Optimizer.load_state_dict` did not load.
+
+    Attributes
+    ----------
+    missing : list of str
+        What the optimizer has, and the saved state has not in this form.
+    unexpected : list of str
+        What the saved state has, and the optimizer has not in this form.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> fastopt.LoadResult(missing=["head.new"], unexpected=[]).missing
+    ['head.new']
+    """
+
+    missing: list[str]
+    unexpected: list[str]
 
 
 class StepInfo(NamedTuple):
@@ -47,7 +56,8 @@ class StepInfo(NamedTuple):
     applied : bool
         Whether the parameters were updated.
     grad_norm : float or None
-        The global norm of the gradients before ``clip_global_norm`` clipped them; None without it.
+        The global norm of the gradients before ``clip_global_norm`` clipped them; None without it. With the ``cuda``
+        backend it is fetched when it is first used (``float(info.grad_norm)``), so that the step need not wait.
     lr : float
         The learning rate of the first group in this step.
     step : int
@@ -83,6 +93,9 @@ class PassOptions(NamedTuple):
     @property
     def averages(self) -> bool:
         return self.polyak or self.ema_decay is not None
+
+
+PLAIN_OPTIONS = PassOptions("propagate", False, 1, None, False, False, 1, None, False)
 
 
 class Settled(NamedTuple):
@@ -181,7 +194,7 @@ class Optimizer:
     step_count : int
         How many steps were applied.
     backend : str
-        Where steps run: ``"native"`` or ``"numpy"``.
+        Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU.
     clip_global_norm : float or None
         The greatest norm of all gradients together.
     pass_options : PassOptions
@@ -190,6 +203,8 @@ class Optimizer:
         Calls since the last applied step.
     seed : int
         Of the random numbers for rounding.
+    frozen : list of str
+        The names of the arrays that steps pass over.
 
     Raises
     ------
@@ -197,6 +212,11 @@ class Optimizer:
         For parameters that can't be updated in place, and options out of their ranges.
     RuntimeError
         For a backend that can't be had here; says why.
+
+    Notes
+    -----
+    ``params`` may also be what :func:`fastopt.group_by` returns. ``lr``, ``weight_decay``, ``momentum`` and each of
+    ``betas`` may be a schedule: a function of the step, from 0, such as those of :mod:`fastopt.schedules`.
 
     Examples
     --------
@@ -296,7 +316,9 @@ class Optimizer:
         self._check_option("seed", seed)
         self.seed = seed
         self.grad_scale = grad_scale
+        self._scale = 1.0
         self.accumulated_calls = 0
+        self._asked_backend = backend
         self.backend = backends.choice(backend)
         self.param_groups: list[Group] = []
         self.state: dict[str, dict[str, Array]] = {}
@@ -313,12 +335,23 @@ class Optimizer:
         #: Slots of the table that are not in the state yet: a step that raises must not put them there.
         self._new_slots: list[tuple[str, str, Array]] = []
         self._is_averaged = False
+        self._frozen: set[str] = set()
+        #: The learning rate that each group's lr_scheduler began with, by the group's number.
+        self._initial_lrs: dict[int, float] = {}
+        #: The step count that was loaded, together with initial learning rates, by load_state_dict.
+        self._resumed_at: int | None = None
 
+        grouped = params if isinstance(params, Grouped) else None
+        if grouped is not None:
+            params = grouped.params
         self._is_single = not is_container(params)
         self._is_grouped = isinstance(params, (list, tuple)) and any(is_group(item) for item in params)
         self._root = Branch({} if isinstance(params, Mapping) else [])
-        for group in params if self._is_grouped else [{"params": params}]:
-            self.add_param_group(group)
+        if grouped is not None:
+            self._add(self._addition(params), grouped.options, grouped.group_of)
+        else:
+            for group in params if self._is_grouped else [{"params": params}]:
+                self.add_param_group(group)
         if copy_to is not None:
             self._take_copies(copy_to)
 
@@ -350,13 +383,150 @@ class Optimizer:
         """
         if not is_group(group):
             raise TypeError(f"param group: expected a dict with the key 'params', got {group!r:.80}")
-        unknown = [name for name in group if name not in self.defaults and name != "params"]
-        if unknown:
-            raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
         addition = self._addition(group["params"])
+        options = {name: value for name, value in group.items() if name != "params"}
+        self._add(addition, [options], dict.fromkeys(addition.names(), 0))
+
+    @property
+    def frozen(self) -> list[str]:
+        """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
+        return [name for name in self._names if name in self._frozen]
+
+    def freeze(self, pattern: str) -> list[str]:
+        """Skip these arrays from now on, whatever their gradient: no update, their slots and step counts untouched.
+
+        Parameters
+        ----------
+        pattern : str
+            A name, or a glob pattern: ``*`` is any text (dots too), ``?`` one character, ``[ab]`` one of these.
+
+        Returns
+        -------
+        list of str
+            The names that match.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params = {"body": {"W": np.ones(1), "b": np.ones(1)}, "head": {"W": np.ones(1)}}
+        >>> opt = fastopt.SGD(params, lr=0.5)
+        >>> opt.freeze("body.*")
+        ['body.W', 'body.b']
+        >>> info = opt.step({"body": {"W": np.ones(1), "b": np.ones(1)}, "head": {"W": np.ones(1)}})
+        >>> params["body"]["W"], params["head"]["W"]
+        (array([1.]), array([0.5]))
+        """
+        names = matching(pattern, self._names)
+        self._frozen.update(names)
+        return names
+
+    def unfreeze(self, pattern: str = "*") -> list[str]:
+        """Update these arrays again: the opposite of :meth:`freeze`, with its argument, result and error."""
+        names = matching(pattern, self._names)
+        self._frozen.difference_update(names)
+        return names
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a run needs to go on, besides the parameters, as plain Python and copies of arrays.
+
+        Returns
+        -------
+        dict
+            ``"optimizer"`` (the class's name), ``"step_count"``, ``"options"`` (those of the whole optimizer),
+            ``"param_groups"`` (as the attribute, with the names of the arrays as ``"params"``; ``"initial_lr"`` if an
+            lr_scheduler drives it), ``"frozen"`` (names), ``"state"`` (for the name of each array: its slots and
+            ``"step"``), ``"extra"``. A schedule is a dict with its class and arguments; of a function that a schedule
+            calls only the name is kept.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a step does, for options that are not as they must be.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.SGD({"W": np.ones(2)}, lr=fastopt.schedules.constant(0.1), momentum=0.9)
+        >>> saved = opt.state_dict()
+        >>> saved["param_groups"][0]["lr"]
+        {'schedule': 'constant', 'arguments': {'value': 0.1}}
+        >>> saved["state"]["W"]
+        {'step': array(0), 'b': array([0., 0.])}
+        """
+        from . import state
+
+        return state.of(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+        """Go on from a saved state: slots, step counts, options, schedules. Everything is checked before it is loaded.
+
+        Parameters
+        ----------
+        state_dict : dict
+            From :meth:`state_dict` of an optimizer of the same class. It is not changed, and its arrays are copied.
+        strict : bool, default True
+            Whether each array must have its state there, and each state its array. False: load what fits (an array's
+            state fits as a whole or not at all; a group's options fit where its arrays have the same names) and
+            return the rest. The step count is always loaded.
+
+        Returns
+        -------
+        LoadResult
+            ``missing``: what this optimizer has and ``state_dict`` has not in this form; ``unexpected``: the opposite.
+            Both are empty where ``strict``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such dict, is of another class, or (where ``strict``) does not fit: one error with every
+            mismatch. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.SGD({"W": np.ones(2)}, lr=0.1, momentum=0.9)
+        >>> info = opt.step({"W": np.ones(2)})
+        >>> other = fastopt.SGD({"W": np.ones(2)}, momentum=0.9)
+        >>> other.load_state_dict(opt.state_dict())
+        LoadResult(missing=[], unexpected=[])
+        >>> other.step_count, other.param_groups[0]["lr"]
+        (1, 0.1)
+        """
+        from . import state
+
+        return state.load(self, state_dict, strict)
+
+    def _extra_state(self) -> dict[str, Any]:
+        """Return what else this optimizer needs to go on, as plain Python and arrays."""
+        return {}
+
+    def _check_extra_state(self, extra: Mapping[str, Any]) -> list[str]:
+        """Return what is wrong with such a dict, for people."""
+        wanted = list(self._extra_state())
+        return [] if sorted(extra) == sorted(wanted) else [f"extra: expected the entries {wanted}, got {list(extra)}"]
+
+    def _load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        """Take over a dict that :meth:`_check_extra_state` found nothing wrong with."""
+
+    def _add(self, addition: Branch, groups: Sequence[Group], group_of: Mapping[str, int]) -> None:
+        """Add arrays, and groups of options; ``group_of`` gives the group among these for the name of each array."""
+        for options in groups:
+            unknown = [name for name in options if name not in self.defaults]
+            if unknown:
+                raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
         names, arrays = list(addition.names()), list(addition.arrays())
-        for name, array in zip(names, arrays, strict=True):
-            check_param(name, array)
+        if not self._params:
+            self.backend = backends.choice_for(self._asked_backend, names, arrays)
+            self._arrays = backends.arrays_of(self.backend)
+        if self.backend == "cuda":
+            refuse_on_device(self.pass_options._asdict(), PLAIN_OPTIONS._asdict())
+        given = tuple(arrays)
+        arrays = [self._arrays.checked_param(name, array) for name, array in zip(names, arrays, strict=True)]
         if not arrays:
             raise ValueError("params: there is no array in this structure; give at least one")
         counts = Counter([*self._names, *names])
@@ -364,23 +534,31 @@ class Optimizer:
         if taken:
             raise ValueError(f"params: the names {taken} are there more than once; rename them")
         held = [copy for copy in self._copies if copy is not None]
-        extents = Extents(self._names + names + ["copy_to"] * len(held), self._params + arrays + held)
-        options = {**self.defaults, **{name: value for name, value in group.items() if name != "params"}}
-        settled = self._settle({"params": tuple(arrays), **options}, len(self.param_groups))
+        extents = self._arrays.extents(self._names + names + ["copy_to"] * len(held), self._params + arrays + held)
+        first = len(self.param_groups)
+        members = [
+            tuple(array for name, array in zip(names, given, strict=True) if group_of[name] == k)
+            for k in range(len(groups))
+        ]
+        settled = [
+            self._settle({"params": member, **self.defaults, **options}, first + k)
+            for k, (member, options) in enumerate(zip(members, groups, strict=True))
+        ]
 
         self._is_single = self._is_single and not self._params
         self._extents = extents
         self._root.merge(addition)
-        self.param_groups.append({"params": settled.values["params"], **options})
-        self._settled.append(settled)
+        for options, one in zip(groups, settled, strict=True):
+            self.param_groups.append({"params": one.values["params"], **self.defaults, **options})
+            self._settled.append(one)
         self._names += names
         self._params += arrays
         self._copies += [None] * len(arrays)
-        self._group_of = np.concatenate([self._group_of, np.full(len(arrays), len(self._settled) - 1)])
+        self._group_of = np.concatenate([self._group_of, np.array([first + group_of[name] for name in names], int)])
         self._steps = np.concatenate([self._steps, np.zeros(len(arrays), np.int64)])
         for i, name in enumerate(self._names):
             self.state.setdefault(name, {})["step"] = self._steps[i : i + 1].reshape(())
-        self._are_c_ordered = all(param.flags.c_contiguous for param in self._params)
+        self._are_c_ordered = self.backend != "cuda" and all(param.flags.c_contiguous for param in self._params)
         self._table = None
 
     @property
@@ -410,7 +588,7 @@ class Optimizer:
             If the optimizer has neither ``ema_decay`` nor ``polyak=True``.
         """
         averages = self._averages("ema")
-        return averages[0] if self._is_single else self._root.structure(iter(averages))
+        return averages[0] if self._is_single else self._root.rebuilt(iter(averages))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -482,7 +660,7 @@ class Optimizer:
         state = self.state[name]
         return storage.read_slot(state, slot, self.non_negative)
 
-    def step(self, grads: Any, *, grad_scale: float | None = None) -> StepInfo:
+    def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
         """Apply one step: change the parameters in place.
 
         Parameters
@@ -493,6 +671,10 @@ class Optimizer:
             reference to these arrays.
         grad_scale : float, optional
             In the place of the optimizer's, for this step.
+        stream : CUDA stream, optional
+            Of arrays on a GPU: the stream of torch, CuPy or Numba (or its handle) to run in. Default: the stream that
+            the gradients' ``__cuda_array_interface__`` names, else the legacy default stream; work that torch does in
+            another stream must be named here.
 
         Returns
         -------
@@ -507,18 +689,20 @@ class Optimizer:
         if self._is_averaged:
             raise ValueError("step: the parameters are the averaged ones; leave averaged() first")
         options = self.pass_options
-        scale = self._scale_of(grad_scale)
+        self._scale = self._scale_of(grad_scale)
         table = self._ready_table()
+        if stream is not None or self.backend == "cuda":
+            backends.set_stream(self.backend, table, stream)
         is_last = self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
         units = self._units() if any(settled.holds_norms for settled in self._settled) else []
         groups = [self._values(k) for k in range(len(self._settled))]
-        hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1, scale) for group, step in self._rows]
+        hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
         grad_norm = self._read_grads(table, hypers, is_last)
         applied = is_last and not self._found_nonfinite
         if self._found_nonfinite:
             if options.zero_grads:
-                self._clear(self._given)
+                self._clear(self._clearable)
         elif not is_last:
             table.accumulate([hyper._replace(mean=0.0) for hyper in hypers])
         elif not units:
@@ -565,7 +749,9 @@ class Optimizer:
             if name != "params":
                 self._check_option(name, value, f"param_groups[{k}]: " if k else "")
         values = {name: value if name == "params" else plain(value) for name, value in options.items()}
-        scheduled = tuple(name for name in values if callable(values[name]))
+        if self.backend == "cuda":
+            refuse_on_device({name: values[name] for name in ("l1", "prox_l1", "max_norm")}, {"l1": 0, "prox_l1": 0})
+        scheduled = tuple(name for name, value in values.items() if name != "params" and is_scheduled(value))
         return Settled(
             values, self.rule(values), scheduled, values["clip_norm"] is not None, values["max_norm"] is not None
         )
@@ -610,7 +796,7 @@ class Optimizer:
         options = self.pass_options
         for name, param, copy, k in zip(self._names, self._params, self._copies, self._group_of, strict=True):
             computed = param
-            if is_half(param.dtype) and not (options.stochastic_rounding and is_bfloat16(param.dtype)):
+            if self._arrays.is_half(param.dtype) and not (options.stochastic_rounding and is_bfloat16(param.dtype)):
                 computed = self._kept(name, "master", param, FLOAT32, partial(halves.to_float32, param))
                 copy = param
             elif param.dtype == FLOAT64 and options.state_dtype is not None:
@@ -618,19 +804,20 @@ class Optimizer:
                     f"state_dtype={options.state_dtype!r}: {name!r} is float64; expected parameters that are computed "
                     "in float32, or leave state_dtype out"
                 )
-            dtype = computed_in(param.dtype)
+            dtype = self._arrays.computed_in(param.dtype)
             average = accumulated = None
             if options.averages:
-                average = in_memory_order(
+                average = self._arrays.in_memory_order(
                     self._kept(name, "ema", computed, dtype, partial(halves.in_computed, computed))
                 )
             if options.accumulate_steps > 1:
-                make = partial(slot_like, computed, 0.0, dtype)
-                accumulated = in_memory_order(self._kept(name, "accumulated", computed, dtype, make))
+                make = partial(self._arrays.slot_like, computed, 0.0, dtype)
+                accumulated = self._arrays.in_memory_order(self._kept(name, "accumulated", computed, dtype, make))
                 self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, COUNT.copy)
-            held = [self._slot(name, computed, k, slot) for slot in rules.slots(self._settled[k].rule)]
-            slots.append([in_memory_order(array) for array, _ in held])
-            target = None if copy is None else in_memory_order(copy)
+            settled = self._settled[k]
+            held = [self._slot(name, computed, settled.values, slot) for slot in rules.slots(settled.rule)]
+            slots.append([self._arrays.in_memory_order(array) for array, _ in held])
+            target = None if copy is None else self._arrays.in_memory_order(copy)
             beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
             self._computed.append(computed)
         self._is_dithered = options.state_dtype is not None or options.stochastic_rounding
@@ -642,29 +829,33 @@ class Optimizer:
         self._present = np.zeros(len(self._params), bool)
         self._are_all_present = False
         self._array_clip_is_set = False
-        params = [in_memory_order(computed) for computed in self._computed]
+        params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         return backends.table_class(self.backend)(params, slots, beside)
 
-    def _slot(self, name: str, computed: Array, k: int, slot: str) -> tuple[Array, tuple[quantize.Map, Array] | None]:
+    def _slot(
+        self, name: str, computed: Array, group: Group, slot: str
+    ) -> tuple[Array, tuple[quantize.Map, Array] | None]:
         """Return a slot of the state, checked, or a new one where there is none yet; with its map and scales if any."""
-        value = self.initial_slot(self._settled[k].values, slot)
+        value = self.initial_slot(group, slot)
         stored_in = storage.slot_storage(self.pass_options.state_dtype, computed.size)
         if stored_in is None:
-            dtype = computed_in(computed.dtype)
-            return self._kept(name, slot, computed, dtype, partial(slot_like, computed, value, dtype)), None
+            dtype = self._arrays.computed_in(computed.dtype)
+            make = partial(self._arrays.slot_like, computed, value, dtype)
+            return self._kept(name, slot, computed, dtype, make), None
         if stored_in == "bfloat16":
             dtype = halves.bfloat16()
-            return self._kept(name, slot, computed, dtype, partial(slot_like, computed, value, dtype)), None
+            make = partial(self._arrays.slot_like, computed, value, dtype)
+            return self._kept(name, slot, computed, dtype, make), None
         map = storage.map_of(slot in self.non_negative)
         code, scale = storage.constant(value, map)
-        codes = self._kept(name, slot, computed, CODE, partial(slot_like, computed, code, CODE))
+        codes = self._kept(name, slot, computed, CODE, partial(self._arrays.slot_like, computed, code, CODE))
         blocks = np.full(-(-computed.size // quantize.BLOCK), scale, FLOAT32)
         return codes, (map, self._kept(name, storage.scale_name(slot), blocks, FLOAT32, blocks.copy))
 
     def _kept(self, name: str, slot: str, like: Array, dtype: np.dtype[Any], make: Callable[[], Array]) -> Array:
         """Return an array of the state, checked, or one that ``make`` made where there is none yet."""
         if slot in self.state[name]:
-            check_slot(f"state[{name!r}][{slot!r}]", self.state[name][slot], like, dtype)
+            self._arrays.check_slot(f"state[{name!r}][{slot!r}]", self.state[name][slot], like, dtype)
             return self.state[name][slot]
         values = make()
         self._new_slots.append((name, slot, values))
@@ -680,7 +871,9 @@ class Optimizer:
         leaves = [grads] if self._is_single else self._root.leaves(self._ungrouped(grads), "grads")
         if is_last and self.accumulated_calls:
             leaves = self._filled(leaves)
-        if self._last_grads is None or not all(map(is_, leaves, self._last_grads)):
+        if self._frozen:
+            leaves = [None if name in self._frozen else leaf for name, leaf in zip(self._names, leaves, strict=True)]
+        if self._last_grads is None or not all(map(is_, leaves, self._last_grads)) or not table.is_current():
             self._last_grads = None
             are_callers = True
             if not (self._are_like_last(leaves) and self._hand_over(table, leaves)):
@@ -702,7 +895,7 @@ class Optimizer:
         if self.pass_options.zero_grads:
             check_clearable(self._names, leaves)
         checked = [
-            (None, True) if grad is None else grad_in_memory_order(name, grad, param)
+            (None, True) if grad is None else self._arrays.grad_in_memory_order(name, grad, param)
             for name, grad, param in zip(self._names, leaves, self._params, strict=True)
         ]
         grads = [grad for grad, _ in checked]
@@ -717,7 +910,7 @@ class Optimizer:
         if self.pass_options.zero_grads and converted:
             self._check_apart(leaves)
         self._hand_over(table, grads)
-        self._given, self._converted = [leaf for leaf in leaves if leaf is not None], converted
+        self._clearable, self._converted = [leaf for leaf in leaves if leaf is not None], converted
         present = np.array([grad is not None for grad in grads])
         if not np.array_equal(present, self._present):
             self._present = present
@@ -734,7 +927,7 @@ class Optimizer:
             return False
         if self.pass_options.zero_grads:
             check_clearable(self._names, leaves)
-            self._given = leaves
+            self._clearable = leaves
         return True
 
     def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
@@ -796,7 +989,9 @@ class Optimizer:
         self.step_count += 1
         if self.accumulated_calls:
             self.accumulated_calls = 0
-            for name in self._names:
+            for i, name in enumerate(self._names):
+                if self.state[name]["accumulated_calls"] and not self._present[i]:  # frozen on the way
+                    self.state[name]["accumulated"][...] = 0
                 self.state[name]["accumulated_calls"][...] = 0
         if self._are_all_present:
             self._steps += 1
@@ -812,15 +1007,18 @@ class Optimizer:
             return settled.values
         values = dict(settled.values)
         for name in settled.scheduled:
-            value = values[name](self.step_count)
+            value = value_at(values[name], self.step_count)
             where = f"param_groups[{k}]: the schedule at step {self.step_count}: "
-            if callable(value):
+            if is_scheduled(value):
                 raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
             self._check_option(name, value, where)
             values[name] = plain(value)
+        if values.get("momentum") == 0 and "momentum" in settled.scheduled:
+            # By momentum == 0 a rule without a buffer is told; a schedule that passes through 0 keeps its buffer.
+            values["momentum"] = LEAST_POSITIVE
         return values
 
-    def _hyper(self, group: Group, rule: Rule, step: int, scale: float) -> Hyper:
+    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
         lr, weight_decay, clip_value = group["lr"], group["weight_decay"], group["clip_value"]
         decoupled, options = group["decoupled"], self.pass_options
         sign, mean = -1.0 if group["maximize"] else 1.0, 0.0
@@ -833,7 +1031,7 @@ class Optimizer:
             weight = averaging.ema_weight(options.ema_decay, options.ema_bias_correction, step)
         return Hyper(
             rule,
-            sign / scale,
+            sign / self._scale,
             math.inf if clip_value is None else clip_value,
             1.0,
             0.0 if decoupled else weight_decay,
@@ -865,27 +1063,30 @@ class Optimizer:
         Return the global norm if it is clipped. ``_found_nonfinite`` tells whether the step is to be skipped.
         """
         self._found_nonfinite = False
+        if self.backend == "cuda":
+            max_norms = [settled.values["clip_norm"] for settled in self._settled]
+            return backends.clip_on_device(table, hypers, max_norms, self._group_of, self.clip_global_norm)
         if self._array_clip_is_set:
             table.array_clip[:] = 1
             self._array_clip_is_set = False
         is_counted = self.pass_options.nonfinite == "propagate"
         if is_last and any(settled.clips_arrays for settled in self._settled):
-            norms = np.sqrt(self._sums(table, hypers, is_counted))
+            norms = np.sqrt(self._squares(table, hypers, is_counted))
             is_counted = True
             max_norms = [settled.values["clip_norm"] for settled in self._settled]
             limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])[self._group_of]
             table.array_clip[:] = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
             self._array_clip_is_set = True
         if is_last and self.clip_global_norm is not None:
-            norm = total_norm(self._sums(table, hypers, is_counted))
+            norm = total_norm(self._squares(table, hypers, is_counted))
             factor = float(clip_factor(norm, self.clip_global_norm))
             hypers[:] = [hyper._replace(global_clip=factor) for hyper in hypers]
             return norm
         if not is_counted:
-            self._sums(table, hypers, is_counted)
+            self._squares(table, hypers, is_counted)
         return None
 
-    def _sums(self, table: Table, hypers: list[Hyper], is_counted: bool) -> npt.NDArray[np.float64]:
+    def _squares(self, table: Table, hypers: list[Hyper], is_counted: bool) -> npt.NDArray[np.float64]:
         """Return the gradients' sums of squares; count what is not finite on the way unless that was done."""
         sums = table.sum_squares(hypers, not is_counted)
         if not is_counted:
@@ -930,17 +1131,27 @@ class Optimizer:
 
     def _take_copies(self, copy_to: Any) -> None:
         """Check where copies of the parameters are to be written, and write them for the first time."""
+        if self.backend == "cuda":
+            refuse_on_device({"copy_to": copy_to}, {})
         leaves = [copy_to] if self._is_single else self._root.leaves(self._ungrouped(copy_to), "copy_to")
         for name, copy, param in zip(self._names, leaves, self._params, strict=True):
             if copy is not None:
                 check_copy(name, copy, param)
         held = [(f"copy_to: {name}", copy) for name, copy in zip(self._names, leaves, strict=True) if copy is not None]
         names, copies = [name for name, _ in held], [copy for _, copy in held]
-        self._extents = Extents(self._names + names, self._params + copies)
+        self._extents = self._arrays.extents(self._names + names, self._params + copies)
         self._copies = leaves
         for copy, param in zip(leaves, self._params, strict=True):
             if copy is not None:
                 write(copy, param)
+
+    def _follow_params(self, names: Sequence[str]) -> None:
+        """Bring the copies to what was written into the parameters, and the masters of these arrays."""
+        for name, param, copy in zip(self._names, self._params, self._copies, strict=True):
+            if copy is not None:
+                write(copy, param)
+            if name in names and self.state[name].pop("master", None) is not None:
+                self._table = None
 
     def _averages(self, what: str) -> list[Array]:
         if not self.pass_options.averages:
@@ -949,6 +1160,19 @@ class Optimizer:
             self._ready_table()
             self._keep_new_slots()
         return [self.state[name]["ema"] for name in self._names]
+
+
+def refuse_on_device(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
+    """Raise unless options have the values of a step that is done on a GPU (default None).
+
+    Raises
+    ------
+    ValueError
+        Says which has another.
+    """
+    for name, value in values.items():
+        if value != plain_values.get(name):
+            raise ValueError(f"{name}={value!r:.80}: is not done on a GPU yet; leave it out, or use NumPy arrays")
 
 
 def write(array: Array, values: Array) -> None:

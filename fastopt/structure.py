@@ -75,6 +75,11 @@ class Branch:
             else:
                 yield from branch.names()
 
+    def rebuilt(self, leaves: Iterator[Any]) -> Any:
+        """Return these leaves in containers of this form: dicts and lists."""
+        children = [next(leaves) if branch is LEAF else branch.rebuilt(leaves) for branch in self.branches]
+        return dict(zip(self.keys, children, strict=True)) if self.is_dict else children
+
     def leaves(self, structure: Any, what: str) -> list[Any]:
         """Return the leaves of a structure of this form; None and missing dict keys give None for all below them.
 
@@ -95,11 +100,6 @@ class Branch:
             else:
                 leaves.extend(branch.leaves(child, what))
         return leaves
-
-    def structure(self, leaves: Iterator[Any]) -> Any:
-        """Return dicts and lists of this form that hold these leaves."""
-        children = [next(leaves) if branch is LEAF else branch.structure(leaves) for branch in self.branches]
-        return dict(zip(self.keys, children, strict=True)) if self.is_dict else children
 
     def children(self, structure: Any, what: str) -> Sequence[Any]:
         if self.is_dict:

@@ -5,3 +5,4 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "huge: needs more than 10 GB of memory; runs where the machine has it")
+    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU and fastopt[cuda]; skipped elsewhere")

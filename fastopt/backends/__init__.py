@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Array
+from .. import arrays as host_arrays
+from ..arrays import Array, is_on_device
 from ..quantize import Map
 from ..rules import Rule, sgd
 
@@ -67,6 +69,9 @@ class Table(Protocol):
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         """Return where each gradient begins."""
 
+    def is_current(self) -> bool:
+        """Tell whether the gradients are still where they were when they were set."""
+
     def step(self, hypers: Sequence[Hyper]) -> None:
         """Apply one step to every array that has a gradient."""
 
@@ -87,17 +92,84 @@ def choice(backend: str | None) -> str:
     RuntimeError
         If it can't be had here; says why.
     """
-    source, name = "backend=", backend
+    source, name = asked(backend)
     if name is None:
-        source, name = "FASTOPT_BACKEND=", os.environ.get("FASTOPT_BACKEND") or None
-    if name is None:
-        return "native" if native_missing() is None else "numpy"
+        return default()
     if name not in NAMES:
         raise ValueError(f"{source}{name}: expected one of {', '.join(NAMES)}")
     reason = {"native": native_missing, "numpy": lambda: None, "cuda": cuda_missing}[name]()
     if reason is not None:
         raise RuntimeError(f"{source}{name}: {reason}; leave it unset to use what is there")
     return name
+
+
+def asked(backend: str | None) -> tuple[str, str | None]:
+    """Return where a backend was asked for, and which; None if nowhere."""
+    if backend is not None:
+        return "backend=", backend
+    return "FASTOPT_BACKEND=", os.environ.get("FASTOPT_BACKEND") or None
+
+
+def default() -> str:
+    """Return the backend of NumPy arrays where none is asked for."""
+    return "native" if native_missing() is None else "numpy"
+
+
+def choice_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]) -> str:
+    """Return the name of the backend for these parameters: ``cuda`` if and only if they are on a GPU.
+
+    Raises
+    ------
+    ValueError
+        If another one is asked for.
+    RuntimeError
+        If it can't be had here; says why.
+    """
+    chosen, (source, name) = choice(backend), asked(backend)
+    device_name = next((n for n, a in zip(names, arrays, strict=True) if is_on_device(a)), None)
+    if device_name is None:
+        if chosen == "cuda" and names:
+            raise ValueError(
+                f"{source}cuda: params: {names[0]!r} is not on a GPU; give arrays that have __cuda_array_interface__ "
+                "(CuPy, torch, Numba), or leave the backend unset"
+            )
+        return chosen
+    if name not in (None, "cuda"):
+        raise ValueError(
+            f"{source}{name}: params: {device_name!r} is on the GPU; leave the backend unset, or give NumPy arrays"
+        )
+    reason = cuda_missing()
+    if reason is not None:
+        raise RuntimeError(f"params: {device_name!r} is on the GPU: {reason}")
+    return "cuda"
+
+
+def arrays_of(name: str) -> ModuleType:
+    """Return the module that knows the arrays of a backend: what may be a parameter or gradient, how slots are made."""
+    if name == "cuda":
+        from . import cuda
+
+        return cuda
+    return host_arrays
+
+
+def set_stream(name: str, table: Any, stream: Any) -> None:
+    """Say in which stream the next step is to run; None: as the gradients say."""
+    if name != "cuda":
+        raise ValueError(f"stream={stream!r}: only steps on a GPU have a stream; leave it unset for NumPy arrays")
+    from . import cuda
+
+    table.stream = None if stream is None else cuda.stream_handle(stream)
+
+
+def clip_on_device(
+    table: Any, hypers: Sequence[Hyper], max_norms: Sequence[float | None], group_of: Any, global_limit: float | None
+) -> float | None:
+    """Set the clip factors of a CudaTable's next step; return the global norm if it is limited."""
+    limits = None
+    if any(max_norm is not None for max_norm in max_norms):
+        limits = np.array([np.inf if max_norm is None else max_norm for max_norm in max_norms])[group_of]
+    return table.clip(hypers, limits, global_limit)  # type: ignore[no-any-return]
 
 
 def native_missing() -> str | None:
@@ -108,12 +180,18 @@ def native_missing() -> str | None:
 
 
 def cuda_missing() -> str | None:
-    """Return why the CUDA backend can't be had."""
-    return "this version of fastopt has no CUDA backend yet"
+    """Return why the CUDA backend can't be had, None where it can."""
+    from . import cuda_found
+
+    return cuda_found.missing()
 
 
 def table_class(name: str) -> type[Table]:
     """Return the class of the tables of a backend."""
+    if name == "cuda":
+        from . import cuda
+
+        return cuda.CudaTable  # type: ignore[return-value]
     if name == "native":
         from . import native
 
@@ -129,6 +207,7 @@ PLAIN = Hyper(sgd, 1.0, np.inf, 1.0, 0.0, 1.0, ())
 
 def sum_squares(arrays: Sequence[Array]) -> npt.NDArray[np.float64]:
     """Return the sum of squares of each C-contiguous float32 or float64 array, added in double precision."""
-    table = table_class(choice(None))(arrays, [()] * len(arrays))
+    name = choice(None)
+    table = table_class(default() if name == "cuda" else name)(arrays, [()] * len(arrays))
     table.set_grads(arrays)
     return table.sum_squares([PLAIN])

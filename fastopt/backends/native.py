@@ -123,6 +123,9 @@ class NativeTable:
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
 
+    def is_current(self) -> bool:
+        return True
+
     def step(self, hypers: Sequence[Hyper]) -> None:
         self.set_hypers(hypers)
         lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.wanted())

@@ -56,6 +56,9 @@ class NumpyTable:
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.array([0 if grad is None else address(grad) for grad in self.grads], np.uintp)
 
+    def is_current(self) -> bool:
+        return True
+
     def step(self, hypers: Sequence[Hyper]) -> None:
         with np.errstate(all="ignore"):
             for runs in self.blocks():

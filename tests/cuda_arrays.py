@@ -1,0 +1,31 @@
+"""Arrays with ``__cuda_array_interface__`` for the simulator, where a device's memory is the host's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class SimulatedArray:
+    """A NumPy array that says it is on a GPU."""
+
+    def __init__(self, array: Any, stream: int | None = None) -> None:
+        self.array = array
+        self.stream = stream
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        found = self.array.__array_interface__
+        return {**found, "typestr": self.array.dtype.str, "version": 3, "stream": self.stream}
+
+
+def simulated(structure: Any) -> Any:
+    """Return the same structure with its arrays on the simulated GPU, in the same memory."""
+    if isinstance(structure, np.ndarray):
+        return SimulatedArray(structure)
+    return [None if array is None else SimulatedArray(array) for array in structure]

@@ -1,0 +1,413 @@
+"""The CUDA backend in Numba's simulator; test_cuda_simulator.py runs this file in a process of its own."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from cases import Case, every_case, every_dtype
+from cuda_arrays import SimulatedArray, simulated
+
+import fastopt
+from fastopt import rules
+from fastopt.backends import cuda, cuda_found, numba_cuda
+
+SIZES = (5, 0, 1, 37)
+
+
+def alike(array: Any) -> bytes:
+    return np.where(np.isnan(array), np.nan, array).tobytes()
+
+
+def on_host(opt: fastopt.Optimizer) -> list[bytes]:
+    """Return the bytes of all state, wherever it is."""
+    return [
+        alike(array if isinstance(array, np.ndarray) else cuda.to_host(array))
+        for slots in opt.state.values()
+        for array in slots.values()
+    ]
+
+
+def shifted(values: Any, by: int) -> Any:
+    """Return a copy that begins ``by`` elements behind an address that 16 bytes divide."""
+    buffer = np.empty(values.size + 8, values.dtype)
+    begin = -buffer.ctypes.data % 16 // values.itemsize + by
+    buffer[begin : begin + values.size] = values.reshape(-1)
+    return buffer[begin : begin + values.size].reshape(values.shape)
+
+
+@every_dtype
+@every_case
+def test_every_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
+    """Any alignment, with gradients that come and go, with NaN, infinities, zeros and denormals among them."""
+    rng = np.random.default_rng(1)
+    tiny = np.finfo(dtype).smallest_subnormal
+    specials = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, tiny, -tiny, np.finfo(dtype).max], dtype)
+    plain = [rng.normal(size=size).astype(dtype) for size in SIZES]
+    params = [shifted(param, i) for i, param in enumerate(plain)]
+    opt, reference = case.build(simulated(params)), case.build(plain, backend="numpy")
+    assert opt.backend == "cuda"
+    for step in range(3):
+        grads = [rng.normal(size=size).astype(dtype) for size in SIZES]
+        if step == 2 and opt.clip_global_norm is None:
+            grads[3][:8] = specials
+        given: list[Any] = [shifted(grad, i % 2) for i, grad in enumerate(grads)]
+        if step == 1:
+            given[0] = grads[0] = None  # type: ignore[call-overload]
+        info, expected = opt.step(simulated(given)), reference.step(grads)
+        assert info == expected
+    assert list(map(alike, params)) == list(map(alike, plain))
+    assert on_host(opt) == on_host(reference)
+
+
+@pytest.mark.parametrize("grad_dtype", ["float16", "bfloat16", "float32", "float64"])
+@every_dtype
+def test_gradients_of_any_float_dtype(dtype: Any, grad_dtype: str) -> None:
+    kind = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if grad_dtype == "bfloat16" else grad_dtype)
+    rng = np.random.default_rng(2)
+    plain = rng.normal(size=(3, 7)).astype(dtype)
+    param = plain.copy()
+    opt = fastopt.Adam(SimulatedArray(param), clip_norm=1.0)
+    reference = fastopt.Adam(plain, clip_norm=1.0, backend="numpy")
+    for _ in range(2):
+        grad = rng.normal(size=(3, 7)).astype(kind)
+        opt.step(SimulatedArray(grad))
+        reference.step(grad)
+    assert param.tobytes() == plain.tobytes()
+
+
+@pytest.mark.parametrize("length", [4095, 4096, 4097, 3 * 4096 + 5])
+def test_norms_over_many_chunks_have_the_bits_of_every_backend(length: int) -> None:
+    grads = [np.random.default_rng(3).normal(size=n).astype(np.float32) for n in (7, length)]
+    opt = fastopt.SGD(simulated([np.zeros_like(grad) for grad in grads]), clip_global_norm=1.0)
+    # The tables only: stepping through thousands of elements takes the simulator long.
+    table = opt._ready_table()
+    opt._take_grads(table, simulated(grads), is_last=True)
+    sums = table.sum_squares([opt._hyper(opt._values(0), opt.rule(opt.param_groups[0]), 1)])
+    assert np.array_equal(sums, fastopt.backends.sum_squares(grads))
+
+
+def test_a_step_over_several_chunks() -> None:
+    """The last chunk is short, and the arrays begin at different places of 16 bytes."""
+    size = 2 * 4096 + 3
+    rng = np.random.default_rng(4)
+    plain, grad = rng.normal(size=size).astype(np.float32), rng.normal(size=size).astype(np.float32)
+    param, far = shifted(plain, 1), shifted(grad, 1)
+    fastopt.SGD(SimulatedArray(param), lr=0.5).step(SimulatedArray(far))
+    fastopt.SGD(plain, lr=0.5, backend="numpy").step(grad)
+    assert param.tobytes() == plain.tobytes()
+
+
+def test_one_launch_for_all_arrays_and_uploads_only_when_pointers_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads, real_upload = [], numba_cuda.uploaded
+    monkeypatch.setattr(numba_cuda, "uploaded", lambda *args: uploads.append(args) or real_upload(*args))
+    arrays = [np.ones(3, np.float32) for _ in range(50)]
+    grads = simulated([np.ones(3, np.float32) for _ in arrays])
+    opt = fastopt.Adam(simulated(arrays))
+    opt.step(grads)
+    table: Any = opt._ready_table()
+    assert len(table.launches) == 1
+    before = len(uploads)
+    opt.step(grads)
+    opt.step([SimulatedArray(grad.array) for grad in grads])  # other objects, same memory
+    assert len(uploads) == before
+    opt.step(simulated([np.ones(3, np.float32) for _ in arrays]))
+    assert len(uploads) == before + 1
+
+
+def test_groups_and_counts_are_launches_of_their_own() -> None:
+    values = [np.ones(3, np.float32) for _ in range(4)]
+    first, second = simulated(values[:2]), simulated(values[2:])
+    opt = fastopt.Adam([{"params": first, "lr": 0.1}, {"params": second, "lr": 0.2}])
+    ones = [np.ones(3, np.float32) for _ in range(2)]
+    opt.step([simulated(ones), [None, SimulatedArray(ones[0])]])
+    opt.step([simulated(ones), simulated(ones)])
+    table: Any = opt._ready_table()
+    assert [launch.indices.tolist() for launch in table.launches] == [[0, 1], [2], [3]]
+    np.testing.assert_allclose([v[0] for v in values], [0.8, 0.8, 0.8, 0.6], rtol=1e-6)
+
+
+def test_the_norm_is_fetched_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched, real_fetch = [], cuda.DeviceNorms.fetch
+    monkeypatch.setattr(cuda.DeviceNorms, "fetch", lambda *args: fetched.append(args) or real_fetch(*args))
+    opt = fastopt.SGD(SimulatedArray(np.zeros(2, np.float32)), clip_global_norm=1.0)
+    norm = opt.step(SimulatedArray(np.float32([3, 4]))).grad_norm
+    later = opt.step(SimulatedArray(np.float32([6, 8]))).grad_norm
+    assert not fetched
+    assert norm == 5.0
+    assert (float(norm), f"{later:.1f}", repr(later), norm < later) == (5.0, "10.0", "10.0", True)
+    assert len(fetched) == 2
+
+
+def test_an_old_norm_is_fetched_before_its_place_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "NORMS", 2)
+    opt = fastopt.SGD(SimulatedArray(np.zeros(1, np.float32)), clip_global_norm=1.0)
+    norms = [opt.step(SimulatedArray(np.float32([k]))).grad_norm for k in range(1, 6)]
+    assert norms == [1, 2, 3, 4, 5]
+
+
+def test_state_moves_to_the_host_and_back() -> None:
+    values = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    back = cuda.to_host(cuda.from_host(values))
+    assert back.flags.f_contiguous
+    assert np.array_equal(back, values)
+    param = values.copy(order="F")
+    opt = fastopt.Adam(SimulatedArray(param))
+    opt.step(SimulatedArray(values))
+    m = cuda.to_host(opt.state["0"]["m"])
+    assert m.shape == (2, 3)
+    np.testing.assert_allclose(m, 0.1 * values, rtol=1e-6)
+    opt.state["0"]["m"] = cuda.from_host(m)
+    assert opt.state["0"]["m"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(order: Any) -> None:
+    """Saved states are NumPy's whatever the backend, so that a run goes on elsewhere with the same bits."""
+    rng = np.random.default_rng(4)
+    start = np.array(rng.normal(size=(3, 5)), dtype=np.float32, order=order)
+    grads = [np.array(rng.normal(size=(3, 5)), dtype=np.float32, order=order) for _ in range(6)]
+    there, straight = start.copy(order="K"), start.copy(order="K")
+    reference = fastopt.Adam(straight)
+    for grad in grads:
+        reference.step(grad)
+    device: Any = SimulatedArray(there)
+    on_gpu = fastopt.Adam(device)
+    for grad in grads[:2]:
+        on_gpu.step(SimulatedArray(grad))
+    here = there.copy(order="K")
+    on_cpu = fastopt.Adam(here)
+    on_cpu.load_state_dict(on_gpu.state_dict())
+    for grad in grads[2:4]:
+        on_cpu.step(grad)
+    there[...] = here
+    back = fastopt.Adam(device)
+    back.load_state_dict(on_cpu.state_dict())
+    for grad in grads[4:]:
+        back.step(SimulatedArray(grad))
+    assert there.tobytes() == straight.tobytes()
+    saved, wanted = back.state_dict()["state"]["0"], reference.state_dict()["state"]["0"]
+    assert all(saved[slot].tobytes() == wanted[slot].tobytes() for slot in wanted)
+
+
+def test_streams() -> None:
+    opt = fastopt.SGD(SimulatedArray(np.zeros(1, np.float32)))
+    grad = np.ones(1, np.float32)
+    table: Any = opt._ready_table()
+    for stream, asked, ran in [(None, None, 0), (1, None, 0), (7, None, 7), (7, 9, 9), (None, None, 0)]:
+        opt.step(SimulatedArray(grad, stream), stream=asked)
+        assert table.last_stream == ran
+    with pytest.raises(TypeError, match="stream='x': expected a CUDA stream of torch"):
+        opt.step(SimulatedArray(grad), stream="x")
+
+
+def test_a_changed_stream_of_the_same_gradients_is_seen() -> None:
+    opt = fastopt.SGD(SimulatedArray(np.zeros(1, np.float32)))
+    grad = SimulatedArray(np.ones(1, np.float32))
+    opt.step(grad)
+    grad.stream = 5
+    opt.step(grad)
+    table: Any = opt._ready_table()
+    assert table.last_stream == 5
+
+
+def array(*shape: int, dtype: str = "float32") -> SimulatedArray:
+    return SimulatedArray(np.ones(shape, dtype))
+
+
+def read_only() -> SimulatedArray:
+    values = np.ones(2, np.float32)
+    values.flags.writeable = False
+    return SimulatedArray(values)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"a": array(2), "b": np.ones(2)}, TypeError, "'b' is of type numpy.ndarray, not on the GPU"),
+        ({"a": np.ones(2), "b": array(2)}, TypeError, "'a' is of type numpy.ndarray, not on the GPU"),
+        (SimulatedArray(np.ones((4, 4))[:, ::2]), ValueError, "'0' is not one contiguous, aligned run"),
+        (read_only(), ValueError, "'0' is read-only"),
+        (array(2, dtype="float16"), TypeError, "'0' has dtype float16; expected one of float32, float64"),
+        (array(2, dtype="int32"), TypeError, "'0' has dtype int32"),
+    ],
+)
+def test_what_may_be_no_parameter(params: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fastopt.SGD(params)
+
+
+@pytest.mark.parametrize(
+    ("grad", "error", "message"),
+    [
+        (np.ones((2, 3), np.float32), TypeError, "'0' is of type numpy.ndarray, not on the GPU"),
+        (array(3, 2), ValueError, r"'0' has shape \(3, 2\); its parameter has shape \(2, 3\)"),
+        (array(2, 3, dtype="int64"), TypeError, "'0' has dtype int64"),
+        (SimulatedArray(np.ones((2, 6), np.float32)[:, ::2]), ValueError, "not one contiguous"),
+        (SimulatedArray(np.ones((3, 2), np.float32).T), ValueError, "differ in the order of memory"),
+    ],
+)
+def test_what_may_be_no_gradient(grad: Any, error: type[Exception], message: str) -> None:
+    values = np.ones((2, 3), np.float32)
+    opt = fastopt.SGD(SimulatedArray(values), lr=1.0)
+    with pytest.raises(error, match=message):
+        opt.step(grad)
+    assert opt.step_count == 0
+    assert (values == 1).all()
+    opt.step(array(2, 3))
+    assert (values == 0).all()
+
+
+def test_a_gradient_that_overlaps_a_parameter() -> None:
+    values = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="overlaps the memory of the parameter"):
+        fastopt.SGD(SimulatedArray(values)).step(SimulatedArray(values))
+
+
+def test_two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [np.ones(2, np.float32) for _ in range(3)]
+    devices = {value.ctypes.data: number for value, number in zip(values, (0, 1, 1), strict=True)}
+    monkeypatch.setattr(numba_cuda, "device_of", lambda pointer: devices[pointer])
+    with pytest.raises(ValueError, match="'1' is on device 1, and other parameters on device 0"):
+        fastopt.SGD(simulated(values[:2]))
+    with pytest.raises(ValueError, match="'0' is on device 1, and its parameter on device 0"):
+        fastopt.SGD(SimulatedArray(values[0])).step(SimulatedArray(values[2]))
+
+
+def test_a_parameter_that_moved() -> None:
+    param = array(2)
+    opt = fastopt.SGD(param)
+    opt.step(array(2))
+    before, param.array = param.array, param.array.copy()
+    with pytest.raises(ValueError, match="has moved in memory"):
+        opt.step(array(2))
+    assert opt.step_count == 1
+    assert (before == param.array).all()
+
+
+def test_a_same_gradient_object_that_moved_is_read_where_it_is() -> None:
+    values, grad = np.zeros(2, np.float32), array(2)
+    opt = fastopt.SGD(SimulatedArray(values), lr=1.0)
+    opt.step(grad)
+    grad.array = np.full(2, 5, np.float32)
+    opt.step(grad)
+    assert (values == -6).all()
+
+
+@pytest.mark.parametrize("source", ["backend=", "FASTOPT_BACKEND="])
+def test_a_backend_that_does_not_fit_the_arrays(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(params: Any, name: str) -> None:
+        if source == "backend=":
+            fastopt.SGD(params, backend=name)
+        else:
+            monkeypatch.setenv("FASTOPT_BACKEND", name)
+            fastopt.SGD(params)
+
+    with pytest.raises(ValueError, match=f"{source}numpy: params: '0' is on the GPU"):
+        built(array(2), "numpy")
+    with pytest.raises(ValueError, match=f"{source}cuda: params: '0' is not on a GPU"):
+        built(np.ones(2), "cuda")
+    built(array(2), "cuda")
+    assert fastopt.clip.global_norm([np.array([3.0, 4.0])]) == 5
+
+
+def test_any_stream_object() -> None:
+    class Torch:
+        cuda_stream = 3
+
+    class CuPy:
+        ptr = 4
+
+    class Numba:
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return 0, 5
+
+    assert [cuda.stream_handle(stream) for stream in (Torch(), CuPy(), Numba(), 6)] == [3, 4, 5, 6]
+
+
+def test_a_rule_of_the_users_own() -> None:
+    """A rule that was typed in: there is no file of it."""
+    space: dict[str, Any] = {}
+    exec("def half(h, p, g):\n    return (p - h.lr * (g - p),)", space)
+
+    class Half(fastopt.SGD):
+        def rule(self, group: Any) -> Any:
+            return space["half"]
+
+    values = np.ones(3, np.float32)
+    Half(SimulatedArray(values), lr=0.5).step(SimulatedArray(np.full(3, 3, np.float32)))
+    assert (values == 0).all()
+
+
+def test_what_is_not_done_on_a_gpu_is_an_error() -> None:
+    """A field of Hyper that the kernels don't know must not be passed over."""
+
+    class More(NamedTuple):
+        rule: Any = rules.sgd
+        grad_scale: float = 1.0
+        clip_value: float = math.inf
+        global_clip: float = 1.0
+        l2: float = 0.0
+        decay: float = 1.0
+        scalars: Any = rules.SGDScalars(1.0)
+        brightness: float = 0.0
+
+    values = np.ones(2, np.float32)
+    opt = fastopt.SGD(SimulatedArray(values))
+    opt.step(array(2))
+    table: Any = opt._ready_table()
+    before = values.copy()
+    with pytest.raises(ValueError, match="brightness: not done on a GPU yet"):
+        table.step([More(brightness=1.0)])
+    assert (values == before).all()
+    table.step([More()])
+    assert (values == before - 1).all()
+
+
+def test_compiling_is_told_of_once_it_took_a_second(capfd: pytest.CaptureFixture[str]) -> None:
+    numba_cuda.spent = 0.9
+    for _ in range(2):
+        with numba_cuda.told_when_slow():
+            time.sleep(0.2)
+    assert capfd.readouterr().err.count("fastopt: compiling CUDA kernels") == 1
+
+
+def test_what_was_found() -> None:
+    assert cuda_found.missing() is None
+    assert cuda_found.found().driver == "simulator"
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__, "-q", *sys.argv[1:]]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"l1": 0.1},
+        {"prox_l1": 0.1},
+        {"max_norm": 1.0},
+        {"ema_decay": 0.9},
+        {"polyak": True},
+        {"nonfinite": "skip"},
+        {"zero_grads": True},
+        {"accumulate_steps": 2},
+        {"state_dtype": "bfloat16"},
+        {"stochastic_rounding": True},
+        {"copy_to": [np.zeros(2, np.float16)]},
+    ],
+)
+def test_what_is_not_done_on_a_gpu_is_refused(options: dict[str, Any]) -> None:
+    message = rf"{next(iter(options))}=.*: is not done on a GPU yet; leave it out, or use NumPy arrays"
+    with pytest.raises(ValueError, match=message):
+        fastopt.SGD([SimulatedArray(np.ones(2, np.float32))], **options)
+
+
+def test_a_loss_scale_on_a_gpu() -> None:
+    param = np.ones(2)
+    fastopt.SGD(SimulatedArray(param), lr=0.5, grad_scale=2.0).step(SimulatedArray(np.ones(2)))
+    assert param.tolist() == [0.75, 0.75]

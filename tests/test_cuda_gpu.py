@@ -1,0 +1,254 @@
+"""The CUDA backend on a GPU: ``pytest -m gpu``. Skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Case, every_case, every_dtype
+
+import fastopt
+from fastopt.backends import cuda_found
+
+
+def reason() -> str | None:
+    """Return why there is no GPU to test on."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return "Numba's simulator is on"
+    if cuda_found.missing() is not None:
+        return cuda_found.missing()
+    from numba import cuda
+
+    return None if cuda.is_available() else "the driver shows no GPU"
+
+
+WHY_NOT = reason()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=f"needs a GPU: {WHY_NOT}")]
+
+if WHY_NOT is None:
+    from numba import cuda as numba_target
+
+    from fastopt.backends import cuda, numba_cuda
+
+SIZES = (0, 1, 5, 1000, 4095, 4096, 4097, 70_001)
+
+
+def alike(array: Any) -> bytes:
+    return np.where(np.isnan(array), np.nan, array).tobytes()
+
+
+def shifted(values: Any, by: int) -> Any:
+    """Return a copy on the device that begins ``by`` elements behind where memory was allocated."""
+    buffer = numba_target.device_array(values.size + by, values.dtype)
+    buffer[by:].copy_to_device(values)
+    return buffer[by:]
+
+
+@every_dtype
+@every_case
+def test_every_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
+    """No multiplication is fused with an addition, which costs no memory traffic; roots and quotients are rounded."""
+    rng = np.random.default_rng(1)
+    plain = [rng.normal(size=size).astype(dtype) for size in SIZES]
+    params = [shifted(param, i % 4) for i, param in enumerate(plain)]
+    opt, reference = case.build(params), case.build(plain, backend="numpy")
+    assert opt.backend == "cuda"
+    for step in range(4):
+        grads: list[Any] = [rng.normal(size=size).astype(dtype) for size in SIZES]
+        given = [shifted(grad, i % 3) for i, grad in enumerate(grads)]
+        if step == 1:
+            given[3] = grads[3] = None
+        assert opt.step(given) == reference.step(grads)
+    assert [alike(cuda.to_host(param)) for param in params] == list(map(alike, plain))
+    for name, slots in reference.state.items():
+        for slot, expected in slots.items():
+            found = opt.state[name][slot]
+            assert alike(found if slot == "step" else cuda.to_host(found)) == alike(expected)
+
+
+@every_dtype
+def test_special_values(dtype: Any) -> None:
+    tiny = np.finfo(dtype).smallest_subnormal
+    grad = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, tiny, -3 * tiny, np.finfo(dtype).max] * 100, dtype)
+    plain = np.linspace(-1, 1, grad.size).astype(dtype)
+    param = numba_target.to_device(plain)
+    opt = fastopt.Adam(param, amsgrad=True, clip_value=1e30, weight_decay=0.1)
+    reference = fastopt.Adam(plain, amsgrad=True, clip_value=1e30, weight_decay=0.1, backend="numpy")
+    for _ in range(3):
+        opt.step(numba_target.to_device(grad))
+        reference.step(grad)
+    assert alike(cuda.to_host(param)) == alike(plain)
+
+
+@pytest.mark.parametrize("grad_dtype", ["float16", "float32", "float64"])
+@every_dtype
+def test_gradients_of_any_float_dtype(dtype: Any, grad_dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    plain, grad = rng.normal(size=5001).astype(dtype), rng.normal(size=5001).astype(grad_dtype)
+    param = numba_target.to_device(plain)
+    fastopt.Adam(param, clip_norm=1.0).step(numba_target.to_device(grad))
+    fastopt.Adam(plain, clip_norm=1.0, backend="numpy").step(grad)
+    assert alike(cuda.to_host(param)) == alike(plain)
+
+
+def test_torch_in_place() -> None:
+    torch = pytest.importorskip("torch")
+    param = torch.nn.Parameter(torch.ones(5, 7, device="cuda"))
+    held = param.detach()
+    with pytest.raises(TypeError, match=r"give its \.detach\(\)"):
+        fastopt.SGD(param)
+    opt = fastopt.AdamW(held, lr=0.01)
+    other = torch.ones(5, 7, device="cuda", requires_grad=True)
+    peer = torch.optim.AdamW([other], lr=0.01)
+    for step in range(5):
+        grad = torch.randn(5, 7, device="cuda")
+        opt.step(grad.bfloat16() if step == 4 else grad)
+        other.grad = grad.bfloat16().float() if step == 4 else grad
+        peer.step()
+    torch.testing.assert_close(param, other)
+    assert opt.state["0"]["m"].__cuda_array_interface__["shape"] == (5, 7)
+    assert torch.as_tensor(opt.state["0"]["m"], device="cuda").shape == (5, 7)
+    with pytest.raises(TypeError, match="not on the GPU"):
+        opt.step(torch.ones(5, 7))
+
+
+def test_cupy_in_place() -> None:
+    cupy = pytest.importorskip("cupy")
+    param, plain = cupy.ones((5, 7), np.float32), np.ones((5, 7), np.float32)
+    opt, reference = fastopt.Adam(param), fastopt.Adam(plain, backend="numpy")
+    with cupy.cuda.Stream(non_blocking=True):
+        for k in range(3):
+            opt.step(cupy.full((5, 7), k, np.float32))
+            reference.step(np.full((5, 7), k, np.float32))
+        assert cupy.asnumpy(param).tobytes() == plain.tobytes()
+
+
+def slow(array: Any, value: float, nanoseconds: int) -> None:
+    """Wait on the device, then write: work that must come before a step."""
+    if numba_target.grid(1) == 0:
+        for _ in range(nanoseconds // 1_000_000):
+            numba_target.nanosleep(1_000_000)
+    numba_target.syncthreads()
+    if numba_target.grid(1) < array.size:
+        array[numba_target.grid(1)] = value
+
+
+def test_a_step_runs_behind_the_work_in_its_stream_and_does_not_wait_for_it() -> None:
+    kernel = numba_target.jit(slow)
+    stream = numba_target.stream()
+    grad, param = numba_target.to_device(np.zeros(64, np.float32)), numba_target.to_device(np.zeros(64, np.float32))
+    opt = fastopt.SGD(param, lr=1.0, clip_global_norm=100.0)
+    opt.step(grad, stream=stream)  # compiles
+    kernel[1, 64, stream](grad, 1.0, 0)
+    numba_target.synchronize()
+    kernel[1, 64, stream](grad, 2.0, 300_000_000)
+    start = time.perf_counter()
+    info = opt.step(grad, stream=stream)
+    assert time.perf_counter() - start < 0.15
+    assert info.grad_norm == 16.0  # waits
+    assert (cuda.to_host(param) == -2).all()
+
+
+def test_the_stream_of_the_gradients_is_respected() -> None:
+    """A Numba array that is bound to a stream says so in its interface."""
+    kernel = numba_target.jit(slow)
+    stream = numba_target.stream()
+    grad = numba_target.to_device(np.zeros(64, np.float32), stream=stream).bind(stream)
+    param = numba_target.to_device(np.zeros(64, np.float32))
+    opt = fastopt.SGD(param, lr=1.0)
+    opt.step(grad)
+    kernel[1, 64, stream](grad, 3.0, 100_000_000)
+    opt.step(grad)
+    assert (cuda.to_host(param) == -3).all()
+
+
+def test_a_thousand_arrays_in_one_launch() -> None:
+    plain = [np.full(256, i, np.float32) for i in range(1000)]
+    params = [numba_target.to_device(param) for param in plain]
+    grads = [numba_target.to_device(np.ones(256, np.float32)) for _ in plain]
+    opt = fastopt.Adam(params)
+    for _ in range(3):
+        opt.step(grads)
+        table: Any = opt._ready_table()
+    assert len(table.launches) == 1
+    reference = fastopt.Adam(plain, backend="numpy")
+    for _ in range(3):
+        reference.step([np.ones(256, np.float32)] * 1000)
+    assert all(cuda.to_host(p).tobytes() == q.tobytes() for p, q in zip(params, plain, strict=True))
+
+
+def test_state_goes_on_on_the_other_side() -> None:
+    rng = np.random.default_rng(5)
+    plain, grads = rng.normal(size=100).astype(np.float32), rng.normal(size=(6, 100)).astype(np.float32)
+    reference = plain.copy()
+    on_gpu = numba_target.to_device(plain)
+    opts = [fastopt.Adam(on_gpu), fastopt.Adam(plain), fastopt.Adam(reference, backend="numpy")]
+    for k in range(6):
+        opts[2].step(grads[k])
+    for k in range(3):
+        opts[0].step(numba_target.to_device(grads[k]))
+    plain[:] = cuda.to_host(on_gpu)
+    opts[1].step(None)
+    opts[1].step_count = opts[0].step_count
+    for slot, values in opts[0].state["0"].items():
+        opts[1].state["0"][slot][...] = values if slot == "step" else cuda.to_host(values)
+    for k in range(3, 6):
+        opts[1].step(grads[k])
+    assert plain.tobytes() == reference.tobytes()
+
+
+def test_more_than_2_to_the_31_elements() -> None:
+    size = 2**31 + 5
+    with numba_cuda.on_device(0):
+        free, _ = numba_target.current_context().get_memory_info()
+    if free < 2 * 4 * size + 2**30:
+        pytest.skip("needs 18 GB of free memory on the GPU")
+    with numba_cuda.on_device(0):
+        param, grad = (numba_cuda.full((size,), "float32", "C", 0) for _ in range(2))
+    places = [0, 2**31 - 1, 2**31, size - 1]
+    for place in places:
+        grad[place : place + 1].copy_to_device(np.ones(1, np.float32))
+    info = fastopt.SGD(param, lr=1.0, clip_global_norm=100.0).step(grad)
+    assert info.grad_norm == 2
+    assert [float(cuda.to_host(param[place : place + 1])[0]) for place in places] == [-1] * 4
+    assert [float(cuda.to_host(param[place : place + 1])[0]) for place in (1, 2**31 - 2, 2**31 + 1)] == [0, 0, 0]
+
+
+STEPS = """
+import sys, numpy as np, fastopt
+from numba import cuda
+params = [cuda.to_device(np.ones(n, np.float32)) for n in (1, 5, 4097, 10_001)]
+grads = [cuda.to_device(np.ones(n, np.float32)) for n in (1, 5, 4097, 10_001)]
+opt = fastopt.AdamW(params, clip_norm=1.0, clip_global_norm=1.0)
+for _ in range(3):
+    info = opt.step(grads)
+from fastopt.backends import cuda as backend
+kernel = backend.plain_kernel(0, backend.numba_cuda.sums)
+print(float(info.grad_norm), sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+"""
+
+
+def test_kernels_are_kept_on_disk(tmp_path: Any) -> None:
+    told = []
+    for _ in range(2):
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", STEPS], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.split()[1:])
+    assert told == [["0", "1"], ["1", "0"]]
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck"])
+def test_compute_sanitizer_finds_nothing(tool: str) -> None:
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        pytest.skip("needs compute-sanitizer, of the CUDA toolkit")
+    command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", STEPS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
