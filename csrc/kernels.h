@@ -11,6 +11,7 @@
 #define REAL float
 #define REAL_DTYPE FO_FLOAT32
 #define SQRT(x) sqrtf(x)
+#define ABSOLUTE(x) fabsf(x)
 #define NAME(x) x##_float32
 #define SCALARS(x) x##_scalars_float32
 #include "pipeline.h"
@@ -18,6 +19,7 @@
 #define REAL double
 #define REAL_DTYPE FO_FLOAT64
 #define SQRT(x) sqrt(x)
+#define ABSOLUTE(x) fabs(x)
 #define NAME(x) x##_float64
 #define SCALARS(x) x##_scalars_float64
 #include "pipeline.h"

@@ -1,7 +1,12 @@
 /* The block pipeline for one dtype and one instruction set: prepare, rule, in blocks that stay in the L1 cache.
-   Template parameters: REAL, REAL_DTYPE (its fo_dtype), SQRT(x), NAME(x), SCALARS(x). Undefines them at its end. */
+   Template parameters: REAL, REAL_DTYPE (its fo_dtype), SQRT(x), ABSOLUTE(x), NAME(x), SCALARS(x). Undefines them
+   at its end. */
 
+/* NumPy's functions of these names, bit for bit: NaN passes through, the sign of either zero is +0. */
 #define MAXIMUM(a, b) ((a) > (b) || (a) != (a) ? (a) : (b))
+#define MINIMUM(a, b) ((a) < (b) || (a) != (a) ? (a) : (b))
+#define SIGN(a) ((a) != (a) ? (a) : ((a) > 0 ? (REAL)1 : (REAL)0) - ((a) < 0 ? (REAL)1 : (REAL)0))
+#define WHERE(condition, a, b) ((condition) ? (a) : (b))
 
 #include "rules.h"
 
@@ -127,8 +132,12 @@ static double NAME(sum_squares_chunk)(const fo_array *array, const void *grad, i
 }
 
 #undef MAXIMUM
+#undef MINIMUM
+#undef SIGN
+#undef WHERE
 #undef REAL
 #undef REAL_DTYPE
 #undef SQRT
+#undef ABSOLUTE
 #undef NAME
 #undef SCALARS

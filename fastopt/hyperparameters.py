@@ -85,7 +85,7 @@ def check(where: str, value: Any, allowed: Allowed | None) -> None:
         for k, (item, range_) in enumerate(zip(value, allowed, strict=True)):
             check_number(f"{where}[{k}]", item, range_)
     else:
-        raise TypeError(f"{where}={value!r}: expected {len(allowed)} numbers, such as (0.9, 0.999)")
+        raise TypeError(f"{where}={value!r}: expected a tuple of {len(allowed)} numbers")
 
 
 def check_number(where: str, value: Any, allowed: Range) -> None:

@@ -72,6 +72,9 @@ class Optimizer:
     #: The ranges of the options that are this optimizer's own.
     ranges: ClassVar[Mapping[str, Allowed]] = {}
 
+    #: Rules that a step runs besides that of :meth:`rule`; their slots are the first of its slots.
+    further_rules: ClassVar[Sequence[Rule]] = ()
+
     def __init__(
         self,
         params: Any,
@@ -127,6 +130,15 @@ class Optimizer:
     def initial_slot(self, group: Group, slot: str) -> float:
         """Return what a slot is filled with before the first step."""
         return 0.0
+
+    def new_slot(self, group: Group, slot: str, param: Array) -> Array:
+        """Return a slot of an array as it is before the array's first step."""
+        return np.full_like(param, self.initial_slot(group, slot), subok=False)
+
+    @property
+    def state_bytes(self) -> int:
+        """How many bytes the state takes: slots (made by the first step) and step counts."""
+        return sum(array.nbytes for slots in self.state.values() for array in slots.values())
 
     def add_param_group(self, group: Group) -> None:
         """Add arrays, with options of their own.
@@ -197,9 +209,9 @@ class Optimizer:
         table = self._ready_table()
         self._take_grads(table, grads)
         groups = [self._values(k) for k in range(len(self._settled))]
-        hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
+        hypers = self._hypers(groups)
         grad_norm = self._clip(table, hypers)
-        table.step(hypers)
+        self._run(table, groups, hypers)
         self._count()
         return StepInfo(True, grad_norm, groups[0]["lr"], self.step_count)
 
@@ -262,7 +274,7 @@ class Optimizer:
             wanted = rules.slots(self._settled[k].rule)
             for slot in wanted:
                 if slot not in state:
-                    state[slot] = np.full_like(param, self.initial_slot(group, slot), subok=False)
+                    state[slot] = self.new_slot(group, slot, param)
             slots.append([in_memory_order(state[slot]) for slot in wanted])
         self._last_grads: list[Any] | None = None
         self._last_kinds: list[Any] = []
@@ -362,6 +374,14 @@ class Optimizer:
             1.0 - lr * weight_decay if decoupled else 1.0,
             self.hyper(group, step),
         )
+
+    def _hypers(self, groups: Sequence[Group]) -> list[Hyper]:
+        """Return the rows of hyperparameters of this step, from the groups' values in it."""
+        return [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
+
+    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+        """Change the parameters and slots."""
+        table.step(hypers)
 
     def _clip(self, table: Table, hypers: list[Hyper]) -> float | None:
         """Set the clip factors of the arrays and of all together; return the global norm if it is clipped."""
