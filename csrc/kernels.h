@@ -25,6 +25,6 @@
 #include "pipeline.h"
 
 const fo_kernels KERNELS[] = {
-    [FO_FLOAT32] = {step_chunk_float32, sum_squares_chunk_float32},
-    [FO_FLOAT64] = {step_chunk_float64, sum_squares_chunk_float64},
+    [FO_FLOAT32] = {step_chunk_float32, sum_products_chunk_float32},
+    [FO_FLOAT64] = {step_chunk_float64, sum_products_chunk_float64},
 };

@@ -31,7 +31,9 @@
     RULE(delta_bar_delta_last_grad) \
     RULE(asgd)                  \
     RULE(schedule_free_sgd)     \
-    RULE(schedule_free_adamw)
+    RULE(schedule_free_adamw)   \
+    RULE(adam_direction)        \
+    RULE(descend)
 
 #ifdef REAL
 
@@ -364,5 +366,30 @@ static inline void NAME(schedule_free_adamw)(REAL *p, REAL g, REAL *z, REAL *v, 
     *z = *z - h.lr * d;
 }
 LOOP2(schedule_free_adamw)
+
+/* The rules below are phases of the optimizers that need numbers of whole arrays. */
+
+typedef struct {
+    REAL beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, decay, eps, eps_root;
+} SCALARS(adam_direction);
+
+static inline void NAME(adam_direction)(REAL *p, REAL g, REAL *u, REAL *m, REAL *v, SCALARS(adam_direction) h)
+{
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;
+    *u = h.step_size * (*m / (SQRT(*v + h.eps_root) + h.eps)) + h.decay * *p;
+}
+LOOP3(adam_direction)
+
+typedef struct {
+    REAL step_size;
+} SCALARS(descend);
+
+static inline void NAME(descend)(REAL *p, REAL g, REAL *u, SCALARS(descend) h)
+{
+    (void)g;
+    *p = *p - h.step_size * *u;
+}
+LOOP1(descend)
 
 #endif

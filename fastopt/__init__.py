@@ -6,6 +6,8 @@ from .information import info
 from .optimizer import Optimizer, StepInfo
 from .optimizers import (
     ASGD,
+    LAMB,
+    LARS,
     SGD,
     AdaBelief,
     Adadelta,
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "AdaBelief",

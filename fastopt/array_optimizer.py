@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from .backends import Hyper, Table
+from .backends import Hyper, Source, Table
 from .hyperparameters import Group
 from .optimizer import Optimizer
 
@@ -17,7 +18,7 @@ class ArrayOptimizer(Optimizer):
 
     :meth:`hyper` finds the array's numbers beside the options of its group. A subclass may keep numbers in the state
     (``numbers``), and may run the table more than once in a step (``_run``), with sums over whole arrays in between
-    (:meth:`Table.products`). The elements themselves always go through rules.
+    (:meth:`Table.sum_products`). The elements themselves always go through rules.
 
     Attributes
     ----------
@@ -53,3 +54,15 @@ class ArrayOptimizer(Optimizer):
             self._hyper(options, self._settled[group].rule, step + 1)
             for options, (group, step) in zip(self._with_numbers(groups), self._rows, strict=True)
         ]
+
+    def _scalars_anew(self, groups: Sequence[Group], hypers: list[Hyper]) -> list[Hyper]:
+        """Return the rows with their scalars computed anew, from what the numbers of the arrays are now."""
+        return [
+            hyper._replace(scalars=self.hyper(options, step + 1))
+            for hyper, options, (_, step) in zip(hypers, self._with_numbers(groups), self._rows, strict=True)
+        ]
+
+    def _sums(self, table: Table, hypers: list[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
+        """Return the sum of the products of two sources' elements, for the array of each row."""
+        sums = table.sum_products(hypers, left, right)
+        return sums.take(self._arrays_of_rows)

@@ -388,7 +388,7 @@ class Optimizer:
         max_norms = [settled.values["clip_norm"] for settled in self._settled]
         if max_norms.count(None) < len(max_norms):
             table.array_clip[:] = 1
-            norms = np.sqrt(table.sum_squares(hypers))
+            norms = np.sqrt(table.sum_products(hypers, "clipped_grad", "clipped_grad"))
             limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])
             table.array_clip[:] = clip_factor(norms, limits[self._group_of])
             self._array_clip_is_set = True
@@ -397,7 +397,7 @@ class Optimizer:
             self._array_clip_is_set = False
         if self.clip_global_norm is None:
             return None
-        norm = total_norm(table.sum_squares(hypers))
+        norm = total_norm(table.sum_products(hypers, "clipped_grad", "clipped_grad"))
         factor = float(clip_factor(norm, self.clip_global_norm))
         hypers[:] = [hyper._replace(global_clip=factor) for hyper in hypers]
         return norm

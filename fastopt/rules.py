@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,6 +30,7 @@ sign = np.sign
 where = np.where
 
 
+@lru_cache
 def slots(rule: Rule) -> tuple[str, ...]:
     """Return the names of a rule's slots.
 
@@ -461,3 +463,32 @@ def schedule_free_adamw(h: ScheduleFreeAdamWScalars, p: Real, g: Real, z: Real, 
     p = h.keep * p + h.average_weight * z - h.step_size * d
     z = z - h.lr * d
     return p, z, v
+
+
+class AdamDirectionScalars(NamedTuple):
+    beta1: float
+    one_minus_beta1: float
+    beta2: float
+    one_minus_beta2: float
+    step_size: float
+    decay: float
+    eps: float
+    eps_root: float
+
+
+def adam_direction(
+    h: AdamDirectionScalars, p: Real, g: Real, u: Real, m: Real, v: Real
+) -> tuple[Real, Real, Real, Real]:
+    m = h.beta1 * m + h.one_minus_beta1 * g
+    v = h.beta2 * v + h.one_minus_beta2 * g * g
+    u = h.step_size * (m / (sqrt(v + h.eps_root) + h.eps)) + h.decay * p
+    return p, u, m, v
+
+
+class DescendScalars(NamedTuple):
+    step_size: float
+
+
+def descend(h: DescendScalars, p: Real, g: Real, u: Real) -> tuple[Real, Real]:
+    p = p - h.step_size * u
+    return p, u

@@ -106,6 +106,11 @@ CASES = [
     Case(fastopt.ScheduleFreeSGD, {"lr": 0.1, "momentum": 0.7, "weight_decay": 0.1, "warmup_steps": 2, "r": 1.0}),
     Case(fastopt.ScheduleFreeAdamW, {"lr": 0.01}),
     Case(fastopt.ScheduleFreeAdamW, {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.1, "warmup_steps": 2}),
+    # Numbers of whole arrays.
+    Case(fastopt.LARS, {"lr": 0.1, "trust_coefficient": 0.1}),
+    Case(fastopt.LARS, {"lr": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "eps": 0.1}),
+    Case(fastopt.LAMB, {"lr": 0.01}),
+    Case(fastopt.LAMB, {"lr": 0.01, "betas": (0.8, 0.99), "eps_root": 1e-3, "weight_decay": 0.1, "clip_norm": 0.7}),
     # The pipeline around the rule.
     Case(fastopt.SGD, {"lr": 0.1, "clip_value": 0.5}),
     Case(fastopt.SGD, {"lr": 0.1, "clip_norm": 0.7, "weight_decay": 0.1}),

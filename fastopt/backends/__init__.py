@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,16 @@ class Hyper(NamedTuple):
     scalars: tuple[float, ...]
 
 
+#: What a sum is taken of: "param"; "clipped_grad", the gradient after scale, value and norms; "grad", that with
+#: l2 * param added; or the number of a slot.
+Source: TypeAlias = str | int
+
+
 class Table(Protocol):
-    """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters."""
+    """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters.
+
+    A row's rule may have fewer slots than its arrays: it gets the first of them.
+    """
 
     rows: npt.NDArray[np.int32]
     array_clip: npt.NDArray[np.float64]
@@ -44,8 +52,8 @@ class Table(Protocol):
     def step(self, hypers: Sequence[Hyper]) -> None:
         """Apply one step to every array that has a gradient."""
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
-        """Return each gradient's sum of squares after scale, ``clip_value`` and ``array_clip``."""
+    def sum_products(self, hypers: Sequence[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
+        """Return, for each array that has a gradient, the sum of the products of two sources' elements; else 0."""
 
 
 def choice(backend: str | None) -> str:
@@ -102,4 +110,4 @@ def sum_squares(arrays: Sequence[Array]) -> npt.NDArray[np.float64]:
     """Return the sum of squares of each C-contiguous float32 or float64 array, added in double precision."""
     table = table_class(choice(None))(arrays, [()] * len(arrays))
     table.set_grads(arrays)
-    return table.sum_squares([PLAIN])
+    return table.sum_products([PLAIN], "clipped_grad", "clipped_grad")

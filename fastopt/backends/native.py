@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .. import threads
 from ..arrays import FLOAT32, Array
-from . import Hyper
+from . import Hyper, Source
 
 #: Why there is no native backend; None where there is one.
 missing: str | None = None
@@ -68,6 +68,11 @@ if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
     NULL, from_buffer = ffi.NULL, ffi.from_buffer
     RULES = {ffi.string(lib.fo_rule_name(number)).decode(): number for number in range(lib.fo_rule_count())}
+    SOURCES: dict[Source, int] = {
+        "param": lib.FO_PARAM,
+        "clipped_grad": lib.FO_CLIPPED_GRAD,
+        "grad": lib.FO_GRAD,
+    }
     use_isa(os.environ.get("FASTOPT_ISA") or None)
 
 
@@ -117,11 +122,12 @@ class NativeTable:
         self.set_hypers(hypers)
         lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.asked_for)
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
+    def sum_products(self, hypers: Sequence[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
         self.set_hypers(hypers)
         sums, partials = np.empty(self.count), np.empty(self.chunks)
         into = ffi.from_buffer("double[]", partials), ffi.from_buffer("double[]", sums)
-        lib.fo_sum_squares(self.arrays, self.grads, self.count, self.hypers, *into, threads.asked_for)
+        sources = SOURCES.get(left, left), SOURCES.get(right, right)
+        lib.fo_sum_products(self.arrays, self.grads, self.count, self.hypers, *sources, *into, threads.asked_for)
         return sums
 
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:

@@ -9,6 +9,7 @@ from .adan import Adan
 from .ademamix import AdEMAMix
 from .asgd import ASGD
 from .delta_bar_delta import DeltaBarDelta
+from .layerwise import LAMB, LARS
 from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
@@ -19,6 +20,8 @@ from .yogi import Yogi
 
 __all__ = [
     "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
     "AdEMAMix",
     "AdaBelief",
