@@ -26,8 +26,10 @@ from .optimizers import (
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
     Signum,
+    SparseAdam,
     Yogi,
 )
+from .sparse import RowSparse
 from .threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -51,10 +53,12 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "RowSparse",
     "Rprop",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Signum",
+    "SparseAdam",
     "StepInfo",
     "Yogi",
     "clip",

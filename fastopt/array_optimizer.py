@@ -39,7 +39,7 @@ class ArrayOptimizer(Optimizer):
         places = np.flatnonzero(self._present)
         table.rows[places] = np.arange(places.size)
         #: Which array each row is of.
-        self._arrays_of_rows = places.tolist()
+        self._arrays_of_rows: list[int] = places.tolist()
         self._rows = [(int(self._group_of[i]), int(self._steps[i])) for i in self._arrays_of_rows]
 
     def _with_numbers(self, groups: Sequence[Group]) -> list[Group]:
@@ -65,4 +65,4 @@ class ArrayOptimizer(Optimizer):
     def _sums(self, table: Table, hypers: list[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
         """Return the sum of the products of two sources' elements, for the array of each row."""
         sums = table.sum_products(hypers, left, right)
-        return sums.take(self._arrays_of_rows)
+        return sums[np.array(self._arrays_of_rows, np.intp)]

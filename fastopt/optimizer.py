@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import backends, rules
-from .arrays import Array, Extents, check_param, grad_in_memory_order, in_memory_order
+from .arrays import Array, Extents, address, check_param, grad_in_memory_order, in_memory_order
 from .backends import Hyper, Table
 from .clip import clip_factor, total_norm
 from .hyperparameters import RANGES, Allowed, Group, check
 from .rules import Rule
+from .sparse import Rows, RowSparse, RowSparseTable, check_row_sparse
 from .structure import Branch, is_container
 
 
@@ -71,6 +72,9 @@ class Optimizer:
 
     #: The ranges of the options that are this optimizer's own.
     ranges: ClassVar[Mapping[str, Allowed]] = {}
+
+    #: The options that differ for arrays with a :class:`fastopt.RowSparse` gradient; None: such gradients are refused.
+    row_sparse_options: ClassVar[Mapping[str, Any] | None] = None
 
     #: Rules that a step runs besides that of :meth:`rule`; their slots are the first of its slots.
     further_rules: ClassVar[Sequence[Rule]] = ()
@@ -209,6 +213,8 @@ class Optimizer:
         table = self._ready_table()
         self._take_grads(table, grads)
         groups = [self._values(k) for k in range(len(self._settled))]
+        if self._sparse:
+            table = self._with_touched_rows(table, groups)
         hypers = self._hypers(groups)
         grad_norm = self._clip(table, hypers)
         self._run(table, groups, hypers)
@@ -280,6 +286,7 @@ class Optimizer:
         self._last_kinds: list[Any] = []
         self._last_steps = b""
         self._present = np.zeros(len(self._params), bool)
+        self._sparse: dict[int, Rows] = {}
         self._array_clip_is_set = False
         return backends.table_class(self.backend)([in_memory_order(param) for param in self._params], slots)
 
@@ -304,20 +311,44 @@ class Optimizer:
 
     def _check_grads(self, table: Table, leaves: list[Any]) -> bool:
         """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
+        sparse = {i: self._rows_of(i, grad) for i, grad in enumerate(leaves) if isinstance(grad, RowSparse)}
         checked = [
-            (None, True) if grad is None else grad_in_memory_order(name, grad, param)
-            for name, grad, param in zip(self._names, leaves, self._params, strict=True)
+            (None, i not in sparse) if grad is None or i in sparse else grad_in_memory_order(name, grad, param)
+            for i, (name, grad, param) in enumerate(zip(self._names, leaves, self._params, strict=True))
         ]
         grads = [grad for grad, _ in checked]
         are_callers = all(is_callers for _, is_callers in checked)
         self._grad_sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
         self._hand_over(table, grads)
-        present = np.array([grad is not None for grad in grads])
+        self._sparse = sparse
+        present = np.array([grad is not None for grad in leaves])
         if not np.array_equal(present, self._present):
             self._present = present
             self._last_steps = b""
         self._last_kinds = kinds(leaves) if are_callers and self._are_c_ordered and present.all() else []
         return are_callers
+
+    def _rows_of(self, i: int, grad: RowSparse) -> Rows:
+        """Check the row-sparse gradient of array number ``i``."""
+        if self.row_sparse_options is None:
+            raise TypeError(
+                f"grads: {self._names[i]!r} is row-sparse, which {type(self).__name__} does not take (SGD, Adagrad, "
+                "Adam, AdamW and SparseAdam do); give a dense gradient"
+            )
+        rows = check_row_sparse(self._names[i], grad, self._params[i])
+        sizes = np.array([rows.values.nbytes], np.intp)
+        self._refuse_overlap([i], np.array([address(rows.values)], np.uintp), sizes)
+        return rows
+
+    def _with_touched_rows(self, table: Table, groups: Sequence[Group]) -> RowSparseTable:
+        """Return the table with copies of the rows that this step's row-sparse gradients touch."""
+        arrays: list[list[Array]] = []
+        scalars: list[tuple[float, ...]] = []
+        for i in self._sparse:
+            k, state = self._group_of[i], self.state[self._names[i]]
+            arrays.append([self._params[i], *(state[slot] for slot in rules.slots(self._settled[k].rule))])
+            scalars.append(self.hyper({**groups[k], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1))
+        return RowSparseTable(table, self._sparse, arrays, scalars)
 
     def _are_like_last(self, leaves: list[Any]) -> bool:
         """Tell whether all gradients are arrays of the dtypes, shapes and strides of those that were checked last."""
@@ -327,13 +358,19 @@ class Optimizer:
         """Give the gradients to the table, unless they overlap a parameter; return whether they are aligned."""
         table.set_grads(grads)
         starts = table.grad_addresses()
-        overlap = self._extents.overlapped(starts, self._grad_sizes)
+        self._refuse_overlap(range(len(grads)), starts, self._grad_sizes)
+        return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
+
+    def _refuse_overlap(
+        self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]
+    ) -> None:
+        """Raise if the gradient of one of these arrays, which begins at ``starts``, overlaps a parameter."""
+        overlap = self._extents.overlapped(starts, sizes)
         if overlap is not None:
             raise ValueError(
-                f"grads: {self._names[overlap[0]]!r} overlaps the memory of the parameter {overlap[1]!r}, which is "
-                "changed while it is read; give a copy"
+                f"grads: {self._names[places[overlap[0]]]!r} overlaps the memory of the parameter {overlap[1]!r}, "
+                "which is changed while it is read; give a copy"
             )
-        return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
 
     def _number_rows(self, table: Table) -> None:
         """Give the arrays that agree in group and step count a common row of hyperparameters."""

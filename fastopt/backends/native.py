@@ -91,7 +91,8 @@ class NativeTable:
         self.array_clip = columns["array_clip"]
         self.grad_dtypes: list[np.dtype[Any]] = []
         self.array_clip[:] = 1
-        columns["length"] = [param.size for param in params]
+        self.sizes = np.array([param.size for param in params], np.int64)
+        self.present: list[bool] = []
         columns["dtype"] = [DTYPES[param.dtype] for param in params]
         for i, (param, array_slots) in enumerate(zip(params, slots, strict=True)):
             owners = [ffi.from_buffer(array) for array in (param, *array_slots)]
@@ -99,7 +100,6 @@ class NativeTable:
             self.arrays[i].slots[0 : len(array_slots)] = owners[1:]
             self.owners.append(owners)
         self.columns = columns
-        self.number_chunks(columns["length"])
         self.hypers = ffi.new("fo_hyper[]", 1)
 
     def number_chunks(self, lengths: npt.NDArray[np.int64]) -> None:
@@ -110,6 +110,12 @@ class NativeTable:
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
         self.grads[0 : self.count] = self.grad_owners
+        present = [grad is not None for grad in grads]
+        if present != self.present:
+            # An array without a gradient has no chunks, so that no thread goes through them.
+            self.columns["length"] = self.sizes * np.array(present)
+            self.number_chunks(self.columns["length"])
+            self.present = present
         dtypes = [FLOAT32 if grad is None else grad.dtype for grad in grads]
         if dtypes != self.grad_dtypes:
             self.columns["grad_dtype"] = [DTYPES.get(dtype, lib.FO_BFLOAT16) for dtype in dtypes]

@@ -3,7 +3,7 @@
 from .adabelief import AdaBelief
 from .adadelta import Adadelta
 from .adagrad import Adagrad
-from .adam import Adam, AdamW
+from .adam import Adam, AdamW, SparseAdam
 from .adamax import Adamax
 from .adan import Adan
 from .ademamix import AdEMAMix
@@ -40,5 +40,6 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Signum",
+    "SparseAdam",
     "Yogi",
 ]

@@ -73,6 +73,7 @@ class SGD(Optimizer):
     """
 
     ranges: ClassVar[Mapping[str, Allowed]] = {"dampening": ANY_NUMBER}
+    row_sparse_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
