@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from . import rules
+from .arrays import Array, in_memory_order
 from .backends import Hyper, Source, Table
+from .backends.numpy import NumpyTable
 from .hyperparameters import Group
 from .optimizer import Optimizer
+from .rules import Rule
+
+
+class Direction(NamedTuple):
+    """Which way an array is to go, against its sign, and how far."""
+
+    way: Array
+    step_size: float
 
 
 class ArrayOptimizer(Optimizer):
@@ -66,3 +77,55 @@ class ArrayOptimizer(Optimizer):
         """Return the sum of the products of two sources' elements, for the array of each row."""
         sums = table.sum_products(hypers, left, right)
         return sums[np.array(self._arrays_of_rows, np.intp)]
+
+
+class DirectionOptimizer(ArrayOptimizer):
+    """An optimizer that makes of each gradient, as a whole, a direction, and goes along it: the elementwise pass is
+    SGD's.
+
+    The directions are made in NumPy, whatever the backend, from gradients that are scaled, clipped and decayed already.
+    """
+
+    def slots(self, param: Array) -> Mapping[str, tuple[int, ...]]:
+        """Return the names and shapes of an array's slots, which begin as 0."""
+        raise NotImplementedError
+
+    def direction(self, group: Group, step: int, param: Array, g: Array, state: Mapping[str, Array]) -> Direction:
+        """Return which way an array is to go, and how far, with its state brought up to date."""
+        raise NotImplementedError
+
+    def rule(self, group: Group) -> Rule:
+        return rules.sgd
+
+    def hyper(self, group: Group, step: int) -> rules.SGDScalars:
+        return rules.SGDScalars(group["lr"])
+
+    def _new_table(self) -> Table:
+        for name, param in zip(self._names, self._params, strict=True):
+            for slot, shape in self.slots(param).items():
+                self.state[name].setdefault(slot, np.zeros(shape, param.dtype))
+        self._prepared = NumpyTable([in_memory_order(param) for param in self._params], [()] * len(self._params))
+        return super()._new_table()
+
+    def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
+        self._prepared.set_grads(grads)
+        self._given = grads
+        return super()._hand_over(table, grads)
+
+    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+        self._prepared.array_clip[:] = table.array_clip
+        directions: list[Array | None] = [None] * len(self._params)
+        rows = []
+        for row, (i, (k, step)) in enumerate(zip(self._arrays_of_rows, self._rows, strict=True)):
+            param, state = self._params[i], self.state[self._names[i]]
+            with np.errstate(all="ignore"):
+                flat_grad = self._prepared.grad([(i, 0, param.size)], hypers[row])
+                g = flat_grad.reshape(in_memory_order(param).shape)
+                g = g if param.flags.c_contiguous else g.T
+                way, step_size = self.direction(groups[k], step + 1, param, g, state)
+            directions[i] = np.asarray(way, order="C" if param.flags.c_contiguous else "F")
+            rows.append(Hyper(rules.sgd, 1.0, np.inf, 1.0, 0.0, hypers[row].decay, rules.SGDScalars(step_size)))
+        table.array_clip[:] = 1
+        table.set_grads([None if way is None else in_memory_order(way) for way in directions])
+        table.step(rows)
+        table.set_grads(self._given)

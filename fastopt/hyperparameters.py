@@ -34,7 +34,17 @@ class Range(NamedTuple):
         return kinds + (", a schedule" if self.schedulable else "") + (", or None" if self.optional else "")
 
 
-Allowed: TypeAlias = Range | tuple[Range, ...]
+class Choice:
+    """One of these values."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(repr, self.values))}"
+
+
+Allowed: TypeAlias = Range | tuple[Range, ...] | Choice
 
 NON_NEGATIVE = Range(0.0)
 OPTIONAL = Range(0.0, optional=True)
@@ -79,6 +89,9 @@ def check(where: str, value: Any, allowed: Allowed | None) -> None:
     if allowed is None:
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{where}={value!r}: expected True or False")
+    elif isinstance(allowed, Choice):
+        if not any(value is known or value == known for known in allowed.values):
+            raise ValueError(f"{where}={value!r}: expected {allowed}")
     elif isinstance(allowed, Range):
         check_number(where, value, allowed)
     elif isinstance(value, (tuple, list)) and len(value) == len(allowed):

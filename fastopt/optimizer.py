@@ -166,7 +166,7 @@ class Optimizer:
         addition = self._addition(group["params"])
         names, arrays = list(addition.names()), list(addition.arrays())
         for name, array in zip(names, arrays, strict=True):
-            check_param(name, array)
+            self._check_param(name, array)
         if self._params and not arrays:
             raise ValueError("param group: there is no array in 'params'; give at least one")
         counts = Counter([*self._names, *names])
@@ -236,6 +236,9 @@ class Optimizer:
         is_entries = isinstance(params, (list, tuple)) and not self._is_grouped
         self._is_single = self._is_single and not self._params
         return Branch(params if is_entries else [params], offset=len(self._root.keys))
+
+    def _check_param(self, name: str, array: Any) -> None:
+        check_param(name, array)
 
     def _check_option(self, name: str, value: Any, where: str = "") -> None:
         check(f"{where}{name}", value, self.ranges.get(name, RANGES.get(name)))

@@ -111,6 +111,9 @@ CASES = [
     Case(fastopt.LARS, {"lr": 0.1, "momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "eps": 0.1}),
     Case(fastopt.LAMB, {"lr": 0.01}),
     Case(fastopt.LAMB, {"lr": 0.01, "betas": (0.8, 0.99), "eps_root": 1e-3, "weight_decay": 0.1, "clip_norm": 0.7}),
+    like_torch(fastopt.Adafactor, lr=0.1),
+    like_torch(fastopt.Adafactor, lr=0.1, beta2_decay=-0.5, eps=(1e-4, 1e-2), d=2.0, weight_decay=0.1, maximize=True),
+    Case(fastopt.Adafactor, {"weight_decay": 0.1, "decoupled": False, "clip_norm": 0.7}),
     # The pipeline around the rule.
     Case(fastopt.SGD, {"lr": 0.1, "clip_value": 0.5}),
     Case(fastopt.SGD, {"lr": 0.1, "clip_norm": 0.7, "weight_decay": 0.1}),

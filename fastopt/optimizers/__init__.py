@@ -2,6 +2,7 @@
 
 from .adabelief import AdaBelief
 from .adadelta import Adadelta
+from .adafactor import Adafactor
 from .adagrad import Adagrad
 from .adam import Adam, AdamW, SparseAdam
 from .adamax import Adamax
@@ -10,6 +11,7 @@ from .ademamix import AdEMAMix
 from .asgd import ASGD
 from .delta_bar_delta import DeltaBarDelta
 from .layerwise import LAMB, LARS
+from .muon import Muon
 from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
@@ -26,6 +28,7 @@ __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -33,6 +36,7 @@ __all__ = [
     "Adan",
     "DeltaBarDelta",
     "Lion",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
