@@ -114,6 +114,10 @@ CASES = [
     like_torch(fastopt.Adafactor, lr=0.1),
     like_torch(fastopt.Adafactor, lr=0.1, beta2_decay=-0.5, eps=(1e-4, 1e-2), d=2.0, weight_decay=0.1, maximize=True),
     Case(fastopt.Adafactor, {"weight_decay": 0.1, "decoupled": False, "clip_norm": 0.7}),
+    Case(fastopt.SWATS, {"lr": 0.01}),
+    # Settles at once, so that both phases and the switch are in three steps.
+    Case(fastopt.SWATS, {"lr": 0.01, "eps": 0.1, "weight_decay": 0.1, "decoupled": True, "clip_norm": 0.7}),
+    Case(fastopt.SWATS, {"lr": 0.01, "eps": 0.1, "weight_decay": 0.1, "per_group": True}),
     # The pipeline around the rule.
     Case(fastopt.SGD, {"lr": 0.1, "clip_value": 0.5}),
     Case(fastopt.SGD, {"lr": 0.1, "clip_norm": 0.7, "weight_decay": 0.1}),

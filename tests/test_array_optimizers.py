@@ -184,3 +184,60 @@ def test_schedule_free_modes(optimizer: Any) -> None:
     opt.train()
     for param, kept in zip(params, y, strict=True):
         np.testing.assert_allclose(param, kept, rtol=1e-14, atol=1e-15)
+
+
+class SWATSByHand:
+    """Algorithm 1 of Keskar and Socher (2017), line by line, for one vector."""
+
+    def __init__(self, w: Any, alpha: float, beta1: float, beta2: float, eps: float) -> None:
+        self.w, self.alpha, self.beta1, self.beta2, self.eps = w.copy(), alpha, beta1, beta2, eps
+        self.m, self.a, self.v = np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
+        self.k, self.average, self.is_sgd, self.rate, self.switched_at = 0, 0.0, False, 0.0, 0
+
+    def step(self, g: Any) -> None:
+        self.k += 1
+        if self.is_sgd:
+            self.v = self.beta1 * self.v + g
+            self.w = self.w - (1 - self.beta1) * self.rate * self.v
+            return
+        self.m = self.beta1 * self.m + (1 - self.beta1) * g
+        self.a = self.beta2 * self.a + (1 - self.beta2) * g * g
+        correction = np.sqrt(1 - self.beta2**self.k) / (1 - self.beta1**self.k)
+        p = -self.alpha * correction * self.m / (np.sqrt(self.a) + self.eps)
+        self.w = self.w + p
+        if p @ g != 0:
+            gamma = (p @ p) / -(p @ g)
+            self.average = self.beta2 * self.average + (1 - self.beta2) * gamma
+            settled = self.average / (1 - self.beta2**self.k)
+            if self.k > 1 and abs(settled - gamma) < self.eps:
+                self.is_sgd, self.rate, self.switched_at = True, settled, self.k
+
+
+def test_swats_is_algorithm_1() -> None:
+    curvature = [np.array([1.0, 3.0]), np.array([0.2, 0.5, 0.9])]
+    params = [np.array([1.0, -2.0]), np.array([3.0, 1.0, -1.0])]
+    options = {"lr": 0.05, "betas": (0.9, 0.95), "eps": 3e-4}
+    opt = fastopt.SWATS(params, **options)
+    by_hand = [SWATSByHand(param, 0.05, 0.9, 0.95, 3e-4) for param in params]
+    for _ in range(300):
+        grads = [c * param for c, param in zip(curvature, params, strict=True)]
+        opt.step(grads)
+        for hand, grad, param, state in zip(by_hand, grads, params, opt.state.values(), strict=True):
+            hand.step(grad)
+            np.testing.assert_allclose(param, hand.w, rtol=1e-10, atol=1e-14)
+            assert int(state["switch_step"]) == hand.switched_at
+            assert float(state["sgd_lr"]) == pytest.approx(hand.rate, rel=1e-12)
+    assert 0 < by_hand[0].switched_at < by_hand[1].switched_at < 300, "each array switches by itself"
+
+    # One group is one vector, whatever its arrays.
+    joined = np.array([1.0, -2.0, 3.0, 1.0, -1.0])
+    together = fastopt.SWATS([joined[:2].copy(), joined[2:].copy()], per_group=True, **options)
+    hand = SWATSByHand(joined, 0.05, 0.9, 0.95, 3e-4)
+    for _ in range(300):
+        halves = together.param_groups[0]["params"]
+        grads = [c * param for c, param in zip(curvature, halves, strict=True)]
+        together.step(grads)
+        hand.step(np.concatenate(grads))
+        np.testing.assert_allclose(np.concatenate(halves), hand.w, rtol=1e-10, atol=1e-14)
+        assert {int(state["switch_step"]) for state in together.state.values()} == {hand.switched_at}
+    assert 2 < hand.switched_at < 300

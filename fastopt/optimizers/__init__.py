@@ -18,6 +18,7 @@ from .rmsprop import RMSprop
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from .sgd import SGD
 from .sign import Lion, Rprop, Signum
+from .swats import SWATS
 from .yogi import Yogi
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LAMB",
     "LARS",
     "SGD",
+    "SWATS",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
