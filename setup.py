@@ -6,13 +6,12 @@ out. Without either, a failed build leaves its reason beside the package, where 
 
 import os
 import sysconfig
-import tempfile
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-GCC_FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd"]
+GCC_FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-pthread"]
 MSVC_FLAGS = ["/O2", "/std:c11", "/fp:precise"]
 REASON = "native_missing.txt"
 
@@ -20,7 +19,7 @@ free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 class BuildNative(build_ext):
-    """Build ``fastopt._native`` with the flags that keep the bits, and with OpenMP where the compiler has it."""
+    """Build ``fastopt._native`` with the flags that keep the bits."""
 
     def run(self) -> None:
         for extension in self.extensions:
@@ -52,21 +51,8 @@ class BuildNative(build_ext):
             extension.extra_compile_args += MSVC_FLAGS
         else:
             extension.extra_compile_args += GCC_FLAGS
-            if self.has_openmp():
-                extension.extra_compile_args.append("-fopenmp")
-                extension.extra_link_args.append("-fopenmp")
+            extension.extra_link_args += ["-pthread"]
         super().build_extension(extension)
-
-    def has_openmp(self) -> bool:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "openmp.c"
-            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
-            try:
-                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=["-fopenmp"])
-                self.compiler.link_executable(objects, str(Path(folder) / "openmp"), extra_postargs=["-fopenmp"])
-            except Exception:
-                return False
-        return True
 
 
 setup(

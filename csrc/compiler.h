@@ -12,6 +12,21 @@
 #define FO_HAS_X86_TARGETS 0
 #endif
 
+#if (defined(__unix__) || defined(__APPLE__)) && !defined(__STDC_NO_ATOMICS__)
+#define FO_HAS_THREADS 1
+#else
+#define FO_HAS_THREADS 0
+#endif
+
+/* Tells the core that it waits for another one. */
+#if FO_HAS_X86_TARGETS
+#define FO_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define FO_PAUSE() __asm__ volatile("yield")
+#else
+#define FO_PAUSE() ((void)0)
+#endif
+
 #define FO_PRAGMA(text) _Pragma(#text)
 
 /* MSVC's simd pragma relaxes floating point: there the loops stay plain. */
@@ -22,11 +37,14 @@
 #endif
 
 /* FMA stays out of the targets: a contracted multiply-add has other bits. */
+#define FO_AVX2_FEATURES "avx2"
 #if defined(__clang__)
+#define FO_AVX512_FEATURES "avx512f,avx512bw,avx512dq,avx512vl"
 #define FO_TARGET_BEGIN(features) \
     FO_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define FO_TARGET_END FO_PRAGMA(clang attribute pop)
 #else
+#define FO_AVX512_FEATURES "avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"
 #define FO_TARGET_BEGIN(features) FO_PRAGMA(GCC push_options) FO_PRAGMA(GCC target(features))
 #define FO_TARGET_END FO_PRAGMA(GCC pop_options)
 #endif

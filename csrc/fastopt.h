@@ -43,7 +43,7 @@ typedef struct {
     int32_t rule;
 } fo_hyper;
 
-/* Apply one step to every array whose gradient is not NULL. `threads` 0: as many as OpenMP would take. */
+/* Apply one step to every array whose gradient is not NULL, on at most so many threads. */
 void fo_step(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
 
 /* sums[i] <- the sum of the products of two sources' elements of array i (0 where its gradient is NULL); a source is an
@@ -59,7 +59,6 @@ int32_t fo_isa_found(int32_t isa);   /* 1 where both this build and this machine
 void fo_isa_use(int32_t isa);
 int32_t fo_isa_in_use(void);
 
-int32_t fo_openmp(void);             /* the OpenMP version's date, 0 without OpenMP */
-int32_t fo_default_threads(void);
+int32_t fo_has_threads(void);        /* 0 where there is but the calling thread */
 
 #endif

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-FO_TARGET_BEGIN("avx2,f16c")
+FO_TARGET_BEGIN(FO_AVX2_FEATURES)
 #define KERNELS fo_kernels_avx2
 #include "kernels.h"
 FO_TARGET_END

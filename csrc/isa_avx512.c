@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-FO_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+FO_TARGET_BEGIN(FO_AVX512_FEATURES)
 #define KERNELS fo_kernels_avx512
 #include "kernels.h"
 FO_TARGET_END

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import rules
-from .arrays import Array, in_memory_order
+from .arrays import Array, check_slot, in_memory_order
 from .backends import Hyper, Source, Table
 from .backends.numpy import NumpyTable
 from .hyperparameters import Group
@@ -40,11 +40,13 @@ class ArrayOptimizer(Optimizer):
     #: The numbers of an array that are kept in its state, and what they are before its first step.
     numbers: ClassVar[Mapping[str, float]] = {}
 
-    def _new_table(self) -> Table:
+    def add_param_group(self, group: Group) -> None:
+        super().add_param_group(group)
         for state in self.state.values():
             for number, value in self.numbers.items():
                 state.setdefault(number, np.full((), value))
-        return super()._new_table()
+
+    add_param_group.__doc__ = Optimizer.add_param_group.__doc__
 
     def _number_rows(self, table: Table) -> None:
         places = np.flatnonzero(self._present)
@@ -101,23 +103,39 @@ class DirectionOptimizer(ArrayOptimizer):
         return rules.SGDScalars(group["lr"])
 
     def _new_table(self) -> Table:
-        for name, param in zip(self._names, self._params, strict=True):
-            for slot, shape in self.slots(param).items():
-                self.state[name].setdefault(slot, np.zeros(shape, param.dtype))
+        table = super()._new_table()
         self._prepared = NumpyTable([in_memory_order(param) for param in self._params], [()] * len(self._params))
-        return super()._new_table()
+        self._own_slots = [
+            {
+                slot: self._own_slot(name, slot, np.zeros(shape, param.dtype))
+                for slot, shape in self.slots(param).items()
+            }
+            for name, param in zip(self._names, self._params, strict=True)
+        ]
+        return table
+
+    def _own_slot(self, name: str, slot: str, zeros: Array) -> Array:
+        """Return a slot of the state, checked, or these zeros where there is none yet."""
+        values = self.state[name].get(slot)
+        if values is None:
+            self._new_slots.append((name, slot, zeros))
+            return zeros
+        check_slot(f"state[{name!r}][{slot!r}]", values, zeros)
+        return values
 
     def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        self._prepared.set_grads(grads)
-        self._given = grads
-        return super()._hand_over(table, grads)
+        can_be_read = super()._hand_over(table, grads)
+        if can_be_read:
+            self._prepared.set_grads(grads)
+            self._given = grads
+        return can_be_read
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
         self._prepared.array_clip[:] = table.array_clip
         directions: list[Array | None] = [None] * len(self._params)
         rows = []
         for row, (i, (k, step)) in enumerate(zip(self._arrays_of_rows, self._rows, strict=True)):
-            param, state = self._params[i], self.state[self._names[i]]
+            param, state = self._params[i], self._own_slots[i]
             with np.errstate(all="ignore"):
                 flat_grad = self._prepared.grad([(i, 0, param.size)], hypers[row])
                 g = flat_grad.reshape(in_memory_order(param).shape)

@@ -13,6 +13,9 @@ Array: TypeAlias = npt.NDArray[Any]
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 
+#: Bytes.
+CACHE_LINE = 64
+
 #: What the kernels read as a gradient as it stands, besides bfloat16; other float dtypes are converted before.
 NATIVE_GRADS = (FLOAT32, FLOAT64, np.dtype(np.float16))
 
@@ -48,6 +51,40 @@ def check_param(name: str, array: Any) -> None:
             f"params: {name!r} is not one contiguous, aligned run of memory (shape {array.shape}, strides "
             f"{array.strides}); give np.ascontiguousarray() of it, and keep that as the parameter"
         )
+
+
+def check_slot(where: str, slot: Any, param: Array) -> None:
+    """Raise unless ``slot`` has the dtype, shape and order of memory of its parameter, and can be written.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of that dtype.
+    ValueError
+        If anything else differs.
+    """
+    if not isinstance(slot, np.ndarray) or slot.dtype != param.dtype:
+        found = f"an array of {slot.dtype}" if isinstance(slot, np.ndarray) else described(slot)
+        raise TypeError(f"{where} is {found}; expected a NumPy array of {param.dtype}, as its parameter")
+    is_contiguous = slot.flags.c_contiguous if param.flags.c_contiguous else slot.flags.f_contiguous
+    if slot.shape != param.shape or not (is_contiguous and slot.flags.aligned and slot.flags.writeable):
+        raise ValueError(
+            f"{where} has shape {slot.shape}, strides {slot.strides}; expected one of shape {param.shape}, writeable, "
+            f"in its parameter's order of memory; write into the slot instead: {where}[...] = values"
+        )
+
+
+def slot_like(param: Array, value: float) -> Array:
+    """Return a new array like a parameter, full of ``value``, as far from a cache line's start as the parameter is.
+
+    So one cut into cache lines serves both (csrc/step.c).
+    """
+    memory = np.zeros(param.nbytes + CACHE_LINE, np.uint8)
+    begin = (address(param) - address(memory)) % CACHE_LINE
+    slot = memory[begin : begin + param.nbytes].view(param.dtype)
+    if value != 0:
+        slot[...] = value
+    return slot.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
 
 
 def described(value: Any) -> str:
@@ -89,7 +126,8 @@ def grad_in_memory_order(name: str, grad: Any, param: Array) -> tuple[Array, boo
             + (" (sum over the broadcast axes, or reshape it)" if grad.ndim != param.ndim else "")
         )
     if grad.dtype not in NATIVE_GRADS and not is_bfloat16(grad.dtype):
-        grad = grad.astype(param.dtype)
+        with np.errstate(all="ignore"):
+            grad = grad.astype(param.dtype)
     is_c_order = param.flags.c_contiguous
     if not (grad.flags.c_contiguous if is_c_order else grad.flags.f_contiguous) or not grad.flags.aligned:
         grad = np.array(grad, order="C" if is_c_order else "F")

@@ -39,8 +39,8 @@ def global_norm(grads: Any, norm_type: float = 2.0) -> float:
     Examples
     --------
     >>> import numpy as np, fastopt
-    >>> fastopt.clip.global_norm({"W": np.float32([3e19]), "b": np.float32([4e19])})
-    5.0e+19
+    >>> fastopt.clip.global_norm({"W": np.array([3.0]), "b": np.array([4.0])})
+    5.0
     """
     return norm_of([contiguous(grad) for grad in float_arrays(grads)], norm_type)
 
@@ -82,8 +82,8 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
     >>> g.round(4)
     array([0.6, 0.8])
     """
-    check_not_negative("max_norm", max_norm)
-    arrays = writeable_arrays(grads)
+    check("max_norm", max_norm, low=0)
+    arrays = float_arrays(grads, to_be_written=True)
     norm = norm_of([contiguous(grad) for grad in arrays], norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise ValueError(f"clip_grad_norm_: the global norm is {norm}, and error_if_nonfinite=True; nothing was scaled")
@@ -117,10 +117,11 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
     >>> g
     array([-1. ,  0.5])
     """
-    check_not_negative("clip_value", clip_value)
-    for grad in writeable_arrays(grads):
-        limit = np.asarray(clip_value).astype(grad.dtype)
-        np.minimum(np.maximum(grad, -limit, out=grad), limit, out=grad)
+    check("clip_value", clip_value, low=0)
+    with np.errstate(all="ignore"):
+        for grad in float_arrays(grads, to_be_written=True):
+            limit = np.asarray(clip_value, FLOAT64).astype(grad.dtype)
+            np.minimum(np.maximum(grad, -limit, out=grad), limit, out=grad)
 
 
 def clip_factor(norm: Any, max_norm: Any) -> npt.NDArray[np.float64]:
@@ -135,28 +136,29 @@ def total_norm(sums: npt.NDArray[np.float64]) -> float:
 
 
 def norm_of(arrays: list[Array], norm_type: float) -> float:
-    check_not_negative("norm_type", norm_type)
+    check("norm_type", norm_type, low=math.ulp(0))
     if not arrays:
         return 0.0
-    if norm_type == 2:
-        native = [array if array.dtype in (FLOAT32, FLOAT64) else array.astype(FLOAT64) for array in arrays]
-        return total_norm(backends.sum_squares(native))
-    largest = [float(np.max(np.abs(array), initial=0)) for array in arrays]
-    if norm_type == math.inf:
-        return float(np.max(largest))
-    if norm_type == 0:
-        raise ValueError("norm_type=0: expected a number above 0")
-    powers = [float(np.sum(np.abs(array.astype(FLOAT64)) ** norm_type)) for array in arrays]
-    return float(np.sum(powers) ** (1 / norm_type))
+    with np.errstate(all="ignore"):
+        if norm_type == 2:
+            native = [array if array.dtype in (FLOAT32, FLOAT64) else array.astype(FLOAT64) for array in arrays]
+            return total_norm(backends.sum_squares(native))
+        if norm_type == math.inf:
+            return float(np.max([float(np.max(np.abs(array), initial=0)) for array in arrays]))
+        powers = [np.sum(np.abs(array.astype(FLOAT64)) ** norm_type) for array in arrays]
+        return float(np.sum(powers) ** (1 / norm_type))
 
 
-def check_not_negative(name: str, value: float) -> None:
-    if not value >= 0:
-        raise ValueError(f"{name}={value!r}: expected a number of at least 0")
+def check(name: str, value: Any, low: float) -> None:
+    """Raise unless this is a number of at least ``low``; infinity is one, as torch has it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}={value!r}: expected a number")
+    if not value >= low:
+        raise ValueError(f"{name}={value!r}: expected a number {'of at least' if low == 0 else 'above'} 0")
 
 
-def float_arrays(grads: Any) -> list[Array]:
-    """Return the arrays of a structure that are not None."""
+def float_arrays(grads: Any, to_be_written: bool = False) -> list[Array]:
+    """Return the arrays of a structure that are not None, checked."""
     branch = Branch(grads if is_container(grads) else [grads])
     arrays = []
     for name, grad in zip(branch.names(), branch.arrays(), strict=True):
@@ -165,17 +167,11 @@ def float_arrays(grads: Any) -> list[Array]:
         if not isinstance(grad, np.ndarray) or not is_float(grad.dtype):
             found = f"an array of {grad.dtype}" if isinstance(grad, np.ndarray) else described(grad)
             raise TypeError(f"grads: {name!r} is {found}; expected a NumPy array of a float dtype, or None")
+        if isinstance(grad, np.ma.MaskedArray):
+            raise TypeError(f"grads: {name!r} is a masked array; give grad.filled(0), or None to pass it over")
+        if to_be_written and not grad.flags.writeable:
+            raise ValueError(f"grads: {name!r} is read-only, and is to be changed in place; give a copy")
         arrays.append(grad)
-    return arrays
-
-
-def writeable_arrays(grads: Any) -> list[Array]:
-    arrays = float_arrays(grads)
-    for k, grad in enumerate(arrays):
-        if not grad.flags.writeable:
-            raise ValueError(
-                f"grads: array number {k} (shape {grad.shape}) is read-only; give a writeable one or a copy"
-            )
     return arrays
 
 

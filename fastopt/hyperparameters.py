@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
@@ -106,5 +107,20 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{where}={value!r}: expected {allowed}")
-    if not (allowed.low <= value < allowed.high and abs(value) < math.inf):
+    if not (allowed.low <= plain(value) < allowed.high and abs(plain(value)) <= sys.float_info.max):
         raise ValueError(f"{where}={value!r}: expected {allowed}")
+
+
+def plain(value: Any) -> Any:
+    """Return a value that arithmetic leaves in double precision, and that no one else can change."""
+    if isinstance(value, (np.floating, np.integer)):
+        return float(value)
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def differ(group: Group, values: Group) -> bool:
+    """Tell whether the options of a group are no longer these, also where one can't be compared (an array)."""
+    try:
+        return group != values
+    except ValueError:
+        return True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
+
+import numpy as np
 
 from . import backends, threads
 
@@ -16,7 +16,7 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``backend`` (of new optimizers), ``native_missing`` (why the native one can't be had, or None), ``isas_found``,
-        ``isa`` (in use), ``openmp`` (the date of its version, 0 without), ``threads``, ``versions``.
+        ``isa`` (in use), ``threads``, ``versions``.
 
     Raises
     ------
@@ -27,8 +27,11 @@ def info() -> dict[str, Any]:
     --------
     >>> import fastopt
     >>> sorted(fastopt.info())
-    ['backend', 'isa', 'isas_found', 'native_missing', 'openmp', 'threads', 'versions']
+    ['backend', 'isa', 'isas_found', 'native_missing', 'threads', 'versions']
     """
+    import platform  # slow to import, and rarely needed
+
+    from . import __version__
     from .backends import native
 
     is_there = native.missing is None
@@ -37,11 +40,10 @@ def info() -> dict[str, Any]:
         "native_missing": native.missing,
         "isas_found": native.isas_found() if is_there else [],
         "isa": native.isa() if is_there else None,
-        "openmp": native.openmp() if is_there else 0,
         "threads": threads.get_num_threads(),
         "versions": {
-            "fastopt": metadata.version("fastopt"),
-            "numpy": metadata.version("numpy"),
+            "fastopt": __version__,
+            "numpy": np.__version__,
             "python": platform.python_version(),
         },
     }
@@ -59,7 +61,6 @@ def told() -> str:
     rows = [
         ("backend", f"{found['backend']} ({why})"),
         ("instruction sets", f"found {', '.join(found['isas_found']) or 'none'}; in use {found['isa'] or 'none'}"),
-        ("OpenMP", str(found["openmp"]) if found["openmp"] else "no"),
         ("threads", str(found["threads"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
     ]

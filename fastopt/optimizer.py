@@ -5,17 +5,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import backends, rules
-from .arrays import Array, Extents, address, check_param, grad_in_memory_order, in_memory_order
+from .arrays import (
+    Array,
+    Extents,
+    address,
+    check_param,
+    check_slot,
+    grad_in_memory_order,
+    in_memory_order,
+    slot_like,
+)
 from .backends import Hyper, Table
 from .clip import clip_factor, total_norm
-from .hyperparameters import RANGES, Allowed, Group, check
+from .hyperparameters import RANGES, Allowed, Group, check, differ, plain
 from .rules import Rule
 from .sparse import Rows, RowSparse, RowSparseTable, check_row_sparse
 from .structure import Branch, is_container
@@ -34,6 +43,13 @@ class StepInfo(NamedTuple):
         The learning rate of the first group in this step.
     step : int
         The number of this step, from 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.zeros(2), lr=0.1, clip_global_norm=1.0)
+    >>> opt.step(np.array([3.0, 4.0]))
+    StepInfo(applied=True, grad_norm=5.0, lr=0.1, step=1)
     """
 
     applied: bool
@@ -48,26 +64,76 @@ class Settled(NamedTuple):
     values: Group
     rule: Rule
     scheduled: tuple[str, ...]
+    clips_arrays: bool
 
 
 class Optimizer:
     """The base of all optimizers: parameters, groups, state, and the step.
 
     A subclass names its options in its ``__init__``, its ``rule`` for a group (whose arguments are its slots), and
-    ``hyper``, the rule's scalars for a group and a step count.
+    ``hyper``, the rule's scalars for a group and a step count. The keywords below are those that all optimizers take.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, of C or Fortran order, updated in place: one array, a list, tuple or dict, nested mixes of
+        these, or a list of groups ``{"params": ..., option: value, ...}``.
+    options : dict
+        The subclass's own options with their values.
+    decoupled : bool, default False (AdamW: True)
+        Whether ``weight_decay`` shrinks the parameters by ``1 - lr * weight_decay`` before the rule, instead of adding
+        ``weight_decay * p`` to the gradient.
+    maximize : bool, default False
+        Whether to go up the gradient.
+    clip_value : float, optional
+        Each element of a gradient is clamped to ``[-clip_value, clip_value]``. At least 0.
+    clip_norm : float, optional
+        Each array's gradient is then scaled to a norm of at most this. At least 0.
+    clip_global_norm : float, optional
+        All gradients together are then scaled to a norm of at most this. At least 0.
+    backend : {"native", "numpy"}, optional
+        Where steps run; by default what ``FASTOPT_BACKEND`` says, or native where it is.
 
     Attributes
     ----------
     param_groups : list of dict
         The groups with their options; writing an option takes effect in the next step.
     state : dict
-        For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64).
+        For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64). The
+        slots are made by the first step; write into them, ``opt.state["W"]["m"][...] = values``.
     step_count : int
         How many steps were made.
     backend : str
         Where steps run: ``"native"`` or ``"numpy"``.
     clip_global_norm : float or None
         The greatest norm of all gradients together.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+    RuntimeError
+        For a backend that can't be had here; says why.
+
+    Examples
+    --------
+    A rule of :mod:`fastopt.rules` becomes an optimizer by its options and scalars:
+
+    >>> import numpy as np, fastopt
+    >>> class SignlessSGD(fastopt.Optimizer):
+    ...     def __init__(self, params, lr=0.1, **common):
+    ...         super().__init__(params, {"lr": lr, "weight_decay": 0.0}, **common)
+    ...
+    ...     def rule(self, group):
+    ...         return fastopt.rules.sgd
+    ...
+    ...     def hyper(self, group, step):
+    ...         return fastopt.rules.SGDScalars(group["lr"])
+    >>> theta = np.array([1.0])
+    >>> SignlessSGD(theta).step(np.array([2.0])).lr
+    0.1
+    >>> theta
+    array([0.8])
     """
 
     #: The ranges of the options that are this optimizer's own.
@@ -114,14 +180,14 @@ class Optimizer:
         self._settled: list[Settled] = []
         self._rows: list[tuple[int, int]] = []
         self._table: Table | None = None
+        #: Slots of the table that are not in the state yet: a step that raises must not put them there.
+        self._new_slots: list[tuple[str, str, Array]] = []
 
         self._is_single = not is_container(params)
         self._is_grouped = isinstance(params, (list, tuple)) and any(is_group(item) for item in params)
         self._root = Branch({} if isinstance(params, Mapping) else [])
         for group in params if self._is_grouped else [{"params": params}]:
             self.add_param_group(group)
-        if not self._params:
-            raise ValueError("params: there is no array in this structure; give at least one")
 
     def rule(self, group: Group) -> Rule:
         """Return the rule of a group, one of :mod:`fastopt.rules`."""
@@ -137,7 +203,7 @@ class Optimizer:
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
         """Return a slot of an array as it is before the array's first step."""
-        return np.full_like(param, self.initial_slot(group, slot), subok=False)
+        return slot_like(param, self.initial_slot(group, slot))
 
     @property
     def state_bytes(self) -> int:
@@ -167,20 +233,21 @@ class Optimizer:
         names, arrays = list(addition.names()), list(addition.arrays())
         for name, array in zip(names, arrays, strict=True):
             self._check_param(name, array)
-        if self._params and not arrays:
-            raise ValueError("param group: there is no array in 'params'; give at least one")
+        if not arrays:
+            raise ValueError("params: there is no array in this structure; give at least one")
         counts = Counter([*self._names, *names])
         taken = [name for name, count in counts.items() if count > 1]
         if taken:
             raise ValueError(f"params: the names {taken} are there more than once; rename them")
         extents = Extents(self._names + names, self._params + arrays)
         options = {**self.defaults, **{name: value for name, value in group.items() if name != "params"}}
-        settled = self._settle(options, len(self.param_groups))
+        settled = self._settle({"params": tuple(arrays), **options}, len(self.param_groups))
 
+        self._is_single = self._is_single and not self._params
         self._extents = extents
         self._root.merge(addition)
-        self.param_groups.append({"params": tuple(arrays), **options})
-        self._settled.append(settled._replace(values=dict(self.param_groups[-1])))
+        self.param_groups.append({"params": settled.values["params"], **options})
+        self._settled.append(settled)
         self._names += names
         self._params += arrays
         self._group_of = np.concatenate([self._group_of, np.full(len(arrays), len(self._settled) - 1)])
@@ -218,6 +285,8 @@ class Optimizer:
         hypers = self._hypers(groups)
         grad_norm = self._clip(table, hypers)
         self._run(table, groups, hypers)
+        if self._new_slots:
+            self._keep_new_slots()
         self._count()
         return StepInfo(True, grad_norm, groups[0]["lr"], self.step_count)
 
@@ -234,7 +303,6 @@ class Optimizer:
                 raise ValueError(f"param group: the names {taken} are there already; give the arrays new names")
             return Branch(params)
         is_entries = isinstance(params, (list, tuple)) and not self._is_grouped
-        self._is_single = self._is_single and not self._params
         return Branch(params if is_entries else [params], offset=len(self._root.keys))
 
     def _check_param(self, name: str, array: Any) -> None:
@@ -248,7 +316,9 @@ class Optimizer:
         for name, value in options.items():
             if name != "params":
                 self._check_option(name, value, f"param_groups[{k}]: " if k else "")
-        return Settled(dict(options), self.rule(options), tuple(name for name in options if callable(options[name])))
+        values = {name: value if name == "params" else plain(value) for name, value in options.items()}
+        scheduled = tuple(name for name in values if callable(values[name]))
+        return Settled(values, self.rule(values), scheduled, values["clip_norm"] is not None)
 
     def _ready_table(self) -> Table:
         """Return the table of arrays, made anew where a group's rule or the arrays have changed."""
@@ -258,13 +328,19 @@ class Optimizer:
                 f"params: {replaced!r} is no longer the object that the optimizer was given; change arrays in place "
                 "(params[...][...] = value), or build a new optimizer"
             )
+        self._check_option("clip_global_norm", self.clip_global_norm)
+        if len(self.param_groups) != len(self._settled):
+            raise ValueError(
+                f"param_groups: expected {len(self._settled)} groups, got {len(self.param_groups)}; use "
+                "add_param_group, or build a new optimizer"
+            )
         for k, group in enumerate(self.param_groups):
             settled = self._settled[k]
             if group.get("params") is not settled.values["params"]:
                 raise ValueError(
                     f"param_groups[{k}]: 'params' was replaced; use add_param_group, or build a new optimizer"
                 )
-            if group != settled.values:
+            if differ(group, settled.values):
                 if group.keys() != settled.values.keys():
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(settled.values)}, not {list(group)}"
@@ -272,26 +348,39 @@ class Optimizer:
                 self._settled[k] = self._settle(group, k)
                 if self._settled[k].rule is not settled.rule:
                     self._table = None
-        if self._table is None:
+        if self._table is None or self._new_slots:
             self._table = self._new_table()
         return self._table
 
     def _new_table(self) -> Table:
-        slots: list[list[Array]] = []
-        for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
-            group, state = self.param_groups[k], self.state[name]
-            wanted = rules.slots(self._settled[k].rule)
-            for slot in wanted:
-                if slot not in state:
-                    state[slot] = self.new_slot(group, slot, param)
-            slots.append([in_memory_order(state[slot]) for slot in wanted])
+        self._new_slots = []
+        self._slots = [
+            [self._slot(name, param, k, slot) for slot in rules.slots(self._settled[k].rule)]
+            for name, param, k in zip(self._names, self._params, self._group_of, strict=True)
+        ]
         self._last_grads: list[Any] | None = None
         self._last_kinds: list[Any] = []
         self._last_steps = b""
         self._present = np.zeros(len(self._params), bool)
+        self._are_all_present = False
         self._sparse: dict[int, Rows] = {}
         self._array_clip_is_set = False
+        slots = [[in_memory_order(slot) for slot in its] for its in self._slots]
         return backends.table_class(self.backend)([in_memory_order(param) for param in self._params], slots)
+
+    def _slot(self, name: str, param: Array, k: int, slot: str) -> Array:
+        """Return a slot of the state, checked, or a new one where there is none yet."""
+        if slot in self.state[name]:
+            check_slot(f"state[{name!r}][{slot!r}]", self.state[name][slot], param)
+            return self.state[name][slot]
+        values = self.new_slot(self._settled[k].values, slot, param)
+        self._new_slots.append((name, slot, values))
+        return values
+
+    def _keep_new_slots(self) -> None:
+        for name, slot, values in self._new_slots:
+            self.state[name][slot] = values
+        self._new_slots = []
 
     def _take_grads(self, table: Table, grads: Any) -> None:
         """Check the gradients and hand them to the table, unless they are the very arrays of the last step."""
@@ -300,6 +389,7 @@ class Optimizer:
             self._last_grads = None
             are_callers = True
             if not (self._are_like_last(leaves) and self._hand_over(table, leaves)):
+                self._last_kinds = []
                 are_callers = self._check_grads(table, leaves)
             # A converted copy would miss what the caller writes into the array before the next step.
             self._last_grads = leaves if are_callers else None
@@ -327,8 +417,11 @@ class Optimizer:
         present = np.array([grad is not None for grad in leaves])
         if not np.array_equal(present, self._present):
             self._present = present
+            self._are_all_present = bool(present.all())
             self._last_steps = b""
-        self._last_kinds = kinds(leaves) if are_callers and self._are_c_ordered and present.all() else []
+        self._last_kinds = (
+            list(map(kind, leaves)) if are_callers and self._are_c_ordered and self._are_all_present else []
+        )
         return are_callers
 
     def _rows_of(self, i: int, grad: RowSparse) -> Rows:
@@ -348,18 +441,20 @@ class Optimizer:
         arrays: list[list[Array]] = []
         scalars: list[tuple[float, ...]] = []
         for i in self._sparse:
-            k, state = self._group_of[i], self.state[self._names[i]]
-            arrays.append([self._params[i], *(state[slot] for slot in rules.slots(self._settled[k].rule))])
-            scalars.append(self.hyper({**groups[k], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1))
+            arrays.append([self._params[i], *self._slots[i]])
+            scalars.append(
+                self.hyper({**groups[self._group_of[i]], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1)
+            )
         return RowSparseTable(table, self._sparse, arrays, scalars)
 
     def _are_like_last(self, leaves: list[Any]) -> bool:
-        """Tell whether all gradients are arrays of the dtypes, shapes and strides of those that were checked last."""
-        return set(map(type, leaves)) == {np.ndarray} and kinds(leaves) == self._last_kinds
+        """Tell whether all gradients are arrays of the dtypes and shapes of those that were checked last."""
+        return set(map(type, leaves)) == {np.ndarray} and list(map(kind, leaves)) == self._last_kinds
 
     def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        """Give the gradients to the table, unless they overlap a parameter; return whether they are aligned."""
-        table.set_grads(grads)
+        """Give the gradients to the table unless they overlap a parameter; return whether they can be read as is."""
+        if not table.set_grads(grads):
+            return False
         starts = table.grad_addresses()
         self._refuse_overlap(range(len(grads)), starts, self._grad_sizes)
         return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
@@ -384,7 +479,7 @@ class Optimizer:
 
     def _count(self) -> None:
         self.step_count += 1
-        if self._present.all():
+        if self._are_all_present:
             self._steps += 1
         else:
             self._steps[self._present] += 1
@@ -398,8 +493,12 @@ class Optimizer:
             return settled.values
         values = dict(settled.values)
         for name in settled.scheduled:
-            values[name] = values[name](self.step_count)
-            self._check_option(name, values[name], f"param_groups[{k}]: the schedule at step {self.step_count}: ")
+            value = values[name](self.step_count)
+            where = f"param_groups[{k}]: the schedule at step {self.step_count}: "
+            if callable(value):
+                raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
+            self._check_option(name, value, where)
+            values[name] = plain(value)
         return values
 
     def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
@@ -425,12 +524,12 @@ class Optimizer:
 
     def _clip(self, table: Table, hypers: list[Hyper]) -> float | None:
         """Set the clip factors of the arrays and of all together; return the global norm if it is clipped."""
-        max_norms = [settled.values["clip_norm"] for settled in self._settled]
-        if max_norms.count(None) < len(max_norms):
+        if any(settled.clips_arrays for settled in self._settled):
             table.array_clip[:] = 1
             norms = np.sqrt(table.sum_products(hypers, "clipped_grad", "clipped_grad"))
-            limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])
-            table.array_clip[:] = clip_factor(norms, limits[self._group_of])
+            max_norms = [settled.values["clip_norm"] for settled in self._settled]
+            limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])[self._group_of]
+            table.array_clip[:] = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
             self._array_clip_is_set = True
         elif self._array_clip_is_set:
             table.array_clip[:] = 1
@@ -447,5 +546,5 @@ def is_group(value: Any) -> bool:
     return isinstance(value, Mapping) and "params" in value
 
 
-def kinds(arrays: list[Any]) -> list[Any]:
-    return [(array.dtype, array.shape, array.strides) for array in arrays]
+#: What a gradient is checked for, but that it is contiguous.
+kind = attrgetter("dtype", "shape")

@@ -738,7 +738,10 @@ class triangular(Schedule):
 class triangular2(triangular):
     """`triangular` with the height halved after each cycle: ``* 0.5**cycle``, cycles counted from 0.
 
-    Parameters, errors and source are those of `triangular`.
+    Parameters
+    ----------
+    base_lr, max_lr, step_size_up, step_size_down
+        As in `triangular`, errors and source likewise.
 
     Examples
     --------

@@ -131,8 +131,8 @@ class RowSparseTable:
         self.touched.rows[:] = np.arange(len(rows))
         self.touched.set_grads([each.values for each in self.sparse])
 
-    def set_grads(self, grads: Sequence[Array | None]) -> None:
-        self.table.set_grads(grads)
+    def set_grads(self, grads: Sequence[Array | None]) -> bool:
+        return self.table.set_grads(grads)
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return self.table.grad_addresses()

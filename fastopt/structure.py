@@ -99,7 +99,8 @@ class Branch:
     def children(self, structure: Any, what: str) -> Sequence[Any]:
         if self.is_dict:
             if isinstance(structure, Mapping):
-                if len(structure) == len(self.keys):
+                # Only of a plain dict: others may make up what is missing (defaultdict), and so hide a wrong name.
+                if type(structure) is dict and len(structure) == len(self.keys):
                     try:
                         return self.get(structure)
                     except KeyError:
@@ -121,7 +122,8 @@ class Branch:
         )
 
     def children_with_gaps(self, structure: Mapping[Any, Any], what: str) -> list[Any]:
-        extra = [key for key in structure if key not in set(self.keys)]
+        known = set(self.keys)
+        extra = [key for key in structure if key not in known]
         if extra:
             raise ValueError(
                 f"{self.place(what)}: no parameter has the names {extra}; the parameters' names are {self.keys}"

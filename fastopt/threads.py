@@ -1,4 +1,4 @@
-"""How many threads the native backend uses. The one place that reads ``FASTOPT_NUM_THREADS``."""
+"""How many threads the native backend uses at most. The one place that reads ``FASTOPT_NUM_THREADS``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,26 @@ def positive(source: str, value: str | int) -> int:
     return min(number, 1024)
 
 
-#: 0: as many as OpenMP would take, which threadpoolctl and OMP_NUM_THREADS can limit.
-asked_for = 0
+#: None: not read yet.
+asked_for: int | None = None
 
-if os.environ.get("FASTOPT_NUM_THREADS"):
-    asked_for = positive("FASTOPT_NUM_THREADS=", os.environ["FASTOPT_NUM_THREADS"])
+
+def wanted() -> int:
+    """Return the number of threads that a large step is to have."""
+    global asked_for
+    if asked_for is None:
+        asked_for = default()
+    return asked_for
+
+
+def default() -> int:
+    """Return what the environment asks for, else the number of cores that this process may run on."""
+    for name in ("FASTOPT_NUM_THREADS", "OMP_NUM_THREADS"):
+        # OpenMP allows a list, one number for each level of nesting.
+        value = os.environ.get(name, "").split(",")[0]
+        if value:
+            return positive(f"{name}=", value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_num_threads(n: int) -> None:
@@ -29,7 +44,7 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        1 or more. The default is ``FASTOPT_NUM_THREADS``, or what OpenMP would take.
+        1 or more. The default is ``FASTOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of cores.
 
     Raises
     ------
@@ -58,10 +73,6 @@ def get_num_threads() -> int:
     >>> fastopt.get_num_threads() >= 1
     True
     """
-    return asked_for or default()
-
-
-def default() -> int:
     from .backends import native
 
-    return native.default_threads() if native.missing is None else 1
+    return wanted() if native.missing is None and native.has_threads() else 1

@@ -213,7 +213,7 @@ def test_resuming_from_copied_state(case: Case, dtype: Any) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_forked_child_after_the_parent_stepped() -> None:
-    """OpenMP hangs in a child whose parent used it: the child must go on, with the same bits."""
+    """The pool of threads stays in the parent: the child must go on, on threads of its own, with the same bits."""
     fastopt.set_num_threads(2)
     rng = np.random.default_rng(9)
     params, grad = rng.normal(size=100_000), rng.normal(size=100_000)

@@ -43,8 +43,8 @@ class Table(Protocol):
 
     def __init__(self, params: Sequence[Array], slots: Sequence[Sequence[Array]]) -> None: ...
 
-    def set_grads(self, grads: Sequence[Array | None]) -> None:
-        """Take these C-contiguous gradients from now on; None skips an array."""
+    def set_grads(self, grads: Sequence[Array | None]) -> bool:
+        """Take these gradients from now on, unless one is not C-contiguous: then return False. None skips an array."""
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         """Return where each gradient begins."""

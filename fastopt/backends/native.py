@@ -17,6 +17,7 @@ from . import Hyper, Source
 #: Why there is no native backend; None where there is one.
 missing: str | None = None
 
+
 try:
     from .._native import ffi, lib
 except ImportError as error:
@@ -54,14 +55,9 @@ def use_isa(name: str | None) -> None:
     lib.fo_isa_use({known: number for number, known in isa_names()}[name])
 
 
-def openmp() -> int:
-    """Return the date of the OpenMP version, 0 without OpenMP."""
-    return int(lib.fo_openmp())
-
-
-def default_threads() -> int:
-    """Return how many threads OpenMP would take."""
-    return int(lib.fo_default_threads())
+def has_threads() -> bool:
+    """Tell whether this build can use more than the calling thread."""
+    return bool(lib.fo_has_threads())
 
 
 if missing is None:
@@ -74,6 +70,7 @@ if missing is None:
         "grad": lib.FO_GRAD,
     }
     use_isa(os.environ.get("FASTOPT_ISA") or None)
+    threads.wanted()  # a wrong FASTOPT_NUM_THREADS is told here, not in the first step
 
 
 class NativeTable:
@@ -107,9 +104,12 @@ class NativeTable:
         self.columns["first_chunk"] = np.cumsum(chunks) - chunks
         self.chunks = int(chunks.sum())
 
-    def set_grads(self, grads: Sequence[Array | None]) -> None:
-        self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
-        self.grads[0 : self.count] = self.grad_owners
+    def set_grads(self, grads: Sequence[Array | None]) -> bool:
+        try:
+            owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
+        except ValueError:  # not contiguous
+            return False
+        self.grads[0 : self.count] = self.grad_owners = owners
         present = [grad is not None for grad in grads]
         if present != self.present:
             # An array without a gradient has no chunks, so that no thread goes through them.
@@ -120,20 +120,21 @@ class NativeTable:
         if dtypes != self.grad_dtypes:
             self.columns["grad_dtype"] = [DTYPES.get(dtype, lib.FO_BFLOAT16) for dtype in dtypes]
             self.grad_dtypes = dtypes
+        return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
 
     def step(self, hypers: Sequence[Hyper]) -> None:
         self.set_hypers(hypers)
-        lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.asked_for)
+        lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.wanted())
 
     def sum_products(self, hypers: Sequence[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
         self.set_hypers(hypers)
         sums, partials = np.empty(self.count), np.empty(self.chunks)
         into = ffi.from_buffer("double[]", partials), ffi.from_buffer("double[]", sums)
         sources = SOURCES.get(left, left), SOURCES.get(right, right)
-        lib.fo_sum_products(self.arrays, self.grads, self.count, self.hypers, *sources, *into, threads.asked_for)
+        lib.fo_sum_products(self.arrays, self.grads, self.count, self.hypers, *sources, *into, threads.wanted())
         return sums
 
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:

@@ -34,8 +34,11 @@ class NumpyTable:
         self.rows = np.zeros(len(params), np.int32)
         self.array_clip = np.ones(len(params))
 
-    def set_grads(self, grads: Sequence[Array | None]) -> None:
+    def set_grads(self, grads: Sequence[Array | None]) -> bool:
+        if not all(grad is None or grad.flags.c_contiguous for grad in grads):
+            return False
         self.grads = [None if grad is None else flat(grad) for grad in grads]
+        return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.array([0 if grad is None else address(grad) for grad in self.grads], np.uintp)

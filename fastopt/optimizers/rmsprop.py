@@ -45,7 +45,7 @@ class RMSprop(Optimizer):
         Whether the mean square is taken about the mean.
     eps_in_root : bool, default False
         Whether ``eps`` is inside the root: ``g / sqrt(v + eps)``. With ``lr_in_momentum``, ``alpha=0.9`` and
-        ``eps=1e-10`` this is TensorFlow 1's form.
+        ``eps=1e-10`` this is TensorFlow 1's form (where ``v`` begins at 1, not 0).
     lr_in_momentum : bool, default False
         Whether the learning rate is inside the momentum buffer: ``b = momentum * b + lr * g / ...; p -= b``.
     **common

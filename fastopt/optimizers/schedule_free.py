@@ -30,7 +30,10 @@ class ScheduleFree(ArrayOptimizer):
     numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
-        return param.copy(order="K") if slot == "z" else super().new_slot(group, slot, param)
+        values = super().new_slot(group, slot, param)
+        if slot == "z":
+            values[...] = param
+        return values
 
     def warmed_up(self, group: Group, step: int) -> tuple[float, float, float]:
         """Return the learning rate of a step, the largest one up to it, and the step's weight in the average."""
@@ -65,12 +68,12 @@ class ScheduleFree(ArrayOptimizer):
         self._to_mode(False)
 
     def _to_mode(self, is_training: bool) -> None:
-        self._ready_table()
         for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
             state, beta = self.state[name], self._interpolation(self.param_groups[k])
             if bool(state["is_training"]) != is_training:
                 weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
-                param += param.dtype.type(weight) * (state["z"] - param)
+                if "z" in state:  # before the first step x, y and z are one
+                    param += param.dtype.type(weight) * (state["z"] - param)
                 state["is_training"][...] = is_training
 
     def _interpolation(self, group: Group) -> float:

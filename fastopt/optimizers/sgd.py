@@ -143,6 +143,7 @@ class SGD(Optimizer):
         >>> theta.round(3)
         array([0.56])
         """
+        self._ready_table()  # checks the options: what was written into a group counts here too
         if any(group["nesterov"] for group in self.param_groups):
             raise ValueError("lookahead: nesterov=True has it built in; use nesterov=False with lookahead()")
         kept = [param.copy() for param in self._params]

@@ -122,8 +122,10 @@ class SWATS(ArrayOptimizer):
         return super()._hyper(group, rule, step)
 
     def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        self._given = grads
-        return super()._hand_over(table, grads)
+        can_be_read = super()._hand_over(table, grads)
+        if can_be_read:
+            self._given = grads
+        return can_be_read
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
         table.step(hypers)

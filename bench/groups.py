@@ -1,0 +1,57 @@
+"""What is compared: each group is a piece of work, sets of arrays, and contenders."""
+
+from dataclasses import dataclass, field
+
+from bench.case import Work
+from bench.contenders import FAST, NORMS, STEP, WHOLE, Contender
+from bench.rules import CLIP, NORM, RULES
+from bench.shapes import ARRAYS, SIZES, ArraySet
+
+QUICK = 1 << 20  # elements: larger sets are left out of a quick run
+
+
+@dataclass(frozen=True)
+class Group:
+    """One table of the report and one picture."""
+
+    title: str
+    work: Work
+    sets: dict[str, ArraySet] = field(default_factory=lambda: ARRAYS)
+    contenders: dict[str, Contender] = field(default_factory=lambda: STEP)
+    busy: bool = False  # with a spinning process on every core
+    per_element: bool = False  # show nanoseconds per element in place of microseconds
+    each_thread_count: bool = False  # once for 1, 2, ... threads, each in a process of its own
+
+    def chosen(self, quick: bool) -> dict[str, ArraySet]:
+        """The sets of arrays, without the large ones in a quick run."""
+        return {label: each for label, each in self.sets.items() if not quick or each.elements <= QUICK}
+
+
+def only(*starts: str) -> dict[str, ArraySet]:
+    """The sets of arrays whose names start so."""
+    return {label: each for label, each in ARRAYS.items() if label.startswith(starts)}
+
+
+GROUPS = {
+    "adam": Group("Adam", RULES["adam"]),
+    "sgd": Group("SGD", RULES["sgd"]),
+    "momentum": Group("SGD with momentum", RULES["momentum"]),
+    "adagrad": Group("Adagrad", RULES["adagrad"]),
+    "rmsprop": Group("RMSprop", RULES["rmsprop"]),
+    "whole": Group("Whole update: clip by global norm, AdamW, average, clear", RULES["whole"], contenders=WHOLE),
+    "norm": Group("Global norm of the gradients", NORM, contenders=NORMS),
+    "clip": Group("Clip the gradients by their global norm", CLIP, contenders=NORMS),
+    "sizes": Group(
+        "Adam, one array of each size: nanoseconds per element", RULES["adam"], SIZES, FAST, per_element=True
+    ),
+    "threads": Group(
+        "Adam, threads", RULES["adam"], only("ResNet", "one of 200k", "MLP"), FAST, each_thread_count=True
+    ),
+    "busy": Group(
+        "Adam on a busy machine (a spinning process on every core)",
+        RULES["adam"],
+        only("ResNet", "MLP"),
+        FAST,
+        busy=True,
+    ),
+}

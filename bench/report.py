@@ -1,0 +1,173 @@
+"""Measured rows as Markdown tables and as pictures."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from bench.groups import Group
+from bench.harness import Row, cores
+
+NOTES = """\
+Each cell: microseconds of one step (percent of `limit`), medians over interleaved rounds; nanoseconds per element \
+where the title says so. `limit` is a C loop with the same \
+reads and writes and next to no arithmetic. All ratios are medians of the ratios within a round: the machine may be \
+shared and its speed may change, which the ratios survive and the times don't. *Lead*: the best peer's time divided by \
+fastopt's. *Fallback / naive*: naive NumPy's time divided by that of fastopt's NumPy fallback. *Noise*: half the \
+distance of the quartiles of `limit`, in percent; above 10, something else was running, and the row is worth a new run.
+"""
+
+
+def machine(threads: int) -> str:
+    """The machine and the versions, as a Markdown list."""
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "CPU": f"{processor()}, {cores()} cores",
+        "memory": memory(),
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "huge pages": first_line(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
+        "load average at the end": load(),
+        "compiler": compiler(),
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": versions("fastopt", "numpy", "torch", "deepspeed", "jax", "jaxlib", "optax"),
+        "backend": backend(),
+        "threads": str(threads),
+    }
+    return "\n".join(f"- {name}: {fact}" for name, fact in facts.items() if fact)
+
+
+def processor() -> str:
+    """The CPU's model name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def memory() -> str:
+    """The machine's memory, where the system tells."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return ""
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+
+
+def load() -> str:
+    """Load averages, where the system has them."""
+    return " ".join(f"{each:.1f}" for each in os.getloadavg()) if hasattr(os, "getloadavg") else ""
+
+
+def first_line(path: Path) -> str:
+    return path.read_text().splitlines()[0] if path.exists() else ""
+
+
+def compiler() -> str:
+    """What the C compiler calls itself."""
+    try:
+        return subprocess.run([os.environ.get("CC", "cc"), "--version"], capture_output=True, text=True).stdout.split(
+            "\n"
+        )[0]
+    except OSError:
+        return ""
+
+
+def versions(*names: str) -> str:
+    """The installed ones of these distributions."""
+    found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    return ", ".join(f"{name} {found[name]}" for name in names if name in found)
+
+
+def backend() -> str:
+    """Which of fastopt's backends and instruction sets ran."""
+    try:
+        import fastopt
+
+        info = fastopt.info()
+        return f"{info['backend']}, {info['isa']}, OpenMP {info['openmp'] or 'missing'}"
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+
+
+def table(group: Group, rows: list[Row]) -> str:
+    """One group's rows, and beneath them what was left out and why."""
+    names = contenders(group, rows)
+    header = ["arrays", *names, "lead", "fallback / naive", "best peer", "noise"]
+    lines = [
+        [
+            row.label,
+            *(cell(group, row, name) for name in names),
+            times(row.lead),
+            times(row.over_naive),
+            row.best_peer,
+            f"{row.spread:.0f} %",
+        ]
+        for row in rows
+    ]
+    return markdown(header, lines) + left_out(rows)
+
+
+def contenders(group: Group, rows: list[Row]) -> list[str]:
+    """Those that took part."""
+    return [name for name in group.contenders if any(name in row.micros for row in rows)]
+
+
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+
+
+def cell(group: Group, row: Row, name: str) -> str:
+    """A time and its percentage of the limit."""
+    if name not in row.micros:
+        return "–"
+    time = row.micros[name] * (1000 / row.elements if group.per_element else 1)
+    shown = f"{time:,.0f}" if time >= 100 else f"{time:.3g}"
+    if name == "limit" or name not in row.percent:
+        return shown
+    percent = row.percent[name]
+    return f"{shown} ({percent:.0f})" if percent >= 10 else f"{shown} ({percent:.1f})"
+
+
+def times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}x"
+
+
+def left_out(rows: list[Row]) -> str:
+    """Contenders that did not take part, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        for name, reason in row.skipped.items():
+            reasons.setdefault(f"{name}: {reason}", []).append(row.label)
+    if not reasons:
+        return ""
+    lines = (
+        f"- {text}" + ("" if len(labels) == len(rows) else f" ({'; '.join(labels)})")
+        for text, labels in reasons.items()
+    )
+    return "\nLeft out:\n\n" + "\n".join(lines) + "\n"
+
+
+def draw(group: Group, rows: list[Row], path: Path) -> None:
+    """A picture of one group: bars of percent of the limit, or time per element against the number of elements."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(7, 1.6 * len(rows)), 4.5), layout="constrained")
+    axes = figure.add_subplot(title=group.title)
+    names = contenders(group, rows)
+    if group.per_element:
+        for name in names:
+            points = [(row.elements, 1000 * row.micros[name] / row.elements) for row in rows if name in row.micros]
+            axes.plot(*zip(*points, strict=True), label=name, marker=".", color="grey" if name == "limit" else None)
+        axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="ns per element")
+    else:
+        names = [name for name in names if name != "limit"]
+        width = 0.8 / len(names)
+        for i, name in enumerate(names):
+            places = [place + (i + 0.5) * width - 0.4 for place in range(len(rows))]
+            axes.bar(places, [row.percent.get(name, 0) for row in rows], width, label=name)
+        axes.axhline(100, color="grey", linewidth=1)
+        axes.set_xticks(range(len(rows)), [row.label.replace(", ", "\n") for row in rows], fontsize="small")
+        axes.set_ylabel("percent of the limit")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)

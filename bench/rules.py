@@ -1,0 +1,123 @@
+"""The optimizers that are compared: one row each, in every contender's own terms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from bench.case import Work
+
+LR = 1e-3
+EMA_DECAY = 0.999
+MAX_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Rule(Work):
+    """A step in the terms of each contender: class and keywords, or a function.
+
+    `whole` is a whole update: clip by the global norm, step, average the parameters, clear the gradients.
+    """
+
+    fastopt: tuple[str, dict[str, Any]] = ("", {})
+    torch: tuple[str, dict[str, Any]] = ("", {})
+    deepspeed: tuple[str, dict[str, Any]] | None = None
+    optax: Callable[[ModuleType], Any] | None = None
+    naive: Callable[[np.ndarray, np.ndarray, list[np.ndarray], int], None] | None = None
+    whole: bool = False
+
+    @property
+    def slots(self) -> int:
+        return self.written - 1 - self.whole
+
+
+# What one writes without thinking about temporaries: p, g, the slots of this array, the step counted from 1.
+
+
+def sgd(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+    p -= LR * g
+
+
+def momentum(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+    s[0] = 0.9 * s[0] + g
+    p -= LR * s[0]
+
+
+def adagrad(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+    s[0] = s[0] + g**2
+    p -= LR * g / (np.sqrt(s[0]) + 1e-10)
+
+
+def rmsprop(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+    s[0] = 0.99 * s[0] + 0.01 * g**2
+    p -= LR * g / (np.sqrt(s[0]) + 1e-8)
+
+
+def adam(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+    s[0] = 0.9 * s[0] + 0.1 * g
+    s[1] = 0.999 * s[1] + 0.001 * g**2
+    p -= LR * (s[0] / (1 - 0.9**t)) / (np.sqrt(s[1] / (1 - 0.999**t)) + 1e-8)
+
+
+def adamw(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+    p -= LR * 0.01 * p
+    adam(p, g, s, t)
+
+
+RULES = {
+    "adam": Rule(
+        written=3,
+        fastopt=("Adam", {}),
+        torch=("Adam", {}),
+        deepspeed=("DeepSpeedCPUAdam", {"adamw_mode": False}),
+        optax=lambda optax: optax.adam(LR),
+        naive=adam,
+    ),
+    "sgd": Rule(
+        written=1,
+        fastopt=("SGD", {}),
+        torch=("SGD", {}),
+        optax=lambda optax: optax.sgd(LR),
+        naive=sgd,
+    ),
+    "momentum": Rule(
+        written=2,
+        fastopt=("SGD", {"momentum": 0.9}),
+        torch=("SGD", {"momentum": 0.9}),
+        optax=lambda optax: optax.sgd(LR, momentum=0.9),
+        naive=momentum,
+    ),
+    "adagrad": Rule(
+        written=2,
+        fastopt=("Adagrad", {}),
+        torch=("Adagrad", {}),
+        deepspeed=("DeepSpeedCPUAdagrad", {}),
+        optax=lambda optax: optax.adagrad(LR),
+        naive=adagrad,
+    ),
+    "rmsprop": Rule(
+        written=2,
+        fastopt=("RMSprop", {}),
+        torch=("RMSprop", {}),
+        optax=lambda optax: optax.rmsprop(LR, decay=0.99),
+        naive=rmsprop,
+    ),
+    "whole": Rule(
+        written=4,
+        norm=True,
+        write_grads=True,
+        whole=True,
+        fastopt=(
+            "AdamW",
+            {"weight_decay": 0.01, "clip_global_norm": MAX_NORM, "ema_decay": EMA_DECAY, "zero_grads": True},
+        ),
+        torch=("AdamW", {"weight_decay": 0.01}),
+        deepspeed=("DeepSpeedCPUAdam", {"adamw_mode": True, "weight_decay": 0.01}),
+        optax=lambda optax: optax.chain(optax.clip_by_global_norm(MAX_NORM), optax.adamw(LR, weight_decay=0.01)),
+        naive=adamw,
+    ),
+}
+NORM = Work(written=0, norm=True)
+CLIP = Work(written=0, norm=True, write_grads=True)
