@@ -241,3 +241,38 @@ def test_swats_is_algorithm_1() -> None:
         np.testing.assert_allclose(np.concatenate(halves), hand.w, rtol=1e-10, atol=1e-14)
         assert {int(state["switch_step"]) for state in together.state.values()} == {hand.switched_at}
     assert 2 < hand.switched_at < 300
+
+
+def rosenbrock(x: Any) -> tuple[float, Any]:
+    a, b = x.ravel()
+    gradient = np.array([-2 * (1 - a) - 400 * a * (b - a * a), 200 * (b - a * a)])
+    return (1 - a) ** 2 + 100 * (b - a * a) ** 2, gradient.reshape(x.shape)
+
+
+def booth(x: Any) -> tuple[float, Any]:
+    a, b = x.ravel()
+    u, v = a + 2 * b - 7, 2 * a + b - 5
+    return u * u + v * v, np.array([2 * u + 4 * v, 4 * u + 2 * v]).reshape(x.shape)
+
+
+def ravine(x: Any) -> tuple[float, Any]:
+    """A quadratic of condition 10,000."""
+    curvature = np.logspace(0, -4, x.size).reshape(x.shape)
+    return 0.5 * float((curvature * x * x).sum()), curvature * x
+
+
+@pytest.mark.parametrize(
+    ("function", "start", "lr", "value"),
+    [
+        (rosenbrock, [[-1.2, 1.0]], 0.01, 1e-11),
+        (booth, [[-5.0, 5.0]], 0.03, 1e-12),
+        (ravine, [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], 0.01, 1e-15),
+    ],
+)
+def test_descent_of_muon(function: Any, start: Any, lr: float, value: float) -> None:
+    """Muon's steps have one size, whatever the gradient's: the rate must fall."""
+    param = np.array(start)
+    opt = fastopt.Muon(param, lr=fastopt.schedules.cosine(lr, 3000), weight_decay=0.0)
+    for _ in range(3000):
+        opt.step(function(param)[1])
+    assert function(param)[0] <= value

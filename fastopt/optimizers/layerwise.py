@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..hyperparameters import Common
 
 
-class Layerwise(ArrayOptimizer):
+class _Layerwise(ArrayOptimizer):
     """What LARS and LAMB share: the trust ratio."""
 
     numbers: ClassVar[Mapping[str, float]] = {"trust_ratio": 1.0}
@@ -42,7 +42,7 @@ class Layerwise(ArrayOptimizer):
         return 1.0, 0.0
 
 
-class LARS(Layerwise):
+class LARS(_Layerwise):
     r"""LARS, as ``optax.lars``: momentum, with a learning rate for each array from its norm and its gradient's.
 
     For each array, ``g`` with weight decay included::
@@ -137,7 +137,7 @@ class LARS(Layerwise):
         return group["trust_coefficient"], group["eps"]
 
 
-class LAMB(Layerwise):
+class LAMB(_Layerwise):
     r"""LAMB, as ``optax.lamb``: Adam, with a learning rate for each array from its norm and its step's.
 
     For each array and step ``t`` from 1::

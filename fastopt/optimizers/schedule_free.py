@@ -24,7 +24,7 @@ ABOVE_ZERO_BELOW_ONE = Range(5e-324, 1.0)
 AVERAGING: Mapping[str, Allowed] = {"warmup_steps": NON_NEGATIVE, "r": ANY_NUMBER, "weight_lr_power": NON_NEGATIVE}
 
 
-class ScheduleFree(ArrayOptimizer):
+class _ScheduleFree(ArrayOptimizer):
     """What Schedule-Free SGD and AdamW share: the averaging's weights, and the two modes."""
 
     numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
@@ -89,7 +89,7 @@ class ScheduleFree(ArrayOptimizer):
             state["largest_lr"][...] = largest
 
 
-class ScheduleFreeSGD(ScheduleFree):
+class ScheduleFreeSGD(_ScheduleFree):
     r"""Schedule-Free SGD: momentum by averaging, in the place of a schedule.
 
     For step ``t`` from 1, with ``x = y = z = p`` before it::
@@ -186,7 +186,7 @@ class ScheduleFreeSGD(ScheduleFree):
         return float(group["momentum"])
 
 
-class ScheduleFreeAdamW(ScheduleFree):
+class ScheduleFreeAdamW(_ScheduleFree):
     r"""Schedule-Free AdamW: AdamW with averaging in the place of momentum and schedule.
 
     For step ``t`` from 1, with ``x = y = z = p`` before it::
