@@ -360,6 +360,8 @@ class Optimizer:
         ]
         self._last_grads: list[Any] | None = None
         self._last_kinds: list[Any] = []
+        #: Where gradients of the last kinds were found clear of all parameters; new ones often come to old places.
+        self._disjoint: set[bytes] = set()
         self._last_steps = b""
         self._present = np.zeros(len(self._params), bool)
         self._are_all_present = False
@@ -411,6 +413,7 @@ class Optimizer:
         ]
         grads = [grad for grad, _ in checked]
         are_callers = all(is_callers for _, is_callers in checked)
+        self._disjoint.clear()
         self._grad_sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
         self._hand_over(table, grads)
         self._sparse = sparse
@@ -456,8 +459,16 @@ class Optimizer:
         if not table.set_grads(grads):
             return False
         starts = table.grad_addresses()
+        seen = starts.tobytes()
+        if seen in self._disjoint:
+            return True
         self._refuse_overlap(range(len(grads)), starts, self._grad_sizes)
-        return not (starts % 8).any() or all(grad is None or grad.flags.aligned for grad in grads)
+        if (starts % 8).any() and not all(grad is None or grad.flags.aligned for grad in grads):
+            return False
+        if len(self._disjoint) == MOST_PLACES:
+            self._disjoint.clear()
+        self._disjoint.add(seen)
+        return True
 
     def _refuse_overlap(
         self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]
@@ -545,6 +556,8 @@ class Optimizer:
 def is_group(value: Any) -> bool:
     return isinstance(value, Mapping) and "params" in value
 
+
+MOST_PLACES = 8
 
 #: What a gradient is checked for, but that it is contiguous.
 kind = attrgetter("dtype", "shape")

@@ -1,0 +1,87 @@
+"""Fail if the main loop of a rule has grown by more than 5 % in instructions for each element.
+
+``python csrc/check_instructions.py`` compares the assembly of this GCC with csrc/instructions.txt, which
+``python csrc/check_instructions.py --write`` makes anew: do that when a rule changes, and say so in the commit. Counts
+of another version of GCC or another machine can't be compared; then it says so and passes.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from check_vectorised import FLAGS, HERE, WIDTHS
+
+RECORD = HERE / "instructions.txt"
+SIZES = {"float32": 4, "float64": 8}
+REGISTERS = {16: "xmm", 32: "ymm", 64: "zmm"}
+MOST_GROWTH = 1.05
+
+
+def assembly(source: str) -> str:
+    """Return the assembly that GCC makes of a file."""
+    command = ["gcc", *FLAGS, "-S", source, "-o", "-"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout
+
+
+def functions(text: str) -> dict[str, list[str]]:
+    """Return the lines of the loop function of each rule and dtype."""
+    found: dict[str, list[str]] = {}
+    for match in re.finditer(r"^(\w+)_loop_(float\d\d):\n(.*?)^\t\.size", text, re.M | re.S):
+        found[f"{match[1]} {match[2]}"] = match[3].splitlines()
+    return found
+
+
+def main_loop(lines: list[str], register: str) -> list[str]:
+    """Return the instructions of the innermost loop with the most vector instructions of full width."""
+    labels = {line[:-1]: i for i, line in enumerate(lines) if re.match(r"\.L\w+:$", line)}
+    loops = []
+    for i, line in enumerate(lines):
+        jump = re.match(r"\tj\w+\t(\.L\w+)", line)
+        if jump and labels.get(jump[1], i) < i:
+            body = [each for each in lines[labels[jump[1]] : i + 1] if re.match(r"\t[a-z]", each)]
+            loops.append(body)
+    return max(loops, key=lambda body: (sum(register in each for each in body) / len(body), len(body)))
+
+
+def counts() -> dict[str, float]:
+    """Return instructions for each element, by instruction set, rule and dtype."""
+    found = {}
+    for source, width in WIDTHS.items():
+        register = REGISTERS[width] if platform.machine() in ("x86_64", "AMD64") else "v"
+        for name, lines in functions(assembly(source)).items():
+            body = main_loop(lines, register)
+            stores = sum(bool(re.match(rf"\tv?mov[au]p[sd]\t%{register}\d+, .*\(", each)) for each in body)
+            assert stores > 0, f"{source} {name}: no vector store in its main loop"
+            elements = width // SIZES[name.split()[1]]
+            found[f"{Path(source).stem} {name}"] = round(len(body) / elements, 4)
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Compare or write; return 1 if a loop has grown."""
+    version = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    heading = f"gcc {version} {platform.machine()}"
+    now = counts()
+    if argv == ["--write"]:
+        RECORD.write_text("\n".join([heading, *(f"{name} {count}" for name, count in now.items())]) + "\n")
+        return 0
+    recorded_heading, *rows = RECORD.read_text().splitlines()
+    if recorded_heading != heading:
+        print(f"not compared: {RECORD.name} is of {recorded_heading}, this is {heading}")
+        return 0
+    recorded = {name: float(count) for name, count in (row.rsplit(" ", 1) for row in rows)}
+    grown = [
+        f"{name}: {recorded.get(name, 0)} -> {count} instructions for each element"
+        for name, count in now.items()
+        if count > MOST_GROWTH * recorded.get(name, 0)
+    ]
+    print("\n".join(grown) or f"{len(now)} loops, none has grown")
+    return int(bool(grown))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
