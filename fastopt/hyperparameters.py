@@ -17,6 +17,10 @@ Schedulable: TypeAlias = float | Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
 
 
+#: The least number above 0: as ``low`` it excludes 0, as ``high`` it is the first that is excluded.
+LEAST = 5e-324
+
+
 class Range(NamedTuple):
     """The numbers from ``low`` to ``high``, ``high`` itself excluded; None too where ``optional``."""
 
@@ -26,8 +30,11 @@ class Range(NamedTuple):
     schedulable: bool = False
 
     def __str__(self) -> str:
-        if self.high < math.inf:
-            kinds = f"a number from {self.low:g} to below {self.high:g}"
+        if self.high == LEAST:
+            kinds = "a finite number of at most 0"
+        elif self.high < math.inf:
+            from_ = "above 0" if self.low == LEAST else f"from {self.low:g}"
+            kinds = f"a number {from_} to below {self.high:g}"
         elif self.low > -math.inf:
             kinds = f"a finite number of at least {self.low:g}"
         else:
@@ -50,6 +57,8 @@ Allowed: TypeAlias = Range | tuple[Range, ...] | Choice
 NON_NEGATIVE = Range(0.0)
 OPTIONAL = Range(0.0, optional=True)
 BELOW_ONE = Range(0.0, 1.0)
+ABOVE_ZERO_BELOW_ONE = Range(LEAST, 1.0)
+NON_POSITIVE = Range(-math.inf, LEAST)
 ANY_NUMBER = Range(-math.inf)
 
 #: What each number may be; an optimizer's own ``ranges`` come before this. An option of neither is True or False.

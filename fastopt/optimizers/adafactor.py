@@ -10,7 +10,7 @@ import numpy as np
 
 from ..array_optimizer import Direction, DirectionOptimizer
 from ..arrays import Array, in_memory_order
-from ..hyperparameters import NON_NEGATIVE, OPTIONAL, Allowed, Group, Range, Schedulable
+from ..hyperparameters import NON_NEGATIVE, NON_POSITIVE, OPTIONAL, Allowed, Group, Range, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -80,7 +80,7 @@ class Adafactor(DirectionOptimizer):
     """
 
     ranges: ClassVar[Mapping[str, Allowed]] = {
-        "beta2_decay": Range(-math.inf, 5e-324),
+        "beta2_decay": NON_POSITIVE,
         "eps": (OPTIONAL, NON_NEGATIVE),
         "d": Range(1.0),
     }

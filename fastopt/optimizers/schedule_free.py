@@ -10,7 +10,7 @@ from .. import rules
 from ..array_optimizer import ArrayOptimizer
 from ..arrays import Array
 from ..backends import Hyper, Table
-from ..hyperparameters import ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable
+from ..hyperparameters import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
 from ..optimizer import StepInfo
 from ..rules import Rule
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..hyperparameters import Common
 
-#: Between z and x: at 0 there would be no way back from y to x.
-ABOVE_ZERO_BELOW_ONE = Range(5e-324, 1.0)
 AVERAGING: Mapping[str, Allowed] = {"warmup_steps": NON_NEGATIVE, "r": ANY_NUMBER, "weight_lr_power": NON_NEGATIVE}
 
 
