@@ -142,7 +142,10 @@ class DirectionOptimizer(ArrayOptimizer):
                 g = g if param.flags.c_contiguous else g.T
                 way, step_size = self.direction(groups[k], step + 1, param, g, state)
             directions[i] = np.asarray(way, order="C" if param.flags.c_contiguous else "F")
-            rows.append(Hyper(rules.sgd, 1.0, np.inf, 1.0, 0.0, hypers[row].decay, rules.SGDScalars(step_size)))
+            scalars = rules.SGDScalars(step_size)
+            rows.append(
+                hypers[row]._replace(grad_scale=1.0, clip_value=np.inf, global_clip=1.0, l2=0.0, scalars=scalars)
+            )
         table.array_clip[:] = 1
         table.set_grads([None if way is None else in_memory_order(way) for way in directions])
         table.step(rows)
