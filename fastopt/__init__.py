@@ -1,9 +1,13 @@
 """fastopt: the optimizer step for NumPy training code, at the speed of memory, with the same bits on every machine."""
 
-from . import clip, schedules
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import clip
 from .clip import clip_grad_norm_, clip_grad_value_
+from .groups import group_by
 from .information import info
-from .optimizer import Optimizer, StepInfo
+from .optimizer import LoadResult, Optimizer, StepInfo
 from .optimizers import (
     ASGD,
     LAMB,
@@ -35,7 +39,41 @@ from .optimizers import (
 from .sparse import RowSparse
 from .threads import get_num_threads, set_num_threads
 
+if TYPE_CHECKING:
+    from . import convert, init, lr_scheduler, schedules
+    from .checkpoint import Checkpoint, CheckpointError, load, save
+    from .training import EarlyStopping, SnapshotEnsemble
+
 __version__ = "0.1.0"
+
+#: The modules, and the names in them, that are imported when they are first used.
+LAZY = {
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "checkpoint",
+    "EarlyStopping": "training",
+    "SnapshotEnsemble": "training",
+    "convert": None,
+    "init": None,
+    "load": "checkpoint",
+    "lr_scheduler": None,
+    "save": "checkpoint",
+    "schedules": None,
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = LAZY[name]
+    if home is None:
+        return import_module(f".{name}", __name__)
+    value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "ASGD",
@@ -52,8 +90,12 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Adan",
+    "Checkpoint",
+    "CheckpointError",
     "DeltaBarDelta",
+    "EarlyStopping",
     "Lion",
+    "LoadResult",
     "Muon",
     "NAdam",
     "Optimizer",
@@ -64,14 +106,21 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Signum",
+    "SnapshotEnsemble",
     "SparseAdam",
     "StepInfo",
     "Yogi",
     "clip",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "convert",
     "get_num_threads",
+    "group_by",
     "info",
+    "init",
+    "load",
+    "lr_scheduler",
+    "save",
     "schedules",
     "set_num_threads",
 ]

@@ -15,6 +15,7 @@ from .backends.numpy import NumpyTable
 from .hyperparameters import Group
 from .optimizer import Optimizer
 from .rules import Rule
+from .structure import Branch
 
 
 class Direction(NamedTuple):
@@ -40,13 +41,11 @@ class ArrayOptimizer(Optimizer):
     #: The numbers of an array that are kept in its state, and what they are before its first step.
     numbers: ClassVar[Mapping[str, float]] = {}
 
-    def add_param_group(self, group: Group) -> None:
-        super().add_param_group(group)
+    def _add(self, addition: Branch, groups: Sequence[Group], group_of: Mapping[str, int]) -> None:
+        super()._add(addition, groups, group_of)
         for state in self.state.values():
             for number, value in self.numbers.items():
                 state.setdefault(number, np.full((), value))
-
-    add_param_group.__doc__ = Optimizer.add_param_group.__doc__
 
     def _number_rows(self, table: Table) -> None:
         places = np.flatnonzero(self._present)
@@ -96,6 +95,12 @@ class DirectionOptimizer(ArrayOptimizer):
         """Return which way an array is to go, and how far, with its state brought up to date."""
         raise NotImplementedError
 
+    def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]:
+        return tuple(self.slots(param))
+
+    def new_slot(self, group: Group, slot: str, param: Array) -> Array:
+        return np.zeros(self.slots(param)[slot], param.dtype)
+
     def rule(self, group: Group) -> Rule:
         return rules.sgd
 
@@ -106,10 +111,7 @@ class DirectionOptimizer(ArrayOptimizer):
         table = super()._new_table()
         self._prepared = NumpyTable([in_memory_order(param) for param in self._params], [()] * len(self._params))
         self._own_slots = [
-            {
-                slot: self._own_slot(name, slot, np.zeros(shape, param.dtype))
-                for slot, shape in self.slots(param).items()
-            }
+            {slot: self._own_slot(name, slot, self.new_slot({}, slot, param)) for slot in self.slots(param)}
             for name, param in zip(self._names, self._params, strict=True)
         ]
         return table

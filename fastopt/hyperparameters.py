@@ -60,18 +60,20 @@ BELOW_ONE = Range(0.0, 1.0)
 ABOVE_ZERO_BELOW_ONE = Range(LEAST, 1.0)
 NON_POSITIVE = Range(-math.inf, LEAST)
 ANY_NUMBER = Range(-math.inf)
+SCHEDULED = Range(0.0, schedulable=True)
+SCHEDULED_BELOW_ONE = Range(0.0, 1.0, schedulable=True)
 
 #: What each number may be; an optimizer's own ``ranges`` come before this. An option of neither is True or False.
 RANGES: Mapping[str, Allowed] = {
-    "lr": Range(0.0, schedulable=True),
-    "weight_decay": NON_NEGATIVE,
+    "lr": SCHEDULED,
+    "weight_decay": SCHEDULED,
     "clip_value": OPTIONAL,
     "clip_norm": OPTIONAL,
     "clip_global_norm": OPTIONAL,
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
-    "momentum": NON_NEGATIVE,
-    "betas": (BELOW_ONE, BELOW_ONE),
+    "momentum": SCHEDULED,
+    "betas": (SCHEDULED_BELOW_ONE, SCHEDULED_BELOW_ONE),
 }
 
 
@@ -120,10 +122,22 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
         raise ValueError(f"{where}={value!r}: expected {allowed}")
 
 
+def is_scheduled(value: Any) -> bool:
+    """Tell whether an option is a schedule, or a tuple with a schedule in it."""
+    return callable(value) or (isinstance(value, (tuple, list)) and any(map(callable, value)))
+
+
+def value_at(value: Any, step: int) -> Any:
+    """Return an option with its schedules evaluated."""
+    if isinstance(value, (tuple, list)):
+        return tuple(value_at(item, step) for item in value)
+    return value(step) if callable(value) else value
+
+
 def plain(value: Any) -> Any:
     """Return a value that arithmetic leaves in double precision, and that no one else can change."""
-    if isinstance(value, (np.floating, np.integer)):
-        return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
     return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
 
 

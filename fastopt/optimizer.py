@@ -24,10 +24,35 @@ from .arrays import (
 )
 from .backends import Hyper, Table
 from .clip import clip_factor, total_norm
-from .hyperparameters import RANGES, Allowed, Group, check, differ, plain
+from .groups import Grouped, matching
+from .hyperparameters import RANGES, Allowed, Group, check, differ, is_scheduled, plain, value_at
 from .rules import Rule
 from .sparse import Rows, RowSparse, RowSparseTable, check_row_sparse
 from .structure import Branch, is_container
+
+#: It counts as 0 in every sum with a number that matters.
+LEAST_POSITIVE = math.ulp(0.0)
+
+
+class LoadResult(NamedTuple):
+    """What :meth:`Optimizer.load_state_dict` did not load.
+
+    Attributes
+    ----------
+    missing : list of str
+        What the optimizer has, and the saved state has not in this form.
+    unexpected : list of str
+        What the saved state has, and the optimizer has not in this form.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> fastopt.LoadResult(missing=["head.new"], unexpected=[]).missing
+    ['head.new']
+    """
+
+    missing: list[str]
+    unexpected: list[str]
 
 
 class StepInfo(NamedTuple):
@@ -107,6 +132,8 @@ class Optimizer:
         Where steps run: ``"native"`` or ``"numpy"``.
     clip_global_norm : float or None
         The greatest norm of all gradients together.
+    frozen : list of str
+        The names of the arrays that steps pass over.
 
     Raises
     ------
@@ -114,6 +141,11 @@ class Optimizer:
         For parameters that can't be updated in place, and options out of their ranges.
     RuntimeError
         For a backend that can't be had here; says why.
+
+    Notes
+    -----
+    ``params`` may also be what :func:`fastopt.group_by` returns. ``lr``, ``weight_decay``, ``momentum`` and each of
+    ``betas`` may be a schedule: a function of the step, from 0, such as those of :mod:`fastopt.schedules`.
 
     Examples
     --------
@@ -182,12 +214,23 @@ class Optimizer:
         self._table: Table | None = None
         #: Slots of the table that are not in the state yet: a step that raises must not put them there.
         self._new_slots: list[tuple[str, str, Array]] = []
+        self._frozen: set[str] = set()
+        #: The learning rate that each group's lr_scheduler began with, by the group's number.
+        self._initial_lrs: dict[int, float] = {}
+        #: The step count that was loaded, together with initial learning rates, by load_state_dict.
+        self._resumed_at: int | None = None
 
+        grouped = params if isinstance(params, Grouped) else None
+        if grouped is not None:
+            params = grouped.params
         self._is_single = not is_container(params)
         self._is_grouped = isinstance(params, (list, tuple)) and any(is_group(item) for item in params)
         self._root = Branch({} if isinstance(params, Mapping) else [])
-        for group in params if self._is_grouped else [{"params": params}]:
-            self.add_param_group(group)
+        if grouped is not None:
+            self._add(self._addition(params), grouped.options, grouped.group_of)
+        else:
+            for group in params if self._is_grouped else [{"params": params}]:
+                self.add_param_group(group)
 
     def rule(self, group: Group) -> Rule:
         """Return the rule of a group, one of :mod:`fastopt.rules`."""
@@ -200,6 +243,10 @@ class Optimizer:
     def initial_slot(self, group: Group, slot: str) -> float:
         """Return what a slot is filled with before the first step."""
         return 0.0
+
+    def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]:
+        """Return the names of the slots of an array whose group has this rule."""
+        return rules.slots(rule)
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
         """Return a slot of an array as it is before the array's first step."""
@@ -226,10 +273,142 @@ class Optimizer:
         """
         if not is_group(group):
             raise TypeError(f"param group: expected a dict with the key 'params', got {group!r:.80}")
-        unknown = [name for name in group if name not in self.defaults and name != "params"]
-        if unknown:
-            raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
         addition = self._addition(group["params"])
+        options = {name: value for name, value in group.items() if name != "params"}
+        self._add(addition, [options], dict.fromkeys(addition.names(), 0))
+
+    @property
+    def frozen(self) -> list[str]:
+        """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
+        return [name for name in self._names if name in self._frozen]
+
+    def freeze(self, pattern: str) -> list[str]:
+        """Skip these arrays from now on, whatever their gradient: no update, their slots and step counts untouched.
+
+        Parameters
+        ----------
+        pattern : str
+            A name, or a glob pattern: ``*`` is any text (dots too), ``?`` one character, ``[ab]`` one of these.
+
+        Returns
+        -------
+        list of str
+            The names that match.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params = {"body": {"W": np.ones(1), "b": np.ones(1)}, "head": {"W": np.ones(1)}}
+        >>> opt = fastopt.SGD(params, lr=0.5)
+        >>> opt.freeze("body.*")
+        ['body.W', 'body.b']
+        >>> info = opt.step({"body": {"W": np.ones(1), "b": np.ones(1)}, "head": {"W": np.ones(1)}})
+        >>> params["body"]["W"], params["head"]["W"]
+        (array([1.]), array([0.5]))
+        """
+        names = matching(pattern, self._names)
+        self._frozen.update(names)
+        return names
+
+    def unfreeze(self, pattern: str = "*") -> list[str]:
+        """Update these arrays again: the opposite of :meth:`freeze`, with its argument, result and error."""
+        names = matching(pattern, self._names)
+        self._frozen.difference_update(names)
+        return names
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a run needs to go on, besides the parameters, as plain Python and copies of arrays.
+
+        Returns
+        -------
+        dict
+            ``"optimizer"`` (the class's name), ``"step_count"``, ``"options"`` (those of the whole optimizer),
+            ``"param_groups"`` (as the attribute, with the names of the arrays as ``"params"``; ``"initial_lr"`` if an
+            lr_scheduler drives it), ``"frozen"`` (names), ``"state"`` (for the name of each array: its slots and
+            ``"step"``), ``"extra"``. A schedule is a dict with its class and arguments; of a function that a schedule
+            calls only the name is kept.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a step does, for options that are not as they must be.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.SGD({"W": np.ones(2)}, lr=fastopt.schedules.constant(0.1), momentum=0.9)
+        >>> saved = opt.state_dict()
+        >>> saved["param_groups"][0]["lr"]
+        {'schedule': 'constant', 'arguments': {'value': 0.1}}
+        >>> saved["state"]["W"]
+        {'step': array(0), 'b': array([0., 0.])}
+        """
+        from . import state
+
+        return state.of(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+        """Go on from a saved state: slots, step counts, options, schedules. Everything is checked before it is loaded.
+
+        Parameters
+        ----------
+        state_dict : dict
+            From :meth:`state_dict` of an optimizer of the same class. It is not changed, and its arrays are copied.
+        strict : bool, default True
+            Whether each array must have its state there, and each state its array. False: load what fits (an array's
+            state fits as a whole or not at all; a group's options fit where its arrays have the same names) and
+            return the rest. The step count is always loaded.
+
+        Returns
+        -------
+        LoadResult
+            ``missing``: what this optimizer has and ``state_dict`` has not in this form; ``unexpected``: the opposite.
+            Both are empty where ``strict``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such dict, is of another class, or (where ``strict``) does not fit: one error with every
+            mismatch. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.SGD({"W": np.ones(2)}, lr=0.1, momentum=0.9)
+        >>> info = opt.step({"W": np.ones(2)})
+        >>> other = fastopt.SGD({"W": np.ones(2)}, momentum=0.9)
+        >>> other.load_state_dict(opt.state_dict())
+        LoadResult(missing=[], unexpected=[])
+        >>> other.step_count, other.param_groups[0]["lr"]
+        (1, 0.1)
+        """
+        from . import state
+
+        return state.load(self, state_dict, strict)
+
+    def _extra_state(self) -> dict[str, Any]:
+        """Return what else this optimizer needs to go on, as plain Python and arrays."""
+        return {}
+
+    def _check_extra_state(self, extra: Mapping[str, Any]) -> list[str]:
+        """Return what is wrong with such a dict, for people."""
+        wanted = list(self._extra_state())
+        return [] if sorted(extra) == sorted(wanted) else [f"extra: expected the entries {wanted}, got {list(extra)}"]
+
+    def _load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        """Take over a dict that :meth:`_check_extra_state` found nothing wrong with."""
+
+    def _add(self, addition: Branch, groups: Sequence[Group], group_of: Mapping[str, int]) -> None:
+        """Add arrays, and groups of options; ``group_of`` gives the group among these for the name of each array."""
+        for options in groups:
+            unknown = [name for name in options if name not in self.defaults]
+            if unknown:
+                raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
         names, arrays = list(addition.names()), list(addition.arrays())
         for name, array in zip(names, arrays, strict=True):
             self._check_param(name, array)
@@ -240,17 +419,25 @@ class Optimizer:
         if taken:
             raise ValueError(f"params: the names {taken} are there more than once; rename them")
         extents = Extents(self._names + names, self._params + arrays)
-        options = {**self.defaults, **{name: value for name, value in group.items() if name != "params"}}
-        settled = self._settle({"params": tuple(arrays), **options}, len(self.param_groups))
+        first = len(self.param_groups)
+        members = [
+            tuple(array for name, array in zip(names, arrays, strict=True) if group_of[name] == k)
+            for k in range(len(groups))
+        ]
+        settled = [
+            self._settle({"params": member, **self.defaults, **options}, first + k)
+            for k, (member, options) in enumerate(zip(members, groups, strict=True))
+        ]
 
         self._is_single = self._is_single and not self._params
         self._extents = extents
         self._root.merge(addition)
-        self.param_groups.append({"params": settled.values["params"], **options})
-        self._settled.append(settled)
+        for options, one in zip(groups, settled, strict=True):
+            self.param_groups.append({"params": one.values["params"], **self.defaults, **options})
+            self._settled.append(one)
         self._names += names
         self._params += arrays
-        self._group_of = np.concatenate([self._group_of, np.full(len(arrays), len(self._settled) - 1)])
+        self._group_of = np.concatenate([self._group_of, np.array([first + group_of[name] for name in names], int)])
         self._steps = np.concatenate([self._steps, np.zeros(len(arrays), np.int64)])
         for i, name in enumerate(self._names):
             self.state.setdefault(name, {})["step"] = self._steps[i : i + 1].reshape(())
@@ -317,7 +504,7 @@ class Optimizer:
             if name != "params":
                 self._check_option(name, value, f"param_groups[{k}]: " if k else "")
         values = {name: value if name == "params" else plain(value) for name, value in options.items()}
-        scheduled = tuple(name for name in values if callable(values[name]))
+        scheduled = tuple(name for name, value in values.items() if name != "params" and is_scheduled(value))
         return Settled(values, self.rule(values), scheduled, values["clip_norm"] is not None)
 
     def _ready_table(self) -> Table:
@@ -387,6 +574,8 @@ class Optimizer:
     def _take_grads(self, table: Table, grads: Any) -> None:
         """Check the gradients and hand them to the table, unless they are the very arrays of the last step."""
         leaves = [grads] if self._is_single else self._root.leaves(self._ungrouped(grads), "grads")
+        if self._frozen:
+            leaves = [None if name in self._frozen else leaf for name, leaf in zip(self._names, leaves, strict=True)]
         if self._last_grads is None or not all(map(is_, leaves, self._last_grads)):
             self._last_grads = None
             are_callers = True
@@ -504,12 +693,15 @@ class Optimizer:
             return settled.values
         values = dict(settled.values)
         for name in settled.scheduled:
-            value = values[name](self.step_count)
+            value = value_at(values[name], self.step_count)
             where = f"param_groups[{k}]: the schedule at step {self.step_count}: "
-            if callable(value):
+            if is_scheduled(value):
                 raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
             self._check_option(name, value, where)
             values[name] = plain(value)
+        if values.get("momentum") == 0 and "momentum" in settled.scheduled:
+            # By momentum == 0 a rule without a buffer is told; a schedule that passes through 0 keeps its buffer.
+            values["momentum"] = LEAST_POSITIVE
         return values
 
     def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:

@@ -579,7 +579,7 @@ class cosine_restarts(Schedule):
     T_mult: Count = 1
     floor: Rate = 0.0
 
-    def _at(self, step: int) -> float:
+    def _at(self, step: float) -> float:
         period = self.T_0
         if self.T_mult == 1:
             step %= period

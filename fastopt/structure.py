@@ -75,6 +75,11 @@ class Branch:
             else:
                 yield from branch.names()
 
+    def rebuilt(self, leaves: Iterator[Any]) -> Any:
+        """Return these leaves in containers of this form: dicts and lists."""
+        children = [next(leaves) if branch is LEAF else branch.rebuilt(leaves) for branch in self.branches]
+        return dict(zip(self.keys, children, strict=True)) if self.is_dict else children
+
     def leaves(self, structure: Any, what: str) -> list[Any]:
         """Return the leaves of a structure of this form; None and missing dict keys give None for all below them.
 

@@ -70,6 +70,7 @@ CASES = [
     Case(fastopt.Adam, {"lr": 0.01, "eps_root": 1e-3}),
     Case(fastopt.Adam, {"lr": 0.01, "eps": 1e-3, "eps_hat": True}),
     Case(fastopt.Adam, {"lr": 0.01, "bias_correction": False}),
+    Case(fastopt.SparseAdam, {"lr": 0.01, "betas": (0.8, 0.99)}),
     like_torch(fastopt.AdamW, lr=0.01),
     like_torch(fastopt.AdamW, lr=0.01, weight_decay=0.3, amsgrad=True, maximize=True),
     like_torch(fastopt.Adadelta, lr=0.5),

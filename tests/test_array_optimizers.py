@@ -276,3 +276,34 @@ def test_descent_of_muon(function: Any, start: Any, lr: float, value: float) -> 
     for _ in range(3000):
         opt.step(function(param)[1])
     assert function(param)[0] <= value
+
+
+@pytest.mark.parametrize("optimizer", [fastopt.Adafactor, fastopt.Muon, fastopt.LAMB, fastopt.SWATS])
+def test_resuming_from_a_saved_state(optimizer: Any) -> None:
+    """Into a new optimizer, which has no slots yet; the matrices have slots of other shapes than their own."""
+    rng = np.random.default_rng(4)
+    params = [rng.normal(size=(5, 3)), np.asfortranarray(rng.normal(size=(4, 6)))]
+    opt = optimizer(params, lr=0.01)
+    grads = [[rng.normal(size=param.shape) for param in params] for _ in range(6)]
+    for k in range(3):
+        opt.step([grads[k][0], grads[k][1] if k else None])
+    others = [param.copy(order="K") for param in params]
+    resumed = optimizer(others)
+    resumed.load_state_dict(opt.state_dict())
+    for k in range(3, 6):
+        assert opt.step(grads[k]) == resumed.step([grad.copy() for grad in grads[k]])
+    assert everything(params, opt) == everything(others, resumed)
+
+
+def test_schedule_free_saved_in_eval_mode_goes_on_in_it() -> None:
+    theta = np.array([1.0, 2.0])
+    opt = fastopt.ScheduleFreeAdamW(theta, lr=0.1)
+    for _ in range(4):
+        opt.step(2 * theta)
+    y = theta.copy()
+    opt.eval()
+    other = fastopt.ScheduleFreeAdamW(theta.copy())
+    other.load_state_dict(opt.state_dict())
+    assert not other.is_training
+    other.train()
+    np.testing.assert_allclose(other.param_groups[0]["params"][0], y, rtol=1e-14)

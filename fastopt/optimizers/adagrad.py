@@ -32,7 +32,7 @@ class Adagrad(Optimizer):
         Learning rate, at least 0.
     lr_decay : float, default 0.0
         At least 0.
-    weight_decay : float, default 0.0
+    weight_decay : float or schedule, default 0.0
         At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
     initial_accumulator_value : float, default 0.0
         What ``sum`` begins with, at least 0.
@@ -73,7 +73,7 @@ class Adagrad(Optimizer):
         params: Any,
         lr: Schedulable = 1e-2,
         lr_decay: float = 0.0,
-        weight_decay: float = 0.0,
+        weight_decay: Schedulable = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         *,

@@ -36,11 +36,11 @@ class Adam(Optimizer):
         float32 or float64, updated in place.
     lr : float or schedule, default 1e-3
         Learning rate, at least 0.
-    betas : pair of float, default (0.9, 0.999)
-        Each from 0 to below 1.
+    betas : pair of float or schedule, default (0.9, 0.999)
+        Each from 0 to below 1. ``betas=(schedule.momentum(), 0.999)`` cycles the first against the learning rate.
     eps : float, default 1e-8
         At least 0.
-    weight_decay : float, default 0.0
+    weight_decay : float or schedule, default 0.0
         At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
     amsgrad : bool, default False
         Whether to divide by the largest mean square so far.
@@ -84,9 +84,9 @@ class Adam(Optimizer):
         self,
         params: Any,
         lr: Schedulable = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Schedulable, Schedulable] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: Schedulable = 0.0,
         amsgrad: bool = False,
         *,
         eps_root: float = 0.0,
@@ -129,7 +129,7 @@ class AdamW(Adam):
     ----------
     params, lr, betas, eps, amsgrad, eps_root, eps_hat, bias_correction
         As in :class:`Adam`.
-    weight_decay : float, default 1e-2
+    weight_decay : float or schedule, default 1e-2
         At least 0; decoupled unless ``decoupled=False``.
     **common
         See :class:`fastopt.Optimizer`.
@@ -160,9 +160,9 @@ class AdamW(Adam):
         self,
         params: Any,
         lr: Schedulable = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[Schedulable, Schedulable] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        weight_decay: Schedulable = 1e-2,
         amsgrad: bool = False,
         *,
         eps_root: float = 0.0,

@@ -37,9 +37,9 @@ class RMSprop(Optimizer):
         From 0 to below 1.
     eps : float, default 1e-8
         At least 0.
-    weight_decay : float, default 0.0
+    weight_decay : float or schedule, default 0.0
         At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    momentum : float, default 0.0
+    momentum : float or schedule, default 0.0
         At least 0.
     centered : bool, default False
         Whether the mean square is taken about the mean.
@@ -81,8 +81,8 @@ class RMSprop(Optimizer):
         lr: Schedulable = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
+        weight_decay: Schedulable = 0.0,
+        momentum: Schedulable = 0.0,
         centered: bool = False,
         *,
         eps_in_root: bool = False,

@@ -36,11 +36,11 @@ class SGD(Optimizer):
         float32 or float64, updated in place.
     lr : float or schedule, default 1e-3
         Learning rate, at least 0.
-    momentum : float, default 0.0
+    momentum : float or schedule, default 0.0
         At least 0.
     dampening : float, default 0.0
         How much of the gradient is kept out of the buffer; any finite number.
-    weight_decay : float, default 0.0
+    weight_decay : float or schedule, default 0.0
         At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
     nesterov : bool, default False
         Needs momentum above 0 and dampening 0.
@@ -79,9 +79,9 @@ class SGD(Optimizer):
         self,
         params: Any,
         lr: Schedulable = 1e-3,
-        momentum: float = 0.0,
+        momentum: Schedulable = 0.0,
         dampening: float = 0.0,
-        weight_decay: float = 0.0,
+        weight_decay: Schedulable = 0.0,
         nesterov: bool = False,
         *,
         lr_in_momentum: bool = False,
@@ -150,7 +150,7 @@ class SGD(Optimizer):
         try:
             for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
                 group = self._values(k)
-                if group["momentum"] != 0 and "b" in self.state[name]:
+                if group["momentum"] != 0 and "b" in self.state[name] and name not in self._frozen:
                     reach = group["momentum"] * (1.0 if group["lr_in_momentum"] else group["lr"])
                     param -= param.dtype.type(reach) * self.state[name]["b"]
             yield

@@ -1,0 +1,264 @@
+"""Optimizer states from and to ``torch.optim``, so that a run can move over and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import optimizers, rules, state
+from .arrays import FLOAT32, FLOAT64, Array, described
+from .groups import Grouped, check_unique
+from .hyperparameters import plain, value_at
+from .optimizer import Optimizer
+
+
+class Counterpart(NamedTuple):
+    """An optimizer that both have: the options with the same names and meanings, and torch's name of each slot."""
+
+    name: str
+    options: tuple[str, ...]
+    slots: Mapping[str, str]
+    #: What else torch's groups have, by which two of its optimizers differ.
+    more: Mapping[str, Any] = {}
+    #: Whether torch counts the steps of each array.
+    counts: bool = True
+
+
+ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad")
+ADAM_SLOTS = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
+
+COUNTERPARTS = (
+    Counterpart(
+        "SGD",
+        ("lr", "momentum", "dampening", "weight_decay", "nesterov"),
+        {"b": "momentum_buffer"},
+        counts=False,
+    ),
+    Counterpart("Adagrad", ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"), {"sum": "sum"}),
+    Counterpart(
+        "RMSprop",
+        ("lr", "alpha", "eps", "weight_decay", "momentum", "centered"),
+        {"v": "square_avg", "m": "grad_avg", "b": "momentum_buffer"},
+    ),
+    Counterpart("Adam", ADAM, ADAM_SLOTS, {"decoupled_weight_decay": False}),
+    Counterpart("AdamW", ADAM, ADAM_SLOTS, {"decoupled_weight_decay": True}),
+)
+
+#: What torch's groups have besides options: how it computes, and what its drivers of the learning rate leave there.
+TECHNICAL: Mapping[str, Any] = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
+OF_DRIVERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
+
+
+def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the state of a torch optimizer as one for :meth:`fastopt.Optimizer.load_state_dict`.
+
+    Parameters
+    ----------
+    sd : dict
+        The ``state_dict()`` of torch's SGD, Adagrad, RMSprop, Adam or AdamW, with float32 or float64 tensors.
+    names : sequence of str
+        For each of its parameters, in its order, the name of the array here: ``list(opt.state)`` if the order is the
+        same.
+
+    Returns
+    -------
+    dict
+        The options go over too; those that torch has not get their defaults. torch's SGD does not count steps: there an
+        array with a momentum buffer has made one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``sd`` is of no such optimizer, or ``names`` do not fit it.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> sd = {
+    ...     "state": {0: {"momentum_buffer": np.ones(2)}},
+    ...     "param_groups": [
+    ...         {"lr": 0.1, "momentum": 0.9, "dampening": 0, "weight_decay": 0, "nesterov": False, "params": [0]}
+    ...     ],
+    ... }
+    >>> opt = fastopt.SGD({"W": np.ones(2)})
+    >>> opt.load_state_dict(from_torch(sd, ["W"]))
+    LoadResult(missing=[], unexpected=[])
+    >>> opt.param_groups[0]["momentum"], opt.state["W"]["b"]
+    (0.9, array([1., 1.]))
+    """
+    if not isinstance(sd, Mapping) or not {"state", "param_groups"} <= set(sd):
+        raise TypeError("from_torch: expected the state_dict() of an optimizer of torch")
+    indices = [index for group in sd["param_groups"] for index in group["params"]]
+    if isinstance(names, str) or len(names) != len(indices):
+        raise ValueError(f"from_torch: expected {len(indices)} names, one for each parameter in torch's order")
+    check_unique("names", names)
+    name_of = dict(zip(indices, names, strict=True))
+    found = [counterpart_of(group) for group in sd["param_groups"]]
+    if len({row.name for row in found}) != 1:
+        raise ValueError(f"from_torch: expected groups of one optimizer, got {[row.name for row in found]}")
+    counterpart = found[0]
+
+    slots = {index: as_slots(counterpart, index, sd["state"].get(index, {})) for index in indices}
+    likes = {name_of[index]: next(iter(slots[index].values()), np.zeros(())) for index in indices}
+    group_of = {name_of[index]: k for k, group in enumerate(sd["param_groups"]) for index in group["params"]}
+    opt: Optimizer = getattr(optimizers, counterpart.name)(
+        Grouped(
+            {name: np.zeros_like(like) for name, like in likes.items()},
+            [as_options(counterpart, group) for group in sd["param_groups"]],
+            group_of,
+        )
+    )
+    saved = state.of(opt)
+    for index, name in name_of.items():
+        steps = as_number(sd["state"].get(index, {}).get("step", 1 if slots[index] else 0))
+        missing = [slot for slot in rules.slots(opt.rule(opt.param_groups[group_of[name]])) if slot not in slots[index]]
+        if steps and missing:
+            raise ValueError(
+                f"from_torch: the state of parameter {index} has no {[counterpart.slots[m] for m in missing]}"
+            )
+        # An array that made no step may have no slots in torch: here it gets those of a fresh optimizer.
+        saved["state"][name] = {**(saved["state"][name] if steps else {}), **slots[index], "step": np.array(int(steps))}
+    for k, group in enumerate(sd["param_groups"]):
+        if "initial_lr" in group:
+            saved["param_groups"][k]["initial_lr"] = as_number(group["initial_lr"])
+    saved["step_count"] = max(int(entries["step"]) for entries in saved["state"].values())
+    return saved
+
+
+def to_torch(opt: Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer as one for the ``load_state_dict`` of torch's optimizer of the same name.
+
+    Parameters
+    ----------
+    opt : SGD, Adagrad, RMSprop, Adam or AdamW
+        A scheduled option goes over as its value at the next step.
+
+    Returns
+    -------
+    dict
+        With tensors, copies; the parameters in the order of ``opt.param_groups``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If torch has no such optimizer, or not what an option asks for.
+    ImportError
+        If torch is missing.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> opt = fastopt.Adam({"W": np.ones(2)})
+    >>> info = opt.step({"W": np.ones(2)})
+    >>> sd = to_torch(opt)  # doctest: +SKIP
+    >>> sd["state"][0]["exp_avg"]  # doctest: +SKIP
+    tensor([0.1000, 0.1000], dtype=torch.float64)
+    """
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"to_torch: expected an optimizer of fastopt, got {type(opt).__name__}")
+    counterpart = next((row for row in COUNTERPARTS if row.name == type(opt).__name__), None)
+    if counterpart is None:
+        raise ValueError(
+            f"to_torch: torch has no {type(opt).__name__} with this state; there are "
+            f"{', '.join(row.name for row in COUNTERPARTS)}"
+        )
+    check_expressible(opt, counterpart)
+    import torch
+
+    saved = state.of(opt, copy=False)
+    states: dict[int, dict[str, Any]] = {}
+    groups = []
+    index = 0
+    for k, group in enumerate(saved["param_groups"]):
+        values = {name: value_at(plain(opt.param_groups[k][name]), opt.step_count) for name in counterpart.options}
+        options = {**values, "maximize": opt.param_groups[k]["maximize"], **TECHNICAL, **counterpart.more}
+        if "initial_lr" in group:
+            options["initial_lr"] = group["initial_lr"]
+        groups.append({**options, "params": list(range(index, index + len(group["params"])))})
+        wanted = rules.slots(opt.rule(opt.param_groups[k]))
+        for name in group["params"]:
+            entries = saved["state"][name]
+            if entries["step"] and (wanted or counterpart.counts):
+                tensors = {
+                    counterpart.slots[slot]: torch.from_numpy(np.array(entries[slot], order="C")) for slot in wanted
+                }
+                step = {"step": torch.tensor(float(entries["step"]))} if counterpart.counts else {}
+                states[index] = {**step, **tensors}
+            index += 1
+    return {"state": states, "param_groups": groups}
+
+
+def counterpart_of(group: Mapping[str, Any]) -> Counterpart:
+    """Return the optimizer whose options a group of torch's has.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    options = set(group).difference(TECHNICAL, OF_DRIVERS, ("params", "param_names", "maximize"))
+    for row in COUNTERPARTS:
+        if options == {*row.options, *row.more} and all(group[name] == value for name, value in row.more.items()):
+            return row
+    raise ValueError(
+        f"from_torch: no optimizer here has the options {sorted(options)}; there are "
+        f"{', '.join(row.name for row in COUNTERPARTS)}"
+    )
+
+
+def as_options(counterpart: Counterpart, group: Mapping[str, Any]) -> dict[str, Any]:
+    options = {name: group[name] for name in counterpart.options}
+    for name, value in options.items():
+        if isinstance(value, (tuple, list)):
+            options[name] = tuple(as_number(item) for item in value)
+        elif not isinstance(value, bool):
+            options[name] = as_number(value)
+    return {**options, "maximize": bool(group.get("maximize", False))}
+
+
+def as_slots(counterpart: Counterpart, index: Any, entries: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the slots of a parameter of torch's as arrays of our own."""
+    found = {}
+    for slot, name in counterpart.slots.items():
+        value = entries.get(name)
+        if value is None:
+            continue
+        array = np.array(value.detach().cpu().numpy() if hasattr(value, "detach") else value, order="C")
+        if array.dtype not in (FLOAT32, FLOAT64):
+            raise TypeError(f"from_torch: {name!r} of parameter {index} is {array.dtype}; expected float32 or float64")
+        found[slot] = array
+    return found
+
+
+def as_number(value: Any) -> float:
+    """Return a number that torch may hold in a tensor."""
+    number = value.item() if hasattr(value, "item") else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise TypeError(f"from_torch: expected a number, got one {described(value)}")
+    return number
+
+
+def check_expressible(opt: Optimizer, counterpart: Counterpart) -> None:
+    """Raise if an option that torch has not is in use.
+
+    Raises
+    ------
+    ValueError
+        Says which.
+    """
+    fresh = type(opt)(np.zeros(1))  # type: ignore[call-arg]
+    for k, group in enumerate(opt.param_groups):
+        for name, value in group.items():
+            if name not in (*counterpart.options, "params", "maximize") and value != fresh.param_groups[0][name]:
+                raise ValueError(
+                    f"to_torch: torch's {counterpart.name} has no {name}={value!r} (param_groups[{k}]); set it to "
+                    f"{fresh.param_groups[0][name]!r} first"
+                )
+    for name in state.WHOLE_OPTIONS:
+        if getattr(opt, name) != getattr(fresh, name):
+            raise ValueError(
+                f"to_torch: torch's {counterpart.name} has no {name}={getattr(opt, name)!r}; set it to "
+                f"{getattr(fresh, name)!r} first, and do it in torch's training loop"
+            )

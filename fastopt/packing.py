@@ -1,0 +1,156 @@
+"""Plain Python with arrays in it, as JSON and a flat dict of arrays; and back. No pickle, no code by name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, described
+
+#: What may be in an array, and what safetensors calls it.
+DTYPES: Mapping[str, str] = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+
+
+class Packer:
+    """Makes JSON of a value, and collects its arrays under readable keys: their paths.
+
+    Attributes
+    ----------
+    arrays : dict
+        C-contiguous arrays by their keys.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}
+
+    def pack(self, value: Any, path: tuple[str, ...]) -> Any:
+        """Return a value as what JSON can hold.
+
+        Raises
+        ------
+        TypeError
+            If there is something in it that a checkpoint can't hold; says where.
+        """
+        if value is None or isinstance(value, (bool, int, str)):
+            return value
+        if isinstance(value, float) and not isinstance(value, np.generic):
+            return value if math.isfinite(value) else {"float": repr(value)}
+        if isinstance(value, np.ndarray):
+            is_fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+            return {"array": self.key(value, path), "order": "F" if is_fortran else "C"}
+        if isinstance(value, np.generic):
+            return {"scalar": self.key(np.asarray(value), path)}
+        if isinstance(value, tuple):
+            return {"tuple": [self.pack(item, (*path, str(k))) for k, item in enumerate(value)]}
+        if isinstance(value, list):
+            return [self.pack(item, (*path, str(k))) for k, item in enumerate(value)]
+        if isinstance(value, Mapping):
+            return {
+                "dict": [[self.pack_key(key, path), self.pack(item, (*path, str(key)))] for key, item in value.items()]
+            }
+        if isinstance(value, np.random.Generator):
+            state = value.bit_generator.state
+            if state["bit_generator"] in GENERATORS:
+                return {"generator": self.pack(state, path)}
+        raise TypeError(
+            f"{'.'.join(path)} is {described(value)}; a checkpoint holds None, bool, int, float, str, list, tuple, "
+            "dict, NumPy arrays and NumPy's generators"
+        )
+
+    def pack_key(self, key: Any, path: tuple[str, ...]) -> Any:
+        if not isinstance(key, (str, int)):
+            raise TypeError(f"{'.'.join(path)} has the key {key!r}; the keys of a dict in a checkpoint are str or int")
+        return key
+
+    def key(self, array: Array, path: tuple[str, ...]) -> str:
+        if array.dtype.name not in DTYPES or not array.dtype.isnative:
+            raise TypeError(
+                f"{'.'.join(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}"
+            )
+        # Nothing that a file system could take for a path.
+        wanted = key = re.sub(
+            r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path)
+        )
+        number = 1
+        while key in self.arrays:
+            number += 1
+            key = f"{wanted}~{number}"
+        # Not ascontiguousarray, which makes one dimension of none.
+        self.arrays[key] = np.asarray(array, order="C")
+        return key
+
+
+def check_key(key: str) -> None:
+    """Raise for a key that :class:`Packer` does not make.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, or looks like a path.
+    """
+    if not key or key.startswith((".", "~")) or re.search(r"[/\\\x00-\x1f\x7f]", key):
+        raise ValueError(f"an array is called {key!r:.80}, which looks like a path")
+
+
+def unpack(packed: Any, arrays: dict[str, Array]) -> Any:
+    """Return the value that :meth:`Packer.pack` made JSON of; the arrays are taken out of ``arrays``.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        If it is nothing that :meth:`Packer.pack` makes.
+    """
+    if isinstance(packed, list):
+        return [unpack(item, arrays) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    kind: str
+    content: Any
+    kind, content = next(iter(packed.items()), ("nothing", None))
+    if kind == "array" and packed.get("order") in ("C", "F"):
+        return np.require(arrays.pop(content), requirements=[packed["order"], "W", "O"])
+    if len(packed) == 1:
+        if kind == "float" and content in ("nan", "inf", "-inf"):
+            return float(content)
+        if kind == "scalar":
+            return arrays.pop(content)[()]
+        if kind == "tuple" and isinstance(content, list):
+            return tuple(unpack(item, arrays) for item in content)
+        if kind == "dict" and isinstance(content, list):
+            return {key: unpack(item, arrays) for key, item in content}
+        if kind == "generator":
+            return generator(unpack(content, arrays))
+    raise ValueError(f"nothing is written like {packed!r:.80}")
+
+
+def generator(state: Any) -> np.random.Generator:
+    if not isinstance(state, dict) or state.get("bit_generator") not in GENERATORS:
+        raise ValueError(f"{state!r:.80} is no generator's state")
+    # NumPy takes these as they are and would read beyond its buffers.
+    if not 0 <= state["state"].get("pos", 0) <= 624 or not 0 <= state.get("buffer_pos", 0) <= 4:
+        raise ValueError("a generator's position is outside its buffer")
+    bit_generator = getattr(np.random, state["bit_generator"])()
+    bit_generator.state = state
+    return np.random.Generator(bit_generator)

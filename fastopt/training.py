@@ -1,0 +1,333 @@
+"""What a training loop needs around the step: when to stop, and which parameters to keep."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array
+from .structure import Branch, is_container
+
+
+class EarlyStopping:
+    """Stop when a metric no longer improves, and go back to the parameters that were best.
+
+    Parameters
+    ----------
+    patience : int
+        For how many updates in a row the metric may fail to improve; at least 1.
+    min_delta : float, default 0.0
+        By more than this a metric must be better than the best to improve; at least 0.
+    mode : {"min", "max"}
+        Whether lower or higher is better.
+
+    Attributes
+    ----------
+    best : float or None
+        The best metric; None before the first that is a number.
+    best_update : int or None
+        The number of the update with it, from 0.
+    best_params : structure of arrays or None
+        A copy of the parameters then.
+    updates, waited : int
+        How many updates there were, and how many since the best.
+    stopped : bool
+        Whether patience is at its end.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments out of their ranges.
+
+    Notes
+    -----
+    Source: Prechelt, Early Stopping - But When? (1998).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = {"W": np.zeros(1)}
+    >>> stopping = EarlyStopping(patience=2)
+    >>> for loss in (3.0, 2.0, 2.5, 2.2, 1.0):
+    ...     params["W"] += 1
+    ...     if stopping.update(loss, params):
+    ...         break
+    >>> stopping.restore(params)
+    >>> stopping.best, params["W"]
+    (2.0, array([2.]))
+    """
+
+    def __init__(self, patience: int, min_delta: float = 0.0, mode: str = "min") -> None:
+        if isinstance(patience, bool) or operator.index(patience) < 1:
+            raise ValueError(f"patience={patience!r}: expected a whole number of at least 1")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"min_delta={min_delta!r}: expected a finite number of at least 0")
+        check_mode(mode)
+        self.patience = operator.index(patience)
+        self.min_delta = float(min_delta)
+        self.mode = mode
+        self.best: float | None = None
+        self.best_update: int | None = None
+        self.best_params: Any = None
+        self.updates = 0
+        self.waited = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self.waited >= self.patience
+
+    def update(self, metric: float, params: Any) -> bool:
+        """Take note of a metric, and copy the parameters if it is the best.
+
+        Parameters
+        ----------
+        metric : float
+            NaN is no improvement.
+        params : array or structure of arrays
+            Those that gave it.
+
+        Returns
+        -------
+        bool
+            Whether to stop.
+        """
+        metric = float(metric)
+        sign = 1.0 if self.mode == "max" else -1.0
+        is_better = not math.isnan(metric) and (self.best is None or sign * metric > sign * self.best + self.min_delta)
+        if is_better:
+            if self.best_params is None:
+                self.best_params = copied(params)
+            else:
+                copy_into(self.best_params, params)
+            self.best = metric
+            self.best_update = self.updates
+        self.waited = 0 if is_better else self.waited + 1
+        self.updates += 1
+        return self.stopped
+
+    def restore(self, params: Any) -> None:
+        """Write the best parameters into these arrays.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there are none yet, or these are others in names, shapes or dtypes. Nothing is changed then.
+        """
+        if self.best_params is None:
+            raise ValueError("restore: there are no best parameters before the first update with a metric")
+        copy_into(params, self.best_params)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it, for the ``extra`` of :func:`fastopt.save`; the parameters are not copied."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises
+        ------
+        ValueError
+            If this is not what :meth:`state_dict` returned.
+        """
+        load_attributes(self, state_dict)
+
+
+class SnapshotEnsemble:
+    """Keep several states of a model from one run, and average their predictions or parameters.
+
+    Parameters
+    ----------
+    size : int
+        How many are kept; at least 1.
+    mode : {"min", "max"}
+        Whether those with the lowest or the highest metric are kept.
+    schedule : schedule or None, default None
+        With the learning rate's schedule, such as :class:`fastopt.schedules.cosine_restarts`, the last ends of its
+        cycles are kept instead: the steps after which it rises.
+
+    Attributes
+    ----------
+    snapshots : list of structures of arrays
+        Copies of the parameters: the best first, or in the order of time.
+    metrics : list of float
+        The metric, or the step, of each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments out of their ranges.
+
+    Notes
+    -----
+    Source: Huang et al., Snapshot Ensembles: Train 1, Get M for Free (2017), arXiv 1704.00109.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> rates = fastopt.schedules.cosine_restarts(0.1, T_0=3)
+    >>> params, ensemble = [np.zeros(1)], SnapshotEnsemble(2, schedule=rates)
+    >>> for step in range(1, 10):
+    ...     params[0] += 1
+    ...     kept = ensemble.update(params, step=step)
+    >>> ensemble.metrics, ensemble.average_params()
+    ([6, 9], [array([7.5])])
+    >>> ensemble.average_predictions(lambda params: params[0] ** 2)
+    array([58.5])
+    """
+
+    def __init__(self, size: int, mode: str = "min", schedule: Callable[[int], float] | None = None) -> None:
+        if isinstance(size, bool) or operator.index(size) < 1:
+            raise ValueError(f"size={size!r}: expected a whole number of at least 1")
+        check_mode(mode)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"schedule={schedule!r}: expected a schedule, or None")
+        self.size = operator.index(size)
+        self.mode = mode
+        self.schedule = schedule
+        self.snapshots: list[Any] = []
+        self.metrics: list[float] = []
+
+    def update(self, params: Any, metric: float | None = None, *, step: int | None = None) -> bool:
+        """Copy the parameters, if they are among those to be kept.
+
+        Parameters
+        ----------
+        params : array or structure of arrays
+        metric : float, without a schedule
+            NaN is never kept.
+        step : int, with a schedule
+            How many steps were made: ``opt.step_count``.
+
+        Returns
+        -------
+        bool
+            Whether they were kept.
+
+        Raises
+        ------
+        TypeError
+            If what is needed is missing.
+        """
+        if self.schedule is not None:
+            if step is None:
+                raise TypeError("update: with a schedule, give step=opt.step_count")
+            if step < 1 or self.schedule(step) <= self.schedule(step - 1):
+                return False
+            place, key = len(self.metrics), float(step)
+            kept = slice(-self.size, None)
+        else:
+            if metric is None:
+                raise TypeError("update: without a schedule, give the metric")
+            key = float(metric)
+            sign = 1.0 if self.mode == "max" else -1.0
+            place = sum(sign * other >= sign * key for other in self.metrics)
+            if math.isnan(key) or place >= self.size:
+                return False
+            kept = slice(0, self.size)
+        self.metrics.insert(place, int(key) if self.schedule is not None else key)
+        self.snapshots.insert(place, copied(params))
+        self.metrics = self.metrics[kept]
+        self.snapshots = self.snapshots[kept]
+        return True
+
+    def average_params(self) -> Any:
+        """Return the mean of the snapshots, in their structure and dtypes, added in double precision.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        self._check_filled()
+        columns = zip(*(arrays_of(snapshot) for snapshot in self.snapshots), strict=True)
+        means = [mean(list(column)) for column in columns]
+        return rebuilt_like(self.snapshots[0], means)
+
+    def average_predictions(self, predict: Callable[[Any], Array]) -> Array:
+        """Return the mean of ``predict(params)`` over the snapshots.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        self._check_filled()
+        return mean([np.asarray(predict(snapshot)) for snapshot in self.snapshots])
+
+    def _check_filled(self) -> None:
+        if not self.snapshots:
+            raise ValueError("there is no snapshot yet: update() has kept none")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it but the schedule, for the ``extra`` of :func:`fastopt.save`; nothing is copied."""
+        return {name: value for name, value in vars(self).items() if name != "schedule"}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises
+        ------
+        ValueError
+            If this is not what :meth:`state_dict` returned.
+        """
+        load_attributes(self, state_dict)
+
+
+def check_mode(mode: str) -> None:
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode={mode!r}: expected 'min' or 'max'")
+
+
+def load_attributes(owner: EarlyStopping | SnapshotEnsemble, state_dict: Mapping[str, Any]) -> None:
+    wanted = owner.state_dict()
+    if not isinstance(state_dict, Mapping) or set(state_dict) != set(wanted):
+        raise ValueError(f"state_dict: expected that of a {type(owner).__name__}, with the entries {list(wanted)}")
+    for name, value in state_dict.items():
+        setattr(owner, name, list(value) if isinstance(value, list) else value)
+
+
+def branch_of(params: Any) -> Branch:
+    return Branch(params if is_container(params) else [params])
+
+
+def arrays_of(params: Any) -> list[Array]:
+    return [np.asarray(array) for array in branch_of(params).arrays()]
+
+
+def rebuilt_like(params: Any, arrays: list[Array]) -> Any:
+    return branch_of(params).rebuilt(iter(arrays)) if is_container(params) else arrays[0]
+
+
+def copied(params: Any) -> Any:
+    return rebuilt_like(params, [array.copy(order="K") for array in arrays_of(params)])
+
+
+def copy_into(target: Any, source: Any) -> None:
+    """Write arrays into those of the same structure.
+
+    Raises
+    ------
+    ValueError
+        If the names, shapes or dtypes differ. Nothing is changed then.
+    """
+    ours = dict(zip(branch_of(target).names(), arrays_of(target), strict=True))
+    theirs = dict(zip(branch_of(source).names(), arrays_of(source), strict=True))
+    forms = [{name: (array.shape, array.dtype) for name, array in each.items()} for each in (ours, theirs)]
+    if forms[0] != forms[1]:
+        differing = sorted(name for name in {*ours, *theirs} if forms[0].get(name) != forms[1].get(name))
+        raise ValueError(f"these are not the same parameters: {differing} differ in name, shape or dtype")
+    for name, array in ours.items():
+        array[...] = theirs[name]
+
+
+def mean(arrays: list[Array]) -> Array:
+    """Return the mean of arrays, in the dtype of the first."""
+    total = np.zeros(arrays[0].shape)
+    for array in arrays:
+        total += array
+    found: Array = (total / len(arrays)).astype(arrays[0].dtype)
+    return found
