@@ -59,7 +59,7 @@ int main(int argc, char **argv)
     for (int64_t step = 0; step < steps; step++) {
         fo_step(arrays, grads, ARRAYS, &hyper, atoi(argv[5]));
         if (step == 0)
-            fo_sum_squares(arrays, grads, ARRAYS, &hyper, partials, sums, atoi(argv[5]));
+            fo_sum_products(arrays, grads, ARRAYS, &hyper, FO_GRAD, FO_GRAD, partials, sums, atoi(argv[5]));
     }
     printf("%s %s: %g %g\n", argv[1], argv[2], (double)((float *)arrays[0].param)[0], sums[0]);
     return 0;

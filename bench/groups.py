@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from bench.case import Work
-from bench.contenders import FAST, NORMS, STEP, WHOLE, Contender
+from bench.contenders import BRIEF, FAST, NORMS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
-from bench.rules import CLIP, NORM, RULES
+from bench.rules import CLIP, NORM, OTHERS, RULES
 from bench.shapes import ARRAYS, GIGA, SIZES, ArraySet
 
 QUICK = 1 << 20  # elements: larger sets are left out of a quick run
@@ -41,6 +41,7 @@ GROUPS = {
     "adagrad": Group("Adagrad", RULES["adagrad"]),
     "rmsprop": Group("RMSprop", RULES["rmsprop"]),
     "whole": Group("Whole update: clip by global norm, AdamW, average, clear", RULES["whole"], contenders=WHOLE),
+    **{name: Group(name, rule, only("ResNet"), BRIEF) for name, rule in OTHERS.items()},
     "norm": Group("Global norm of the gradients", NORM, contenders=NORMS),
     "clip": Group("Clip the gradients by their global norm", CLIP, contenders=NORMS),
     "sizes": Group(

@@ -16,6 +16,10 @@ typedef enum { FO_FLOAT32, FO_FLOAT64, FO_FLOAT16, FO_BFLOAT16 } fo_dtype;
 
 typedef enum { FO_BASELINE, FO_AVX2, FO_AVX512, FO_ISA_COUNT } fo_isa;
 
+/* What a sum is taken of, besides slots: the parameter; the gradient after grad_scale, clip_value, array_clip and
+   global_clip; that with l2 * param added. */
+typedef enum { FO_PARAM = -3, FO_CLIPPED_GRAD, FO_GRAD } fo_source;
+
 /* One array of the table. Its gradient stands in a table of pointers beside it: that changes with every step. */
 typedef struct {
     void *param;
@@ -42,10 +46,10 @@ typedef struct {
 /* Apply one step to every array whose gradient is not NULL, on at most so many threads. */
 void fo_step(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
 
-/* sums[i] <- the sum of squares of array i's gradient after grad_scale, clip_value and array_clip (0 where it is NULL).
-   `partials` has room for one double a chunk. */
-void fo_sum_squares(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers,
-                    double *partials, double *sums, int32_t threads);
+/* sums[i] <- the sum of the products of two sources' elements of array i (0 where its gradient is NULL); a source is an
+   fo_source or the number of a slot. `partials` has room for one double a chunk. */
+void fo_sum_products(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers,
+                     int32_t left, int32_t right, double *partials, double *sums, int32_t threads);
 
 int32_t fo_rule_count(void);
 const char *fo_rule_name(int32_t rule);

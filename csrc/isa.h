@@ -8,8 +8,8 @@
 /* For one dtype; elements [begin, end) of one array. */
 typedef struct {
     void (*step_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
-    double (*sum_squares_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
-                                const fo_hyper *hyper);
+    double (*sum_products_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
+                                 const fo_hyper *hyper, int32_t left, int32_t right);
 } fo_kernels;
 
 /* Indexed by fo_dtype. */

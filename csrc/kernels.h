@@ -11,6 +11,7 @@
 #define REAL float
 #define REAL_DTYPE FO_FLOAT32
 #define SQRT(x) sqrtf(x)
+#define ABSOLUTE(x) fabsf(x)
 #define NAME(x) x##_float32
 #define SCALARS(x) x##_scalars_float32
 #include "pipeline.h"
@@ -18,11 +19,12 @@
 #define REAL double
 #define REAL_DTYPE FO_FLOAT64
 #define SQRT(x) sqrt(x)
+#define ABSOLUTE(x) fabs(x)
 #define NAME(x) x##_float64
 #define SCALARS(x) x##_scalars_float64
 #include "pipeline.h"
 
 const fo_kernels KERNELS[] = {
-    [FO_FLOAT32] = {step_chunk_float32, sum_squares_chunk_float32},
-    [FO_FLOAT64] = {step_chunk_float64, sum_squares_chunk_float64},
+    [FO_FLOAT32] = {step_chunk_float32, sum_products_chunk_float32},
+    [FO_FLOAT64] = {step_chunk_float64, sum_products_chunk_float64},
 };

@@ -1,4 +1,4 @@
-/* The two passes over the table: the step itself, and the sums of squares that clipping needs. */
+/* The two passes over the table: the step itself, and the sums that clipping and some optimizers need. */
 #include "isa.h"
 #include "parallel.h"
 #include "rules.h"
@@ -9,6 +9,7 @@ typedef struct {
     const void *const *grads;
     const fo_hyper *hypers;
     double *partials;
+    int32_t left, right;
 } fo_pass;
 
 /* Elements before the parameter's first cache line. An array of several chunks is cut there: from there on no vector
@@ -38,24 +39,24 @@ static void visit_step(const void *context, int64_t index, int64_t chunk, int64_
 
 void fo_step(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads)
 {
-    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0};
+    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0};
     fo_for_each_chunk(arrays, count, threads, visit_step, &pass);
 }
 
-static void visit_sum_squares(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
+static void visit_sum_products(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
 {
     const fo_pass *pass = context;
     const fo_array *array = &pass->arrays[index];
     if (pass->grads[index])
-        pass->partials[chunk] = pass->kernels[array->dtype].sum_squares_chunk(array, pass->grads[index], begin, end,
-                                                                              &pass->hypers[array->hyper]);
+        pass->partials[chunk] = pass->kernels[array->dtype].sum_products_chunk(
+            array, pass->grads[index], begin, end, &pass->hypers[array->hyper], pass->left, pass->right);
 }
 
-void fo_sum_squares(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers,
-                    double *partials, double *sums, int32_t threads)
+void fo_sum_products(const fo_array *arrays, const void *const *grads, int64_t count, const fo_hyper *hypers,
+                     int32_t left, int32_t right, double *partials, double *sums, int32_t threads)
 {
-    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, partials};
-    fo_for_each_chunk(arrays, count, threads, visit_sum_squares, &pass);
+    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, partials, left, right};
+    fo_for_each_chunk(arrays, count, threads, visit_sum_products, &pass);
     /* In index order, whichever thread made them: this is what keeps the bits. */
     for (int64_t i = 0; i < count; i++) {
         const double *partial = partials + arrays[i].first_chunk;

@@ -8,7 +8,35 @@ from .clip import clip_grad_norm_, clip_grad_value_
 from .groups import group_by
 from .information import info
 from .optimizer import LoadResult, Optimizer, StepInfo
-from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from .optimizers import (
+    ASGD,
+    LAMB,
+    LARS,
+    SGD,
+    SWATS,
+    AdaBelief,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Adan,
+    AdEMAMix,
+    DeltaBarDelta,
+    Lion,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    Signum,
+    SparseAdam,
+    Yogi,
+)
+from .sparse import RowSparse
 from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
@@ -48,18 +76,40 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
+    "SWATS",
+    "AdEMAMix",
+    "AdaBelief",
+    "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Adan",
     "Checkpoint",
     "CheckpointError",
+    "DeltaBarDelta",
     "EarlyStopping",
+    "Lion",
     "LoadResult",
+    "Muon",
+    "NAdam",
     "Optimizer",
+    "RAdam",
     "RMSprop",
+    "RowSparse",
+    "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "Signum",
     "SnapshotEnsemble",
+    "SparseAdam",
     "StepInfo",
+    "Yogi",
     "clip",
     "clip_grad_norm_",
     "clip_grad_value_",

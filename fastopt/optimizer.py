@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from . import backends, rules
-from .arrays import Array
+from .arrays import Array, address
 from .backends import Hyper, Table
 from .clip import clip_factor, total_norm
 from .groups import Grouped, matching
 from .hyperparameters import RANGES, Allowed, Group, check, differ, is_scheduled, plain, value_at
 from .rules import Rule
+from .sparse import Rows, RowSparse, RowSparseTable, check_row_sparse
 from .structure import Branch, is_container
 
 #: It counts as 0 in every sum with a number that matters.
@@ -162,6 +163,15 @@ class Optimizer:
     #: The ranges of the options that are this optimizer's own.
     ranges: ClassVar[Mapping[str, Allowed]] = {}
 
+    #: Whether all that a step does is in the rule, which the CUDA backend compiles.
+    runs_on_gpu: ClassVar[bool] = True
+
+    #: The options that differ for arrays with a :class:`fastopt.RowSparse` gradient; None: such gradients are refused.
+    row_sparse_options: ClassVar[Mapping[str, Any] | None] = None
+
+    #: Rules that a step runs besides that of :meth:`rule`; their slots are the first of its slots.
+    further_rules: ClassVar[Sequence[Rule]] = ()
+
     def __init__(
         self,
         params: Any,
@@ -229,6 +239,20 @@ class Optimizer:
     def initial_slot(self, group: Group, slot: str) -> float:
         """Return what a slot is filled with before the first step."""
         return 0.0
+
+    def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]:
+        """Return the names of the slots of an array whose group has this rule."""
+        return rules.slots(rule)
+
+    def new_slot(self, group: Group, slot: str, param: Array) -> Array:
+        """Return a slot of an array as it is before the array's first step."""
+        slot_array: Array = self._arrays.slot_like(param, self.initial_slot(group, slot))
+        return slot_array
+
+    @property
+    def state_bytes(self) -> int:
+        """How many bytes the state takes: slots (made by the first step) and step counts."""
+        return sum(array.nbytes for slots in self.state.values() for array in slots.values())
 
     def add_param_group(self, group: Group) -> None:
         """Add arrays, with options of their own.
@@ -386,8 +410,12 @@ class Optimizer:
         if not self._params:
             self.backend = backends.choice_for(self._asked_backend, names, arrays)
             self._arrays = backends.arrays_of(self.backend)
+            if self.backend == "cuda" and not self.runs_on_gpu:
+                raise ValueError(
+                    f"{type(self).__name__}: expected NumPy arrays, got arrays on a GPU, where it can't run yet"
+                )
         given = tuple(arrays)
-        arrays = [self._arrays.checked_param(name, array) for name, array in zip(names, arrays, strict=True)]
+        arrays = [self._checked_param(name, array) for name, array in zip(names, arrays, strict=True)]
         if not arrays:
             raise ValueError("params: there is no array in this structure; give at least one")
         counts = Counter([*self._names, *names])
@@ -449,9 +477,11 @@ class Optimizer:
             backends.set_stream(self.backend, table, stream)
         self._take_grads(table, grads)
         groups = [self._values(k) for k in range(len(self._settled))]
-        hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
+        if self._sparse:
+            table = self._with_touched_rows(table, groups)
+        hypers = self._hypers(groups)
         grad_norm = self._clip(table, hypers)
-        table.step(hypers)
+        self._run(table, groups, hypers)
         if self._new_slots:
             self._keep_new_slots()
         self._count()
@@ -471,6 +501,9 @@ class Optimizer:
             return Branch(params)
         is_entries = isinstance(params, (list, tuple)) and not self._is_grouped
         return Branch(params if is_entries else [params], offset=len(self._root.keys))
+
+    def _checked_param(self, name: str, array: Any) -> Any:
+        return self._arrays.checked_param(name, array)
 
     def _check_option(self, name: str, value: Any, where: str = "") -> None:
         check(f"{where}{name}", value, self.ranges.get(name, RANGES.get(name)))
@@ -518,11 +551,8 @@ class Optimizer:
 
     def _new_table(self) -> Table:
         self._new_slots = []
-        slots = [
-            [
-                self._arrays.in_memory_order(self._slot(name, param, k, slot))
-                for slot in rules.slots(self._settled[k].rule)
-            ]
+        self._slots = [
+            [self._slot(name, param, k, slot) for slot in rules.slots(self._settled[k].rule)]
             for name, param, k in zip(self._names, self._params, self._group_of, strict=True)
         ]
         self._last_grads: list[Any] | None = None
@@ -532,7 +562,9 @@ class Optimizer:
         self._last_steps = b""
         self._present = np.zeros(len(self._params), bool)
         self._are_all_present = False
+        self._sparse: dict[int, Rows] = {}
         self._array_clip_is_set = False
+        slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
         return backends.table_class(self.backend)([self._arrays.in_memory_order(p) for p in self._params], slots)
 
     def _slot(self, name: str, param: Array, k: int, slot: str) -> Array:
@@ -540,7 +572,7 @@ class Optimizer:
         if slot in self.state[name]:
             self._arrays.check_slot(f"state[{name!r}][{slot!r}]", self.state[name][slot], param)
             return self.state[name][slot]
-        values: Array = self._arrays.slot_like(param, self.initial_slot(self._settled[k].values, slot))
+        values: Array = self.new_slot(self._settled[k].values, slot, param)
         self._new_slots.append((name, slot, values))
         return values
 
@@ -573,16 +605,20 @@ class Optimizer:
 
     def _check_grads(self, table: Table, leaves: list[Any]) -> bool:
         """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
+        sparse = {i: self._rows_of(i, grad) for i, grad in enumerate(leaves) if isinstance(grad, RowSparse)}
         checked = [
-            (None, True) if grad is None else self._arrays.grad_in_memory_order(name, grad, param)
-            for name, grad, param in zip(self._names, leaves, self._params, strict=True)
+            (None, i not in sparse)
+            if grad is None or i in sparse
+            else self._arrays.grad_in_memory_order(name, grad, param)
+            for i, (name, grad, param) in enumerate(zip(self._names, leaves, self._params, strict=True))
         ]
         grads = [grad for grad, _ in checked]
         are_callers = all(is_callers for _, is_callers in checked)
         self._disjoint.clear()
         self._grad_sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
         self._hand_over(table, grads)
-        present = np.array([grad is not None for grad in grads])
+        self._sparse = sparse
+        present = np.array([grad is not None for grad in leaves])
         if not np.array_equal(present, self._present):
             self._present = present
             self._are_all_present = bool(present.all())
@@ -591,6 +627,33 @@ class Optimizer:
             list(map(kind, leaves)) if are_callers and self._are_c_ordered and self._are_all_present else []
         )
         return are_callers
+
+    def _rows_of(self, i: int, grad: RowSparse) -> Rows:
+        """Check the row-sparse gradient of array number ``i``."""
+        if self.row_sparse_options is None:
+            raise TypeError(
+                f"grads: {self._names[i]!r} is row-sparse, which {type(self).__name__} does not take (SGD, Adagrad, "
+                "Adam, AdamW and SparseAdam do); give a dense gradient"
+            )
+        if self.backend == "cuda":
+            raise TypeError(
+                f"grads: {self._names[i]!r} is row-sparse, which is not done on a GPU yet; give a dense one"
+            )
+        rows = check_row_sparse(self._names[i], grad, self._params[i])
+        sizes = np.array([rows.values.nbytes], np.intp)
+        self._refuse_overlap([i], np.array([address(rows.values)], np.uintp), sizes)
+        return rows
+
+    def _with_touched_rows(self, table: Table, groups: Sequence[Group]) -> RowSparseTable:
+        """Return the table with copies of the rows that this step's row-sparse gradients touch."""
+        arrays: list[list[Array]] = []
+        scalars: list[tuple[float, ...]] = []
+        for i in self._sparse:
+            arrays.append([self._params[i], *self._slots[i]])
+            scalars.append(
+                self.hyper({**groups[self._group_of[i]], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1)
+            )
+        return RowSparseTable(table, self._sparse, arrays, scalars)
 
     def _are_like_last(self, leaves: list[Any]) -> bool:
         """Tell whether all gradients are arrays of the dtypes and shapes of those that were checked last."""
@@ -601,21 +664,27 @@ class Optimizer:
         if not table.set_grads(grads):
             return False
         starts = table.grad_addresses()
-        places = starts.tobytes()
-        if places in self._disjoint:
+        seen = starts.tobytes()
+        if seen in self._disjoint:
             return True
-        overlap = self._extents.overlapped(starts, self._grad_sizes)
-        if overlap is not None:
-            raise ValueError(
-                f"grads: {self._names[overlap[0]]!r} overlaps the memory of the parameter {overlap[1]!r}, which is "
-                "changed while it is read; give a copy"
-            )
+        self._refuse_overlap(range(len(grads)), starts, self._grad_sizes)
         if (starts % 8).any() and not all(grad is None or grad.flags.aligned for grad in grads):
             return False
         if len(self._disjoint) == MOST_PLACES:
             self._disjoint.clear()
-        self._disjoint.add(places)
+        self._disjoint.add(seen)
         return True
+
+    def _refuse_overlap(
+        self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]
+    ) -> None:
+        """Raise if the gradient of one of these arrays, which begins at ``starts``, overlaps a parameter."""
+        overlap = self._extents.overlapped(starts, sizes)
+        if overlap is not None:
+            raise ValueError(
+                f"grads: {self._names[places[overlap[0]]]!r} overlaps the memory of the parameter {overlap[1]!r}, "
+                "which is changed while it is read; give a copy"
+            )
 
     def _number_rows(self, table: Table) -> None:
         """Give the arrays that agree in group and step count a common row of hyperparameters."""
@@ -664,6 +733,14 @@ class Optimizer:
             self.hyper(group, step),
         )
 
+    def _hypers(self, groups: Sequence[Group]) -> list[Hyper]:
+        """Return the rows of hyperparameters of this step, from the groups' values in it."""
+        return [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
+
+    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+        """Change the parameters and slots."""
+        table.step(hypers)
+
     def _clip(self, table: Table, hypers: list[Hyper]) -> float | None:
         """Set the clip factors of the arrays and of all together; return the global norm if it is clipped."""
         if self.backend == "cuda":
@@ -671,7 +748,7 @@ class Optimizer:
             return backends.clip_on_device(table, hypers, max_norms, self._group_of, self.clip_global_norm)
         if any(settled.clips_arrays for settled in self._settled):
             table.array_clip[:] = 1
-            norms = np.sqrt(table.sum_squares(hypers))
+            norms = np.sqrt(table.sum_products(hypers, "clipped_grad", "clipped_grad"))
             max_norms = [settled.values["clip_norm"] for settled in self._settled]
             limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])[self._group_of]
             table.array_clip[:] = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
@@ -681,7 +758,7 @@ class Optimizer:
             self._array_clip_is_set = False
         if self.clip_global_norm is None:
             return None
-        norm = total_norm(table.sum_squares(hypers))
+        norm = total_norm(table.sum_products(hypers, "clipped_grad", "clipped_grad"))
         factor = float(clip_factor(norm, self.clip_global_norm))
         hypers[:] = [hyper._replace(global_clip=factor) for hyper in hypers]
         return norm

@@ -122,9 +122,9 @@ def planned(opt: Optimizer, saved: Mapping[str, Any], strict: bool, misfits: lis
             continue
         options = groups[k][0] if k in groups else opt.param_groups[k]
         wanted = dict(opt.state[name])
-        used = rules.slots(rule_of.get(k, opt._settled[k].rule))
+        used = opt.slot_names(rule_of.get(k, opt._settled[k].rule), param)
         for slot in {*used, *known_slots().intersection(saved["state"][name])}.difference(wanted):
-            wanted[slot] = opt._arrays.slot_like(param, opt.initial_slot(options, slot))
+            wanted[slot] = opt.new_slot(options, slot, param)
         # A slot that only an earlier rule of the group used (amsgrad was switched off) may be there or not.
         needed = [slot for slot in wanted if slot in used or slot not in known_slots()]
         if is_fresh(saved["state"][name]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,16 @@ class Hyper(NamedTuple):
     scalars: tuple[float, ...]
 
 
+#: What a sum is taken of: "param"; "clipped_grad", the gradient after scale, value and norms; "grad", that with
+#: l2 * param added; or the number of a slot.
+Source: TypeAlias = str | int
+
+
 class Table(Protocol):
-    """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters."""
+    """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters.
+
+    A row's rule may have fewer slots than its arrays: it gets the first of them.
+    """
 
     rows: npt.NDArray[np.int32]
     array_clip: npt.NDArray[np.float64]
@@ -49,8 +57,8 @@ class Table(Protocol):
     def step(self, hypers: Sequence[Hyper]) -> None:
         """Apply one step to every array that has a gradient."""
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
-        """Return each gradient's sum of squares after scale, ``clip_value`` and ``array_clip``."""
+    def sum_products(self, hypers: Sequence[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
+        """Return, for each array that has a gradient, the sum of the products of two sources' elements; else 0."""
 
 
 def choice(backend: str | None) -> str:
@@ -181,4 +189,4 @@ def sum_squares(arrays: Sequence[Array]) -> npt.NDArray[np.float64]:
     name = choice(None)
     table = table_class(default() if name == "cuda" else name)(arrays, [()] * len(arrays))
     table.set_grads(arrays)
-    return table.sum_squares([PLAIN])
+    return table.sum_products([PLAIN], "clipped_grad", "clipped_grad")

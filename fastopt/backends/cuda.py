@@ -20,7 +20,7 @@ import numpy.typing as npt
 from .. import rules
 from ..arrays import Extents, described
 from ..rules import Rule
-from . import Hyper, numba_cuda
+from . import Hyper, Source, numba_cuda
 from .numba_cuda import CHUNK, from_host, to_host
 
 __all__ = ["CudaTable", "DeviceArray", "DeviceNorm", "from_host", "to_host"]
@@ -491,7 +491,9 @@ class CudaTable:
                 self.clips_all = True
         return norm
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
+    def sum_products(self, hypers: Sequence[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
+        if (left, right) != ("clipped_grad", "clipped_grad"):
+            raise NotImplementedError(f"sum of {left} times {right}: not done on a GPU yet")
         with numba_cuda.on_device(self.device):
             stream = self.entered_stream()
             self.plan(stream)

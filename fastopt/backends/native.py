@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .. import threads
 from ..arrays import FLOAT32, Array
-from . import Hyper
+from . import Hyper, Source
 
 #: Why there is no native backend; None where there is one.
 missing: str | None = None
@@ -64,6 +64,11 @@ if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
     NULL, from_buffer = ffi.NULL, ffi.from_buffer
     RULES = {ffi.string(lib.fo_rule_name(number)).decode(): number for number in range(lib.fo_rule_count())}
+    SOURCES: dict[Source, int] = {
+        "param": lib.FO_PARAM,
+        "clipped_grad": lib.FO_CLIPPED_GRAD,
+        "grad": lib.FO_GRAD,
+    }
     use_isa(os.environ.get("FASTOPT_ISA") or None)
     threads.wanted()  # a wrong FASTOPT_NUM_THREADS is told here, not in the first step
 
@@ -83,7 +88,8 @@ class NativeTable:
         self.array_clip = columns["array_clip"]
         self.grad_dtypes: list[np.dtype[Any]] = []
         self.array_clip[:] = 1
-        columns["length"] = [param.size for param in params]
+        self.sizes = np.array([param.size for param in params], np.int64)
+        self.present: list[bool] = []
         columns["dtype"] = [DTYPES[param.dtype] for param in params]
         for i, (param, array_slots) in enumerate(zip(params, slots, strict=True)):
             owners = [ffi.from_buffer(array) for array in (param, *array_slots)]
@@ -91,7 +97,6 @@ class NativeTable:
             self.arrays[i].slots[0 : len(array_slots)] = owners[1:]
             self.owners.append(owners)
         self.columns = columns
-        self.number_chunks(columns["length"])
         self.hypers = ffi.new("fo_hyper[]", 1)
 
     def number_chunks(self, lengths: npt.NDArray[np.int64]) -> None:
@@ -105,6 +110,12 @@ class NativeTable:
         except ValueError:  # not contiguous
             return False
         self.grads[0 : self.count] = self.grad_owners = owners
+        present = [grad is not None for grad in grads]
+        if present != self.present:
+            # An array without a gradient has no chunks, so that no thread goes through them.
+            self.columns["length"] = self.sizes * np.array(present)
+            self.number_chunks(self.columns["length"])
+            self.present = present
         dtypes = [FLOAT32 if grad is None else grad.dtype for grad in grads]
         if dtypes != self.grad_dtypes:
             self.columns["grad_dtype"] = [DTYPES.get(dtype, lib.FO_BFLOAT16) for dtype in dtypes]
@@ -121,11 +132,12 @@ class NativeTable:
         self.set_hypers(hypers)
         lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.wanted())
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
+    def sum_products(self, hypers: Sequence[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
         self.set_hypers(hypers)
         sums, partials = np.empty(self.count), np.empty(self.chunks)
         into = ffi.from_buffer("double[]", partials), ffi.from_buffer("double[]", sums)
-        lib.fo_sum_squares(self.arrays, self.grads, self.count, self.hypers, *into, threads.wanted())
+        sources = SOURCES.get(left, left), SOURCES.get(right, right)
+        lib.fo_sum_products(self.arrays, self.grads, self.count, self.hypers, *sources, *into, threads.wanted())
         return sums
 
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:

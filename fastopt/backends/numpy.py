@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .. import rules
 from ..arrays import Array, address
-from . import Hyper
+from . import Hyper, Source
 
 #: Elements of a block: few enough for a rule's temporaries to stay in cache, enough to make up for NumPy's calls.
 BLOCK = 16384
@@ -55,12 +56,10 @@ class NumpyTable:
         hyper = hypers[self.rows[first]]
         p = joined(self.params, runs)
         dtype = p.dtype.type
-        g = self.clipped_grad(runs, hyper)
-        if hyper.l2 != 0:
-            g = g + dtype(hyper.l2) * p
+        g = self.grad(runs, hyper)
         if hyper.decay != 1:
             p = p * dtype(hyper.decay)
-        slots = [joined(slot, runs) for slot in self.slots if slot[first] is not None]
+        slots = [joined(slot, runs) for slot in self.slots[: len(rules.slots(hyper.rule))]]
         scalars = type(hyper.scalars)(*map(dtype, hyper.scalars))
         p, *slots = hyper.rule(scalars, p, g, *slots)
         scatter(p, self.params, runs)
@@ -82,6 +81,11 @@ class NumpyTable:
         if hyper.global_clip != 1:
             g = g * dtype.type(hyper.global_clip)
         return g
+
+    def grad(self, runs: Runs, hyper: Hyper) -> Array:
+        """Return a block's gradient as the rule gets it."""
+        g = self.clipped_grad(runs, hyper)
+        return g if hyper.l2 == 0 else g + g.dtype.type(hyper.l2) * joined(self.params, runs)
 
     def blocks(self) -> Iterator[Runs]:
         """Yield blocks as lists of (array, begin, end); the arrays of one block agree in hyperparameters and dtypes."""
@@ -105,21 +109,28 @@ class NumpyTable:
         if packed:
             yield packed
 
-    def sum_squares(self, hypers: Sequence[Hyper]) -> npt.NDArray[np.float64]:
+    def sum_products(self, hypers: Sequence[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
         with np.errstate(all="ignore"):
-            return np.array([self.sum_squares_of(i, hypers) for i in range(len(self.params))])
+            return np.array([self.sum_products_of(i, hypers, left, right) for i in range(len(self.params))])
 
-    def sum_squares_of(self, i: int, hypers: Sequence[Hyper]) -> float:
+    def sum_products_of(self, i: int, hypers: Sequence[Hyper], left: Source, right: Source) -> float:
         grad = self.grads[i]
         if grad is None or grad.size == 0:
             return 0.0
         hyper = hypers[self.rows[i]]
-        partials = [
-            chunk_sums(self.clipped_grad([(i, begin, min(begin + BLOCK, grad.size))], hyper))
-            for begin in range(0, grad.size, BLOCK)
-        ]
+        partials = []
+        for begin in range(0, grad.size, BLOCK):
+            runs = [(i, begin, min(begin + BLOCK, grad.size))]
+            partials.append(chunk_sums(self.block_of(left, runs, hyper), self.block_of(right, runs, hyper)))
         # cumsum adds in index order; sum would add in pairs.
         return float(np.cumsum(np.concatenate(partials))[-1])
+
+    def block_of(self, source: Source, runs: Runs, hyper: Hyper) -> Array:
+        if isinstance(source, int):
+            return joined(self.slots[source], runs)
+        if source == "param":
+            return joined(self.params, runs)
+        return (self.grad if source == "grad" else self.clipped_grad)(runs, hyper)
 
 
 def flat(array: Array) -> Array:
@@ -142,12 +153,12 @@ def scatter(values: Array, arrays: Sequence[Array], runs: Runs) -> None:
         start += end - begin
 
 
-def chunk_sums(g: Array) -> npt.NDArray[np.float64]:
-    """Return the sum of squares of each chunk of a block, by LANES running sums folded in halves."""
-    squares = np.zeros(-(-g.size // CHUNK) * CHUNK)
-    np.square(g, out=squares[: g.size], dtype=np.float64)
+def chunk_sums(a: Array, b: Array) -> npt.NDArray[np.float64]:
+    """Return the sum of products of each chunk of a block, by LANES running sums folded in halves."""
+    products = np.zeros(-(-a.size // CHUNK) * CHUNK)
+    np.multiply(a, b, out=products[: a.size], dtype=np.float64)
     # Adding along an axis that is not the last goes in index order.
-    lanes = squares.reshape(-1, CHUNK // LANES, LANES).sum(axis=1)
+    lanes = products.reshape(-1, CHUNK // LANES, LANES).sum(axis=1)
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
