@@ -60,8 +60,8 @@ int main(int argc, char **argv)
     for (int64_t step = 0; step < steps; step++) {
         fo_step(arrays, grads, ARRAYS, &hyper, atoi(argv[5]));
         if (step == 0)
-            fo_read_grads(arrays, grads, ARRAYS, &hyper, 1, partials, readings, atoi(argv[5]));
+            fo_sum_products(arrays, grads, ARRAYS, &hyper, FO_GRAD, FO_GRAD, 1, partials, readings, atoi(argv[5]));
     }
-    printf("%s %s: %g %g\n", argv[1], argv[2], (double)((float *)arrays[0].param)[0], readings[0].sum_squares);
+    printf("%s %s: %g %g\n", argv[1], argv[2], (double)((float *)arrays[0].param)[0], readings[0].sum);
     return 0;
 }

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from bench.case import Work
-from bench.contenders import FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
+from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
-from bench.rules import CLIP, NORM, RULES
+from bench.rules import CLIP, NORM, OTHERS, RULES
 from bench.shapes import ARRAYS, GIGA, SIZES, ArraySet
 
 QUICK = 1 << 20  # elements: larger sets are left out of a quick run
@@ -44,6 +44,7 @@ GROUPS = {
     "options": Group(
         "Adam: what each option costs", RULES["adam"], only("one of 64M", "GPT", "ResNet", "MLP"), contenders=OPTIONS
     ),
+    **{name: Group(name, rule, only("ResNet"), BRIEF) for name, rule in OTHERS.items()},
     "norm": Group("Global norm of the gradients", NORM, contenders=NORMS),
     "clip": Group("Clip the gradients by their global norm", CLIP, contenders=NORMS),
     "sizes": Group(

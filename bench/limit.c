@@ -5,14 +5,14 @@
 #include <stddef.h>
 
 typedef struct {
-    float *grad, *array[4];
+    float *grad, *array[5];
     ptrdiff_t length;
 } Chunk;
 
 static inline __attribute__((always_inline)) void sweep(const Chunk *c, const int written, const int write_grads)
 {
     float *restrict g = c->grad, *restrict p = c->array[0], *restrict q = c->array[1], *restrict r = c->array[2],
-                   *restrict s = c->array[3];
+                   *restrict s = c->array[3], *restrict t = c->array[4];
 #pragma omp simd
     for (ptrdiff_t i = 0; i < c->length; i++) {
         float x = g[i];
@@ -20,6 +20,7 @@ static inline __attribute__((always_inline)) void sweep(const Chunk *c, const in
         if (written > 1) q[i] = x - q[i];
         if (written > 2) r[i] = x - r[i];
         if (written > 3) s[i] = x - s[i];
+        if (written > 4) t[i] = x - t[i];
         if (write_grads) g[i] = 1.0f - x;
     }
 }
@@ -37,6 +38,8 @@ static void sweep_any(const Chunk *c, int written, int write_grads)
     case 7: sweep(c, 3, 1); break;
     case 8: sweep(c, 4, 0); break;
     case 9: sweep(c, 4, 1); break;
+    case 10: sweep(c, 5, 0); break;
+    case 11: sweep(c, 5, 1); break;
     }
 }
 

@@ -24,7 +24,7 @@ def compiled() -> ModuleType:
 
     builder = cffi.FFI()
     builder.cdef("""
-        typedef struct { float *grad, *array[4]; ptrdiff_t length; } Chunk;
+        typedef struct { float *grad, *array[5]; ptrdiff_t length; } Chunk;
         float limit(const Chunk *, ptrdiff_t count, int written, int norm, int write_grads, int threads, int parallel);
     """)
     # For this machine: fastopt and the peers choose their instructions at run time, and the limit must not fall behind.

@@ -125,5 +125,29 @@ RULES = {
         naive=adamw,
     ),
 }
+#: The other elementwise optimizers, against their own limit, torch and optax.
+OTHERS = {
+    "adadelta": Rule(3, fastopt=("Adadelta", {}), torch=("Adadelta", {}), optax=lambda optax: optax.adadelta(LR)),
+    "adamax": Rule(3, fastopt=("Adamax", {}), torch=("Adamax", {}), optax=lambda optax: optax.adamax(LR)),
+    "nadam": Rule(3, fastopt=("NAdam", {}), torch=("NAdam", {}), optax=lambda optax: optax.nadam(LR)),
+    "radam": Rule(3, fastopt=("RAdam", {}), torch=("RAdam", {}), optax=lambda optax: optax.radam(LR)),
+    "rprop": Rule(3, fastopt=("Rprop", {}), torch=("Rprop", {}), optax=lambda optax: optax.rprop(LR)),
+    "asgd": Rule(2, fastopt=("ASGD", {}), torch=("ASGD", {})),
+    "delta-bar-delta": Rule(3, fastopt=("DeltaBarDelta", {})),
+    "delta-bar-delta, momentum": Rule(4, fastopt=("DeltaBarDelta", {"momentum": 0.9})),
+    "amsgrad": Rule(4, fastopt=("Adam", {"amsgrad": True}), torch=("Adam", {"amsgrad": True})),
+    "lion": Rule(2, fastopt=("Lion", {}), optax=lambda optax: optax.lion(LR, weight_decay=0.0)),
+    "signum": Rule(2, fastopt=("Signum", {}), optax=lambda optax: optax.signum(LR)),
+    "adabelief": Rule(3, fastopt=("AdaBelief", {}), optax=lambda optax: optax.adabelief(LR)),
+    "yogi": Rule(3, fastopt=("Yogi", {}), optax=lambda optax: optax.yogi(LR)),
+    "adan": Rule(5, fastopt=("Adan", {}), optax=lambda optax: optax.adan(LR)),
+    "ademamix": Rule(4, fastopt=("AdEMAMix", {}), optax=lambda optax: optax.contrib.ademamix(LR)),
+    "schedule-free sgd": Rule(
+        2, fastopt=("ScheduleFreeSGD", {}), optax=lambda optax: optax.contrib.schedule_free_sgd(LR)
+    ),
+    "schedule-free adamw": Rule(
+        3, fastopt=("ScheduleFreeAdamW", {}), optax=lambda optax: optax.contrib.schedule_free_adamw(LR)
+    ),
+}
 NORM = Work(written=0, norm=True)
 CLIP = Work(written=0, norm=True, write_grads=True)

@@ -21,6 +21,10 @@ enum { FO_UPDATE = 1, FO_FINISH = 2 };
 
 typedef enum { FO_BASELINE, FO_AVX2, FO_AVX512, FO_ISA_COUNT } fo_isa;
 
+/* What a sum is taken of, besides slots: the parameter; the gradient after grad_scale, clip_value, array_clip and
+   global_clip; that with l2 * param added. */
+typedef enum { FO_PARAM = -3, FO_CLIPPED_GRAD, FO_GRAD } fo_source;
+
 /* One array of the table. Its gradient stands in a table of pointers beside it: that changes with every step. */
 typedef struct {
     void *param;
@@ -66,16 +70,17 @@ void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo
 /* Add every gradient that is not NULL, after grad_scale, to what its array has accumulated. */
 void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
 
-/* What is read of a gradient before the step. */
+/* What is read of an array before the step. */
 typedef struct {
-    double sum_squares;   /* after grad_scale, mean, clip_value and array_clip */
-    int64_t nonfinite;    /* how many elements are infinite or NaN after grad_scale and mean */
+    double sum;           /* of the products of two sources' elements */
+    int64_t nonfinite;    /* how many elements of the gradient are infinite or NaN after grad_scale and mean */
 } fo_reading;
 
-/* readings[i] <- that of array i's gradient (0 where it is NULL), `nonfinite` only if asked for, else 0.
-   `partials` has room for one reading a chunk. */
-void fo_read_grads(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers,
-                   int32_t count_nonfinite, fo_reading *partials, fo_reading *readings, int32_t threads);
+/* readings[i] <- that of array i (0 where its gradient is NULL); a source is an fo_source or the number of a slot.
+   `nonfinite` only if asked for, of the left source, a gradient; else 0. `partials` has room for one reading a chunk. */
+void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t left,
+                     int32_t right, int32_t count_nonfinite, fo_reading *partials, fo_reading *readings,
+                     int32_t threads);
 
 int32_t fo_rule_count(void);
 const char *fo_rule_name(int32_t rule);

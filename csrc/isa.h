@@ -9,8 +9,8 @@
 typedef struct {
     void (*step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
     void (*accumulate_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
-    fo_reading (*read_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
-                             const fo_hyper *hyper, int32_t count_nonfinite);
+    fo_reading (*sum_products_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
+                                     const fo_hyper *hyper, int32_t left, int32_t right, int32_t count_nonfinite);
 } fo_kernels;
 
 /* Indexed by fo_dtype. */

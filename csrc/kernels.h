@@ -14,6 +14,7 @@
 #define REAL_DTYPE FO_FLOAT32
 #define STORED 1
 #define SQRT(x) sqrtf(x)
+#define ABSOLUTE(x) fabsf(x)
 #define NAME(x) x##_float32
 #define SCALARS(x) x##_scalars_float32
 #include "pipeline.h"
@@ -22,11 +23,12 @@
 #define REAL_DTYPE FO_FLOAT64
 #define STORED 0
 #define SQRT(x) sqrt(x)
+#define ABSOLUTE(x) fabs(x)
 #define NAME(x) x##_float64
 #define SCALARS(x) x##_scalars_float64
 #include "pipeline.h"
 
 const fo_kernels KERNELS[] = {
-    [FO_FLOAT32] = {step_chunk_float32, accumulate_chunk_float32, read_chunk_float32},
-    [FO_FLOAT64] = {step_chunk_float64, accumulate_chunk_float64, read_chunk_float64},
+    [FO_FLOAT32] = {step_chunk_float32, accumulate_chunk_float32, sum_products_chunk_float32},
+    [FO_FLOAT64] = {step_chunk_float64, accumulate_chunk_float64, sum_products_chunk_float64},
 };

@@ -1,8 +1,12 @@
 /* The block pipeline for one dtype and one instruction set: prepare, rule, finish, in blocks that stay in the L1 cache.
    Template parameters: REAL, REAL_DTYPE (its fo_dtype), STORED (1 where memory may be of other dtypes: storage.h), SQRT(x),
-   NAME(x), SCALARS(x). Undefines them at its end. */
+   ABSOLUTE(x), NAME(x), SCALARS(x). Undefines them at its end. */
 
+/* NumPy's functions of these names, bit for bit: NaN passes through, the sign of either zero is +0. */
 #define MAXIMUM(a, b) ((a) > (b) || (a) != (a) ? (a) : (b))
+#define MINIMUM(a, b) ((a) < (b) || (a) != (a) ? (a) : (b))
+#define SIGN(a) ((a) != (a) ? (a) : ((a) > 0 ? (REAL)1 : (REAL)0) - ((a) < 0 ? (REAL)1 : (REAL)0))
+#define WHERE(condition, a, b) ((condition) ? (a) : (b))
 
 #include "rules.h"
 
@@ -255,27 +259,45 @@ static int64_t NAME(nonfinite)(const REAL *g, int64_t length)
     return count;
 }
 
-/* FO_LANES running sums, folded in halves: fixed by the element's index alone, so that every machine has the same bits. */
-static fo_reading NAME(read_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
-                                   const fo_hyper *hyper, int32_t count_nonfinite)
+/* `nonfinite` is NULL, or counts what is not finite in a gradient. */
+static const REAL *NAME(block_of)(REAL *restrict scratch, const fo_array *array, const void *grad, int64_t begin,
+                                  int64_t length, const fo_hyper *hyper, int32_t source, int64_t *nonfinite)
 {
-    REAL scratch[FO_BLOCK];
+    const REAL *p = (const REAL *)array->param + begin;
+    if (source == FO_PARAM)
+        return p;
+    if (source >= 0)
+        return (const REAL *)array->slots[source] + begin;
+    const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
+    if (nonfinite)
+        *nonfinite += NAME(nonfinite)(g, length);
+    g = NAME(clipped_grad)(scratch, g, array, length, hyper);
+    return source == FO_CLIPPED_GRAD || hyper->l2 == 0 ? g : NAME(add_l2)(scratch, g, p, length, (REAL)hyper->l2);
+}
+
+/* FO_LANES running sums, folded in halves: fixed by the element's index alone, so that every machine has the same bits. */
+static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
+                                           const fo_hyper *hyper, int32_t left, int32_t right,
+                                           int32_t count_nonfinite)
+{
+    REAL left_scratch[FO_BLOCK], right_scratch[FO_BLOCK];
     double lanes[FO_LANES] = {0};
     int64_t nonfinite = 0;
     for (int64_t block = begin; block < end; block += FO_BLOCK) {
         const int64_t length = end - block < FO_BLOCK ? end - block : FO_BLOCK;
-        const REAL *g = NAME(scaled_grad)(scratch, array, grad, block, length, hyper);
-        if (count_nonfinite)
-            nonfinite += NAME(nonfinite)(g, length);
-        g = NAME(clipped_grad)(scratch, g, array, length, hyper);
+        const REAL *a = NAME(block_of)(left_scratch, array, grad, block, length, hyper, left,
+                                       count_nonfinite ? &nonfinite : NULL);
+        const REAL *b = a;
+        if (right != left)
+            b = NAME(block_of)(right_scratch, array, grad, block, length, hyper, right, NULL);
         int64_t i = 0;
         for (; i + FO_LANES <= length; i += FO_LANES) {
             FO_SIMD
             for (int k = 0; k < FO_LANES; k++)
-                lanes[k] += (double)g[i + k] * (double)g[i + k];
+                lanes[k] += (double)a[i + k] * (double)b[i + k];
         }
         for (int k = 0; i + k < length; k++)
-            lanes[k] += (double)g[i + k] * (double)g[i + k];
+            lanes[k] += (double)a[i + k] * (double)b[i + k];
     }
     for (int half = FO_LANES / 2; half > 0; half /= 2)
         for (int k = 0; k < half; k++)
@@ -284,9 +306,13 @@ static fo_reading NAME(read_chunk)(const fo_array *array, const void *grad, int6
 }
 
 #undef MAXIMUM
+#undef MINIMUM
+#undef SIGN
+#undef WHERE
 #undef STORED
 #undef REAL
 #undef REAL_DTYPE
 #undef SQRT
+#undef ABSOLUTE
 #undef NAME
 #undef SCALARS

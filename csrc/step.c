@@ -1,4 +1,5 @@
-/* The passes over the table: the step itself, the adding up of gradients, and the read that clipping and checking need. */
+/* The passes over the table: the step itself, the adding up of gradients, and the sums that clipping, checking and some
+   optimizers need. */
 #include "isa.h"
 #include "parallel.h"
 #include "rules.h"
@@ -8,7 +9,7 @@ typedef struct {
     const fo_array *arrays;
     void *const *grads;
     const fo_hyper *hypers;
-    int32_t count_nonfinite;
+    int32_t left, right, count_nonfinite;
     fo_reading *partials;
 } fo_pass;
 
@@ -39,7 +40,7 @@ static void visit_step(const void *context, int64_t index, int64_t chunk, int64_
 
 void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads)
 {
-    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0};
+    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0, 0};
     fo_for_each_chunk(arrays, count, threads, visit_step, &pass);
 }
 
@@ -55,30 +56,32 @@ static void visit_accumulate(const void *context, int64_t index, int64_t chunk, 
 
 void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads)
 {
-    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0};
+    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0, 0};
     fo_for_each_chunk(arrays, count, threads, visit_accumulate, &pass);
 }
 
-static void visit_read(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
+static void visit_sum_products(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
 {
     const fo_pass *pass = context;
     const fo_array *array = &pass->arrays[index];
     if (pass->grads[index])
-        pass->partials[chunk] = pass->kernels[array->dtype].read_chunk(
-            array, pass->grads[index], begin, end, &pass->hypers[array->hyper], pass->count_nonfinite);
+        pass->partials[chunk] = pass->kernels[array->dtype].sum_products_chunk(
+            array, pass->grads[index], begin, end, &pass->hypers[array->hyper], pass->left, pass->right,
+            pass->count_nonfinite);
 }
 
-void fo_read_grads(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers,
-                   int32_t count_nonfinite, fo_reading *partials, fo_reading *readings, int32_t threads)
+void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t left,
+                     int32_t right, int32_t count_nonfinite, fo_reading *partials, fo_reading *readings,
+                     int32_t threads)
 {
-    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, count_nonfinite, partials};
-    fo_for_each_chunk(arrays, count, threads, visit_read, &pass);
+    const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, left, right, count_nonfinite, partials};
+    fo_for_each_chunk(arrays, count, threads, visit_sum_products, &pass);
     /* In index order, whichever thread made them: this is what keeps the bits. */
     for (int64_t i = 0; i < count; i++) {
         const fo_reading *partial = partials + arrays[i].first_chunk;
         readings[i] = (fo_reading){0, 0};
         for (int64_t begin = 0; grads[i] && begin < arrays[i].length; begin += FO_CHUNK, partial++) {
-            readings[i].sum_squares += partial->sum_squares;
+            readings[i].sum += partial->sum;
             readings[i].nonfinite += partial->nonfinite;
         }
     }

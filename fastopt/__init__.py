@@ -9,7 +9,35 @@ from .groups import group_by
 from .information import info
 from .loss_scale import DynamicLossScale
 from .optimizer import LoadResult, Optimizer, StepInfo
-from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from .optimizers import (
+    ASGD,
+    LAMB,
+    LARS,
+    SGD,
+    SWATS,
+    AdaBelief,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Adan,
+    AdEMAMix,
+    DeltaBarDelta,
+    Lion,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    Signum,
+    SparseAdam,
+    Yogi,
+)
+from .sparse import RowSparse
 from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
@@ -49,19 +77,41 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "ASGD",
+    "LAMB",
+    "LARS",
     "SGD",
+    "SWATS",
+    "AdEMAMix",
+    "AdaBelief",
+    "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Adan",
     "Checkpoint",
     "CheckpointError",
+    "DeltaBarDelta",
     "DynamicLossScale",
     "EarlyStopping",
+    "Lion",
     "LoadResult",
+    "Muon",
+    "NAdam",
     "Optimizer",
+    "RAdam",
     "RMSprop",
+    "RowSparse",
+    "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "Signum",
     "SnapshotEnsemble",
+    "SparseAdam",
     "StepInfo",
+    "Yogi",
     "averaging",
     "clip",
     "clip_grad_norm_",

@@ -9,9 +9,10 @@ from importlib import import_module
 COMMANDS = {
     "info": "what runs here, and why (the default)",
     "demo": "train an MLP on handwritten digits with each optimizer",
+    "bench": "time each optimizer, beside the speed of this machine's memory",
     "schedules": "draw every learning-rate schedule into one picture",
 }
-MODULES = {"demo": "fastopt.demo", "schedules": "fastopt.plot_schedules"}
+MODULES = {"demo": "fastopt.demo", "bench": "fastopt.bench", "schedules": "fastopt.plot_schedules"}
 
 
 def usage() -> str:

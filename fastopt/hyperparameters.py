@@ -19,6 +19,10 @@ Schedulable: TypeAlias = float | Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
 
 
+#: The least number above 0: as ``low`` it excludes 0, as ``high`` it is the first that is excluded.
+LEAST = 5e-324
+
+
 class Range(NamedTuple):
     """The numbers from ``low`` to ``high``, ``high`` itself excluded; None too where ``optional``."""
 
@@ -31,8 +35,11 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         if self.whole:
             kinds = f"a whole number of at least {self.low:g}"
+        elif self.high == LEAST:
+            kinds = "a finite number of at most 0"
         elif self.high < math.inf:
-            kinds = f"a number from {self.low:g} to below {self.high:g}"
+            from_ = "above 0" if self.low == LEAST else f"from {self.low:g}"
+            kinds = f"a number {from_} to below {self.high:g}"
         elif self.low > -math.inf:
             kinds = f"a finite number of at least {self.low:g}"
         else:
@@ -40,21 +47,23 @@ class Range(NamedTuple):
         return kinds + (", a schedule" if self.schedulable else "") + (", or None" if self.optional else "")
 
 
-class OneOf(NamedTuple):
-    """One of these names; None too where ``optional``."""
+class Choice:
+    """One of these values."""
 
-    names: tuple[str, ...]
-    optional: bool = False
+    def __init__(self, *values: Any) -> None:
+        self.values = values
 
     def __str__(self) -> str:
-        return " or ".join(map(repr, self.names)) + (", or None" if self.optional else "")
+        return f"one of {', '.join(map(repr, self.values))}"
 
 
-Allowed: TypeAlias = Range | OneOf | tuple[Range, ...]
+Allowed: TypeAlias = Range | tuple[Range, ...] | Choice
 
 NON_NEGATIVE = Range(0.0)
 OPTIONAL = Range(0.0, optional=True)
 BELOW_ONE = Range(0.0, 1.0)
+ABOVE_ZERO_BELOW_ONE = Range(LEAST, 1.0)
+NON_POSITIVE = Range(-math.inf, LEAST)
 ANY_NUMBER = Range(-math.inf)
 SCHEDULED = Range(0.0, schedulable=True)
 SCHEDULED_BELOW_ONE = Range(0.0, 1.0, schedulable=True)
@@ -74,8 +83,8 @@ RANGES: Mapping[str, Allowed] = {
     "accumulate_steps": Range(1, whole=True),
     "seed": Range(0, whole=True),
     "accumulated_calls": Range(0, whole=True),
-    "nonfinite": OneOf(("propagate", "skip", "raise")),
-    "state_dtype": OneOf(("bfloat16", "uint8"), optional=True),
+    "nonfinite": Choice("propagate", "skip", "raise"),
+    "state_dtype": Choice(None, "bfloat16", "uint8"),
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,
     "momentum": SCHEDULED,
@@ -123,16 +132,16 @@ def check(where: str, value: Any, allowed: Allowed | None) -> None:
     if allowed is None:
         if not isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{where}={value!r}: expected True or False")
+    elif isinstance(allowed, Choice):
+        if not any(value is known or value == known for known in allowed.values):
+            raise ValueError(f"{where}={value!r}: expected {allowed}")
     elif isinstance(allowed, Range):
         check_number(where, value, allowed)
-    elif isinstance(allowed, OneOf):
-        if not (value in allowed.names if isinstance(value, str) else value is None and allowed.optional):
-            raise ValueError(f"{where}={value!r}: expected {allowed}")
     elif isinstance(value, (tuple, list)) and len(value) == len(allowed):
         for k, (item, range_) in enumerate(zip(value, allowed, strict=True)):
             check_number(f"{where}[{k}]", item, range_)
     else:
-        raise TypeError(f"{where}={value!r}: expected {len(allowed)} numbers, such as (0.9, 0.999)")
+        raise TypeError(f"{where}={value!r}: expected a tuple of {len(allowed)} numbers")
 
 
 def check_number(where: str, value: Any, allowed: Range) -> None:

@@ -14,13 +14,25 @@ import numpy as np
 import numpy.typing as npt
 
 from . import averaging, backends, dither, halves, max_norm, quantize, rules, storage
-from .arrays import FLOAT32, FLOAT64, Array, check_clearable, check_copy, computed_in, extent, is_bfloat16, is_half
+from .arrays import (
+    FLOAT32,
+    FLOAT64,
+    Array,
+    address,
+    check_clearable,
+    check_copy,
+    computed_in,
+    extent,
+    is_bfloat16,
+    is_half,
+)
 from .backends import FINISH, UPDATE, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
 from .groups import Grouped, matching
 from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, is_scheduled, plain, value_at
 from .loss_scale import DynamicLossScale
 from .rules import Rule
+from .sparse import Rows, RowSparse, RowSparseTable, check_row_sparse
 from .structure import Branch, is_container
 
 #: It counts as 0 in every sum with a number that matters.
@@ -95,7 +107,14 @@ class PassOptions(NamedTuple):
         return self.polyak or self.ema_decay is not None
 
 
-PLAIN_OPTIONS = PassOptions("propagate", False, 1, None, False, False, 1, None, False)
+#: The options around the rule, and which values leave it alone.
+PLAIN_OPTIONS: Mapping[str, Any] = {
+    **PassOptions("propagate", False, 1, None, False, False, 1, None, False)._asdict(),
+    "l1": 0,
+    "prox_l1": 0,
+    "max_norm": None,
+    "copy_to": None,
+}
 
 
 class Settled(NamedTuple):
@@ -250,8 +269,20 @@ class Optimizer:
     #: The ranges of the options that are this optimizer's own.
     ranges: ClassVar[Mapping[str, Allowed]] = {}
 
-    #: The slots that are never negative, whatever the optimizer: what 8 bits store by the root map.
-    non_negative: ClassVar[frozenset[str]] = frozenset({"v", "v_max", "sum", "u"})
+    #: The slots that are never negative: what 8 bits store by the root map.
+    non_negative: ClassVar[frozenset[str]] = frozenset({"v", "v_max", "sum", "u", "s"})
+
+    #: The options around the rule that this optimizer does not take.
+    refused: ClassVar[frozenset[str]] = frozenset()
+
+    #: Whether all that a step does is in the rule, which the CUDA backend compiles.
+    runs_on_gpu: ClassVar[bool] = True
+
+    #: The options that differ for arrays with a :class:`fastopt.RowSparse` gradient; None: such gradients are refused.
+    row_sparse_options: ClassVar[Mapping[str, Any] | None] = None
+
+    #: Rules that a step runs besides that of :meth:`rule`; their slots are the first of its slots.
+    further_rules: ClassVar[Sequence[Rule]] = ()
 
     def __init__(
         self,
@@ -366,6 +397,21 @@ class Optimizer:
     def initial_slot(self, group: Group, slot: str) -> float:
         """Return what a slot is filled with before the first step."""
         return 0.0
+
+    def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]:
+        """Return the names of the slots of an array whose group has this rule."""
+        return rules.slots(rule)
+
+    def new_slot(self, group: Group, slot: str, param: Array) -> Array:
+        """Return a slot of an array as it is before the array's first step."""
+        dtype = self._arrays.computed_in(param.dtype)
+        slot_array: Array = self._arrays.slot_like(param, self.initial_slot(group, slot), dtype)
+        return slot_array
+
+    @property
+    def state_bytes(self) -> int:
+        """How many bytes the state takes: slots (made by the first step) and step counts."""
+        return sum(array.nbytes for slots in self.state.values() for array in slots.values())
 
     def add_param_group(self, group: Group) -> None:
         """Add arrays, with options of their own.
@@ -523,10 +569,13 @@ class Optimizer:
         if not self._params:
             self.backend = backends.choice_for(self._asked_backend, names, arrays)
             self._arrays = backends.arrays_of(self.backend)
-        if self.backend == "cuda":
-            refuse_on_device(self.pass_options._asdict(), PLAIN_OPTIONS._asdict())
+            if self.backend == "cuda" and not self.runs_on_gpu:
+                raise ValueError(
+                    f"{type(self).__name__}: expected NumPy arrays, got arrays on a GPU, where it can't run yet"
+                )
+        self._refuse(self.pass_options._asdict())
         given = tuple(arrays)
-        arrays = [self._arrays.checked_param(name, array) for name, array in zip(names, arrays, strict=True)]
+        arrays = [self._checked_param(name, array) for name, array in zip(names, arrays, strict=True)]
         if not arrays:
             raise ValueError("params: there is no array in this structure; give at least one")
         counts = Counter([*self._names, *names])
@@ -697,7 +746,9 @@ class Optimizer:
         self._take_grads(table, grads, is_last)
         units = self._units() if any(settled.holds_norms for settled in self._settled) else []
         groups = [self._values(k) for k in range(len(self._settled))]
-        hypers = [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
+        if self._sparse:
+            table = self._with_touched_rows(table, groups)
+        hypers = self._hypers(groups)
         grad_norm = self._read_grads(table, hypers, is_last)
         applied = is_last and not self._found_nonfinite
         if self._found_nonfinite:
@@ -706,7 +757,7 @@ class Optimizer:
         elif not is_last:
             table.accumulate([hyper._replace(mean=0.0) for hyper in hypers])
         elif not units:
-            table.step(hypers)
+            self._run(table, groups, hypers)
         else:
             self._step_with_units(table, hypers, units)
         if options.zero_grads:
@@ -736,6 +787,31 @@ class Optimizer:
         is_entries = isinstance(params, (list, tuple)) and not self._is_grouped
         return Branch(params if is_entries else [params], offset=len(self._root.keys))
 
+    def _checked_param(self, name: str, array: Any) -> Any:
+        checked = self._arrays.checked_param(name, array)
+        if "half" in self.refused and self._arrays.is_half(checked.dtype):
+            raise TypeError(
+                f"params: {name!r} has dtype {checked.dtype}, which {type(self).__name__} does not take yet; expected "
+                "float32 or float64"
+            )
+        return checked
+
+    def _refuse(self, options: Mapping[str, Any]) -> None:
+        """Raise if one of these options asks for what is not done here.
+
+        Raises
+        ------
+        ValueError
+            Says which.
+        """
+        for name, value in options.items():
+            if is_plain(name, value):
+                continue
+            if self.backend == "cuda":
+                raise ValueError(f"{name}={value!r:.80}: is not done on a GPU yet; leave it out, or use NumPy arrays")
+            if name in self.refused:
+                raise ValueError(f"{name}={value!r:.80}: {type(self).__name__} does not do this yet; leave it out")
+
     def _check_option(self, name: str, value: Any, where: str = "") -> None:
         if name == "max_norm_axis":
             for each in value if isinstance(value, (tuple, list)) else (value,):
@@ -749,8 +825,7 @@ class Optimizer:
             if name != "params":
                 self._check_option(name, value, f"param_groups[{k}]: " if k else "")
         values = {name: value if name == "params" else plain(value) for name, value in options.items()}
-        if self.backend == "cuda":
-            refuse_on_device({name: values[name] for name in ("l1", "prox_l1", "max_norm")}, {"l1": 0, "prox_l1": 0})
+        self._refuse({name: values[name] for name in PLAIN_OPTIONS if name in values})
         scheduled = tuple(name for name, value in values.items() if name != "params" and is_scheduled(value))
         return Settled(
             values, self.rule(values), scheduled, values["clip_norm"] is not None, values["max_norm"] is not None
@@ -790,7 +865,7 @@ class Optimizer:
 
     def _new_table(self) -> Table:
         self._new_slots = []
-        slots: list[list[Array]] = []
+        self._slots: list[list[Array]] = []
         beside: list[Beside] = []
         self._computed: list[Array] = []
         options = self.pass_options
@@ -816,7 +891,7 @@ class Optimizer:
                 self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, COUNT.copy)
             settled = self._settled[k]
             held = [self._slot(name, computed, settled.values, slot) for slot in rules.slots(settled.rule)]
-            slots.append([self._arrays.in_memory_order(array) for array, _ in held])
+            self._slots.append([array for array, _ in held])
             target = None if copy is None else self._arrays.in_memory_order(copy)
             beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
             self._computed.append(computed)
@@ -828,8 +903,10 @@ class Optimizer:
         self._last_steps = b""
         self._present = np.zeros(len(self._params), bool)
         self._are_all_present = False
+        self._sparse: dict[int, Rows] = {}
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
+        slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
         return backends.table_class(self.backend)(params, slots, beside)
 
     def _slot(
@@ -840,8 +917,7 @@ class Optimizer:
         stored_in = storage.slot_storage(self.pass_options.state_dtype, computed.size)
         if stored_in is None:
             dtype = self._arrays.computed_in(computed.dtype)
-            make = partial(self._arrays.slot_like, computed, value, dtype)
-            return self._kept(name, slot, computed, dtype, make), None
+            return self._kept(name, slot, computed, dtype, partial(self.new_slot, group, slot, computed)), None
         if stored_in == "bfloat16":
             dtype = halves.bfloat16()
             make = partial(self._arrays.slot_like, computed, value, dtype)
@@ -892,11 +968,14 @@ class Optimizer:
 
     def _check_grads(self, table: Table, leaves: list[Any]) -> bool:
         """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
+        sparse = {i: self._rows_of(i, grad) for i, grad in enumerate(leaves) if isinstance(grad, RowSparse)}
         if self.pass_options.zero_grads:
             check_clearable(self._names, leaves)
         checked = [
-            (None, True) if grad is None else self._arrays.grad_in_memory_order(name, grad, param)
-            for name, grad, param in zip(self._names, leaves, self._params, strict=True)
+            (None, i not in sparse)
+            if grad is None or i in sparse
+            else self._arrays.grad_in_memory_order(name, grad, param)
+            for i, (name, grad, param) in enumerate(zip(self._names, leaves, self._params, strict=True))
         ]
         grads = [grad for grad, _ in checked]
         are_callers = all(is_callers for _, is_callers in checked)
@@ -911,7 +990,8 @@ class Optimizer:
             self._check_apart(leaves)
         self._hand_over(table, grads)
         self._clearable, self._converted = [leaf for leaf in leaves if leaf is not None], converted
-        present = np.array([grad is not None for grad in grads])
+        self._sparse = sparse
+        present = np.array([grad is not None for grad in leaves])
         if not np.array_equal(present, self._present):
             self._present = present
             self._are_all_present = bool(present.all())
@@ -920,6 +1000,50 @@ class Optimizer:
             list(map(kind, leaves)) if are_callers and self._are_c_ordered and self._are_all_present else []
         )
         return are_callers
+
+    def _rows_of(self, i: int, grad: RowSparse) -> Rows:
+        """Check the row-sparse gradient of array number ``i``."""
+        if self.row_sparse_options is None:
+            raise TypeError(
+                f"grads: {self._names[i]!r} is row-sparse, which {type(self).__name__} does not take (SGD, Adagrad, "
+                "Adam, AdamW and SparseAdam do); give a dense gradient"
+            )
+        if self.backend == "cuda":
+            raise TypeError(
+                f"grads: {self._names[i]!r} is row-sparse, which is not done on a GPU yet; give a dense one"
+            )
+        self._refuse_beside_rows(i)
+        rows = check_row_sparse(self._names[i], grad, self._params[i])
+        sizes = np.array([rows.values.nbytes], np.intp)
+        self._refuse_overlap([i], np.array([address(rows.values)], np.uintp), sizes)
+        return rows
+
+    def _refuse_beside_rows(self, i: int) -> None:
+        """Raise if an option is on that is not done where only some rows of array number ``i`` are touched."""
+        options = {**self.pass_options._asdict(), "max_norm": self._settled[self._group_of[i]].values["max_norm"]}
+        options["copy_to"] = self._copies[i]
+        for name, value in options.items():
+            if name != "nonfinite" and not is_plain(name, value):
+                raise ValueError(
+                    f"grads: {self._names[i]!r} is row-sparse, which is not done with {name}={value!r:.80} yet; give a "
+                    "dense gradient"
+                )
+        if is_half(self._params[i].dtype):
+            raise ValueError(
+                f"grads: {self._names[i]!r} is row-sparse, which is not done for parameters of "
+                f"{self._params[i].dtype} yet; give a dense gradient"
+            )
+
+    def _with_touched_rows(self, table: Table, groups: Sequence[Group]) -> RowSparseTable:
+        """Return the table with copies of the rows that this step's row-sparse gradients touch."""
+        arrays: list[list[Array]] = []
+        scalars: list[tuple[float, ...]] = []
+        for i in self._sparse:
+            arrays.append([self._params[i], *self._slots[i]])
+            scalars.append(
+                self.hyper({**groups[self._group_of[i]], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1)
+            )
+        return RowSparseTable(table, self._sparse, arrays, scalars)
 
     def _are_like_last(self, leaves: list[Any]) -> bool:
         """Tell whether all gradients are arrays of the dtypes and shapes of those that were checked last."""
@@ -935,29 +1059,32 @@ class Optimizer:
         if not table.set_grads(grads):
             return False
         starts = table.grad_addresses()
-        places = starts.tobytes()
-        if places in self._disjoint:
+        seen = starts.tobytes()
+        if seen in self._disjoint:
             return True
-        self._refuse_overlap(starts, self._grad_sizes)
+        self._refuse_overlap(range(len(grads)), starts, self._grad_sizes)
         if (starts % 8).any() and not all(grad is None or grad.flags.aligned for grad in grads):
             return False
         if len(self._disjoint) == MOST_PLACES:
             self._disjoint.clear()
-        self._disjoint.add(places)
+        self._disjoint.add(seen)
         return True
 
-    def _refuse_overlap(self, starts: npt.NDArray[Any], sizes: npt.NDArray[np.intp]) -> None:
+    def _refuse_overlap(
+        self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]
+    ) -> None:
+        """Raise if the gradient of one of these arrays, which begins at ``starts``, overlaps a parameter."""
         overlap = self._extents.overlapped(starts, sizes)
         if overlap is not None:
             raise ValueError(
-                f"grads: {self._names[overlap[0]]!r} overlaps the memory of the parameter {overlap[1]!r}, which is "
-                "changed while it is read; give a copy"
+                f"grads: {self._names[places[overlap[0]]]!r} overlaps the memory of the parameter {overlap[1]!r}, "
+                "which is changed while it is read; give a copy"
             )
 
     def _check_apart(self, leaves: list[Any]) -> None:
         """Raise if a gradient of any strides, which is to be cleared, overlaps a parameter."""
         extents = np.array([(0, 0) if leaf is None else extent(leaf) for leaf in leaves], np.intp)
-        self._refuse_overlap(extents[:, 0].astype(np.uintp), extents[:, 1] - extents[:, 0])
+        self._refuse_overlap(range(len(leaves)), extents[:, 0].astype(np.uintp), extents[:, 1] - extents[:, 0])
 
     def _filled(self, leaves: list[Any]) -> list[Any]:
         """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
@@ -1046,6 +1173,14 @@ class Optimizer:
             options.zero_grads,
         )
 
+    def _hypers(self, groups: Sequence[Group]) -> list[Hyper]:
+        """Return the rows of hyperparameters of this step, from the groups' values in it."""
+        return [self._hyper(groups[group], self._settled[group].rule, step + 1) for group, step in self._rows]
+
+    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+        """Change the parameters and slots."""
+        table.step(hypers)
+
     def _scale_of(self, grad_scale: float | None) -> float:
         """Return what the loss was multiplied by in this step."""
         if grad_scale is None:
@@ -1088,7 +1223,7 @@ class Optimizer:
 
     def _squares(self, table: Table, hypers: list[Hyper], is_counted: bool) -> npt.NDArray[np.float64]:
         """Return the gradients' sums of squares; count what is not finite on the way unless that was done."""
-        sums = table.sum_squares(hypers, not is_counted)
+        sums = table.sum_products(hypers, "clipped_grad", "clipped_grad", not is_counted)
         if not is_counted:
             self._act_on_nonfinite(table.nonfinite)
         return sums
@@ -1131,8 +1266,7 @@ class Optimizer:
 
     def _take_copies(self, copy_to: Any) -> None:
         """Check where copies of the parameters are to be written, and write them for the first time."""
-        if self.backend == "cuda":
-            refuse_on_device({"copy_to": copy_to}, {})
+        self._refuse({"copy_to": copy_to})
         leaves = [copy_to] if self._is_single else self._root.leaves(self._ungrouped(copy_to), "copy_to")
         for name, copy, param in zip(self._names, leaves, self._params, strict=True):
             if copy is not None:
@@ -1162,17 +1296,10 @@ class Optimizer:
         return [self.state[name]["ema"] for name in self._names]
 
 
-def refuse_on_device(values: Mapping[str, Any], plain_values: Mapping[str, Any]) -> None:
-    """Raise unless options have the values of a step that is done on a GPU (default None).
-
-    Raises
-    ------
-    ValueError
-        Says which has another.
-    """
-    for name, value in values.items():
-        if value != plain_values.get(name):
-            raise ValueError(f"{name}={value!r:.80}: is not done on a GPU yet; leave it out, or use NumPy arrays")
+def is_plain(name: str, value: Any) -> bool:
+    """Tell whether an option around the rule leaves it alone."""
+    plain_value = PLAIN_OPTIONS[name]
+    return value is None if plain_value is None else bool(value == plain_value)
 
 
 def write(array: Array, values: Array) -> None:

@@ -125,7 +125,7 @@ def planned(opt: Optimizer, saved: Mapping[str, Any], strict: bool, misfits: lis
             misfits.append(missing(name))
             continue
         options = groups[k][0] if k in groups else opt.param_groups[k]
-        used = rules.slots(rule_of.get(k, opt._settled[k].rule))
+        used = opt.slot_names(rule_of.get(k, opt._settled[k].rule), computed)
         for slot in {*used, *known_slots().intersection(saved["state"][name])}.difference(wanted_of(opt, name)):
             opt._slot(name, computed, options, slot)
         wanted = wanted_of(opt, name)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import Case, every_case, every_dtype
+from cases import CASES, Case, every_dtype, every_gpu_case
 from cuda_arrays import SimulatedArray, simulated
 
 import fastopt
@@ -41,8 +41,8 @@ def shifted(values: Any, by: int) -> Any:
 
 
 @every_dtype
-@every_case
-def test_every_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
+@every_gpu_case
+def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
     """Any alignment, with gradients that come and go, with NaN, infinities, zeros and denormals among them."""
     rng = np.random.default_rng(1)
     tiny = np.finfo(dtype).smallest_subnormal
@@ -62,6 +62,22 @@ def test_every_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> No
         assert info == expected
     assert list(map(alike, params)) == list(map(alike, plain))
     assert on_host(opt) == on_host(reference)
+
+
+@pytest.mark.parametrize(
+    "optimizer", sorted({case.optimizer.__name__ for case in CASES if not case.optimizer.runs_on_gpu})
+)
+def test_optimizers_that_are_cpu_only_say_so(optimizer: str) -> None:
+    with pytest.raises(ValueError, match=f"{optimizer}: expected NumPy arrays, got arrays on a GPU"):
+        getattr(fastopt, optimizer)(SimulatedArray(np.zeros((2, 2), np.float32)))
+
+
+def test_row_sparse_gradients_and_lookahead_are_cpu_only() -> None:
+    opt = fastopt.SGD(SimulatedArray(np.zeros((2, 2), np.float32)), momentum=0.5)
+    with pytest.raises(TypeError, match="row-sparse, which is not done on a GPU yet"):
+        opt.step(fastopt.RowSparse(np.array([0]), np.ones((1, 2), np.float32)))
+    with pytest.raises(ValueError, match="lookahead: it is not done on a GPU yet"), opt.lookahead():
+        pass
 
 
 @pytest.mark.parametrize("grad_dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -87,7 +103,9 @@ def test_norms_over_many_chunks_have_the_bits_of_every_backend(length: int) -> N
     # The tables only: stepping through thousands of elements takes the simulator long.
     table = opt._ready_table()
     opt._take_grads(table, simulated(grads), is_last=True)
-    sums = table.sum_squares([opt._hyper(opt._values(0), opt.rule(opt.param_groups[0]), 1)])
+    sums = table.sum_products(
+        [opt._hyper(opt._values(0), opt.rule(opt.param_groups[0]), 1)], "clipped_grad", "clipped_grad"
+    )
     assert np.array_equal(sums, fastopt.backends.sum_squares(grads))
 
 

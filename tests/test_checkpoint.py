@@ -184,9 +184,9 @@ def test_arbitrary_states_come_back(tmp_path: Path, data: Any) -> None:
     params = {name: np.array(data.draw(hnp.arrays(dtype, shape))) for name, shape in shapes.items()}
     opt = data.draw(st.sampled_from(CASES)).build(params)
     saved = opt.state_dict()
-    for name, entries in saved["state"].items():
+    for entries in saved["state"].values():
         for slot in set(entries) - {"step"}:
-            entries[slot] = np.array(data.draw(hnp.arrays(dtype, shapes[name])))
+            entries[slot] = np.array(data.draw(hnp.arrays(entries[slot].dtype, entries[slot].shape)))
         entries["step"] = np.array(data.draw(st.integers(0, 2**62)))
     saved["step_count"] = data.draw(st.integers(0, 2**62))
     opt.load_state_dict(saved)
@@ -673,10 +673,19 @@ MORE = {
 }
 
 
+def is_trained(number: int, name: str) -> bool:
+    """Tell whether a row is trained so: of what does not depend on the rule, every fifth that takes it."""
+    if name in ("plain", "scheduled"):
+        return True
+    return number % 5 == 2 and not CASES[number].optimizer.refused
+
+
 def train(folder: Path, first: int, last: int) -> None:
     """Train every row from one step to another, from the file of the first and into the file of the last."""
     for number, case in enumerate(CASES):
         for name, more in MORE.items():
+            if not is_trained(number, name):
+                continue
             rng, shape = np.random.default_rng(number), (3, more.columns)
             if first:
                 loaded = fastopt.load(folder / f"{number}-{name}-{first}.safetensors")
@@ -709,7 +718,8 @@ def test_resuming_in_a_new_process_is_exact(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
     files = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    assert len(files) == len(CASES) * len(MORE)
+    assert len(files) == sum(is_trained(number, name) for number in range(len(CASES)) for name in MORE)
+    assert len(files) > 2 * len(CASES) + 20
     for name in files:
         whole, halves = fastopt.load(tmp_path / "whole" / name), fastopt.load(tmp_path / "halves" / name)
         assert same(tuple(whole), tuple(halves)), name

@@ -11,7 +11,8 @@ from cases import CASES, Case
 import fastopt
 from fastopt import convert, lr_scheduler
 
-BOTH = [case for case in CASES if case.torch is not None and (case.torch[1] == case.options)]
+KNOWN = [counterpart.name for counterpart in convert.COUNTERPARTS]
+BOTH = [case for case in CASES if case.torch == (case.optimizer.__name__, case.options) and case.torch[0] in KNOWN]
 both = pytest.mark.parametrize("case", BOTH, ids=str)
 SHAPES = ((4, 3), (3,), ())
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, every_case, every_dtype
+from cases import Case, every_dtype, every_gpu_case
 
 import fastopt
 from fastopt.backends import cuda_found
@@ -51,8 +51,8 @@ def shifted(values: Any, by: int) -> Any:
 
 
 @every_dtype
-@every_case
-def test_every_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
+@every_gpu_case
+def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
     """No multiplication is fused with an addition, which costs no memory traffic; roots and quotients are rounded."""
     rng = np.random.default_rng(1)
     plain = [rng.normal(size=size).astype(dtype) for size in SIZES]

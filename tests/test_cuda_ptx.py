@@ -31,6 +31,8 @@ def rules_and_scalars() -> dict[str, tuple[Any, type]]:
     """Return every rule that a row of cases.py uses, with the tuple of its scalars."""
     found = {}
     for case in CASES:
+        if not case.optimizer.runs_on_gpu:
+            continue
         opt = case.build(np.zeros(1))
         rule = opt.rule(opt.param_groups[0])
         found[rule.__name__] = rule, type(opt.hyper(opt._values(0), 1))
@@ -74,7 +76,8 @@ def test_every_rule(name: str, options: Options, dtype: str, capability: tuple[i
     registers = linked_registers(ptx, capability)
     record_property("registers", registers)
     print(f"{name} {dtype} {capability}: {registers} registers")
-    assert registers is None or registers <= {"float32": 64, "float64": 80}[dtype]
+    # A fourth slot has to be held somewhere.
+    assert registers is None or registers <= {"float32": 64, "float64": 80}[dtype] + 8 * max(0, slots - 3)
 
 
 def linked_registers(ptx: str, capability: tuple[int, int]) -> int | None:

@@ -191,7 +191,11 @@ def test_doctest_finds_the_examples() -> None:
     """Without this, a search that found no example would pass for one where all of them run."""
     finder = doctest.DocTestFinder()
     found = {test.name for test in finder.find(importlib.import_module("fastopt.optimizers.adam")) if test.examples}
-    assert found == {"fastopt.optimizers.adam.Adam", "fastopt.optimizers.adam.AdamW"}
+    assert found == {
+        "fastopt.optimizers.adam.Adam",
+        "fastopt.optimizers.adam.AdamW",
+        "fastopt.optimizers.adam.SparseAdam",
+    }
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -260,6 +264,7 @@ def test_all_is_complete() -> None:
         for family in families
         for name, value in vars(family).items()
         if inspect.isclass(value) and issubclass(value, fastopt.Optimizer) and value.__module__ == family.__name__
+        if not name.startswith("_")
     }
     assert written == set(fastopt.optimizers.__all__)
     assert not set(fastopt.__all__) & set(vars(builtins))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, ISAS, Case, every_case, every_dtype, needs_native
+from cases import CASES, ISAS, Case, every_dtype, needs_native
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +59,24 @@ STORAGE: dict[str, dict[str, Any]] = {
     "all in few bits": {"params": BFLOAT16, "stochastic_rounding": True, "state_dtype": "uint8", "polyak": True},
 }
 
-every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+#: The optimizers that take every option but, some of them, state_dtype.
+TAKING = [case for case in CASES if "l1" not in case.optimizer.refused]
+every_taking_case = pytest.mark.parametrize("case", TAKING, ids=str)
+
+
+def taken(options: dict[str, dict[str, Any]]) -> Any:
+    """Return the cases with the rows of options that they take."""
+    pairs = [(case, name) for case in CASES for name in options]
+    return pytest.mark.parametrize(
+        ("case", "options"),
+        [
+            pytest.param(case, options[name], id=f"{case}-{name}")
+            for case, name in pairs
+            if not case.optimizer.refused & {"half" if key == "params" else key for key in options[name]}
+        ],
+    )
+
+
 every_storage = pytest.mark.parametrize("options", STORAGE.values(), ids=STORAGE)
 every_backend = pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
 
@@ -121,8 +138,7 @@ def run(
 
 @needs_native
 @every_dtype
-@every_case
-@every_option
+@taken(OPTIONS)
 def test_native_is_numpy(case: Case, dtype: Any, options: dict[str, Any]) -> None:
     expected = run(case, dtype, options, "numpy")
     for isa in ISAS:
@@ -131,8 +147,7 @@ def test_native_is_numpy(case: Case, dtype: Any, options: dict[str, Any]) -> Non
 
 
 @needs_native
-@every_case
-@every_storage
+@taken(STORAGE)
 def test_native_is_numpy_in_every_storage(case: Case, options: dict[str, Any]) -> None:
     expected = run(case, np.float32, options, "numpy")
     for isa in ISAS:
@@ -174,7 +189,7 @@ def test_special_values(options: dict[str, Any]) -> None:
 @given(st.data())
 def test_random_combinations(data: st.DataObject) -> None:
     """Any options together, of any optimizer, over any shapes and dtypes: native bits are NumPy's."""
-    case = data.draw(st.sampled_from(CASES))
+    case = data.draw(st.sampled_from([case for case in TAKING if not case.optimizer.refused]))
     dtype = data.draw(st.sampled_from([np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]))
     maybe = data.draw
     options: dict[str, Any] = {
@@ -225,7 +240,7 @@ def test_random_combinations(data: st.DataObject) -> None:
 
 @every_backend
 @every_dtype
-@every_case
+@every_taking_case
 def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> None:
     """Unscale, clip, step, shrink, average, clear: as separate calls around the plain optimizer, bit for bit."""
     clips = ("clip_value", "clip_norm", "clip_global_norm")
@@ -714,3 +729,88 @@ def test_resuming(options: dict[str, Any], backend: str) -> None:
         infos = [each.step([grad.copy() for grad in grads[k]]) for each in (opt, resumed)]
         assert infos[0] == infos[1]
     assert all_bytes(opt) == all_bytes(resumed)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("optimizer", sorted({case.optimizer for case in CASES} | {fastopt.Muon}, key=str), ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"l1": 0.1},
+        {"prox_l1": 0.1},
+        {"max_norm": 1.0},
+        {"ema_decay": 0.9},
+        {"polyak": True},
+        {"zero_grads": True},
+        {"accumulate_steps": 2},
+        {"state_dtype": "bfloat16"},
+        {"stochastic_rounding": True},
+        {"copy_to": [np.zeros((2, 2), np.float16)]},
+    ],
+    ids=str,
+)
+def test_an_option_is_taken_or_refused_when_built(optimizer: type[fastopt.Optimizer], options: dict[str, Any]) -> None:
+    params = [np.ones((2, 2), np.float32)]
+    name = next(iter(options))
+    if name not in optimizer.refused:
+        assert optimizer(params, **options).step([np.ones((2, 2))]).step in (0, 1)
+        return
+    with pytest.raises(ValueError, match=f"(?s){name}=.*: {optimizer.__name__} does not do this yet; leave it out"):
+        optimizer(params, **options)
+
+
+@pytest.mark.parametrize("optimizer", [fastopt.LARS, fastopt.LAMB, fastopt.SWATS, fastopt.Muon, fastopt.Adafactor])
+def test_half_parameters_of_array_optimizers_are_refused(optimizer: type[fastopt.Optimizer]) -> None:
+    with pytest.raises(TypeError, match=f"dtype float16, which {optimizer.__name__} does not take yet"):
+        optimizer([np.ones((2, 2), np.float16)])
+
+
+def test_a_group_can_not_ask_later_for_what_is_refused() -> None:
+    opt = fastopt.LARS([np.ones(2)])
+    opt.param_groups[0]["l1"] = 0.1
+    with pytest.raises(ValueError, match=r"l1=0\.1: LARS does not do this yet"):
+        opt.step([np.ones(2)])
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"ema_decay": 0.9}, "ema_decay"),
+        ({"accumulate_steps": 2}, "accumulate_steps"),
+        ({"zero_grads": True}, "zero_grads"),
+        ({"state_dtype": "uint8"}, "state_dtype"),
+        ({"max_norm": 1.0}, "max_norm"),
+        ({"stochastic_rounding": True}, "stochastic_rounding"),
+        ({"copy_to": np.zeros((4, 2), np.float16)}, "copy_to"),
+    ],
+)
+def test_row_sparse_gradients_refuse_what_is_not_done(options: dict[str, Any], name: str) -> None:
+    table = np.ones((4, 2), np.float32)
+    opt = fastopt.Adam(table, **options)
+    with pytest.raises(ValueError, match=f"(?s)'0' is row-sparse, which is not done with {name}=.* yet; give a dense"):
+        opt.step(fastopt.RowSparse(np.array([1]), np.ones((1, 2))))
+    assert (table == 1).all()
+
+
+def test_row_sparse_gradients_of_half_parameters_are_refused() -> None:
+    opt = fastopt.Adam(np.ones((4, 2), np.float16))
+    with pytest.raises(ValueError, match="row-sparse, which is not done for parameters of float16 yet"):
+        opt.step(fastopt.RowSparse(np.array([1]), np.ones((1, 2))))
+
+
+@every_backend
+def test_row_sparse_gradients_beside_dense_ones(backend: str) -> None:
+    """Scaled, shrunk and checked like the dense gradient of one row."""
+    options: dict[str, Any] = {"grad_scale": 4.0, "l1": 0.1, "prox_l1": 0.01, "nonfinite": "skip", "backend": backend}
+    options["clip_global_norm"] = 1.0
+    table, row, beside, alone = np.ones((4, 2)), np.ones((1, 2)), np.ones(3), np.ones(3)
+    sparse, dense = fastopt.SGD([table, beside], **options), fastopt.SGD([row, alone], **options)
+    for values in ([1.0, 2.0], [np.inf, 1.0], [-3.0, 0.5]):
+        grad = np.array([values])
+        infos = sparse.step([fastopt.RowSparse(np.array([2]), grad), np.ones(3)]), dense.step([grad, np.ones(3)])
+        assert infos[0] == infos[1]
+    assert (table[2] == row[0]).all()
+    assert (table[[0, 1, 3]] == 1).all()
+    assert (beside == alone).all()

@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -441,8 +441,12 @@ every_seed = pytest.mark.parametrize("seed", SEEDS)
 
 
 @pytest.fixture(scope="module")
-def torch() -> ModuleType:
-    return pytest.importorskip("torch", reason="torch is not installed: pip install 'fastopt[peers]'")
+def torch() -> Iterator[ModuleType]:
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'fastopt[peers]'")
+    # So it keeps its scalars (ASGD's eta, NAdam's product) in double precision, as fastopt does.
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(torch.float32)
 
 
 class Peers:
@@ -524,7 +528,8 @@ def test_torch_in_float32(torch: ModuleType, case: Case, seed: int) -> None:
                 continue
             for name, (ours, theirs) in peers.pairs(i).items():
                 key = i, name
-                largest[key] = np.maximum(largest.get(key, 0), np.abs(theirs))
+                # ASGD's average is made of the parameters.
+                largest[key] = np.maximum(largest[i, "p"] if name == "ax" else largest.get(key, 0), np.abs(theirs))
                 assert (np.abs(ours - theirs) <= 8 * np.spacing(largest[key])).all(), name
                 ours[...] = theirs
 
@@ -653,13 +658,34 @@ FUNCTIONS = (
     Function(ravine, (1.0, 1.0), 5.0005),
 )
 
-#: The learning rate on each function.
+#: The learning rate on each function, of an optimizer or of one row.
 RATES = {
     "SGD": (0.05, 0.0005, 0.1),
     "Adagrad": (0.5, 0.5, 0.5),
     "RMSprop": (0.02, 0.02, 0.01),
     "Adam": (0.1, 0.1, 0.1),
+    "SparseAdam": (0.1, 0.1, 0.1),
     "AdamW": (0.1, 0.1, 0.1),
+    "Adadelta": (5.0, 1.0, 1.0),
+    "Adadelta-rho=0.8-eps=0.001-weight_decay=0.1-maximize=True": (0.1, 0.05, 0.2),
+    "Adamax": (2.0, 5.0, 0.02),
+    "NAdam": (0.5, 0.5, 0.02),
+    "RAdam": (0.2, 0.005, 0.05),
+    "Rprop": (0.5, 0.005, 0.01),
+    "ASGD": (0.1, 0.002, 0.2),
+    "DeltaBarDelta": (0.02, 0.001, 0.01),
+    "Lion": (0.02, 0.01, 0.02),
+    "Signum": (0.5, 0.005, 0.002),
+    "AdaBelief": (20.0, 1.0, 0.1),
+    "Yogi": (2.0, 0.1, 0.05),
+    "Adan": (5.0, 2.0, 1.0),
+    "AdEMAMix": (5.0, 0.2, 2.0),
+    "ScheduleFreeSGD": (0.2, 0.002, 0.5),
+    "ScheduleFreeAdamW": (1.0, 2.0, 0.1),
+    "LARS": (0.005, 0.1, 0.5),
+    "LAMB": (0.02, 0.05, 0.05),
+    "Adafactor": (0.1, 0.2, 1.0),
+    "SWATS": (0.5, 1.0, 5.0),
 }
 
 #: The value of each function that 500 steps reach; decay keeps away from a minimum that is not at 0.
@@ -686,8 +712,53 @@ VALUES = {
     "Adam-eps_root=0.001": (2e-12, 3e-2, 3e-5),
     "Adam-eps=0.001-eps_hat=True": (2e-12, 3e-2, 2e-12),
     "Adam-bias_correction=False": (2e-12, 2e-3, 2e-12),
+    "SparseAdam-betas=(0.8, 0.99)": (2e-12, 3e-2, 2e-12),
     "AdamW": (3e-3, 5e-2, 2e-12),
     "AdamW-weight_decay=0.3-amsgrad=True-maximize=True": (3.0, 8e-1, 2e-12),
+    "Adadelta": (5e-2, 7e-1, 5e-4),
+    "Adadelta-rho=0.8-eps=0.001-weight_decay=0.1-maximize=True": (2e-2, 4e-1, 2e-12),
+    "Adadelta-weight_decay=0.001-decoupled=True": (6e-1, 4e-1, 4e-4),
+    "Adamax": (2e-12, 9e-2, 2e-12),
+    "Adamax-betas=(0.8, 0.99)-eps=0.001-weight_decay=0.1-maximize=True": (1e-2, 3e-1, 2e-12),
+    "NAdam": (2e-12, 2e-2, 2e-12),
+    "NAdam-betas=(0.8, 0.99)-eps=0.001-weight_decay=0.1-momentum_decay=0.1": (2e-2, 2e-1, 2e-12),
+    "NAdam-weight_decay=0.1-maximize=True-decoupled=True": (2e-1, 2.0, 2e-12),
+    "RAdam": (3e-7, 2.0, 2e-12),
+    "RAdam-betas=(0.8, 0.9)-eps=0.001-weight_decay=0.1-maximize=True": (1e-2, 3e-2, 7e-5),
+    "RAdam-weight_decay=0.1-decoupled=True": (3.0, 2.0, 2e-12),
+    "Rprop": (2e-12, 7e-2, 2e-12),
+    "Rprop-etas=(0.4, 1.5)-step_sizes=(0.001, 0.1)-maximize=True": (3e-5, 7e-2, 9e-7),
+    "Rprop-weight_decay=0.1": (2e-2, 8e-2, 2e-12),
+    "ASGD": (2e-8, 8e-1, 7e-3),
+    "ASGD-lambd=0.1-alpha=0.5-t0=1.0-weight_decay=0.1-maximize=True": (6e-2, 8e-1, 7e-12),
+    "DeltaBarDelta": (2e-12, 3e-1, 9e-4),
+    "DeltaBarDelta-beta=0.3-momentum=0.9-weight_decay=0.1": (2e-2, 4e-1, 2e-12),
+    "DeltaBarDelta-momentum=0.9-against_momentum=True-gain_limits=(0.9, 1.1)": (2e-12, 3e-3, 9e-4),
+    "Lion": (2e-12, 7e-2, 2e-12),
+    "Lion-betas=(0.8, 0.95)-weight_decay=0.1": (4e-3, 2e-1, 8e-6),
+    "Signum-weight_decay=0.1": (2e-12, 2e-1, 2e-12),
+    "Signum-momentum=0.0": (2e-12, 9.0, 2e-12),
+    "AdaBelief": (2e-12, 8e-6, 2e-12),
+    "AdaBelief-betas=(0.8, 0.99)-eps=0.001-eps_root=0.001-weight_decay=0.1": (2e-2, 5e-3, 2e-12),
+    "Yogi-weight_decay=0.1-decoupled=True": (7e-2, 6e-1, 2e-12),
+    "Adan": (5e-9, 3e-4, 2e-12),
+    "Adan-betas=(0.9, 0.8, 0.95)-eps_root=0.0-weight_decay=0.1-paper=True": (2.0, 7e-1, 2e-3),
+    "AdEMAMix": (1e-6, 6e-4, 2e-11),
+    "AdEMAMix-alpha=2.0-beta3=0.99-warmup=3-weight_decay=0.1": (4e-2, 2e-1, 2e-12),
+    "ScheduleFreeSGD": (2e-12, 4.0, 8e-4),
+    "ScheduleFreeSGD-momentum=0.7-weight_decay=0.1-warmup_steps=2-r=1.0": (2e-2, 2.0, 5e-11),
+    "ScheduleFreeAdamW": (2e-12, 2e-6, 2e-12),
+    "ScheduleFreeAdamW-betas=(0.8, 0.99)-weight_decay=0.1-warmup_steps=2": (6e-1, 3.0, 2e-12),
+    "LARS-trust_coefficient=0.1": (8e-6, 1e-2, 3e-6),
+    "LARS-trust_coefficient=0.1-nesterov=True-weight_decay=0.1-eps=0.1": (2e-2, 2e-1, 2e-8),
+    "LAMB": (8e-3, 4e-1, 2e-12),
+    "LAMB-betas=(0.8, 0.99)-eps_root=0.001-weight_decay=0.1-clip_norm=0.7": (2e-1, 7e-1, 2e-12),
+    "Adafactor": (2e-12, 3.0, 2e-12),
+    "Adafactor-beta2_decay=-0.5-eps=(0.0001, 0.01)-d=2.0-weight_decay=0.1-maximize=True": (6e-2, 9e-1, 6e-7),
+    "Adafactor-weight_decay=0.1-decoupled=False-clip_norm=0.7": (2e-2, 2e-1, 2e-12),
+    "SWATS": (2e-12, 9e-6, 2e-12),
+    "SWATS-eps=0.1-weight_decay=0.1-decoupled=True-clip_norm=0.7": (2e-2, 5e-1, 2e-12),
+    "SWATS-eps=0.1-weight_decay=0.1-per_group=True": (2e-2, 6e-4, 2e-12),
     "SGD-clip_value=0.5": (2e-12, 7.0, 7e-4),
     "SGD-clip_norm=0.7-weight_decay=0.1": (2e-2, 7.0, 4e-8),
     "AdamW-clip_global_norm=1.0-maximize=True": (5e-6, 2e-1, 2e-12),
@@ -699,7 +770,8 @@ VALUES = {
 def test_descent(case: Case) -> None:
     """A row that is not in the tables above keeps its own learning rate, and reaches a tenth of where it starts."""
     sign = -1.0 if case.options.get("maximize") else 1.0
-    rates = RATES.get(case.optimizer.__name__, [case.options["lr"]] * len(FUNCTIONS))
+    own = [case.options.get("lr")] * len(FUNCTIONS)
+    rates = RATES.get(str(case), RATES.get(case.optimizer.__name__, own))
     values = VALUES.get(str(case), [function.value / 10 for function in FUNCTIONS])
     for function, lr, value in zip(FUNCTIONS, rates, values, strict=True):
         assert function.of(*function.start)[0] == pytest.approx(function.value)

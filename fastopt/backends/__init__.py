@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +50,16 @@ class Beside(NamedTuple):
     scales: Sequence[tuple[Map, Array] | None] = ()
 
 
+#: What a sum is taken of: "param"; "clipped_grad", the gradient after scale, mean, value and norms; "grad", that with
+#: l2 * param added; or the number of a slot.
+Source: TypeAlias = str | int
+
+
 class Table(Protocol):
-    """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters."""
+    """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters.
+
+    A row's rule may have fewer slots than its arrays: it gets the first of them.
+    """
 
     rows: npt.NDArray[np.int32]
     array_clip: npt.NDArray[np.float64]
@@ -78,8 +86,13 @@ class Table(Protocol):
     def accumulate(self, hypers: Sequence[Hyper]) -> None:
         """Add every gradient, after its scale, to what its array has accumulated."""
 
-    def sum_squares(self, hypers: Sequence[Hyper], count_nonfinite: bool = False) -> npt.NDArray[np.float64]:
-        """Return each gradient's sum of squares after scale, ``mean``, ``clip_value`` and ``array_clip``."""
+    def sum_products(
+        self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """Return, for each array that has a gradient, the sum of the products of two sources' elements; else 0.
+
+        ``count_nonfinite``: count in ``nonfinite`` too; the left source is a gradient then.
+        """
 
 
 def choice(backend: str | None) -> str:
@@ -210,4 +223,4 @@ def sum_squares(arrays: Sequence[Array]) -> npt.NDArray[np.float64]:
     name = choice(None)
     table = table_class(default() if name == "cuda" else name)(arrays, [()] * len(arrays))
     table.set_grads(arrays)
-    return table.sum_squares([PLAIN])
+    return table.sum_products([PLAIN], "clipped_grad", "clipped_grad")

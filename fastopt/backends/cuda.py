@@ -20,7 +20,7 @@ import numpy.typing as npt
 from .. import rules
 from ..arrays import Extents, described
 from ..rules import Rule
-from . import Beside, Hyper, numba_cuda
+from . import Beside, Hyper, Source, numba_cuda
 from .numba_cuda import CHUNK, from_host, to_host
 
 __all__ = ["CudaTable", "DeviceArray", "DeviceNorm", "from_host", "to_host"]
@@ -505,9 +505,11 @@ class CudaTable:
                 self.clips_all = True
         return norm
 
-    def sum_squares(self, hypers: Sequence[Hyper], count_nonfinite: bool = False) -> npt.NDArray[np.float64]:
-        if count_nonfinite:
-            raise ValueError("count_nonfinite=True: is not done on a GPU yet")
+    def sum_products(
+        self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False
+    ) -> npt.NDArray[np.float64]:
+        if (left, right) != ("clipped_grad", "clipped_grad") or count_nonfinite:
+            raise NotImplementedError(f"sum of {left} times {right}, {count_nonfinite=}: not done on a GPU yet")
         with numba_cuda.on_device(self.device):
             stream = self.entered_stream()
             self.plan(stream)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .. import threads
 from ..arrays import FLOAT32, Array, address, computed_in
-from . import Beside, Hyper
+from . import Beside, Hyper, Source
 
 #: Why there is no native backend; None where there is one.
 missing: str | None = None
@@ -64,6 +64,11 @@ if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
     NULL, from_buffer = ffi.NULL, ffi.from_buffer
     RULES = {ffi.string(lib.fo_rule_name(number)).decode(): number for number in range(lib.fo_rule_count())}
+    SOURCES: dict[Source, int] = {
+        "param": lib.FO_PARAM,
+        "clipped_grad": lib.FO_CLIPPED_GRAD,
+        "grad": lib.FO_GRAD,
+    }
     use_isa(os.environ.get("FASTOPT_ISA") or None)
     threads.wanted()  # a wrong FASTOPT_NUM_THREADS is told here, not in the first step
 
@@ -87,7 +92,8 @@ class NativeTable:
         self.nonfinite = np.zeros(count, np.int64)
         self.array_clip[:] = 1
         columns["number"] = np.arange(count)
-        columns["length"] = [param.size for param in params]
+        self.sizes = np.array([param.size for param in params], np.int64)
+        self.present: list[bool] = []
         columns["param_dtype"] = [number_of(param.dtype) for param in params]
         columns["dtype"] = [number_of(computed_in(param.dtype)) for param in params]
         columns["is_stored"] = columns["param_dtype"] != columns["dtype"]
@@ -100,7 +106,6 @@ class NativeTable:
         self.columns = columns
         for column, array_beside in zip(columns, beside or (), strict=False):
             set_beside(column, array_beside)
-        self.number_chunks(columns["length"])
         self.hypers = ffi.new("fo_hyper[]", 1)
 
     def number_chunks(self, lengths: npt.NDArray[np.int64]) -> None:
@@ -114,6 +119,12 @@ class NativeTable:
         except ValueError:  # not contiguous
             return False
         self.grads[0 : self.count] = self.grad_owners = owners
+        present = [grad is not None for grad in grads]
+        if present != self.present:
+            # An array without a gradient has no chunks, so that no thread goes through them.
+            self.columns["length"] = self.sizes * np.array(present)
+            self.number_chunks(self.columns["length"])
+            self.present = present
         dtypes = [FLOAT32 if grad is None else grad.dtype for grad in grads]
         if dtypes != self.grad_dtypes:
             self.columns["grad_dtype"] = [number_of(dtype) for dtype in dtypes]
@@ -134,15 +145,18 @@ class NativeTable:
         self.set_hypers(hypers)
         lib.fo_accumulate(self.arrays, self.grads, self.count, self.hypers, threads.wanted())
 
-    def sum_squares(self, hypers: Sequence[Hyper], count_nonfinite: bool = False) -> npt.NDArray[np.float64]:
+    def sum_products(
+        self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False
+    ) -> npt.NDArray[np.float64]:
         self.set_hypers(hypers)
         readings, partials = np.empty(self.count, READING), np.empty(self.chunks, READING)
         into = ffi.from_buffer("fo_reading[]", partials), ffi.from_buffer("fo_reading[]", readings)
-        counted = self.arrays, self.grads, self.count, self.hypers
-        lib.fo_read_grads(*counted, count_nonfinite, *into, threads.wanted())
+        read = self.arrays, self.grads, self.count, self.hypers
+        sources = SOURCES.get(left, left), SOURCES.get(right, right)
+        lib.fo_sum_products(*read, *sources, count_nonfinite, *into, threads.wanted())
         if count_nonfinite:
             self.nonfinite = readings["nonfinite"]
-        return readings["sum_squares"]
+        return readings["sum"]
 
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:
         if len(hypers) > len(self.hypers):

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .. import dither, halves, quantize
+from .. import dither, halves, quantize, rules
 from ..arrays import Array, address, computed_in
 from ..dither import PARAM_STREAM, random_bits
-from . import FINISH, UPDATE, Beside, Hyper
+from . import FINISH, UPDATE, Beside, Hyper, Source
 
 #: Elements of a block: few enough for a rule's temporaries to stay in cache, enough to make up for NumPy's calls.
 BLOCK = 16384
@@ -75,18 +75,13 @@ class NumpyTable:
         first = runs[0][0]
         p = self.loaded(self.params, runs)
         dtype = p.dtype.type
-        g = self.clipped_grad(self.scaled_grad(runs, hyper), runs, hyper)
-        if hyper.l2 != 0:
-            g = g + dtype(hyper.l2) * p
+        g = self.grad(runs, hyper, p)
         if hyper.l1 != 0:
             g = g + dtype(hyper.l1) * ((p > 0).astype(dtype) - (p < 0))
         if hyper.decay != 1:
             p = p * dtype(hyper.decay)
-        slots = [
-            self.loaded(slot, runs, scaled)
-            for slot, scaled in zip_longest(self.slots, self.scales[first])
-            if slot[first] is not None
-        ]
+        used = self.slots[: len(rules.slots(hyper.rule))]
+        slots = [self.loaded(slot, runs, scaled) for slot, scaled in zip_longest(used, self.scales[first][: len(used)])]
         scalars = type(hyper.scalars)(*map(dtype, hyper.scalars))
         p, *slots = hyper.rule(scalars, p, g, *slots)
         if hyper.threshold != 0:
@@ -169,6 +164,11 @@ class NumpyTable:
                 if hyper.zero_grads:
                     clear(self.grads, runs)
 
+    def grad(self, runs: Runs, hyper: Hyper, p: Array) -> Array:
+        """Return a block's gradient with the decay that is in it."""
+        g = self.clipped_grad(self.scaled_grad(runs, hyper), runs, hyper)
+        return g if hyper.l2 == 0 else g + g.dtype.type(hyper.l2) * p
+
     def blocks(self) -> Iterator[Runs]:
         """Yield blocks as lists of (array, begin, end); the arrays of one block agree in hyperparameters and dtypes."""
         packed: Runs = []
@@ -191,13 +191,19 @@ class NumpyTable:
         if packed:
             yield packed
 
-    def sum_squares(self, hypers: Sequence[Hyper], count_nonfinite: bool = False) -> npt.NDArray[np.float64]:
+    def sum_products(
+        self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False
+    ) -> npt.NDArray[np.float64]:
         if count_nonfinite:
             self.nonfinite[:] = 0
         with np.errstate(all="ignore"):
-            return np.array([self.sum_squares_of(i, hypers, count_nonfinite) for i in range(len(self.params))])
+            return np.array(
+                [self.sum_products_of(i, hypers, left, right, count_nonfinite) for i in range(len(self.params))]
+            )
 
-    def sum_squares_of(self, i: int, hypers: Sequence[Hyper], count_nonfinite: bool) -> float:
+    def sum_products_of(
+        self, i: int, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool
+    ) -> float:
         grad = self.grads[i]
         if grad is None or grad.size == 0:
             return 0.0
@@ -205,12 +211,21 @@ class NumpyTable:
         partials = []
         for begin in range(0, grad.size, BLOCK):
             runs = [(i, begin, min(begin + BLOCK, grad.size))]
-            g = self.scaled_grad(runs, hyper)
             if count_nonfinite:
-                self.nonfinite[i] += g.size - np.count_nonzero(np.isfinite(g))
-            partials.append(chunk_sums(self.clipped_grad(g, runs, hyper)))
+                scaled = self.scaled_grad(runs, hyper)
+                self.nonfinite[i] += scaled.size - np.count_nonzero(np.isfinite(scaled))
+            partials.append(chunk_sums(self.block_of(left, runs, hyper), self.block_of(right, runs, hyper)))
         # cumsum adds in index order; sum would add in pairs.
         return float(np.cumsum(np.concatenate(partials))[-1])
+
+    def block_of(self, source: Source, runs: Runs, hyper: Hyper) -> Array:
+        if isinstance(source, int):
+            return joined(self.slots[source], runs)
+        if source == "param":
+            return joined(self.params, runs)
+        if source == "grad":
+            return self.grad(runs, hyper, joined(self.params, runs))
+        return self.clipped_grad(self.scaled_grad(runs, hyper), runs, hyper)
 
 
 def flat(array: Array) -> Array:
@@ -254,12 +269,12 @@ def scale_blocks(runs: Runs) -> slice:
     return slice(begin // dither.BLOCK, -(-end // dither.BLOCK))
 
 
-def chunk_sums(g: Array) -> npt.NDArray[np.float64]:
-    """Return the sum of squares of each chunk of a block, by LANES running sums folded in halves."""
-    squares = np.zeros(-(-g.size // CHUNK) * CHUNK)
-    np.square(g, out=squares[: g.size], dtype=np.float64)
+def chunk_sums(a: Array, b: Array) -> npt.NDArray[np.float64]:
+    """Return the sum of products of each chunk of a block, by LANES running sums folded in halves."""
+    products = np.zeros(-(-a.size // CHUNK) * CHUNK)
+    np.multiply(a, b, out=products[: a.size], dtype=np.float64)
     # Adding along an axis that is not the last goes in index order.
-    lanes = squares.reshape(-1, CHUNK // LANES, LANES).sum(axis=1)
+    lanes = products.reshape(-1, CHUNK // LANES, LANES).sum(axis=1)
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]

@@ -66,6 +66,7 @@ class Adagrad(Optimizer):
     """
 
     ranges: ClassVar[Mapping[str, Allowed]] = {"lr_decay": NON_NEGATIVE, "initial_accumulator_value": NON_NEGATIVE}
+    row_sparse_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,

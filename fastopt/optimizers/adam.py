@@ -1,9 +1,10 @@
-"""Adam and AdamW."""
+"""Adam, AdamW, SparseAdam."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import rules
 from ..hyperparameters import Group, Schedulable
@@ -26,6 +27,8 @@ class Adam(Optimizer):
         p -= lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t) + eps_root) + eps)
 
     amsgrad: the largest ``v`` so far in the place of ``v``.
+
+    A :class:`fastopt.RowSparse` gradient updates its rows as :class:`SparseAdam` does.
 
     Parameters
     ----------
@@ -74,6 +77,8 @@ class Adam(Optimizer):
     >>> int(opt.state["W"]["step"]), int(opt.state["b"]["step"])
     (1, 0)
     """
+
+    row_sparse_options: ClassVar[Mapping[str, Any]] = {"eps_hat": True}
 
     def __init__(
         self,
@@ -178,3 +183,54 @@ class AdamW(Adam):
             bias_correction=bias_correction,
             **common,
         )
+
+
+class SparseAdam(Adam):
+    r"""Adam for tables with :class:`fastopt.RowSparse` gradients, as ``torch.optim.SparseAdam``.
+
+    The rows that the gradient names, and no other, for step ``t`` of the table from 1::
+
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        p -= lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
+
+    This is ``Adam(..., eps_hat=True)``; dense gradients are taken too.
+
+    Parameters
+    ----------
+    params, lr, betas, eps
+        As in :class:`Adam`.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State: that of :class:`Adam`.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.SparseAdam.html.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> table = np.ones((1000, 2))
+    >>> opt = fastopt.SparseAdam(table, lr=0.1)
+    >>> info = opt.step(fastopt.RowSparse(np.array([7]), np.array([[3.0, -3.0]])))
+    >>> table[6:8].round(6)
+    array([[1. , 1. ],
+           [0.9, 1.1]])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, lr, betas, eps, eps_hat=True, **common)

@@ -73,6 +73,7 @@ class SGD(Optimizer):
     """
 
     ranges: ClassVar[Mapping[str, Allowed]] = {"dampening": ANY_NUMBER}
+    row_sparse_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
@@ -143,6 +144,8 @@ class SGD(Optimizer):
         array([0.56])
         """
         self._ready_table()  # checks the options: what was written into a group counts here too
+        if self.backend == "cuda":
+            raise ValueError("lookahead: it is not done on a GPU yet; use nesterov=True")
         if any(group["nesterov"] for group in self.param_groups):
             raise ValueError("lookahead: nesterov=True has it built in; use nesterov=False with lookahead()")
         kept = [param.copy() for param in self._params]

@@ -1,0 +1,88 @@
+"""Adadelta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import rules
+from ..hyperparameters import BELOW_ONE, Allowed, Group, Schedulable
+from ..optimizer import Optimizer
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class Adadelta(Optimizer):
+    r"""Adadelta, as ``torch.optim.Adadelta``: steps in the units of the parameters, with no learning rate to choose.
+
+    ::
+
+        v = rho * v + (1 - rho) * g * g
+        d = sqrt(u + eps) / sqrt(v + eps) * g
+        u = rho * u + (1 - rho) * d * d
+        p -= lr * d
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1.0
+        Learning rate, at least 0.
+    rho : float, default 0.9
+        From 0 to below 1.
+    eps : float, default 1e-6
+        At least 0.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State, each with the shape and dtype of its parameter: ``v`` (mean square of the gradients), ``u`` (of the steps).
+
+    Source: Zeiler, arXiv 1212.5701; https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0])
+    >>> opt = fastopt.Adadelta(theta)
+    >>> info = opt.step(np.array([3.0]))
+    >>> theta.round(6)
+    array([0.996838])
+    """
+
+    ranges: ClassVar[Mapping[str, Allowed]] = {"rho": BELOW_ONE}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "rho": rho,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.adadelta
+
+    def hyper(self, group: Group, step: int) -> rules.AdadeltaScalars:
+        return rules.AdadeltaScalars(group["rho"], 1.0 - group["rho"], group["lr"], group["eps"])

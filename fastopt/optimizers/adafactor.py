@@ -1,0 +1,175 @@
+"""Adafactor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..array_optimizer import Direction, DirectionOptimizer
+from ..arrays import Array, in_memory_order
+from ..hyperparameters import NON_NEGATIVE, NON_POSITIVE, OPTIONAL, Allowed, Group, Range, Schedulable
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+#: Elements of a block: few enough for temporaries to stay in cache.
+BLOCK = 16384
+
+
+class Adafactor(DirectionOptimizer):
+    r"""Adafactor, as ``torch.optim.Adafactor``: the second moment of a matrix from the means of its rows and columns.
+
+    For step ``t`` from 1; means over the last axis (rows) and the last but one (columns), of arrays with two or more
+    axes::
+
+        w = t ** beta2_decay
+        row_var += w * (row means of g * g - row_var)
+        col_var += w * (column means of g * g - col_var)
+        v = row_var * col_var / max(mean of row_var, eps1)
+        u = g / sqrt(max(v, eps1**2))
+        p -= max(eps2, rms(p)) * min(lr, 1 / sqrt(t)) / max(1, rms(u) / d) * u
+
+    Of other arrays ``v`` is the ``variance`` itself: ``variance += w * (g * g - variance)``. ``rms`` is the root mean
+    square.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-2
+        Learning rate, at least 0.
+    beta2_decay : float, default -0.8
+        At most 0.
+    eps : pair of float, default (None, 1e-3)
+        ``eps1`` (None: the machine epsilon of the array's dtype) and ``eps2``, each at least 0.
+    d : float, default 1.0
+        The largest root mean square of ``u``, at least 1.
+    weight_decay : float, default 0.0
+        At least 0; a shrinking of the parameters by ``1 - lr * weight_decay``, or with ``decoupled=False`` L2.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State, of O(rows + columns), in the dtype of the parameter: ``row_var`` of shape (..., rows, 1) and ``col_var`` of
+    shape (..., 1, columns); ``variance``, with the shape of its parameter, of arrays with fewer than two axes. A step
+    makes ``u``, which is as large as the gradient, and lets go of it. Means are added in double precision by NumPy,
+    whatever the backend.
+
+    Source: Shazeer and Stern, arXiv 1804.04235;
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.Adafactor.html.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> W = np.ones((300, 200), np.float32)
+    >>> opt = fastopt.Adafactor(W)
+    >>> info = opt.step(np.full((300, 200), 2.0))
+    >>> round(float(W[0, 0]), 6), opt.state_bytes       # 4 * (300 + 200) + 8 for the step count
+    (0.99, 2008)
+    """
+
+    ranges: ClassVar[Mapping[str, Allowed]] = {
+        "beta2_decay": NON_POSITIVE,
+        "eps": (OPTIONAL, NON_NEGATIVE),
+        "d": Range(1.0),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        common.setdefault("decoupled", True)
+        options = {
+            "lr": lr,
+            "beta2_decay": beta2_decay,
+            "eps": eps,
+            "d": d,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, options, **common)
+
+    def slots(self, param: Array) -> Mapping[str, tuple[int, ...]]:
+        if param.ndim < 2:
+            return {"variance": param.shape}
+        return {"row_var": (*param.shape[:-1], 1), "col_var": (*param.shape[:-2], 1, param.shape[-1])}
+
+    def direction(self, group: Group, step: int, param: Array, g: Array, state: Mapping[str, Array]) -> Direction:
+        if param.size == 0:
+            return Direction(g, 0.0)
+        eps1, eps2 = group["eps"]
+        eps1 = float(np.finfo(param.dtype).eps) if eps1 is None else eps1
+        weight = float(step) ** group["beta2_decay"]
+        if param.ndim < 2:
+            approach(state["variance"], np.square(g, dtype=np.float64), weight)
+            u = g / np.sqrt(np.maximum(state["variance"], param.dtype.type(eps1 * eps1)))
+            mean_square = float(np.square(u, dtype=np.float64).mean())
+        else:
+            u, mean_square = factored(np.ascontiguousarray(g), state["row_var"], state["col_var"], weight, eps1)
+        scale = math.sqrt(mean_square_of(param))
+        step_size = max(eps2, scale) * min(group["lr"], 1.0 / math.sqrt(step))
+        return Direction(u, step_size / max(1.0, math.sqrt(mean_square) / group["d"]))
+
+
+def approach(values: Array, goal: Array, weight: float) -> None:
+    """Move ``values`` in place by this part of the way to ``goal``, in double precision."""
+    values[...] = (1.0 - weight) * values.astype(np.float64) + weight * goal
+
+
+def mean_square_of(array: Array) -> float:
+    """Return the mean of the squares, added block by block in double precision."""
+    flat = in_memory_order(array).reshape(-1)
+    sums = [np.square(flat[i : i + BLOCK], dtype=np.float64).sum() for i in range(0, flat.size, BLOCK)]
+    return float(np.cumsum(sums)[-1] / flat.size)
+
+
+def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """Yield runs of whole matrices, or of rows of one matrix where it is larger than a block."""
+    if rows * columns <= BLOCK:
+        run = max(1, BLOCK // (rows * columns))
+        for i in range(0, matrices, run):
+            yield slice(i, i + run), slice(None)
+        return
+    run = max(1, BLOCK // columns)
+    for i in range(matrices):
+        for row in range(0, rows, run):
+            yield slice(i, i + 1), slice(row, row + run)
+
+
+def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: float) -> tuple[Array, float]:
+    """Return ``u`` of an array with two or more axes, and its mean square; brings the means up to date."""
+    rows, columns = g.shape[-2:]
+    matrices = g.reshape(-1, rows, columns)
+    row, col = np.zeros((len(matrices), rows, 1)), np.zeros((len(matrices), 1, columns))
+    for those, of_rows in blocks(*matrices.shape):
+        squares = np.square(matrices[those, of_rows], dtype=np.float64)
+        row[those, of_rows] = squares.mean(axis=-1, keepdims=True)
+        col[those] += squares.sum(axis=-2, keepdims=True)
+    approach(row_var, row.reshape(row_var.shape), weight)
+    approach(col_var, (col / rows).reshape(col_var.shape), weight)
+    r, c = row_var.reshape(row.shape), col_var.reshape(col.shape)
+    dtype = g.dtype.type
+    mean = np.maximum(r.mean(axis=-2, keepdims=True, dtype=np.float64), eps1).astype(g.dtype)
+    u = np.empty_like(matrices)
+    sums = []
+    for those, of_rows in blocks(*matrices.shape):
+        v = np.maximum(r[those, of_rows] * c[those] / mean[those], dtype(eps1 * eps1))
+        part = np.divide(matrices[those, of_rows], np.sqrt(v, out=v), out=u[those, of_rows])
+        sums.append(np.square(part, dtype=np.float64).sum())
+    return u.reshape(g.shape), float(np.cumsum(sums)[-1] / u.size)

@@ -1,0 +1,86 @@
+"""Adamax."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import rules
+from ..hyperparameters import Group, Schedulable
+from ..optimizer import Optimizer
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class Adamax(Optimizer):
+    r"""Adamax, as ``torch.optim.Adamax``: Adam with the largest gradient, fading, in the place of the root mean square.
+
+    For step ``t`` from 1::
+
+        m = beta1 * m + (1 - beta1) * g
+        u = max(beta2 * u, abs(g) + eps)
+        p -= lr / (1 - beta1**t) * m / u
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 2e-3
+        Learning rate, at least 0.
+    betas : pair of float, default (0.9, 0.999)
+        Each from 0 to below 1.
+    eps : float, default 1e-8
+        At least 0.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State, each with the shape and dtype of its parameter: ``m``, ``u``.
+
+    Source: Kingma and Ba, arXiv 1412.6980, section 7.1;
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.Adamax.html.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0, 1.0])
+    >>> opt = fastopt.Adamax(theta, lr=0.1)
+    >>> info = opt.step(np.array([3.0, -0.3]))
+    >>> theta.round(6)
+    array([0.9, 1.1])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.adamax
+
+    def hyper(self, group: Group, step: int) -> rules.AdamaxScalars:
+        beta1, beta2 = group["betas"]
+        return rules.AdamaxScalars(beta1, 1.0 - beta1, beta2, group["lr"] / (1.0 - beta1**step), group["eps"])

@@ -1,0 +1,125 @@
+"""Adan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import rules
+from ..hyperparameters import BELOW_ONE, Allowed, Group, Schedulable
+from ..optimizer import Optimizer
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class Adan(Optimizer):
+    r"""Adan, as ``optax.adan``: Adam with Nesterov's momentum, from the change of the gradient.
+
+    For step ``t`` from 1 (``c`` is 0 at t = 1)::
+
+        c = g - last                    the change of the gradient
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * c
+        n = beta3 * n + (1 - beta3) * (g + w * c)**2
+        u = m / (1 - beta1**t) + w * v / (1 - beta2**t)
+        p -= lr * u / (sqrt(n / (1 - beta3**t) + eps_root) + eps)
+
+    The weight ``w`` is ``1 - beta2`` in optax, and ``beta2`` in the paper (there written ``1 - beta2``) and its
+    authors' code: see ``paper``.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-3
+        Learning rate, at least 0.
+    betas : triple of float, default (0.98, 0.92, 0.99)
+        Each from 0 to below 1.
+    eps : float, default 1e-8
+        At least 0.
+    weight_decay : float, default 0.0
+        At least 0; a shrinking of the parameters by ``1 - lr * weight_decay``, or with ``decoupled=False`` L2.
+    eps_root : float, default 1e-8
+        Added inside the root, after the correction; the paper has 0. At least 0.
+    paper : bool, default False
+        Whether the change has the paper's weight, ``w = beta2``.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State, each with the shape and dtype of its parameter: ``m``, ``v``, ``n``, ``last`` (the last gradient).
+
+    Source: Xie et al., arXiv 2208.06677; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.adan.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0])
+    >>> opt = fastopt.Adan(theta, lr=0.1)
+    >>> info = opt.step(np.array([3.0]))
+    >>> theta.round(6)
+    array([0.9])
+    """
+
+    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    ranges: ClassVar[Mapping[str, Allowed]] = {"betas": (BELOW_ONE, BELOW_ONE, BELOW_ONE)}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        eps_root: float = 1e-8,
+        paper: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        common.setdefault("decoupled", True)
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "eps_root": eps_root,
+            "paper": paper,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.adan
+
+    def hyper(self, group: Group, step: int) -> rules.AdanScalars:
+        beta1, beta2, beta3 = group["betas"]
+        change_weight = beta2 if group["paper"] else 1.0 - beta2
+        correction3 = 1.0 - beta3**step
+        # As in Adam: multiplying the fraction by this root leaves n as it is.
+        root = math.sqrt(correction3)
+        step_size = group["lr"] / (1.0 - beta1**step) * root
+        change_step_size = group["lr"] * change_weight / (1.0 - beta2**step) * root
+        return rules.AdanScalars(
+            beta1,
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            beta3,
+            1.0 - beta3,
+            0.0 if step == 1 else 1.0,
+            change_weight,
+            step_size,
+            change_step_size,
+            group["eps"] * root,
+            group["eps_root"] * correction3,
+        )

@@ -1,0 +1,104 @@
+"""Averaged stochastic gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import rules
+from ..hyperparameters import NON_NEGATIVE, Allowed, Group, Schedulable
+from ..optimizer import Optimizer
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class ASGD(Optimizer):
+    r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``: a falling rate, and a mean of the parameters.
+
+    For step ``t`` from 1::
+
+        eta = lr / (1 + lambd * lr * (t - 1)) ** alpha
+        p = (1 - lambd * eta) * p - eta * g
+        ax += (p - ax) / max(1, t - 1 - t0)
+
+    ``ax`` is the average, ``opt.state[name]["ax"]``. With a schedule ``lr`` is that of this step (torch's ``eta`` is
+    the one of the step before).
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-2
+        Learning rate, at least 0.
+    lambd : float, default 1e-4
+        Shrinking of the parameters, at least 0.
+    alpha : float, default 0.75
+        Power of the falling rate, at least 0.
+    t0 : float, default 1e6
+        The step after which the averaging starts, at least 0.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State: ``ax``, with the shape and dtype of its parameter.
+
+    Source: Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging (1992);
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.ASGD.html.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0])
+    >>> opt = fastopt.ASGD(theta, lr=0.1, t0=1.0)
+    >>> for _ in range(4):
+    ...     info = opt.step(2 * theta)
+    >>> theta.round(4), opt.state["0"]["ax"].round(4)
+    (array([0.4096]), array([0.4608]))
+    """
+
+    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    ranges: ClassVar[Mapping[str, Allowed]] = {
+        "lambd": NON_NEGATIVE,
+        "alpha": NON_NEGATIVE,
+        "t0": NON_NEGATIVE,
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "lambd": lambd,
+            "alpha": alpha,
+            "t0": t0,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.asgd
+
+    def hyper(self, group: Group, step: int) -> rules.ASGDScalars:
+        lr, lambd = group["lr"], group["lambd"]
+        eta = lr / (1.0 + lambd * lr * (step - 1)) ** group["alpha"]
+        weight = 1.0 / max(1.0, step - 1 - group["t0"])
+        return rules.ASGDScalars(1.0 - lambd * eta, eta, 1.0 - weight, weight)

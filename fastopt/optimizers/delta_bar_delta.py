@@ -1,0 +1,118 @@
+"""Delta-bar-delta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import rules
+from ..hyperparameters import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
+from ..optimizer import Optimizer
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class DeltaBarDelta(Optimizer):
+    r"""Gradient descent with a gain for each element, which grows while its gradient keeps its sign.
+
+    ``gain`` begins as 1, and changes from the second step on::
+
+        gain += beta             where g has the sign of the last g
+        gain *= 1 - beta         elsewhere
+        gain is clamped to gain_limits
+        b = momentum * b + gain * g
+        p -= lr * b
+
+    A zero has no sign: beside one the gain falls. With ``against_momentum`` the sign of ``g`` is held against that of
+    ``b``.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-2
+        Learning rate, at least 0.
+    beta : float, default 0.05
+        From 0 to below 1.
+    gain_limits : pair of float, default (0.01, 100)
+        The least and the greatest gain, each at least 0.
+    momentum : float, default 0.0
+        At least 0.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    against_momentum : bool, default False
+        Whether the sign is held against the momentum buffer's, not the last gradient's. (Without momentum they are
+        one.)
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State, each with the shape and dtype of its parameter: ``gain``, ``b``; ``last`` (the last gradient) where there is
+    momentum and the sign is held against the last gradient's.
+
+    Source: Jacobs, Increased Rates of Convergence Through Learning Rate Adaptation (1988); in this form Hinton, Neural
+    Networks for Machine Learning, lecture 6d (2012).
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0, 1.0])
+    >>> opt = fastopt.DeltaBarDelta(theta, lr=0.1)
+    >>> for grad in ([1.0, 1.0], [1.0, -1.0]):
+    ...     info = opt.step(np.array(grad))
+    >>> opt.state["0"]["gain"]
+    array([1.05, 0.95])
+    """
+
+    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    ranges: ClassVar[Mapping[str, Allowed]] = {
+        "beta": BELOW_ONE,
+        "gain_limits": (NON_NEGATIVE, NON_NEGATIVE),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-2,
+        beta: float = 0.05,
+        gain_limits: tuple[float, float] = (0.01, 100.0),
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        against_momentum: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "beta": beta,
+            "gain_limits": gain_limits,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "against_momentum": against_momentum,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        if group["against_momentum"] or group["momentum"] == 0:
+            return rules.delta_bar_delta
+        return rules.delta_bar_delta_last_grad
+
+    def initial_slot(self, group: Group, slot: str) -> float:
+        return 1.0 if slot == "gain" else 0.0
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        beta = 0.0 if step == 1 else group["beta"]
+        scalars = (0.0, 1.0, beta, 1.0 - beta, *group["gain_limits"], group["momentum"], group["lr"])
+        if self.rule(group) is rules.delta_bar_delta:
+            return rules.DeltaBarDeltaScalars(*scalars)
+        return rules.DeltaBarDeltaLastGradScalars(*scalars)

@@ -1,0 +1,296 @@
+"""Schedule-Free SGD and AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import rules
+from ..array_optimizer import ArrayOptimizer
+from ..arrays import Array
+from ..backends import Hyper, Table
+from ..hyperparameters import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
+from ..optimizer import StepInfo
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+AVERAGING: Mapping[str, Allowed] = {"warmup_steps": NON_NEGATIVE, "r": ANY_NUMBER, "weight_lr_power": NON_NEGATIVE}
+
+
+class _ScheduleFree(ArrayOptimizer):
+    """What Schedule-Free SGD and AdamW share: the averaging's weights, and the two modes."""
+
+    numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
+
+    runs_on_gpu = False
+
+    def new_slot(self, group: Group, slot: str, param: Array) -> Array:
+        values = super().new_slot(group, slot, param)
+        if slot == "z":
+            values[...] = param
+        return values
+
+    def warmed_up(self, group: Group, step: int) -> tuple[float, float, float]:
+        """Return the learning rate of a step, the largest one up to it, and the step's weight in the average."""
+        lr = group["lr"] * min(1.0, step / group["warmup_steps"] if group["warmup_steps"] else 1.0)
+        largest = max(lr, group["largest_lr"])
+        return lr, largest, step ** group["r"] * largest ** group["weight_lr_power"]
+
+    def averaging(self, group: Group, step: int) -> tuple[float, float]:
+        """Return the learning rate of a step, and the part that its ``z`` has in the average."""
+        lr, _, weight = self.warmed_up(group, step)
+        weight_sum = group["weight_sum"] + weight
+        return lr, weight / weight_sum if weight_sum else 0.0
+
+    def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
+        if not self.is_training:
+            raise RuntimeError("step: the parameters are in eval mode; call train() before taking gradients")
+        return super().step(grads, grad_scale=grad_scale, stream=stream)
+
+    step.__doc__ = ArrayOptimizer.step.__doc__
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the parameters are the training sequence ``y``, where gradients are to be taken."""
+        return all(bool(state.get("is_training", True)) for state in self.state.values())
+
+    def train(self) -> None:
+        """Change the parameters in place from ``x`` to ``y``, where they are not ``y`` already."""
+        self._to_mode(True)
+
+    def eval(self) -> None:
+        """Change the parameters in place from ``y`` to the averages ``x``, where they are not ``x`` already."""
+        self._to_mode(False)
+
+    def _to_mode(self, is_training: bool) -> None:
+        for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
+            state, beta = self.state[name], self._interpolation(self.param_groups[k])
+            if bool(state["is_training"]) != is_training:
+                weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
+                if "z" in state:  # before the first step x, y and z are one
+                    param += param.dtype.type(weight) * (state["z"] - param)
+                state["is_training"][...] = is_training
+
+    def _interpolation(self, group: Group) -> float:
+        """Return the part of ``x`` in ``y``."""
+        raise NotImplementedError
+
+    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+        super()._run(table, groups, hypers)
+        for i, (_, step), options in zip(self._arrays_of_rows, self._rows, self._with_numbers(groups), strict=True):
+            _, largest, weight = self.warmed_up(options, step + 1)
+            state = self.state[self._names[i]]
+            state["weight_sum"] += weight
+            state["largest_lr"][...] = largest
+
+
+class ScheduleFreeSGD(_ScheduleFree):
+    r"""Schedule-Free SGD: momentum by averaging, in the place of a schedule.
+
+    For step ``t`` from 1, with ``x = y = z = p`` before it::
+
+        c = w_t / (w_1 + ... + w_t)          w_t = t**r * (largest lr so far) ** weight_lr_power
+        z -= lr * g                          g at y, weight decay included
+        x = (1 - c) * x + c * z
+        y = momentum * x + (1 - momentum) * z
+
+    ``p`` holds ``y`` while training, where gradients are taken, and ``x`` after :meth:`eval`, which is what to use and
+    keep; :meth:`train` brings ``y`` back. A step in eval mode is an error. The first ``warmup_steps`` steps have ``lr *
+    t / warmup_steps``; besides, no schedule is needed.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1.0
+        Learning rate, at least 0.
+    momentum : float, default 0.9
+        Between ``z`` and ``x``, above 0 and below 1.
+    weight_decay : float, default 0.0
+        At least 0; at ``y``.
+    warmup_steps : int, default 0
+        Steps in which the learning rate rises.
+    r : float, default 0.0
+        Power of ``t`` in the averaging's weights.
+    weight_lr_power : float, default 2.0
+        Power of the largest learning rate so far in them. At least 0.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+    RuntimeError
+        For a step in eval mode.
+
+    Notes
+    -----
+    State: ``z``, with the shape and dtype of its parameter; ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d
+    float64.
+
+    Source: Defazio et al., arXiv 2405.15682; https://github.com/facebookresearch/schedule_free.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0])
+    >>> opt = fastopt.ScheduleFreeSGD(theta, lr=0.4)
+    >>> for _ in range(5):
+    ...     info = opt.step(2 * theta)
+    >>> opt.eval()
+    >>> theta.round(4)
+    array([-0.0006])
+    """
+
+    ranges: ClassVar[Mapping[str, Allowed]] = {**AVERAGING, "momentum": ABOVE_ZERO_BELOW_ONE}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "warmup_steps": warmup_steps,
+            "r": r,
+            "weight_lr_power": weight_lr_power,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.schedule_free_sgd
+
+    def hyper(self, group: Group, step: int) -> rules.ScheduleFreeSGDScalars:
+        lr, c = self.averaging(group, step)
+        return rules.ScheduleFreeSGDScalars(1.0 - c, c, lr * (1.0 - group["momentum"] * (1.0 - c)), lr)
+
+    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+        # Decay at y is L2, whichever way it is asked for.
+        return super()._hyper(group, rule, step)._replace(l2=group["weight_decay"], decay=1.0)
+
+    def _interpolation(self, group: Group) -> float:
+        return float(group["momentum"])
+
+
+class ScheduleFreeAdamW(_ScheduleFree):
+    r"""Schedule-Free AdamW: AdamW with averaging in the place of momentum and schedule.
+
+    For step ``t`` from 1, with ``x = y = z = p`` before it::
+
+        v = beta2 * v + (1 - beta2) * g * g
+        d = g / (sqrt(v / (1 - beta2**t)) + eps) + weight_decay * y
+        c = w_t / (w_1 + ... + w_t)          w_t = t**r * (largest lr so far) ** weight_lr_power
+        z -= lr * d
+        x = (1 - c) * x + c * z
+        y = beta1 * x + (1 - beta1) * z
+
+    ``p`` holds ``y`` while training, where gradients are taken, and ``x`` after :meth:`eval`, which is what to use and
+    keep; :meth:`train` brings ``y`` back. A step in eval mode is an error. The first ``warmup_steps`` steps have ``lr *
+    t / warmup_steps``; besides, no schedule is needed.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 2.5e-3
+        Learning rate, at least 0.
+    betas : pair of float, default (0.9, 0.999)
+        The first above 0 and below 1, between ``z`` and ``x``; the second from 0 to below 1.
+    eps : float, default 1e-8
+        At least 0.
+    weight_decay : float, default 0.0
+        At least 0; at ``y``, or with ``decoupled=False`` L2.
+    warmup_steps : int, default 0
+        Steps in which the learning rate rises.
+    r : float, default 0.0
+        Power of ``t`` in the averaging's weights.
+    weight_lr_power : float, default 2.0
+        Power of the largest learning rate so far in them. At least 0.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+    RuntimeError
+        For a step in eval mode.
+
+    Notes
+    -----
+    State, each with the shape and dtype of its parameter: ``z``, ``v``; ``weight_sum``, ``largest_lr``,
+    ``is_training``, each 0-d float64.
+
+    Source: Defazio et al., arXiv 2405.15682; https://github.com/facebookresearch/schedule_free.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0])
+    >>> opt = fastopt.ScheduleFreeAdamW(theta, lr=0.5)
+    >>> for _ in range(5):
+    ...     info = opt.step(2 * theta)
+    >>> opt.eval()
+    >>> bool(abs(theta[0]) < 0.2)
+    True
+    """
+
+    ranges: ClassVar[Mapping[str, Allowed]] = {**AVERAGING, "betas": (ABOVE_ZERO_BELOW_ONE, BELOW_ONE)}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 2.5e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        **common: Unpack[Common],
+    ) -> None:
+        common.setdefault("decoupled", True)
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "warmup_steps": warmup_steps,
+            "r": r,
+            "weight_lr_power": weight_lr_power,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.schedule_free_adamw
+
+    def hyper(self, group: Group, step: int) -> rules.ScheduleFreeAdamWScalars:
+        lr, c = self.averaging(group, step)
+        beta1, beta2 = group["betas"]
+        # As in Adam: multiplying the fraction by this root leaves v as it is.
+        root = math.sqrt(1.0 - beta2**step)
+        decay = group["weight_decay"] if group["decoupled"] else 0.0
+        step_size = lr * (1.0 - beta1 * (1.0 - c))
+        return rules.ScheduleFreeAdamWScalars(
+            beta2, 1.0 - beta2, root, decay, 1.0 - c, c, step_size, lr, group["eps"] * root
+        )
+
+    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+        return super()._hyper(group, rule, step)._replace(decay=1.0)
+
+    def _interpolation(self, group: Group) -> float:
+        return float(group["betas"][0])

@@ -1,0 +1,237 @@
+"""The optimizers that go by the signs of gradients: Rprop, Signum, Lion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import rules
+from ..hyperparameters import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable
+from ..optimizer import Optimizer
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class Rprop(Optimizer):
+    r"""Rprop, as ``torch.optim.Rprop``: a step size for each element, which the signs of its gradients raise and lower.
+
+    ``step_size`` begins as ``lr``::
+
+        product = g * last
+        step_size *= eta_plus where product > 0, eta_minus where product < 0
+        step_size is clamped to step_sizes
+        last = 0 where product < 0, else g
+        p -= sign(last) * step_size
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-2
+        The first step size, at least 0; of a schedule, its value at 0.
+    etas : pair of float, default (0.5, 1.2)
+        ``eta_minus``, from 0 to below 1, and ``eta_plus``, at least 1.
+    step_sizes : pair of float, default (1e-6, 50)
+        The least and the greatest step size, each at least 0.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State, each with the shape and dtype of its parameter: ``last``, ``step_size``.
+
+    Source: Riedmiller and Braun, A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm
+    (1993); https://docs.pytorch.org/docs/stable/generated/torch.optim.Rprop.html.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0])
+    >>> opt = fastopt.Rprop(theta, lr=0.1)
+    >>> for grad in (3.0, 2.0):
+    ...     info = opt.step(np.array([grad]))
+    >>> theta.round(6)
+    array([0.78])
+    """
+
+    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    ranges: ClassVar[Mapping[str, Allowed]] = {
+        "etas": (BELOW_ONE, Range(1.0)),
+        "step_sizes": (NON_NEGATIVE, NON_NEGATIVE),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50.0),
+        *,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "etas": etas,
+            "step_sizes": step_sizes,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.rprop
+
+    def initial_slot(self, group: Group, slot: str) -> float:
+        lr = group["lr"]
+        return float(lr(0) if callable(lr) else lr) if slot == "step_size" else 0.0
+
+    def hyper(self, group: Group, step: int) -> rules.RpropScalars:
+        return rules.RpropScalars(0.0, 1.0, *group["etas"], *group["step_sizes"])
+
+
+class Signum(Optimizer):
+    r"""Signum, as ``optax.signum``: steps of one size against the sign of the momentum; sign SGD with ``momentum=0``.
+
+    ::
+
+        b = momentum * b + (1 - momentum) * g
+        p -= lr * sign(b)
+
+    ``sign(0)`` is 0.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-4
+        Learning rate, at least 0.
+    momentum : float, default 0.9
+        From 0 to below 1.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State: ``b``, with the shape and dtype of its parameter.
+
+    Source: Bernstein et al., arXiv 1802.04434;
+    https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.signum (which has no default for ``lr``).
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0, 1.0])
+    >>> opt = fastopt.Signum(theta, lr=0.1)
+    >>> info = opt.step(np.array([3.0, -0.3]))
+    >>> theta
+    array([0.9, 1.1])
+    """
+
+    ranges: ClassVar[Mapping[str, Allowed]] = {"momentum": BELOW_ONE}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-4,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.signum
+
+    def hyper(self, group: Group, step: int) -> rules.SignumScalars:
+        return rules.SignumScalars(group["momentum"], 1.0 - group["momentum"], group["lr"])
+
+
+class Lion(Optimizer):
+    r"""Lion, as ``optax.lion``: steps of one size, in the direction that the mean and the gradient agree on.
+
+    ::
+
+        p -= lr * sign(beta1 * m + (1 - beta1) * g)
+        m = beta2 * m + (1 - beta2) * g
+
+    ``sign(0)`` is 0.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-4
+        Learning rate, at least 0.
+    betas : pair of float, default (0.9, 0.99)
+        Each from 0 to below 1.
+    weight_decay : float, default 0.0
+        At least 0; a shrinking of the parameters by ``1 - lr * weight_decay``, or with ``decoupled=False`` L2.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State: ``m``, with the shape and dtype of its parameter.
+
+    Source: Chen et al., arXiv 2302.06675; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.lion.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0, 1.0, 1.0])
+    >>> opt = fastopt.Lion(theta, lr=0.1)
+    >>> info = opt.step(np.array([3.0, -1e-30, 0.0]))
+    >>> theta
+    array([0.9, 1.1, 1. ])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        common.setdefault("decoupled", True)
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.lion
+
+    def hyper(self, group: Group, step: int) -> rules.LionScalars:
+        beta1, beta2 = group["betas"]
+        return rules.LionScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, group["lr"])

@@ -1,0 +1,165 @@
+"""SWATS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import rules
+from ..array_optimizer import ArrayOptimizer
+from ..arrays import Array
+from ..backends import Hyper, Table
+from ..hyperparameters import Group, Schedulable
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hyperparameters import Common
+
+
+class SWATS(ArrayOptimizer):
+    r"""SWATS: Adam, until the learning rate that SGD would need for the same steps settles; then SGD with that rate.
+
+    Adam's phase, for step ``t`` from 1, of each array (or with ``per_group=True`` of all arrays of a group together)::
+
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        u = lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
+        p -= u
+        where u @ g is not 0:
+            rate = (u @ u) / (u @ g)
+            rate_average = beta2 * rate_average + (1 - beta2) * rate
+            if t > 1 and abs(rate_average / (1 - beta2**t) - rate) < eps:
+                sgd_lr = rate_average / (1 - beta2**t), and SGD's phase begins with u = 0
+
+    SGD's phase, in which ``lr`` has no say any more::
+
+        u = beta1 * u + g
+        p -= (1 - beta1) * sgd_lr * u
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        float32 or float64, updated in place.
+    lr : float or schedule, default 1e-3
+        Of Adam's phase, at least 0.
+    betas : pair of float, default (0.9, 0.999)
+        Each from 0 to below 1.
+    eps : float, default 1e-9
+        In Adam's denominator, and how close is settled (one number, as in the paper). At least 0.
+    weight_decay : float, default 0.0
+        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    per_group : bool, default False
+        Whether the arrays of a group switch together.
+    **common
+        See :class:`fastopt.Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that can't be updated in place, and options out of their ranges.
+
+    Notes
+    -----
+    State, each with the shape and dtype of its parameter: ``u`` (Adam's step, then SGD's momentum), ``m``, ``v``; and,
+    each 0-d float64: ``rate_average``, ``switch_step`` (after which step SGD's phase began, 0 before it), ``sgd_lr`` (0
+    before it). The products are added in double precision, with the same bits on every machine.
+
+    Source: Keskar and Socher, arXiv 1712.07628, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.array([1.0])
+    >>> opt = fastopt.SWATS(theta, lr=0.1, eps=1e-2)
+    >>> for _ in range(10):
+    ...     info = opt.step(2 * theta)
+    >>> state = opt.state["0"]
+    >>> int(state["switch_step"]), round(float(state["sgd_lr"]), 4)
+    (2, 0.046)
+    """
+
+    further_rules = (rules.descend, rules.momentum)
+    numbers: ClassVar[Mapping[str, float]] = {"rate_average": 0.0, "switch_step": 0.0, "sgd_lr": 0.0}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Schedulable = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-9,
+        weight_decay: float = 0.0,
+        *,
+        per_group: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "per_group": per_group,
+        }
+        super().__init__(params, options, **common)
+
+    def rule(self, group: Group) -> Rule:
+        return rules.adam_direction
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        beta1, beta2 = group["betas"]
+        if group["switch_step"]:
+            return rules.MomentumScalars(beta1, 1.0, (1.0 - beta1) * group["sgd_lr"])
+        step_size = group["lr"] * math.sqrt(1.0 - beta2**step) / (1.0 - beta1**step)
+        return rules.AdamDirectionScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, 0.0, group["eps"], 0.0)
+
+    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+        if group["switch_step"]:
+            group, rule = {**group, "lr": group["sgd_lr"]}, rules.momentum
+        return super()._hyper(group, rule, step)
+
+    def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
+        can_be_read = super()._hand_over(table, grads)
+        if can_be_read:
+            self._given = grads
+        return can_be_read
+
+    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+        table.step(hypers)
+        rules_of = zip(self._arrays_of_rows, hypers, strict=True)
+        in_adam = {i for i, hyper in rules_of if hyper.rule is rules.adam_direction}
+        if not in_adam:
+            return
+        squares = table.sum_products(hypers, 0, 0)
+        products = table.sum_products(hypers, 0, "grad")
+        table.set_grads([grad if i in in_adam else None for i, grad in enumerate(self._given)])
+        table.step(
+            [hyper._replace(rule=rules.descend, decay=1.0, scalars=rules.DescendScalars(1.0)) for hyper in hypers]
+        )
+        table.set_grads(self._given)
+        for k, group in enumerate(groups):
+            of_group = [i for i in range(len(self._params)) if self._group_of[i] == k]
+            for arrays in [of_group] if group["per_group"] else [[i] for i in of_group]:
+                measured = [i for i in arrays if i in in_adam]
+                if measured:
+                    sums = float(np.cumsum(squares[measured])[-1]), float(np.cumsum(products[measured])[-1])
+                    self._judge(group, arrays, 1 + int(self._steps[measured].max()), *sums)
+
+    def _judge(self, group: Group, arrays: Sequence[int], step: int, square: float, product: float) -> None:
+        """Bring the rate's average of these arrays up to date, and switch them to SGD where it has settled."""
+        if product == 0:
+            return
+        beta2, states = group["betas"][1], [self.state[self._names[i]] for i in arrays]
+        rate = square / product
+        average = beta2 * float(states[0]["rate_average"]) + (1.0 - beta2) * rate
+        corrected = average / (1.0 - beta2**step)
+        has_settled = step > 1 and abs(corrected - rate) < group["eps"]
+        for state in states:
+            state["rate_average"][...] = average
+            if has_settled:
+                state["switch_step"][...] = step
+                state["sgd_lr"][...] = corrected
+                state["u"][...] = 0
