@@ -600,6 +600,7 @@ class Optimizer:
         for options, one in zip(groups, settled, strict=True):
             self.param_groups.append({"params": one.values["params"], **self.defaults, **options})
             self._settled.append(one)
+        self._note_settled()
         self._names += names
         self._params += arrays
         self._copies += [None] * len(arrays)
@@ -744,7 +745,7 @@ class Optimizer:
             backends.set_stream(self.backend, table, stream)
         is_last = self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
-        units = self._units() if any(settled.holds_norms for settled in self._settled) else []
+        units = self._units() if self._holds_norms else []
         groups = [self._values(k) for k in range(len(self._settled))]
         if self._sparse:
             table = self._with_touched_rows(table, groups)
@@ -831,6 +832,11 @@ class Optimizer:
             values, self.rule(values), scheduled, values["clip_norm"] is not None, values["max_norm"] is not None
         )
 
+    def _note_settled(self) -> None:
+        """Keep what a step asks of all groups together."""
+        self._clips_arrays = any(settled.clips_arrays for settled in self._settled)
+        self._holds_norms = any(settled.holds_norms for settled in self._settled)
+
     def _ready_table(self) -> Table:
         """Return the table of arrays, made anew where a group's rule or the arrays have changed."""
         replaced = self._root.replaced()
@@ -857,6 +863,7 @@ class Optimizer:
                         f"param_groups[{k}]: expected the options {list(settled.values)}, not {list(group)}"
                     )
                 self._settled[k] = self._settle(group, k)
+                self._note_settled()
                 if self._settled[k].rule is not settled.rule:
                     self._table = None
         if self._table is None or self._new_slots:
@@ -1184,7 +1191,7 @@ class Optimizer:
     def _scale_of(self, grad_scale: float | None) -> float:
         """Return what the loss was multiplied by in this step."""
         if grad_scale is None:
-            return self._grad_scale.scale if isinstance(self._grad_scale, DynamicLossScale) else self._grad_scale
+            return self._grad_scale if self._dynamic_scale is None else self._dynamic_scale.scale  # type: ignore[return-value]
         if self._dynamic_scale is not None:
             raise ValueError(
                 "step: grad_scale was given, but the optimizer has a DynamicLossScale; give one of the two"
@@ -1205,7 +1212,7 @@ class Optimizer:
             table.array_clip[:] = 1
             self._array_clip_is_set = False
         is_counted = self.pass_options.nonfinite == "propagate"
-        if is_last and any(settled.clips_arrays for settled in self._settled):
+        if is_last and self._clips_arrays:
             norms = np.sqrt(self._squares(table, hypers, is_counted))
             is_counted = True
             max_norms = [settled.values["clip_norm"] for settled in self._settled]

@@ -814,3 +814,18 @@ def test_row_sparse_gradients_beside_dense_ones(backend: str) -> None:
     assert (table[2] == row[0]).all()
     assert (table[[0, 1, 3]] == 1).all()
     assert (beside == alone).all()
+
+
+@needs_native
+def test_rows_of_hyperparameters_come_and_go() -> None:
+    """A step of one row after one of two: the row is that of another group, with other options around the rule."""
+    grads = [np.ones(3), np.ones(3)]
+    results = []
+    for backend in ("native", "numpy"):
+        params = [np.ones(3), np.ones(3)]
+        groups = [{"params": params[:1], "l1": 0.1}, {"params": params[1:], "l1": 0.2}]
+        opt = fastopt.SGD(groups, lr=0.1, backend=backend)
+        for some in (grads, [grads[0], None], [None, grads[1]], grads, [None, grads[1]], [grads[0], None]):
+            opt.step([{"params": [grad]} for grad in some])
+        results.append(b"".join(param.tobytes() for param in params))
+    assert results[0] == results[1]

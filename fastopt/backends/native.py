@@ -107,6 +107,7 @@ class NativeTable:
         for column, array_beside in zip(columns, beside or (), strict=False):
             set_beside(column, array_beside)
         self.hypers = ffi.new("fo_hyper[]", 1)
+        self.last_others: Sequence[Any] = ()
 
     def number_chunks(self, lengths: npt.NDArray[np.int64]) -> None:
         chunks = -(-lengths // lib.FO_CHUNK)
@@ -161,9 +162,14 @@ class NativeTable:
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:
         if len(hypers) > len(self.hypers):
             self.hypers = ffi.new("fo_hyper[]", len(hypers))
+            self.last_others = ()
         for row, hyper in zip(self.hypers, hypers, strict=False):
-            rule, row.grad_scale, row.clip_value, row.global_clip, row.l2, row.decay, scalars, *others = hyper
-            row.mean, row.l1, row.threshold, row.average_weight, row.dither, row.stages, row.zero_grads = others
+            rule, row.grad_scale, row.clip_value, row.global_clip, row.l2, row.decay, scalars = hyper[:7]
+            others = hyper[7:]
+            # One row, whose last fields seldom change, is what a small step spends its time on.
+            if others != self.last_others or len(hypers) > 1:
+                row.mean, row.l1, row.threshold, row.average_weight, row.dither, row.stages, row.zero_grads = others
+                self.last_others = others if len(hypers) == 1 else ()
             row.rule = RULES[rule.__name__]
             row.scalars[0 : len(scalars)] = scalars
 
