@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-GCC_FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-pthread"]
+GCC_FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-pthread", "-g0"]
 MSVC_FLAGS = ["/O2", "/std:c11", "/fp:precise"]
 REASON = "native_missing.txt"
 
@@ -51,7 +51,7 @@ class BuildNative(build_ext):
             extension.extra_compile_args += MSVC_FLAGS
         else:
             extension.extra_compile_args += GCC_FLAGS
-            extension.extra_link_args += ["-pthread"]
+            extension.extra_link_args += ["-pthread", "-lm"]
         super().build_extension(extension)
 
 

@@ -9,6 +9,7 @@
 #include "compiler.h"
 #include "parallel.h"
 
+#include <fenv.h>
 #include <stddef.h>
 
 enum {
@@ -157,6 +158,7 @@ static void *helper(void *argument)
 {
     const int32_t thread = (int32_t)(intptr_t)argument;
     uint64_t seen = 0;
+    fesetenv(FE_DFL_ENV);
     for (;;) {
         seen = next_job(seen);
         if (enter(seen)) {
@@ -251,7 +253,7 @@ static void share_out(fo_job *job, int64_t chunks)
 
 #endif
 
-void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context)
+static void for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context)
 {
     int64_t elements = 0;
     for (int64_t i = 0; i < count; i++)
@@ -282,6 +284,16 @@ void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, f
     (void)threads;
 #endif
     visit_chunks(arrays, count, 0, chunks, visit, context);
+}
+
+/* Rounding to nearest, denormals kept: whatever the program has set for the calling thread, the bits are the same. */
+void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context)
+{
+    fenv_t before;
+    fegetenv(&before);
+    fesetenv(FE_DFL_ENV);
+    for_each_chunk(arrays, count, threads, visit, context);
+    fesetenv(&before);
 }
 
 int32_t fo_has_threads(void)

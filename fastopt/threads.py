@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 import os
 
+#: What the pool in csrc/parallel.c holds.
+MOST = 256
+
 
 def positive(source: str, value: str | int) -> int:
     try:
@@ -13,7 +16,7 @@ def positive(source: str, value: str | int) -> int:
         number = 0
     if number < 1 or isinstance(value, bool):
         raise ValueError(f"{source}{value}: expected a whole number of threads, 1 or more")
-    return min(number, 1024)
+    return min(number, MOST)
 
 
 #: None: not read yet.
@@ -30,12 +33,15 @@ def wanted() -> int:
 
 def default() -> int:
     """Return what the environment asks for, else the number of cores that this process may run on."""
-    for name in ("FASTOPT_NUM_THREADS", "OMP_NUM_THREADS"):
-        # OpenMP allows a list, one number for each level of nesting.
-        value = os.environ.get(name, "").split(",")[0]
-        if value:
-            return positive(f"{name}=", value)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    value = os.environ.get("FASTOPT_NUM_THREADS")
+    if value:
+        return positive("FASTOPT_NUM_THREADS=", value)
+    # OpenMP's variable may be a list, a number for each level of nesting; what is wrong in it is OpenMP's to tell.
+    for_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if for_openmp.isdecimal() and int(for_openmp) > 0:
+        return min(int(for_openmp), MOST)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST)
 
 
 def set_num_threads(n: int) -> None:

@@ -44,6 +44,7 @@ def test_numpy_arrays_import_nothing_of_cuda() -> None:
 
 @pytest.mark.parametrize("missing", ["package", "driver"])
 def test_what_is_missing_is_said_with_the_remedy(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTOPT_BACKEND", raising=False)
     monkeypatch.setattr(cuda_found, "package", lambda: None if missing == "package" else "0.30")
     monkeypatch.setattr(cuda_found, "driver", lambda: None)
     remedies = {"package": r"pip install 'fastopt\[cuda\]'", "driver": "there is no NVIDIA driver .*; install one"}
