@@ -373,7 +373,7 @@ def write_npz(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, st
         raise TypeError(f".npz files can't hold {unknown}; save as safetensors (the extra 'checkpoint')")
     told = np.frombuffer(json.dumps(dict(metadata)).encode(), np.uint8)
     with open(path, "wb") as file:
-        np.savez(file, **{NPZ_METADATA: told, **arrays})
+        np.savez(file, **{NPZ_METADATA: told, **arrays})  # type: ignore[arg-type]  # takes the names for allow_pickle
 
 
 def read_npz(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
