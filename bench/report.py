@@ -85,7 +85,7 @@ def backend() -> str:
         import fastopt
 
         info = fastopt.info()
-        return f"{info['backend']}, {info['isa']}, OpenMP {info['threads'] or 'missing'}"
+        return f"{info['backend']}, {info['isa']}, {info['threads']} threads"
     except (ImportError, RuntimeError) as error:
         return str(error)
 

@@ -1131,8 +1131,9 @@ class Optimizer:
             self._steps += 1
         else:
             self._steps[self._present] += 1
-        self._last_steps = self._steps.tobytes()
+        # In this order: an interrupt in between has the rows numbered anew, instead of left one step behind.
         self._rows = [(group, step + 1) for group, step in self._rows]
+        self._last_steps = self._steps.tobytes()
 
     def _values(self, k: int) -> Group:
         """Return the options of a group in this step: schedules are evaluated."""

@@ -11,6 +11,8 @@ import pytest
 from cases import everything, needs_native
 
 import fastopt
+from fastopt import rules
+from fastopt.backends import native
 
 
 class Bad(NamedTuple):
@@ -594,3 +596,22 @@ def test_lookahead_checks_and_takes_what_was_written() -> None:
     with pytest.raises(ValueError, match="momentum=nan"), opt.lookahead():
         pass
     assert param.tolist() == [0.5]
+
+
+def test_a_rule_of_ones_own_is_told_to_use_numpy() -> None:
+    """A function with the name of a compiled rule is not that rule."""
+
+    def sgd(h: rules.SGDScalars, p: Any, g: Any) -> tuple[Any]:
+        return (p + h.lr * g,)
+
+    class Own(fastopt.SGD):
+        def rule(self, group: Any) -> Any:
+            return sgd
+
+    param = np.ones(2)
+    Own(param, lr=0.5, backend="numpy").step(np.ones(2))
+    assert param.tolist() == [1.5, 1.5]
+    if native.missing is None:
+        with pytest.raises(ValueError, match='the rule sgd is not among the compiled ones; use backend="numpy"'):
+            Own(param, lr=0.5, backend="native").step(np.ones(2))
+        assert param.tolist() == [1.5, 1.5]

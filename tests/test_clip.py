@@ -299,3 +299,13 @@ def test_torch_value(dtype: Any) -> None:
     torch.nn.utils.clip_grad_value_([tensor], 0.5)
     fastopt.clip_grad_value_(grad, 0.5)
     np.testing.assert_array_equal(grad, tensor.grad.numpy())
+
+
+@needs_native
+def test_a_limit_of_zero_keeps_the_sign_of_zero_on_every_backend() -> None:
+    results = []
+    for backend in ("native", "numpy"):
+        param = np.full(4, -0.0)
+        fastopt.SGD(param, lr=1.0, clip_value=0.0, backend=backend).step(np.array([1.0, -1.0, 0.0, -0.0]))
+        results.append(param.tobytes())
+    assert results[0] == results[1]

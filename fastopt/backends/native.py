@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import threads
+from .. import rules, threads
 from ..arrays import FLOAT32, Array, address, computed_in
 from . import Beside, Hyper, Source
 
@@ -63,7 +63,9 @@ def has_threads() -> bool:
 if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
     NULL, from_buffer = ffi.NULL, ffi.from_buffer
-    RULES = {ffi.string(lib.fo_rule_name(number)).decode(): number for number in range(lib.fo_rule_count())}
+    RULES = {
+        getattr(rules, ffi.string(lib.fo_rule_name(number)).decode()): number for number in range(lib.fo_rule_count())
+    }
     SOURCES: dict[Source, int] = {
         "param": lib.FO_PARAM,
         "clipped_grad": lib.FO_CLIPPED_GRAD,
@@ -170,7 +172,9 @@ class NativeTable:
             if others != self.last_others or len(hypers) > 1:
                 row.mean, row.l1, row.threshold, row.average_weight, row.dither, row.stages, row.zero_grads = others
                 self.last_others = others if len(hypers) == 1 else ()
-            row.rule = RULES[rule.__name__]
+            if rule not in RULES:
+                raise ValueError(f'the rule {rule.__name__} is not among the compiled ones; use backend="numpy"')
+            row.rule = RULES[rule]
             row.scalars[0 : len(scalars)] = scalars
 
 

@@ -147,7 +147,9 @@ class NumpyTable:
         dtype = g.dtype
         if hyper.clip_value != np.inf:
             limit = dtype.type(hyper.clip_value)
-            g = np.minimum(np.maximum(g, -limit), limit)
+            # Not minimum and maximum, which for a limit of 0 choose another sign of zero than the kernels.
+            g = np.where(g > limit, limit, g)
+            g = np.where(g < -limit, -limit, g)
         clips = self.array_clip[[run[0] for run in runs]]
         if (clips != 1).any():
             g = g * np.repeat(clips.astype(dtype), [end - begin for _, begin, end in runs])
