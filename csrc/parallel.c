@@ -15,7 +15,7 @@
 enum {
     A_THREAD_FOR = 8192,    /* elements: with fewer of its own a thread costs more than it brings (measured) */
     WAKE_FOR = 1 << 19,     /* elements: with fewer, sleeping threads are left asleep unless steps follow closely */
-    CLOSELY = 40000,        /* nanoseconds from the end of a step to the next one */
+    CLOSELY = 120000,       /* nanoseconds from the end of a step to the next one */
     BATCHES_A_THREAD = 16,  /* fewer: cores wait for the slowest; more: small arrays pay for the handing out */
     MAX_THREADS = 256
 };
@@ -58,7 +58,7 @@ static void visit_chunks(const fo_array *arrays, int64_t count, int64_t first, i
 #include <stdatomic.h>
 #include <time.h>
 
-enum { SPINS = 2000 };  /* looks at the other side before sleeping, some 0.03 ms: the next step of a tight loop is found */
+enum { SPINS = 6000 };  /* looks at the other side before sleeping, some 0.1 ms: the next step of a tight loop is found */
 
 /* The chunks of one thread that nobody has taken yet; alone on its cache line. */
 typedef struct {
@@ -118,21 +118,23 @@ static int is_new(uint64_t door, uint64_t seen)
     return (door & OPEN) != 0 && door / JOB != seen;
 }
 
-/* Wait for a job that was not seen yet; return its number. */
+/* Wait for a job that was not seen yet; return its number. Whoever was woken too late for a step looks out for the next
+   one before going back to sleep. */
 static uint64_t next_job(uint64_t seen)
 {
-    for (int spin = 0; spin < SPINS; spin++) {
-        if (is_new(atomic_load(&pool.door), seen))
-            return atomic_load(&pool.door) / JOB;
-        FO_PAUSE();
+    for (;;) {
+        for (int spin = 0; spin < SPINS; spin++) {
+            if (is_new(atomic_load(&pool.door), seen))
+                return atomic_load(&pool.door) / JOB;
+            FO_PAUSE();
+        }
+        pthread_mutex_lock(&pool.lock);
+        pool.sleeping++;
+        if (!is_new(atomic_load(&pool.door), seen))
+            pthread_cond_wait(&pool.opened, &pool.lock);
+        pool.sleeping--;
+        pthread_mutex_unlock(&pool.lock);
     }
-    pthread_mutex_lock(&pool.lock);
-    pool.sleeping++;
-    while (!is_new(atomic_load(&pool.door), seen))
-        pthread_cond_wait(&pool.opened, &pool.lock);
-    pool.sleeping--;
-    pthread_mutex_unlock(&pool.lock);
-    return atomic_load(&pool.door) / JOB;
 }
 
 static int enter(uint64_t number)
