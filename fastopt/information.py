@@ -41,7 +41,7 @@ def info() -> dict[str, Any]:
         "native_missing": native.missing,
         "isas_found": native.isas_found() if is_there else [],
         "isa": native.isa() if is_there else None,
-        "threads": threads.get_num_threads(),
+        "threads": min(threads.get_num_threads(), threads.MOST if is_there and native.has_threads() else 1),
         "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {
             "fastopt": __version__,

@@ -79,6 +79,4 @@ def get_num_threads() -> int:
     >>> fastopt.get_num_threads() >= 1
     True
     """
-    from .backends import native
-
-    return wanted() if native.missing is None and native.has_threads() else 1
+    return wanted()
