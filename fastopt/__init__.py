@@ -8,7 +8,7 @@ from .clip import clip_grad_norm_, clip_grad_value_
 from .groups import group_by
 from .information import info
 from .loss_scale import DynamicLossScale
-from .optimizer import LoadResult, Optimizer, StepInfo
+from .optimizer import Optimizer
 from .optimizers import (
     ASGD,
     LAMB,
@@ -37,6 +37,7 @@ from .optimizers import (
     SparseAdam,
     Yogi,
 )
+from .results import LoadResult, StepInfo
 from .sparse import RowSparse
 from .threads import get_num_threads, set_num_threads
 

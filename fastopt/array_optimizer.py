@@ -13,7 +13,8 @@ from .arrays import Array, check_slot, in_memory_order
 from .backends import Hyper, Source, Table
 from .backends.numpy import NumpyTable
 from .hyperparameters import Group
-from .optimizer import PLAIN_OPTIONS, Optimizer
+from .optimizer import Optimizer
+from .pass_options import PLAIN_OPTIONS
 from .rules import Rule
 from .structure import Branch
 
@@ -52,7 +53,7 @@ class ArrayOptimizer(Optimizer):
                 state.setdefault(number, np.full((), value))
 
     def _number_rows(self, table: Table) -> None:
-        places = np.flatnonzero(self._present)
+        places = np.flatnonzero(self._gradients.present)
         table.rows[places] = np.arange(places.size)
         #: Which array each row is of.
         self._arrays_of_rows: list[int] = places.tolist()
@@ -129,14 +130,8 @@ class DirectionOptimizer(ArrayOptimizer):
         check_slot(f"state[{name!r}][{slot!r}]", values, zeros, zeros.dtype)
         return values
 
-    def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        can_be_read = super()._hand_over(table, grads)
-        if can_be_read:
-            self._prepared.set_grads(grads)
-            self._given = grads
-        return can_be_read
-
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+        self._prepared.set_grads(self._gradients.given)
         self._prepared.array_clip[:] = table.array_clip
         directions: list[Array | None] = [None] * len(self._params)
         rows = []
@@ -155,4 +150,4 @@ class DirectionOptimizer(ArrayOptimizer):
         table.array_clip[:] = 1
         table.set_grads([None if way is None else in_memory_order(way) for way in directions])
         table.step(rows)
-        table.set_grads(self._given)
+        table.set_grads(self._gradients.given)

@@ -242,6 +242,13 @@ def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
                 )
 
 
+def overlap_each_other(starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]) -> bool:
+    """Tell whether two of the runs [start, start + size) overlap; an empty run inside another one counts."""
+    order = np.argsort(starts, kind="stable")
+    stops = starts + sizes.astype(np.uintp)
+    return bool((starts[order[1:]] < stops[order[:-1]]).any())
+
+
 def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from . import state
 from .arrays import Array
-from .optimizer import LoadResult, Optimizer
+from .optimizer import Optimizer
 from .packing import DTYPES, Packer, check_key, unpack
+from .results import LoadResult
 
 #: The version of what is written; files of a newer one are refused.
 FORMAT_VERSION = 1

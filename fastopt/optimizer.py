@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import attrgetter, is_
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -18,103 +17,25 @@ from .arrays import (
     FLOAT32,
     FLOAT64,
     Array,
-    address,
-    check_clearable,
     check_copy,
     computed_in,
-    extent,
     is_bfloat16,
     is_half,
 )
 from .backends import FINISH, UPDATE, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
+from .gradients import Gradients
 from .groups import Grouped, matching
 from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, is_scheduled, plain, value_at
 from .loss_scale import DynamicLossScale
+from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain
+from .results import LoadResult, StepInfo
 from .rules import Rule
-from .sparse import Rows, RowSparse, RowSparseTable, check_row_sparse
+from .sparse import RowSparseTable
 from .structure import Branch, is_container
 
 #: It counts as 0 in every sum with a number that matters.
 LEAST_POSITIVE = math.ulp(0.0)
-
-
-class LoadResult(NamedTuple):
-    """What :meth:`Optimizer.load_state_dict` did not load.
-
-    Attributes
-    ----------
-    missing : list of str
-        What the optimizer has, and the saved state has not in this form.
-    unexpected : list of str
-        What the saved state has, and the optimizer has not in this form.
-
-    Examples
-    --------
-    >>> import fastopt
-    >>> fastopt.LoadResult(missing=["head.new"], unexpected=[]).missing
-    ['head.new']
-    """
-
-    missing: list[str]
-    unexpected: list[str]
-
-
-class StepInfo(NamedTuple):
-    """What a step did.
-
-    Attributes
-    ----------
-    applied : bool
-        Whether the parameters were updated.
-    grad_norm : float or None
-        The global norm of the gradients before ``clip_global_norm`` clipped them; None without it. With the ``cuda``
-        backend it is fetched when it is first used (``float(info.grad_norm)``), so that the step need not wait.
-    lr : float
-        The learning rate of the first group in this step.
-    step : int
-        How many steps were applied: the number of this one, from 1, if it was.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt
-    >>> opt = fastopt.SGD(np.zeros(2), lr=0.1, clip_global_norm=1.0)
-    >>> opt.step(np.array([3.0, 4.0]))
-    StepInfo(applied=True, grad_norm=5.0, lr=0.1, step=1)
-    """
-
-    applied: bool
-    grad_norm: float | None
-    lr: float
-    step: int
-
-
-class PassOptions(NamedTuple):
-    """What is done around the rule, in the same pass; fixed when an optimizer is built."""
-
-    nonfinite: str
-    zero_grads: bool
-    accumulate_steps: int
-    ema_decay: float | None
-    ema_bias_correction: bool
-    polyak: bool
-    polyak_start: int
-    state_dtype: str | None
-    stochastic_rounding: bool
-
-    @property
-    def averages(self) -> bool:
-        return self.polyak or self.ema_decay is not None
-
-
-#: The options around the rule, and which values leave it alone.
-PLAIN_OPTIONS: Mapping[str, Any] = {
-    **PassOptions("propagate", False, 1, None, False, False, 1, None, False)._asdict(),
-    "l1": 0,
-    "prox_l1": 0,
-    "max_norm": None,
-    "copy_to": None,
-}
 
 
 class Settled(NamedTuple):
@@ -608,7 +529,6 @@ class Optimizer:
         self._steps = np.concatenate([self._steps, np.zeros(len(arrays), np.int64)])
         for i, name in enumerate(self._names):
             self.state.setdefault(name, {})["step"] = self._steps[i : i + 1].reshape(())
-        self._are_c_ordered = self.backend != "cuda" and all(param.flags.c_contiguous for param in self._params)
         self._table = None
 
     @property
@@ -747,14 +667,14 @@ class Optimizer:
         self._take_grads(table, grads, is_last)
         units = self._units() if self._holds_norms else []
         groups = [self._values(k) for k in range(len(self._settled))]
-        if self._sparse:
+        if self._gradients.sparse:
             table = self._with_touched_rows(table, groups)
         hypers = self._hypers(groups)
         grad_norm = self._read_grads(table, hypers, is_last)
         applied = is_last and not self._found_nonfinite
         if self._found_nonfinite:
             if options.zero_grads:
-                self._clear(self._clearable)
+                self._clear(self._gradients.clearable)
         elif not is_last:
             table.accumulate([hyper._replace(mean=0.0) for hyper in hypers])
         elif not units:
@@ -762,7 +682,7 @@ class Optimizer:
         else:
             self._step_with_units(table, hypers, units)
         if options.zero_grads:
-            self._clear(self._converted)
+            self._clear(self._gradients.converted)
         if self._new_slots:
             self._keep_new_slots()
         if self._dynamic_scale is not None and (applied or self._found_nonfinite):
@@ -770,7 +690,7 @@ class Optimizer:
         if applied:
             self._count()
         elif not self._found_nonfinite:
-            self._count_call(self._present)
+            self._count_call(self._gradients.present)
         return StepInfo(applied, grad_norm, groups[0]["lr"], self.step_count)
 
     def _addition(self, params: Any) -> Branch:
@@ -903,14 +823,10 @@ class Optimizer:
             beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
             self._computed.append(computed)
         self._is_dithered = options.state_dtype is not None or options.stochastic_rounding
-        self._last_grads: list[Any] | None = None
-        self._last_kinds: list[Any] = []
-        #: Where gradients of the last kinds were found clear of all parameters; new ones often come to old places.
-        self._disjoint: set[bytes] = set()
+        self._gradients = Gradients(
+            self._arrays, self._names, self._params, self._extents, self._refuse_beside_rows, options.zero_grads
+        )
         self._last_steps = b""
-        self._present = np.zeros(len(self._params), bool)
-        self._are_all_present = False
-        self._sparse: dict[int, Rows] = {}
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
@@ -950,21 +866,14 @@ class Optimizer:
         self._new_slots = []
 
     def _take_grads(self, table: Table, grads: Any, is_last: bool) -> None:
-        """Check the gradients and hand them to the table, unless they are the very arrays of the last step."""
+        """Check the gradients, hand them to the table, and number the rows of those that have one."""
         leaves = [grads] if self._is_single else self._root.leaves(self._ungrouped(grads), "grads")
         if is_last and self.accumulated_calls:
             leaves = self._filled(leaves)
         if self._frozen:
             leaves = [None if name in self._frozen else leaf for name, leaf in zip(self._names, leaves, strict=True)]
-        if self._last_grads is None or not all(map(is_, leaves, self._last_grads)) or not table.is_current():
-            self._last_grads = None
-            are_callers = True
-            if not (self._are_like_last(leaves) and self._hand_over(table, leaves)):
-                self._last_kinds = []
-                are_callers = self._check_grads(table, leaves)
-            # A converted copy would miss what the caller writes into the array before the next step.
-            self._last_grads = leaves if are_callers else None
-        if self._steps.tobytes() != self._last_steps:
+        has_changed = self._gradients.take(table, leaves)
+        if has_changed or self._steps.tobytes() != self._last_steps:
             self._number_rows(table)
 
     def _ungrouped(self, grads: Any) -> Any:
@@ -973,43 +882,8 @@ class Optimizer:
             return [grad["params"] if is_group(grad) and len(grad) == 1 else grad for grad in grads]
         return grads
 
-    def _check_grads(self, table: Table, leaves: list[Any]) -> bool:
-        """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
-        sparse = {i: self._rows_of(i, grad) for i, grad in enumerate(leaves) if isinstance(grad, RowSparse)}
-        if self.pass_options.zero_grads:
-            check_clearable(self._names, leaves)
-        checked = [
-            (None, i not in sparse)
-            if grad is None or i in sparse
-            else self._arrays.grad_in_memory_order(name, grad, param)
-            for i, (name, grad, param) in enumerate(zip(self._names, leaves, self._params, strict=True))
-        ]
-        grads = [grad for grad, _ in checked]
-        are_callers = all(is_callers for _, is_callers in checked)
-        self._disjoint.clear()
-        self._grad_sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
-        converted = [
-            leaf
-            for leaf, (grad, is_callers) in zip(leaves, checked, strict=True)
-            if grad is not None and not is_callers
-        ]
-        if self.pass_options.zero_grads and converted:
-            self._check_apart(leaves)
-        self._hand_over(table, grads)
-        self._clearable, self._converted = [leaf for leaf in leaves if leaf is not None], converted
-        self._sparse = sparse
-        present = np.array([grad is not None for grad in leaves])
-        if not np.array_equal(present, self._present):
-            self._present = present
-            self._are_all_present = bool(present.all())
-            self._last_steps = b""
-        self._last_kinds = (
-            list(map(kind, leaves)) if are_callers and self._are_c_ordered and self._are_all_present else []
-        )
-        return are_callers
-
-    def _rows_of(self, i: int, grad: RowSparse) -> Rows:
-        """Check the row-sparse gradient of array number ``i``."""
+    def _refuse_beside_rows(self, i: int) -> None:
+        """Raise if this optimizer, or an option, can't do with a row-sparse gradient of array number ``i``."""
         if self.row_sparse_options is None:
             raise TypeError(
                 f"grads: {self._names[i]!r} is row-sparse, which {type(self).__name__} does not take (SGD, Adagrad, "
@@ -1019,14 +893,6 @@ class Optimizer:
             raise TypeError(
                 f"grads: {self._names[i]!r} is row-sparse, which is not done on a GPU yet; give a dense one"
             )
-        self._refuse_beside_rows(i)
-        rows = check_row_sparse(self._names[i], grad, self._params[i])
-        sizes = np.array([rows.values.nbytes], np.intp)
-        self._refuse_overlap([i], np.array([address(rows.values)], np.uintp), sizes)
-        return rows
-
-    def _refuse_beside_rows(self, i: int) -> None:
-        """Raise if an option is on that is not done where only some rows of array number ``i`` are touched."""
         options = {**self.pass_options._asdict(), "max_norm": self._settled[self._group_of[i]].values["max_norm"]}
         options["copy_to"] = self._copies[i]
         for name, value in options.items():
@@ -1045,53 +911,12 @@ class Optimizer:
         """Return the table with copies of the rows that this step's row-sparse gradients touch."""
         arrays: list[list[Array]] = []
         scalars: list[tuple[float, ...]] = []
-        for i in self._sparse:
+        for i in self._gradients.sparse:
             arrays.append([self._params[i], *self._slots[i]])
             scalars.append(
                 self.hyper({**groups[self._group_of[i]], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1)
             )
-        return RowSparseTable(table, self._sparse, arrays, scalars)
-
-    def _are_like_last(self, leaves: list[Any]) -> bool:
-        """Tell whether all gradients are arrays of the dtypes and shapes of those that were checked last."""
-        if set(map(type, leaves)) != {np.ndarray} or list(map(kind, leaves)) != self._last_kinds:
-            return False
-        if self.pass_options.zero_grads:
-            check_clearable(self._names, leaves)
-            self._clearable = leaves
-        return True
-
-    def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        """Give the gradients to the table unless they overlap a parameter; return whether they can be read as is."""
-        if not table.set_grads(grads):
-            return False
-        starts = table.grad_addresses()
-        seen = starts.tobytes()
-        if seen in self._disjoint:
-            return True
-        self._refuse_overlap(range(len(grads)), starts, self._grad_sizes)
-        if (starts % 8).any() and not all(grad is None or grad.flags.aligned for grad in grads):
-            return False
-        if len(self._disjoint) == MOST_PLACES:
-            self._disjoint.clear()
-        self._disjoint.add(seen)
-        return True
-
-    def _refuse_overlap(
-        self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]
-    ) -> None:
-        """Raise if the gradient of one of these arrays, which begins at ``starts``, overlaps a parameter."""
-        overlap = self._extents.overlapped(starts, sizes)
-        if overlap is not None:
-            raise ValueError(
-                f"grads: {self._names[places[overlap[0]]]!r} overlaps the memory of the parameter {overlap[1]!r}, "
-                "which is changed while it is read; give a copy"
-            )
-
-    def _check_apart(self, leaves: list[Any]) -> None:
-        """Raise if a gradient of any strides, which is to be cleared, overlaps a parameter."""
-        extents = np.array([(0, 0) if leaf is None else extent(leaf) for leaf in leaves], np.intp)
-        self._refuse_overlap(range(len(leaves)), extents[:, 0].astype(np.uintp), extents[:, 1] - extents[:, 0])
+        return RowSparseTable(table, self._gradients.sparse, arrays, scalars)
 
     def _filled(self, leaves: list[Any]) -> list[Any]:
         """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
@@ -1104,9 +929,9 @@ class Optimizer:
 
     def _number_rows(self, table: Table) -> None:
         """Give the arrays that agree in group and step count a common row of hyperparameters."""
-        keys = np.stack([self._group_of, self._steps])[:, self._present]
+        keys = np.stack([self._group_of, self._steps])[:, self._gradients.present]
         rows, inverse = np.unique(keys, axis=1, return_inverse=True)
-        table.rows[self._present] = inverse.reshape(-1)
+        table.rows[self._gradients.present] = inverse.reshape(-1)
         self._rows = [(int(group), int(step)) for group, step in rows.T]
 
     def _clear(self, grads: list[Any]) -> None:
@@ -1124,13 +949,13 @@ class Optimizer:
         if self.accumulated_calls:
             self.accumulated_calls = 0
             for i, name in enumerate(self._names):
-                if self.state[name]["accumulated_calls"] and not self._present[i]:  # frozen on the way
+                if self.state[name]["accumulated_calls"] and not self._gradients.present[i]:  # frozen on the way
                     self.state[name]["accumulated"][...] = 0
                 self.state[name]["accumulated_calls"][...] = 0
-        if self._are_all_present:
+        if self._gradients.are_all_present:
             self._steps += 1
         else:
-            self._steps[self._present] += 1
+            self._steps[self._gradients.present] += 1
         # In this order: an interrupt in between has the rows numbered anew, instead of left one step behind.
         self._rows = [(group, step + 1) for group, step in self._rows]
         self._last_steps = self._steps.tobytes()
@@ -1249,7 +1074,7 @@ class Optimizer:
         """Return the arrays whose units' norms are held in this step, with the limit and the axes."""
         groups = [settled.values for settled in self._settled]
         units = []
-        for i in np.flatnonzero(self._present):
+        for i in np.flatnonzero(self._gradients.present):
             group, computed = groups[self._group_of[i]], self._computed[i]
             if group["max_norm"] is None or computed.ndim < 2:
                 continue
@@ -1304,12 +1129,6 @@ class Optimizer:
         return [self.state[name]["ema"] for name in self._names]
 
 
-def is_plain(name: str, value: Any) -> bool:
-    """Tell whether an option around the rule leaves it alone."""
-    plain_value = PLAIN_OPTIONS[name]
-    return value is None if plain_value is None else bool(value == plain_value)
-
-
 def write(array: Array, values: Array) -> None:
     """Write a parameter's values into an array of its own dtype or a lower precision."""
     if is_half(array.dtype):
@@ -1326,9 +1145,3 @@ def check_scale(grad_scale: Any) -> None:
 
 def is_group(value: Any) -> bool:
     return isinstance(value, Mapping) and "params" in value
-
-
-MOST_PLACES = 8
-
-#: What a gradient is checked for, but that it is contiguous.
-kind = attrgetter("dtype", "shape")

@@ -132,8 +132,11 @@ class RowSparseTable:
         self.touched.rows[:] = np.arange(len(rows))
         self.touched.set_grads([each.values for each in self.sparse])
 
-    def set_grads(self, grads: Sequence[Array | None]) -> bool:
-        return self.table.set_grads(grads)
+    def set_grads(self, grads: Sequence[Array | None]) -> None:
+        self.table.set_grads(grads)
+
+    def move_grads(self, grads: Sequence[Array], are_written: bool) -> bool:
+        return self.table.move_grads(grads, are_written)
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return self.table.grad_addresses()

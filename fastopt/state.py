@@ -14,7 +14,8 @@ from . import rules, schedules, storage
 from .arrays import Array, described
 from .hyperparameters import Group
 from .loss_scale import DynamicLossScale
-from .optimizer import LoadResult, Optimizer, check_scale
+from .optimizer import Optimizer, check_scale
+from .results import LoadResult
 from .structure import Branch, is_container
 
 #: The entries of a saved state, and what each is.

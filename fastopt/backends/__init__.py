@@ -71,8 +71,11 @@ class Table(Protocol):
         self, params: Sequence[Array], slots: Sequence[Sequence[Array]], beside: Sequence[Beside] | None = None
     ) -> None: ...
 
-    def set_grads(self, grads: Sequence[Array | None]) -> bool:
-        """Take these gradients from now on, unless one is not C-contiguous: then return False. None skips an array."""
+    def set_grads(self, grads: Sequence[Array | None]) -> None:
+        """Take these gradients, which are C-contiguous, from now on. None skips an array."""
+
+    def move_grads(self, grads: Sequence[Array], are_written: bool) -> bool:
+        """Take gradients of the same dtypes and sizes as before, if they are C-contiguous (and writeable)."""
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         """Return where each gradient begins."""

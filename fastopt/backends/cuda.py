@@ -404,11 +404,13 @@ class CudaTable:
             self.factors = {dtype: numba_cuda.empty(self.count + 1, dtype) for dtype in PARAM_DTYPES}
         self.norms: DeviceNorms | None = None
 
-    def set_grads(self, grads: Sequence[DeviceArray | None]) -> bool:
+    def set_grads(self, grads: Sequence[DeviceArray | None]) -> None:
         self.grads = list(grads)
         self.are_new_grads = True
         self.grad_readers = [None if grad is None else pointer_reader(grad.owner) for grad in grads]
-        return True
+
+    def move_grads(self, grads: Sequence[DeviceArray], are_written: bool) -> bool:
+        return False  # where a gradient on a device is can be told no faster than it is checked
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.array([0 if grad is None else grad.address for grad in self.grads], np.uintp)

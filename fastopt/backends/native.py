@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import rules, threads
-from ..arrays import FLOAT32, Array, address, computed_in
+from ..arrays import Array, address, computed_in
 from . import Beside, Hyper, Source
 
 #: Why there is no native backend; None where there is one.
@@ -62,7 +63,7 @@ def has_threads() -> bool:
 
 if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
-    NULL, from_buffer = ffi.NULL, ffi.from_buffer
+    NULL, from_buffer, BYTES = ffi.NULL, ffi.from_buffer, ffi.typeof("char[]")
     RULES = {
         getattr(rules, ffi.string(lib.fo_rule_name(number)).decode()): number for number in range(lib.fo_rule_count())
     }
@@ -90,7 +91,6 @@ class NativeTable:
         columns = np.frombuffer(ffi.buffer(self.arrays), dtype=struct_dtype("fo_array"))
         self.rows = columns["hyper"]
         self.array_clip = columns["array_clip"]
-        self.grad_dtypes: list[np.dtype[Any]] = []
         self.nonfinite = np.zeros(count, np.int64)
         self.array_clip[:] = 1
         columns["number"] = np.arange(count)
@@ -116,22 +116,26 @@ class NativeTable:
         self.columns["first_chunk"] = np.cumsum(chunks) - chunks
         self.chunks = int(chunks.sum())
 
-    def set_grads(self, grads: Sequence[Array | None]) -> bool:
-        try:
-            owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
-        except ValueError:  # not contiguous
-            return False
-        self.grads[0 : self.count] = self.grad_owners = owners
+    def set_grads(self, grads: Sequence[Array | None]) -> None:
+        self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
+        self.grads[0 : self.count] = self.grad_owners
         present = [grad is not None for grad in grads]
         if present != self.present:
             # An array without a gradient has no chunks, so that no thread goes through them.
             self.columns["length"] = self.sizes * np.array(present)
             self.number_chunks(self.columns["length"])
             self.present = present
-        dtypes = [FLOAT32 if grad is None else grad.dtype for grad in grads]
-        if dtypes != self.grad_dtypes:
-            self.columns["grad_dtype"] = [number_of(dtype) for dtype in dtypes]
-            self.grad_dtypes = dtypes
+        self.columns["grad_dtype"] = [0 if grad is None else number_of(grad.dtype) for grad in grads]
+
+    def move_grads(self, grads: Sequence[Array], are_written: bool) -> bool:
+        try:
+            if are_written:
+                self.grad_owners = list(map(from_buffer, repeat(BYTES), grads, repeat(True)))
+            else:
+                self.grad_owners = list(map(from_buffer, grads))
+        except (ValueError, BufferError):
+            return False
+        self.grads[0 : self.count] = self.grad_owners
         return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:

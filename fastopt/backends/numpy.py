@@ -47,10 +47,13 @@ class NumpyTable:
         self.array_clip = np.ones(len(params))
         self.nonfinite = np.zeros(len(params), np.int64)
 
-    def set_grads(self, grads: Sequence[Array | None]) -> bool:
-        if not all(grad is None or grad.flags.c_contiguous for grad in grads):
-            return False
+    def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.grads = [None if grad is None else flat(grad) for grad in grads]
+
+    def move_grads(self, grads: Sequence[Array], are_written: bool) -> bool:
+        if not all(grad.flags.c_contiguous and (grad.flags.writeable or not are_written) for grad in grads):
+            return False
+        self.set_grads(grads)
         return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:

@@ -11,7 +11,7 @@ from ..array_optimizer import ArrayOptimizer
 from ..arrays import Array
 from ..backends import Hyper, Table
 from ..hyperparameters import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
-from ..optimizer import StepInfo
+from ..results import StepInfo
 from ..rules import Rule
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import numpy as np
 
 from .. import rules
 from ..array_optimizer import ArrayOptimizer
-from ..arrays import Array
 from ..backends import Hyper, Table
 from ..hyperparameters import Group, Schedulable
 from ..rules import Rule
@@ -121,12 +120,6 @@ class SWATS(ArrayOptimizer):
             group, rule = {**group, "lr": group["sgd_lr"]}, rules.momentum
         return super()._hyper(group, rule, step)
 
-    def _hand_over(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        can_be_read = super()._hand_over(table, grads)
-        if can_be_read:
-            self._given = grads
-        return can_be_read
-
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
         table.step(hypers)
         rules_of = zip(self._arrays_of_rows, hypers, strict=True)
@@ -135,11 +128,11 @@ class SWATS(ArrayOptimizer):
             return
         squares = table.sum_products(hypers, 0, 0)
         products = table.sum_products(hypers, 0, "grad")
-        table.set_grads([grad if i in in_adam else None for i, grad in enumerate(self._given)])
+        table.set_grads([grad if i in in_adam else None for i, grad in enumerate(self._gradients.given)])
         table.step(
             [hyper._replace(rule=rules.descend, decay=1.0, scalars=rules.DescendScalars(1.0)) for hyper in hypers]
         )
-        table.set_grads(self._given)
+        table.set_grads(self._gradients.given)
         for k, group in enumerate(groups):
             of_group = [i for i in range(len(self._params)) if self._group_of[i] == k]
             for arrays in [of_group] if group["per_group"] else [[i] for i in of_group]:
