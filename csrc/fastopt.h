@@ -59,9 +59,9 @@ typedef struct {
     double threshold;     /* after the rule the parameter comes closer to 0 by this much, and stops there; 0: not */
     double average_weight;  /* of the new parameter in the average; 1: the average becomes the parameter */
     uint64_t dither;      /* seeds this step's random numbers */
-    int32_t rule;
     int32_t stages;       /* FO_UPDATE, FO_FINISH, or both */
     int32_t zero_grads;   /* 1: the gradient is cleared when it was read */
+    int32_t rule;         /* its number in FO_RULES of rules.h */
 } fo_hyper;
 
 /* Apply one step to every array whose gradient is not NULL, on at most so many threads. */

@@ -5,7 +5,7 @@
    its core's cache. An OpenMP region instead ends when all its threads have come and gone: where the other core is busy,
    say with the idle spinning of the BLAS that made the gradients, a step of 0.04 ms took 7 ms. Which thread takes a chunk
    changes no bit. */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE
 #include "compiler.h"
 #include "parallel.h"
 
@@ -54,6 +54,7 @@ static void visit_chunks(const fo_array *arrays, int64_t count, int64_t first, i
 #if FO_HAS_THREADS
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -86,7 +87,9 @@ static struct {
     fo_job *job;
     _Atomic int caller_sleeps;
     int32_t started, sleeping;
+    int kept_off;
     int64_t last_end;
+    pthread_t helpers[MAX_THREADS];
     pthread_mutex_t lock;
     pthread_cond_t opened, left;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
@@ -198,14 +201,35 @@ static void start_helpers(int32_t wanted)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's own threads */
     while (pool.started < wanted) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, helper, (void *)(intptr_t)(pool.started + 1)) != 0)
+        pthread_t *thread = &pool.helpers[pool.started];
+        if (pthread_create(thread, NULL, helper, (void *)(intptr_t)(pool.started + 1)) != 0)
             break;
-        pthread_detach(thread);
+        pthread_detach(*thread);
         pool.started++;
+        pool.kept_off = -1;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
+
+/* The system likes to wake a thread on the core of the one that wakes it, where it waits for milliseconds until it is
+   moved: as long as hundreds of small steps. */
+#ifdef __linux__
+static void keep_off_this_core(void)
+{
+    const int core = sched_getcpu();
+    cpu_set_t allowed;
+    if (core == pool.kept_off || core < 0 || pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed) != 0)
+        return;
+    CPU_CLR(core, &allowed);
+    if (CPU_COUNT(&allowed) == 0)
+        return;
+    for (int32_t i = 0; i < pool.started; i++)
+        pthread_setaffinity_np(pool.helpers[i], sizeof allowed, &allowed);
+    pool.kept_off = core;
+}
+#else
+static void keep_off_this_core(void) {}
+#endif
 
 static int64_t nanoseconds(void)
 {
@@ -221,8 +245,10 @@ static void open_door(fo_job *job, int64_t elements)
     pthread_mutex_lock(&pool.lock);
     pool.job = job;
     atomic_store(&pool.door, (atomic_load(&pool.door) / JOB + 1) * JOB + OPEN);
-    if (wake && pool.sleeping > 0)
+    if (wake && pool.sleeping > 0) {
+        keep_off_this_core();
         pthread_cond_broadcast(&pool.opened);
+    }
     pthread_mutex_unlock(&pool.lock);
 }
 

@@ -765,7 +765,8 @@ class Optimizer:
                 f"params: {replaced!r} is no longer the object that the optimizer was given; change arrays in place "
                 "(params[...][...] = value), or build a new optimizer"
             )
-        self._check_option("clip_global_norm", self.clip_global_norm)
+        if self.clip_global_norm is not None:
+            self._check_option("clip_global_norm", self.clip_global_norm)
         if len(self.param_groups) != len(self._settled):
             raise ValueError(
                 f"param_groups: expected {len(self._settled)} groups, got {len(self.param_groups)}; use "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
@@ -108,8 +109,7 @@ class NativeTable:
         self.columns = columns
         for column, array_beside in zip(columns, beside or (), strict=False):
             set_beside(column, array_beside)
-        self.hypers = ffi.new("fo_hyper[]", 1)
-        self.last_others: Sequence[Any] = ()
+        self.make_hypers(1)
 
     def number_chunks(self, lengths: npt.NDArray[np.int64]) -> None:
         chunks = -(-lengths // lib.FO_CHUNK)
@@ -166,20 +166,19 @@ class NativeTable:
         return readings["sum"]
 
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:
-        if len(hypers) > len(self.hypers):
-            self.hypers = ffi.new("fo_hyper[]", len(hypers))
-            self.last_others = ()
-        for row, hyper in zip(self.hypers, hypers, strict=False):
-            rule, row.grad_scale, row.clip_value, row.global_clip, row.l2, row.decay, scalars = hyper[:7]
-            others = hyper[7:]
-            # One row, whose last fields seldom change, is what a small step spends its time on.
-            if others != self.last_others or len(hypers) > 1:
-                row.mean, row.l1, row.threshold, row.average_weight, row.dither, row.stages, row.zero_grads = others
-                self.last_others = others if len(hypers) == 1 else ()
+        if len(hypers) * ROW.size > len(self.hyper_memory):
+            self.make_hypers(len(hypers))
+        for k, hyper in enumerate(hypers):
+            rule, scale, clip_value, global_clip, l2, decay, scalars, mean, l1, *finish = hyper
             if rule not in RULES:
                 raise ValueError(f'the rule {rule.__name__} is not among the compiled ones; use backend="numpy"')
-            row.rule = RULES[rule]
-            row.scalars[0 : len(scalars)] = scalars
+            before = scale, mean, clip_value, global_clip, l2, l1, decay
+            fill = NO_SCALARS[len(scalars) :]
+            ROW.pack_into(self.hyper_memory, k * ROW.size, *before, *scalars, *fill, *finish, RULES[rule])
+
+    def make_hypers(self, count: int) -> None:
+        self.hypers = ffi.new("fo_hyper[]", count)
+        self.hyper_memory = ffi.buffer(self.hypers)
 
 
 def number_of(dtype: np.dtype[Any]) -> int:
@@ -200,6 +199,14 @@ def set_beside(column: Any, beside: Beside) -> None:
             column["slot_dtypes"][k] = lib.FO_SIGNED8 if map == "signed" else lib.FO_ROOT8
 
 
+def pack_format(name: str) -> str:
+    """Return the layout of a C struct of numbers as Python's struct module names it."""
+    codes = {"int32_t": "i", "uint64_t": "Q", "double": "d"}
+    items = [described.type for _, described in ffi.typeof(name).fields]
+    numbers = [f"{it.length}{codes[it.item.cname]}" if it.kind == "array" else codes[it.cname] for it in items]
+    return "".join(numbers) + "0d"  # padded as in an array of such structs
+
+
 def struct_dtype(name: str) -> np.dtype[Any]:
     """Return the layout of a C struct of the contract as NumPy's dtype."""
     kinds = {"int32_t": "i4", "int64_t": "i8", "double": "f8", "void *": "u8"}
@@ -217,3 +224,5 @@ def struct_dtype(name: str) -> np.dtype[Any]:
 
 if missing is None:
     READING = struct_dtype("fo_reading")
+    ROW = struct.Struct(pack_format("fo_hyper"))
+    NO_SCALARS = (0.0,) * lib.FO_MAX_SCALARS
