@@ -5,7 +5,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-SOURCES = ["cpu.c", "parallel.c", "step.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"]
+SOURCES = ["cpu.c", "parallel.c", "step.c", "ndarray.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"]
 
 # cffi reads C declarations, not preprocessor lines.
 contract = "".join(

@@ -212,6 +212,16 @@ def extent(array: Array) -> tuple[int, int]:
     return begin, end + array.itemsize
 
 
+def are_like(grads: Sequence[Any], dtypes: Sequence[Any], shapes: Sequence[tuple[int, ...]], are_written: bool) -> bool:
+    """Tell whether these are NumPy arrays of these dtypes and shapes, in C order (and writeable)."""
+    return (
+        set(map(type, grads)) == {np.ndarray}
+        and [grad.dtype for grad in grads] == dtypes
+        and [grad.shape for grad in grads] == shapes
+        and all(grad.flags.c_contiguous and (grad.flags.writeable or not are_written) for grad in grads)
+    )
+
+
 def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
     """Raise unless the gradients can be cleared: are writeable arrays, each of memory of its own; None is passed over.
 

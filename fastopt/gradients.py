@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter, is_
+from operator import is_
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +16,6 @@ from .sparse import Rows, RowSparse, check_row_sparse
 
 #: How many sets of places to remember; new gradients often come to where those of an earlier step were.
 MOST_PLACES = 8
-
-dtype_of, shape_of = attrgetter("dtype"), attrgetter("shape")
 
 
 class Gradients:
@@ -68,11 +66,10 @@ class Gradients:
         self.clearable: list[Any] = []
         self.converted: list[Any] = []
         self._last: list[Any] | None = None
-        #: The dtypes and shapes of gradients that can be read as they are; none: these have to be checked one by one.
-        self._dtypes: list[Any] = []
-        self._shapes: list[Any] = []
+        #: Whether the last ones were read as they are, one for each array.
+        self._are_plain = False
         self._sizes = np.zeros(len(params), np.intp)
-        #: Where gradients of these kinds were found clear of all parameters.
+        #: Where gradients like these were found clear of all parameters.
         self._disjoint: set[bytes] = set()
 
     def take(self, table: Table, leaves: list[Any]) -> bool:
@@ -86,27 +83,15 @@ class Gradients:
         if self._last is not None and all(map(is_, leaves, self._last)) and table.is_current():
             return False
         self._last = None
-        if (
-            self._are_like_last(leaves)
-            and table.move_grads(leaves, self.are_cleared)
-            and self._are_apart(table, leaves)
-        ):
+        if self._are_plain and table.move_grads(leaves, self.are_cleared) and self._are_apart(table, leaves):
             self._last = self.given = self.clearable = leaves
             return False
-        self._dtypes = []
+        self._are_plain = False
         present = self.present
         are_callers = self._check_each(table, leaves)
         # A converted copy would miss what the caller writes into the array before the next step.
         self._last = leaves if are_callers else None
         return self.present is not present
-
-    def _are_like_last(self, leaves: list[Any]) -> bool:
-        """Tell whether all gradients are arrays of the dtypes and shapes of those that were checked last."""
-        return (
-            set(map(type, leaves)) == {np.ndarray}
-            and list(map(dtype_of, leaves)) == self._dtypes
-            and list(map(shape_of, leaves)) == self._shapes
-        )
 
     def _are_apart(self, table: Table, grads: Sequence[Array | None]) -> bool:
         """Raise if one of the table's gradients overlaps a parameter; return whether they can be used as they are."""
@@ -155,8 +140,7 @@ class Gradients:
         if not np.array_equal(present, self.present):
             self.present = present
             self.are_all_present = bool(present.all())
-        if are_callers and self.are_all_present and all(map(is_, grads, leaves)):
-            self._dtypes, self._shapes = list(map(dtype_of, leaves)), list(map(shape_of, leaves))
+        self._are_plain = are_callers and self.are_all_present and all(map(is_, grads, leaves))
         return are_callers
 
     def _rows_of(self, i: int, grad: RowSparse) -> Rows:

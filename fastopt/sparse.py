@@ -135,7 +135,7 @@ class RowSparseTable:
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.table.set_grads(grads)
 
-    def move_grads(self, grads: Sequence[Array], are_written: bool) -> bool:
+    def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
         return self.table.move_grads(grads, are_written)
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections import OrderedDict, UserDict, namedtuple
 from itertools import cycle
 from types import MappingProxyType
@@ -412,3 +413,89 @@ def test_many_arrays_with_steps_and_groups_of_their_own() -> None:
             if grad is not None:
                 optimizer.step(grad)
     assert [param.tobytes() for param in params] == [param.tobytes() for param in flat]
+
+
+class Subclass(np.ndarray):
+    pass
+
+
+def unaligned(grad: Any) -> Any:
+    shifted = np.zeros(grad.nbytes + 1, np.uint8)[1:].view(grad.dtype).reshape(grad.shape)
+    shifted[...] = grad
+    return shifted
+
+
+LATER = {
+    "new arrays": np.copy,
+    "the same memory": lambda grad: grad[...],
+    "another dtype": lambda grad: grad.astype(np.float64),
+    "another byte order": lambda grad: grad.astype(grad.dtype.newbyteorder()),
+    "a dtype of its own": lambda grad: grad.astype(np.dtype(grad.dtype.str, metadata={"unit": "m"})),
+    "strided": lambda grad: np.repeat(grad, 2, axis=0)[::2],
+    "Fortran order": np.asfortranarray,
+    "broadcast": lambda grad: np.broadcast_to(grad[:1], grad.shape),
+    "a subclass": lambda grad: grad.copy().view(Subclass),
+    "unaligned": unaligned,
+}
+
+
+@pytest.mark.parametrize("is_layout_known", [True, False])
+@pytest.mark.parametrize("backend", ["native", "numpy"])
+@pytest.mark.parametrize("kind", LATER)
+def test_gradients_of_a_later_step_are_looked_at_anew(
+    kind: str, backend: str, is_layout_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever they are, a step does what one with plain copies of them does."""
+    if backend == "native":
+        native = native_module()
+        assert native.has_known_ndarrays or sys.implementation.name != "cpython"
+        monkeypatch.setattr(native, "has_known_ndarrays", is_layout_known and native.has_known_ndarrays)
+    random = np.random.default_rng(0)
+    first, later = (random.standard_normal((2, 5, 3)).astype(np.float32) for _ in range(2))
+    params, expected = [ones(5, 3), ones(5, 3)], [ones(5, 3), ones(5, 3)]
+    opt, reference = fastopt.Adam(params, backend=backend), fastopt.Adam(expected, backend="numpy")
+    for grads in (first, later, first, later):
+        odd = list(grads) if grads is first else [np.copy(grads[0]), LATER[kind](grads[1])]
+        opt.step(odd)
+        reference.step([np.array(grad, np.float32, order="C") for grad in odd])
+    assert np.array_equal(params, expected)
+
+
+@pytest.mark.parametrize("is_layout_known", [True, False])
+@pytest.mark.parametrize("backend", ["native", "numpy"])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (lambda grad: grad.T, ValueError),
+        (lambda grad: grad.reshape(15), ValueError),
+        (lambda grad: grad[0], ValueError),
+        (lambda grad: grad.astype(np.int32), TypeError),
+        (np.ma.array, TypeError),
+        (list, TypeError),
+        (lambda grad: np.broadcast_to(grad, grad.shape), ValueError),
+    ],
+    ids=["transposed", "flat", "a row", "integers", "masked", "a list", "read-only"],
+)
+def test_wrong_gradients_of_a_later_step(
+    kind: Any, error: type[Exception], backend: str, is_layout_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "native":
+        native = native_module()
+        monkeypatch.setattr(native, "has_known_ndarrays", is_layout_known and native.has_known_ndarrays)
+    params = [ones(5, 3), ones(5, 3)]
+    opt = fastopt.SGD(params, lr=1.0, zero_grads=True, backend=backend)
+    opt.step([ones(5, 3), ones(5, 3)])
+    good, bad = ones(5, 3), ones(5, 3)
+    with pytest.raises(error, match="'1'"):
+        opt.step([good, kind(bad)])
+    assert np.array_equal([*params, good, bad], np.repeat([0, 0, 1, 1], 15).reshape(4, 5, 3))
+    opt.step([good, bad])
+    assert np.array_equal([*params, good, bad], np.repeat([-1, -1, 0, 0], 15).reshape(4, 5, 3))
+
+
+def native_module() -> Any:
+    from fastopt.backends import native
+
+    if native.missing is not None:
+        pytest.skip(f"needs the native backend: {native.missing}")
+    return native

@@ -74,8 +74,9 @@ class Table(Protocol):
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         """Take these gradients, which are C-contiguous, from now on. None skips an array."""
 
-    def move_grads(self, grads: Sequence[Array], are_written: bool) -> bool:
-        """Take gradients of the same dtypes and sizes as before, if they are C-contiguous (and writeable)."""
+    def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
+        """Take these from now on if they are NumPy arrays like those that were set last, one for each array, in C order
+        (and writeable); else return False."""
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         """Return where each gradient begins."""

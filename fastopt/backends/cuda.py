@@ -409,7 +409,7 @@ class CudaTable:
         self.are_new_grads = True
         self.grad_readers = [None if grad is None else pointer_reader(grad.owner) for grad in grads]
 
-    def move_grads(self, grads: Sequence[DeviceArray], are_written: bool) -> bool:
+    def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
         return False  # where a gradient on a device is can be told no faster than it is checked
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import rules, threads
-from ..arrays import Array, address, computed_in
+from ..arrays import FLOAT32, Array, address, are_like, computed_in
 from . import Beside, Hyper, Source
 
 #: Why there is no native backend; None where there is one.
@@ -64,7 +64,7 @@ def has_threads() -> bool:
 
 if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
-    NULL, from_buffer, BYTES = ffi.NULL, ffi.from_buffer, ffi.typeof("char[]")
+    NULL, from_buffer = ffi.NULL, ffi.from_buffer
     RULES = {
         getattr(rules, ffi.string(lib.fo_rule_name(number)).decode()): number for number in range(lib.fo_rule_count())
     }
@@ -87,7 +87,10 @@ class NativeTable:
         self.count = count
         self.arrays = ffi.new("fo_array[]", count)
         self.grads = ffi.new("void *[]", count)
-        self.grad_owners: list[Any] = []
+        self.grad_owners: Sequence[Any] = ()
+        self.grad_dtypes: list[np.dtype[Any] | None] = []
+        self.shapes = [param.shape for param in params]
+        self.param_addresses = addresses_of(params)
         self.owners = params, slots, beside
         columns = np.frombuffer(ffi.buffer(self.arrays), dtype=struct_dtype("fo_array"))
         self.rows = columns["hyper"]
@@ -117,26 +120,32 @@ class NativeTable:
         self.chunks = int(chunks.sum())
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
-        self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
-        self.grads[0 : self.count] = self.grad_owners
+        self.point_to(grads)
         present = [grad is not None for grad in grads]
         if present != self.present:
             # An array without a gradient has no chunks, so that no thread goes through them.
             self.columns["length"] = self.sizes * np.array(present)
             self.number_chunks(self.columns["length"])
             self.present = present
+        self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
+        self.dtype_addresses = addresses_of(self.grad_dtypes)
         self.columns["grad_dtype"] = [0 if grad is None else number_of(grad.dtype) for grad in grads]
 
-    def move_grads(self, grads: Sequence[Array], are_written: bool) -> bool:
-        try:
-            if are_written:
-                self.grad_owners = list(map(from_buffer, repeat(BYTES), grads, repeat(True)))
-            else:
-                self.grad_owners = list(map(from_buffer, grads))
-        except (ValueError, BufferError):
+    def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
+        if not has_known_ndarrays:
+            if not are_like(grads, self.grad_dtypes, self.shapes, are_written):
+                return False
+            self.point_to(grads)
+            return True
+        objects = addresses_of(grads)
+        if not find_memory(objects, self.param_addresses, self.dtype_addresses, are_written, self.grads):
             return False
-        self.grads[0 : self.count] = self.grad_owners
+        self.grad_owners = grads
         return True
+
+    def point_to(self, grads: Sequence[Array | None]) -> None:
+        self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
+        self.grads[0 : self.count] = self.grad_owners
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
@@ -181,6 +190,48 @@ class NativeTable:
         self.hyper_memory = ffi.buffer(self.hypers)
 
 
+def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:
+    """Return where CPython's objects themselves are."""
+    return np.fromiter(map(id, objects), np.uintp, len(objects))
+
+
+def find_memory(
+    arrays: npt.NDArray[np.uintp],
+    models: npt.NDArray[np.uintp],
+    dtypes: npt.NDArray[np.uintp],
+    are_written: bool,
+    memory: Any,
+) -> bool:
+    """Write where the memory of these arrays is, if they have the models' shapes and these dtypes; tell whether."""
+    objects = [ffi.from_buffer("uintptr_t[]", addresses) for addresses in (arrays, models, dtypes)]
+    flags = READABLE | WRITEABLE if are_written else READABLE
+    return bool(lib.fo_find_memory(*objects, len(arrays), id(np.ndarray), flags, memory))
+
+
+def knows_ndarrays() -> bool:
+    """Try out whether arrays are laid out in memory as csrc/ndarray.c takes them to be."""
+    if sys.implementation.name != "cpython":
+        return False
+    array, other = np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)
+    fixed = np.zeros((2, 3), np.float32)
+    fixed.flags.writeable = False
+    found = ffi.new("void *[]", 1)
+
+    def is_found(candidate: Array, dtype: np.dtype[Any] = FLOAT32, are_written: bool = False) -> bool:
+        models, dtypes = addresses_of([array]), addresses_of([dtype])
+        return find_memory(addresses_of([candidate]), models, dtypes, are_written, found)
+
+    wrong = [other, other.T, np.float32(0), np.zeros((2, 3)), np.zeros(2, np.float32), np.ma.zeros((2, 3), np.float32)]
+    return (
+        is_found(array, are_written=True)
+        and int(ffi.cast("uintptr_t", found[0])) == address(array)
+        and is_found(fixed)
+        and not is_found(fixed, are_written=True)
+        and not is_found(array, np.dtype(np.float64))
+        and not any(map(is_found, wrong))
+    )
+
+
 def number_of(dtype: np.dtype[Any]) -> int:
     return int(DTYPES.get(dtype, lib.FO_BFLOAT16))
 
@@ -222,7 +273,11 @@ def struct_dtype(name: str) -> np.dtype[Any]:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": ffi.sizeof(name)})
 
 
+#: Flags of NumPy's C interface: NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE.
+READABLE, WRITEABLE = 0x0001, 0x0400
+
 if missing is None:
+    has_known_ndarrays = knows_ndarrays()
     READING = struct_dtype("fo_reading")
     ROW = struct.Struct(pack_format("fo_hyper"))
     NO_SCALARS = (0.0,) * lib.FO_MAX_SCALARS

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import dither, halves, quantize, rules
-from ..arrays import Array, address, computed_in
+from ..arrays import Array, address, are_like, computed_in
 from ..dither import PARAM_STREAM, random_bits
 from . import FINISH, UPDATE, Beside, Hyper, Source
 
@@ -42,6 +42,7 @@ class NumpyTable:
             any(array.dtype != computed_in(param.dtype) for array in (param, *array_slots))
             for param, array_slots in zip(params, slots, strict=True)
         ]
+        self.shapes = [param.shape for param in params]
         self.grads: Sequence[Array | None] = [None] * len(params)
         self.rows = np.zeros(len(params), np.int32)
         self.array_clip = np.ones(len(params))
@@ -49,11 +50,12 @@ class NumpyTable:
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.grads = [None if grad is None else flat(grad) for grad in grads]
+        self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
 
-    def move_grads(self, grads: Sequence[Array], are_written: bool) -> bool:
-        if not all(grad.flags.c_contiguous and (grad.flags.writeable or not are_written) for grad in grads):
+    def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
+        if not are_like(grads, self.grad_dtypes, self.shapes, are_written):
             return False
-        self.set_grads(grads)
+        self.grads = [flat(grad) for grad in grads]
         return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
