@@ -3,7 +3,7 @@
 
 #define LOOP(name, slot_pointers, call)                                                                              \
     static void NAME(name##_loop)(REAL *restrict p, const REAL *restrict g, void *const *slots, int64_t begin,       \
-                                  int64_t length, const double *scalars)                                             \
+                                  int64_t length, REAL decay, const double *scalars)                                 \
     {                                                                                                                \
         SCALARS(name) h;                                                                                             \
         for (size_t k = 0; k < sizeof h / sizeof(REAL); k++)                                                         \
@@ -11,8 +11,10 @@
         (void)slots, (void)begin;                                                                                    \
         slot_pointers                                                                                                \
         FO_SIMD                                                                                                      \
-        for (int64_t i = 0; i < length; i++)                                                                         \
+        for (int64_t i = 0; i < length; i++) {                                                                       \
+            p[i] = p[i] * decay;                                                                                     \
             NAME(name) call;                                                                                         \
+        }                                                                                                            \
     }
 
 #define SLOT(k) REAL *restrict s##k = (REAL *)slots[k] + begin;

@@ -105,15 +105,8 @@ static const REAL *NAME(add_l1)(REAL *restrict scratch, const REAL *g, const REA
     return scratch;
 }
 
-static void NAME(decay_param)(REAL *restrict p, int64_t length, REAL decay)
-{
-    FO_SIMD
-    for (int64_t i = 0; i < length; i++)
-        p[i] = p[i] * decay;
-}
-
 typedef void NAME(rule_loop)(REAL *restrict p, const REAL *restrict g, void *const *slots, int64_t begin,
-                             int64_t length, const double *scalars);
+                             int64_t length, REAL decay, const double *scalars);
 
 #define RULE(name) NAME(name##_loop),
 static NAME(rule_loop) *const NAME(rule_loops)[] = {FO_RULES(RULE)};
@@ -160,9 +153,7 @@ static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *co
         g = NAME(add_l2)(scratch, g, p, length, (REAL)hyper->l2);
     if (hyper->l1 != 0)
         g = NAME(add_l1)(scratch, g, p, length, (REAL)hyper->l1);
-    if (hyper->decay != 1)
-        NAME(decay_param)(p, length, (REAL)hyper->decay);
-    NAME(rule_loops)[hyper->rule](p, g, slots, first_slot, length, hyper->scalars);
+    NAME(rule_loops)[hyper->rule](p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
     if (hyper->threshold != 0)
         NAME(threshold_param)(p, length, (REAL)hyper->threshold);
     if (hyper->mean != 0)

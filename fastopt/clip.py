@@ -87,7 +87,7 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
     norm = norm_of([contiguous(grad) for grad in arrays], norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise ValueError(f"clip_grad_norm_: the global norm is {norm}, and error_if_nonfinite=True; nothing was scaled")
-    factor = clip_factor(norm, max_norm)
+    factor = clip_factor(norm, float(max_norm))
     with np.errstate(all="ignore"):
         for grad in arrays:
             np.multiply(grad, factor.astype(grad.dtype), out=grad)
@@ -126,13 +126,12 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
 
 def clip_factor(norm: Any, max_norm: Any) -> npt.NDArray[np.float64]:
     """Return ``min(1, max_norm / (norm + 1e-6))``, NaN for a norm that is NaN; elementwise, in double precision."""
-    with np.errstate(all="ignore"):
-        return np.asarray(np.minimum(1.0, np.float64(max_norm) / (np.float64(norm) + 1e-6)))
+    return np.minimum(1.0, max_norm / (norm + 1e-6))  # type: ignore[no-any-return]
 
 
 def total_norm(sums: npt.NDArray[np.float64]) -> float:
     """Return the 2-norm of all arrays from the sum of squares of each, added in index order on every machine."""
-    return math.sqrt(np.cumsum(sums)[-1]) if sums.size else 0.0
+    return math.sqrt(np.add.accumulate(sums)[-1]) if sums.size else 0.0
 
 
 def norm_of(arrays: list[Array], norm_type: float) -> float:

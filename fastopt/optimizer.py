@@ -1044,11 +1044,12 @@ class Optimizer:
             is_counted = True
             max_norms = [settled.values["clip_norm"] for settled in self._settled]
             limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])[self._group_of]
-            table.array_clip[:] = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
+            with np.errstate(all="ignore"):
+                table.array_clip[:] = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
             self._array_clip_is_set = True
         if is_last and self.clip_global_norm is not None:
             norm = total_norm(self._squares(table, hypers, is_counted))
-            factor = float(clip_factor(norm, self.clip_global_norm))
+            factor = float(clip_factor(norm, float(self.clip_global_norm)))
             hypers[:] = [hyper._replace(global_clip=factor) for hyper in hypers]
             return norm
         if not is_counted:

@@ -113,11 +113,13 @@ class NativeTable:
         for column, array_beside in zip(columns, beside or (), strict=False):
             set_beside(column, array_beside)
         self.make_hypers(1)
+        self.readings = ffi.new("fo_reading[]", count)
+        self.read = np.frombuffer(ffi.buffer(self.readings), dtype=READING)
 
     def number_chunks(self, lengths: npt.NDArray[np.int64]) -> None:
         chunks = -(-lengths // lib.FO_CHUNK)
         self.columns["first_chunk"] = np.cumsum(chunks) - chunks
-        self.chunks = int(chunks.sum())
+        self.partials = ffi.new("fo_reading[]", int(chunks.sum()))
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.point_to(grads)
@@ -165,14 +167,14 @@ class NativeTable:
         self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False
     ) -> npt.NDArray[np.float64]:
         self.set_hypers(hypers)
-        readings, partials = np.empty(self.count, READING), np.empty(self.chunks, READING)
-        into = ffi.from_buffer("fo_reading[]", partials), ffi.from_buffer("fo_reading[]", readings)
+        into = self.partials, self.readings
         read = self.arrays, self.grads, self.count, self.hypers
         sources = SOURCES.get(left, left), SOURCES.get(right, right)
         lib.fo_sum_products(*read, *sources, count_nonfinite, *into, threads.wanted())
         if count_nonfinite:
-            self.nonfinite = readings["nonfinite"]
-        return readings["sum"]
+            self.nonfinite = self.read["nonfinite"].copy()
+        sums: npt.NDArray[np.float64] = self.read["sum"].copy()
+        return sums
 
     def set_hypers(self, hypers: Sequence[Hyper]) -> None:
         if len(hypers) * ROW.size > len(self.hyper_memory):
