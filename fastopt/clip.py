@@ -159,19 +159,23 @@ def check(name: str, value: Any, low: float) -> None:
 def float_arrays(grads: Any, to_be_written: bool = False) -> list[Array]:
     """Return the arrays of a structure that are not None, checked."""
     branch = Branch(grads if is_container(grads) else [grads])
-    arrays = []
-    for name, grad in zip(branch.names(), branch.arrays(), strict=True):
-        if grad is None:
-            continue
-        if not isinstance(grad, np.ndarray) or not is_float(grad.dtype):
-            found = f"an array of {grad.dtype}" if isinstance(grad, np.ndarray) else described(grad)
-            raise TypeError(f"grads: {name!r} is {found}; expected a NumPy array of a float dtype, or None")
-        if isinstance(grad, np.ma.MaskedArray):
-            raise TypeError(f"grads: {name!r} is a masked array; give grad.filled(0), or None to pass it over")
-        if to_be_written and not grad.flags.writeable:
-            raise ValueError(f"grads: {name!r} is read-only, and is to be changed in place; give a copy")
-        arrays.append(grad)
+    arrays = [grad for grad in branch.arrays() if grad is not None]
+    are_plain = set(map(type, arrays)) <= {np.ndarray} and {array.dtype for array in arrays} <= {FLOAT32, FLOAT64}
+    if not are_plain or to_be_written:
+        for name, grad in zip(branch.names(), branch.arrays(), strict=True):
+            if grad is not None:
+                check_float_array(name, grad, to_be_written)
     return arrays
+
+
+def check_float_array(name: str, grad: Any, to_be_written: bool) -> None:
+    if not isinstance(grad, np.ndarray) or not is_float(grad.dtype):
+        found = f"an array of {grad.dtype}" if isinstance(grad, np.ndarray) else described(grad)
+        raise TypeError(f"grads: {name!r} is {found}; expected a NumPy array of a float dtype, or None")
+    if isinstance(grad, np.ma.MaskedArray):
+        raise TypeError(f"grads: {name!r} is a masked array; give grad.filled(0), or None to pass it over")
+    if to_be_written and not grad.flags.writeable:
+        raise ValueError(f"grads: {name!r} is read-only, and is to be changed in place; give a copy")
 
 
 def contiguous(array: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import rules, threads
-from ..arrays import FLOAT32, Array, address, are_like, computed_in
+from ..arrays import FLOAT32, Array, address, are_like
 from . import Beside, Hyper, Source
 
 #: Why there is no native backend; None where there is one.
@@ -64,6 +64,7 @@ def has_threads() -> bool:
 
 if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
+    SINGLE, DOUBLE = lib.FO_FLOAT32, lib.FO_FLOAT64
     NULL, from_buffer = ffi.NULL, ffi.from_buffer
     RULES = {
         getattr(rules, ffi.string(lib.fo_rule_name(number)).decode()): number for number in range(lib.fo_rule_count())
@@ -92,7 +93,7 @@ class NativeTable:
         self.shapes = [param.shape for param in params]
         self.param_addresses = addresses_of(params)
         self.owners = params, slots, beside
-        columns = np.frombuffer(ffi.buffer(self.arrays), dtype=struct_dtype("fo_array"))
+        columns = np.frombuffer(ffi.buffer(self.arrays), dtype=ARRAY)
         self.rows = columns["hyper"]
         self.array_clip = columns["array_clip"]
         self.nonfinite = np.zeros(count, np.int64)
@@ -100,11 +101,11 @@ class NativeTable:
         columns["number"] = np.arange(count)
         self.sizes = np.array([param.size for param in params], np.int64)
         self.present: list[bool] = []
-        columns["param_dtype"] = [number_of(param.dtype) for param in params]
-        columns["dtype"] = [number_of(computed_in(param.dtype)) for param in params]
+        columns["param_dtype"] = param_dtypes = [number_of(param.dtype) for param in params]
+        columns["dtype"] = [DOUBLE if dtype == DOUBLE else SINGLE for dtype in param_dtypes]
         columns["is_stored"] = columns["param_dtype"] != columns["dtype"]
-        columns["param"] = [address(param) for param in params]
-        for column, array_slots in zip(columns, slots, strict=True):
+        columns["param"] = memory_of(params)
+        for column, array_slots in zip(columns, slots, strict=True) if any(slots) else ():
             for k, slot in enumerate(array_slots):
                 column["slots"][k] = address(slot)
                 column["slot_dtypes"][k] = number_of(slot.dtype)
@@ -131,7 +132,7 @@ class NativeTable:
             self.present = present
         self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
         self.dtype_addresses = addresses_of(self.grad_dtypes)
-        self.columns["grad_dtype"] = [0 if grad is None else number_of(grad.dtype) for grad in grads]
+        self.columns["grad_dtype"] = [0 if dtype is None else number_of(dtype) for dtype in self.grad_dtypes]
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
         if not has_known_ndarrays:
@@ -195,6 +196,15 @@ class NativeTable:
 def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:
     """Return where CPython's objects themselves are."""
     return np.fromiter(map(id, objects), np.uintp, len(objects))
+
+
+def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
+    """Return where each C-contiguous array begins."""
+    objects, dtypes = addresses_of(arrays), addresses_of([array.dtype for array in arrays])
+    memory = np.empty(len(arrays), np.uintp)
+    if has_known_ndarrays and find_memory(objects, objects, dtypes, False, ffi.from_buffer("void *[]", memory)):
+        return memory
+    return np.array([address(array) for array in arrays], np.uintp)
 
 
 def find_memory(
@@ -280,6 +290,6 @@ READABLE, WRITEABLE = 0x0001, 0x0400
 
 if missing is None:
     has_known_ndarrays = knows_ndarrays()
-    READING = struct_dtype("fo_reading")
+    ARRAY, READING = struct_dtype("fo_array"), struct_dtype("fo_reading")
     ROW = struct.Struct(pack_format("fo_hyper"))
     NO_SCALARS = (0.0,) * lib.FO_MAX_SCALARS
