@@ -256,4 +256,5 @@ OPTIONS: dict[str, Contender] = {
     "bfloat16 slots": partial(fastopt_step, backend="native", state_dtype="bfloat16"),
     "8-bit slots": partial(fastopt_step, backend="native", state_dtype="uint8"),
 }
-OURS = ("fastopt", "fastopt NumPy")
+#: How the names of others than fastopt begin.
+PEERS = ("torch", "DeepSpeed", "optax", "naive")

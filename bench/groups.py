@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from bench.case import Work
 from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
+from bench.products import BEHIND
 from bench.rules import CLIP, NORM, OTHERS, RULES
 from bench.shapes import ARRAYS, GIGA, SIZES, ArraySet
+from bench.sparse import SPARSE, TABLE
 
 QUICK = 1 << 20  # elements: larger sets are left out of a quick run
 
@@ -45,6 +47,7 @@ GROUPS = {
         "Adam: what each option costs", RULES["adam"], only("one of 64M", "GPT", "ResNet", "MLP"), contenders=OPTIONS
     ),
     **{name: Group(name, rule, only("ResNet"), BRIEF) for name, rule in OTHERS.items()},
+    "sparse": Group("Adam, few rows of a table (limit: the dense step's)", RULES["adam"], TABLE, SPARSE),
     "norm": Group("Global norm of the gradients", NORM, contenders=NORMS),
     "clip": Group("Clip the gradients by their global norm", CLIP, contenders=NORMS),
     "sizes": Group(
@@ -59,6 +62,12 @@ GROUPS = {
         only("ResNet", "MLP"),
         FAST,
         busy=True,
+    ),
+    "behind": Group(
+        "Adam right after a matrix product in NumPy, whose idle threads still spin",
+        RULES["adam"],
+        only("ResNet", "one of 200k", "MLP", "1,000 of 256"),
+        BEHIND,
     ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 
 from bench.case import Case, Stepper
-from bench.contenders import OURS, Contender
+from bench.contenders import PEERS, Contender
 from bench.groups import Group
 
 REST = 0.01  # seconds between turns: idle OpenMP threads spin for some milliseconds, and would slow the next contender
@@ -122,7 +122,7 @@ def summary(label: str, case: Case, rounds: list[dict[str, float]], skipped: dic
         row.percent = {name: 100 * ratio("limit", name) for name in names}
         low, middle, high = quantiles([times["limit"] for times in rounds], n=4)
         row.spread = 50 * (high - low) / middle
-    if peers := [name for name in names if name not in ("limit", *OURS)]:
+    if peers := [name for name in names if name.startswith(PEERS)]:
         row.best_peer = min(peers, key=row.micros.__getitem__)
         if "fastopt" in names:
             row.lead = ratio(row.best_peer, "fastopt")
