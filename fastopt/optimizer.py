@@ -22,7 +22,7 @@ from .arrays import (
     is_bfloat16,
     is_half,
 )
-from .backends import FINISH, UPDATE, Beside, Hyper, Table
+from .backends import CLEAR, FINISH, UPDATE, WHOLE_PASS, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
 from .gradients import Gradients
 from .groups import Grouped, matching
@@ -193,8 +193,11 @@ class Optimizer:
     #: The slots that are never negative: what 8 bits store by the root map.
     non_negative: ClassVar[frozenset[str]] = frozenset({"v", "v_max", "sum", "u", "s"})
 
-    #: The options around the rule that this optimizer does not take.
-    refused: ClassVar[frozenset[str]] = frozenset()
+    #: The slots that ``state_dtype`` leaves in the dtype that is computed in: they must be right to the last bit.
+    exact: ClassVar[frozenset[str]] = frozenset()
+
+    #: The options around the rule that this optimizer does not take, and why.
+    refused: ClassVar[Mapping[str, str]] = {}
 
     #: Whether all that a step does is in the rule, which the CUDA backend compiles.
     runs_on_gpu: ClassVar[bool] = True
@@ -680,7 +683,7 @@ class Optimizer:
         elif not units:
             self._run(table, groups, hypers)
         else:
-            self._step_with_units(table, hypers, units)
+            self._step_with_units(table, groups, hypers, units)
         if options.zero_grads:
             self._clear(self._gradients.converted)
         if self._new_slots:
@@ -709,13 +712,7 @@ class Optimizer:
         return Branch(params if is_entries else [params], offset=len(self._root.keys))
 
     def _checked_param(self, name: str, array: Any) -> Any:
-        checked = self._arrays.checked_param(name, array)
-        if "half" in self.refused and self._arrays.is_half(checked.dtype):
-            raise TypeError(
-                f"params: {name!r} has dtype {checked.dtype}, which {type(self).__name__} does not take yet; expected "
-                "float32 or float64"
-            )
-        return checked
+        return self._arrays.checked_param(name, array)
 
     def _refuse(self, options: Mapping[str, Any]) -> None:
         """Raise if one of these options asks for what is not done here.
@@ -731,7 +728,9 @@ class Optimizer:
             if self.backend == "cuda":
                 raise ValueError(f"{name}={value!r:.80}: is not done on a GPU yet; leave it out, or use NumPy arrays")
             if name in self.refused:
-                raise ValueError(f"{name}={value!r:.80}: {type(self).__name__} does not do this yet; leave it out")
+                raise ValueError(
+                    f"{name}={value!r:.80}: {type(self).__name__} does not take it: {self.refused[name]}; leave it out"
+                )
 
     def _check_option(self, name: str, value: Any, where: str = "") -> None:
         if name == "max_norm_axis":
@@ -794,7 +793,7 @@ class Optimizer:
     def _new_table(self) -> Table:
         self._new_slots = []
         self._slots: list[list[Array]] = []
-        beside: list[Beside] = []
+        self._beside: list[Beside] = []
         self._computed: list[Array] = []
         options = self.pass_options
         for name, param, copy, k in zip(self._names, self._params, self._copies, self._group_of, strict=True):
@@ -818,10 +817,11 @@ class Optimizer:
                 accumulated = self._arrays.in_memory_order(self._kept(name, "accumulated", computed, dtype, make))
                 self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, COUNT.copy)
             settled = self._settled[k]
-            held = [self._slot(name, computed, settled.values, slot) for slot in rules.slots(settled.rule)]
+            slot_names = self.slot_names(settled.rule, computed)
+            held = [self._slot(name, computed, settled.values, slot) for slot in slot_names]
             self._slots.append([array for array, _ in held])
             target = None if copy is None else self._arrays.in_memory_order(copy)
-            beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
+            self._beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
             self._computed.append(computed)
         self._is_dithered = options.state_dtype is not None or options.stochastic_rounding
         self._gradients = Gradients(
@@ -831,14 +831,15 @@ class Optimizer:
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
-        return backends.table_class(self.backend)(params, slots, beside)
+        return backends.table_class(self.backend)(params, slots, self._beside)
 
     def _slot(
         self, name: str, computed: Array, group: Group, slot: str
     ) -> tuple[Array, tuple[quantize.Map, Array] | None]:
         """Return a slot of the state, checked, or a new one where there is none yet; with its map and scales if any."""
         value = self.initial_slot(group, slot)
-        stored_in = storage.slot_storage(self.pass_options.state_dtype, computed.size)
+        state_dtype = None if slot in self.exact else self.pass_options.state_dtype
+        stored_in = storage.slot_storage(state_dtype, computed.size)
         if stored_in is None:
             dtype = self._arrays.computed_in(computed.dtype)
             return self._kept(name, slot, computed, dtype, partial(self.new_slot, group, slot, computed)), None
@@ -1003,7 +1004,7 @@ class Optimizer:
             lr * group["prox_l1"],
             weight,
             dither.step_key(self.seed, step) if self._is_dithered else 0,
-            UPDATE | FINISH,
+            WHOLE_PASS,
             options.zero_grads,
         )
 
@@ -1089,12 +1090,17 @@ class Optimizer:
         return units
 
     def _step_with_units(
-        self, table: Table, hypers: list[Hyper], units: list[tuple[Array, float, tuple[int, ...]]]
+        self,
+        table: Table,
+        groups: Sequence[Group],
+        hypers: list[Hyper],
+        units: list[tuple[Array, float, tuple[int, ...]]],
     ) -> None:
         """Step, hold the units' norms, then average and copy what came of it."""
         is_held = [self._settled[group].values["max_norm"] is not None for group, _ in self._rows]
-        stages = [(UPDATE, FINISH) if held else (UPDATE | FINISH, 0) for held in is_held]
-        table.step([hyper._replace(stages=first) for hyper, (first, _) in zip(hypers, stages, strict=True)])
+        stages = [(UPDATE | CLEAR, FINISH) if held else (WHOLE_PASS, 0) for held in is_held]
+        first_rows = [hyper._replace(stages=first) for hyper, (first, _) in zip(hypers, stages, strict=True)]
+        self._run(table, groups, first_rows)
         for computed, limit, axes in units:
             max_norm.hold(computed, limit, axes)
         table.step([hyper._replace(stages=then) for hyper, (_, then) in zip(hypers, stages, strict=True)])

@@ -58,7 +58,8 @@ class Adan(Optimizer):
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``v``, ``n``, ``last`` (the last gradient).
+    State, each with the shape and dtype of its parameter: ``m``, ``v``, ``n``, ``last`` (the last gradient;
+    ``state_dtype`` leaves it as it is).
 
     Source: Xie et al., arXiv 2208.06677; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.adan.
 
@@ -72,7 +73,8 @@ class Adan(Optimizer):
     array([0.9])
     """
 
-    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    non_negative = frozenset({"n"})
+    exact = frozenset({"last"})
     ranges: ClassVar[Mapping[str, Allowed]] = {"betas": (BELOW_ONE, BELOW_ONE, BELOW_ONE)}
 
     def __init__(

@@ -68,7 +68,7 @@ class ASGD(Optimizer):
     (array([0.4096]), array([0.4608]))
     """
 
-    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    refused: ClassVar[Mapping[str, str]] = {"state_dtype": "its one slot, ax, is the result"}
     ranges: ClassVar[Mapping[str, Allowed]] = {
         "lambd": NON_NEGATIVE,
         "alpha": NON_NEGATIVE,

@@ -65,7 +65,9 @@ class Rprop(Optimizer):
     array([0.78])
     """
 
-    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    refused: ClassVar[Mapping[str, str]] = {
+        "state_dtype": "last, whose zeros and signs count, and the step sizes must be right to the last bit"
+    }
     ranges: ClassVar[Mapping[str, Allowed]] = {
         "etas": (BELOW_ONE, Range(1.0)),
         "step_sizes": (NON_NEGATIVE, NON_NEGATIVE),
