@@ -52,7 +52,7 @@ class ASGD(Optimizer):
 
     Notes
     -----
-    State: ``ax``, with the shape and dtype of its parameter.
+    State: ``ax``, with the shape and dtype of its parameter. ``state_dtype`` is an error: ``ax`` is the result.
 
     Source: Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging (1992);
     https://docs.pytorch.org/docs/stable/generated/torch.optim.ASGD.html.
