@@ -31,7 +31,7 @@ from .loss_scale import DynamicLossScale
 from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain
 from .results import LoadResult, StepInfo
 from .rules import Rule
-from .sparse import RowSparseTable
+from .sparse import NOT_BY_ROWS, RowSparseTable
 from .structure import Branch, is_container
 
 #: It counts as 0 in every sum with a number that matters.
@@ -668,10 +668,12 @@ class Optimizer:
             backends.set_stream(self.backend, table, stream)
         is_last = self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
-        units = self._units() if self._holds_norms else []
         groups = [self._values(k) for k in range(len(self._settled))]
+        touched: Mapping[int, Array] = {}
         if self._gradients.sparse:
-            table = self._with_touched_rows(table, groups)
+            table = touching = self._with_touched_rows(table, groups)
+            touched = touching.params
+        units = self._units(touched) if self._holds_norms else []
         hypers = self._hypers(groups)
         grad_norm = self._read_grads(table, hypers, is_last)
         applied = is_last and not self._found_nonfinite
@@ -895,30 +897,32 @@ class Optimizer:
             raise TypeError(
                 f"grads: {self._names[i]!r} is row-sparse, which is not done on a GPU yet; give a dense one"
             )
-        options = {**self.pass_options._asdict(), "max_norm": self._settled[self._group_of[i]].values["max_norm"]}
-        options["copy_to"] = self._copies[i]
-        for name, value in options.items():
-            if name != "nonfinite" and not is_plain(name, value):
+        name, param, options = self._names[i], self._params[i], self.pass_options
+        group = self._settled[self._group_of[i]].values
+        holds_norms = group["max_norm"] is not None and param.ndim > 1
+        asked = {
+            "ema_decay": options.ema_decay is not None,
+            "polyak": options.polyak,
+            "accumulate_steps": options.accumulate_steps > 1,
+            "state_dtype": any(scaled is not None for scaled in self._beside[i].scales),
+            "max_norm": holds_norms and 0 in max_norm.axes_of(name, param.ndim, group["max_norm_axis"]),
+        }
+        for option, is_asked in asked.items():
+            if is_asked:
                 raise ValueError(
-                    f"grads: {self._names[i]!r} is row-sparse, which is not done with {name}={value!r:.80} yet; give a "
+                    f"grads: {name!r} is row-sparse, which is not done with {option}: {NOT_BY_ROWS[option]}; or give a "
                     "dense gradient"
                 )
-        if is_half(self._params[i].dtype):
-            raise ValueError(
-                f"grads: {self._names[i]!r} is row-sparse, which is not done for parameters of "
-                f"{self._params[i].dtype} yet; give a dense gradient"
-            )
 
     def _with_touched_rows(self, table: Table, groups: Sequence[Group]) -> RowSparseTable:
         """Return the table with copies of the rows that this step's row-sparse gradients touch."""
-        arrays: list[list[Array]] = []
-        scalars: list[tuple[float, ...]] = []
-        for i in self._gradients.sparse:
-            arrays.append([self._params[i], *self._slots[i]])
-            scalars.append(
-                self.hyper({**groups[self._group_of[i]], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1)
-            )
-        return RowSparseTable(table, self._gradients.sparse, arrays, scalars)
+        sparse = self._gradients.sparse
+        scalars = [
+            self.hyper({**groups[self._group_of[i]], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1)
+            for i in sparse
+        ]
+        params, slots = [self._computed[i] for i in sparse], [self._slots[i] for i in sparse]
+        return RowSparseTable(table, sparse, params, slots, [self._beside[i].copy for i in sparse], scalars)
 
     def _filled(self, leaves: list[Any]) -> list[Any]:
         """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
@@ -1073,12 +1077,12 @@ class Optimizer:
                 'nonfinite="raise"; nothing was changed'
             )
 
-    def _units(self) -> list[tuple[Array, float, tuple[int, ...]]]:
-        """Return the arrays whose units' norms are held in this step, with the limit and the axes."""
+    def _units(self, touched: Mapping[int, Array]) -> list[tuple[Array, float, tuple[int, ...]]]:
+        """Return the arrays, or their touched rows, whose units' norms are held in this step; the limit; the axes."""
         groups = [settled.values for settled in self._settled]
         units = []
         for i in np.flatnonzero(self._gradients.present):
-            group, computed = groups[self._group_of[i]], self._computed[i]
+            group, computed = groups[self._group_of[i]], touched.get(int(i), self._computed[i])
             if group["max_norm"] is None or computed.ndim < 2:
                 continue
             if is_half(computed.dtype):

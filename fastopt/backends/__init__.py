@@ -65,6 +65,9 @@ class Table(Protocol):
     rows: npt.NDArray[np.int32]
     array_clip: npt.NDArray[np.float64]
 
+    #: For each array its number in the optimizer: its stream of random numbers.
+    numbers: npt.NDArray[np.int64]
+
     #: For each array how many elements were infinite or NaN when the gradients were last read to be counted.
     nonfinite: npt.NDArray[np.int64]
 

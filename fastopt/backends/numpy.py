@@ -45,6 +45,7 @@ class NumpyTable:
         self.shapes = [param.shape for param in params]
         self.grads: Sequence[Array | None] = [None] * len(params)
         self.rows = np.zeros(len(params), np.int32)
+        self.numbers = np.arange(len(params), dtype=np.int64)
         self.array_clip = np.ones(len(params))
         self.nonfinite = np.zeros(len(params), np.int64)
 
@@ -132,7 +133,7 @@ class NumpyTable:
         if not self.is_stored[first] or arrays[first].dtype == np.float32:
             scatter(values, arrays, runs)
             return
-        random = random_bits(hyper.dither, first, stream, begin, end - begin)
+        random = random_bits(hyper.dither, int(self.numbers[first]), stream, begin, end - begin)
         scaled = self.scales[first][stream] if stream < len(self.scales[first]) else None
         if scaled is None:
             halves.dither_into(arrays[first][begin:end], values, random)
