@@ -342,7 +342,7 @@ def test_masters_and_copies_follow_the_modes_of_schedule_free(optimizer: Any, ba
         (fastopt.LAMB, {"u"}),
         (fastopt.SWATS, {"u"}),
         (fastopt.ScheduleFreeAdamW, {"z"}),
-        (fastopt.Adan, {"last"}),
+        (fastopt.Adan, {"m", "last"}),
         (fastopt.DeltaBarDelta, {"gain"}),
         (fastopt.LARS, set()),
         (fastopt.Muon, set()),

@@ -58,8 +58,9 @@ class Adan(Optimizer):
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``v``, ``n``, ``last`` (the last gradient;
-    ``state_dtype`` leaves it as it is).
+    State, each with the shape and dtype of its parameter: ``m``, ``v``, ``n``, ``last`` (the last gradient).
+    ``state_dtype`` stores ``v`` and ``n`` alone in fewer bits: ``m`` is a mean over so many steps that its rounding
+    would add up, and ``last`` is subtracted from what is close to it.
 
     Source: Xie et al., arXiv 2208.06677; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.adan.
 
@@ -74,7 +75,7 @@ class Adan(Optimizer):
     """
 
     non_negative = frozenset({"n"})
-    exact = frozenset({"last"})
+    exact = frozenset({"m", "last"})
     ranges: ClassVar[Mapping[str, Allowed]] = {"betas": (BELOW_ONE, BELOW_ONE, BELOW_ONE)}
 
     def __init__(
