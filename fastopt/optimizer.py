@@ -117,10 +117,12 @@ class Optimizer:
     state_dtype : {"bfloat16", "uint8"}, optional
         Store slots in fewer bits, as :mod:`fastopt.quantize` says of uint8 (``state[name]["m_scale"]`` holds the
         scales). They are rounded up or down so that their mean is kept. For parameters that are computed in float32.
+        Some optimizers leave some slots as they are, and say so.
     stochastic_rounding : bool, default False
         Whether bfloat16 parameters do without a master: they are rounded up or down so that their mean is kept.
     seed : int, default 0
-        At least 0; of the random numbers for rounding, which depend on it, the array, its step and the element alone.
+        At least 0; of the random numbers for rounding, which depend on it, the array, its step and the element alone
+        (where the gradient is row-sparse, on its place among the rows named).
     backend : str, optional
         "native" or "numpy".
 

@@ -124,24 +124,21 @@ class SWATS(ArrayOptimizer):
         return super()._hyper(group, rule, step)
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
-        is_adam = [hyper.rule is rules.adam_direction for hyper in hypers]
-        first = [
-            making if adam else hyper for adam, making, hyper in zip(is_adam, making_slots(hypers), hypers, strict=True)
-        ]
+        first, second = [], []
+        for hyper, making in zip(hypers, making_slots(hypers), strict=True):
+            in_adams_phase = hyper.rule is rules.adam_direction
+            first.append(making if in_adams_phase else hyper)
+            descent = {"rule": rules.descend, "scalars": rules.DescendScalars(1.0)} if in_adams_phase else {"stages": 0}
+            second.append(hyper._replace(**descent))
         table.step(first)
-        if not any(is_adam):
+        in_adam = {
+            i for i, hyper in zip(self._arrays_of_rows, hypers, strict=True) if hyper.rule is rules.adam_direction
+        }
+        if not in_adam:
             return
         squares = table.sum_products(hypers, 0, 0)
         products = table.sum_products(hypers, 0, "grad")
-        table.step(
-            [
-                hyper._replace(rule=rules.descend, scalars=rules.DescendScalars(1.0))
-                if adam
-                else hyper._replace(stages=0)
-                for adam, hyper in zip(is_adam, hypers, strict=True)
-            ]
-        )
-        in_adam = {i for i, adam in zip(self._arrays_of_rows, is_adam, strict=True) if adam}
+        table.step(second)
         for k, group in enumerate(groups):
             of_group = [i for i in range(len(self._params)) if self._group_of[i] == k]
             for arrays in [of_group] if group["per_group"] else [[i] for i in of_group]:
