@@ -336,6 +336,19 @@ def test_masters_and_copies_follow_the_modes_of_schedule_free(optimizer: Any, ba
         np.testing.assert_allclose(wide, y, rtol=1e-5)
 
 
+def test_modes_of_schedule_free_where_parameters_were_written_over() -> None:
+    """The master is made anew of what was written, also for the modes."""
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
+    theta = np.ones(5, ml_dtypes.bfloat16)
+    opt = fastopt.ScheduleFreeSGD(theta, lr=0.5)
+    opt.step(np.ones(5))
+    theta[...] = 3
+    opt._follow_params(["0"])
+    opt.eval()
+    z = opt.state["0"]["z"]
+    np.testing.assert_array_equal(theta, (3 + (1 - 1 / 0.9) * (z - 3)).astype(ml_dtypes.bfloat16))
+
+
 @pytest.mark.parametrize(
     ("optimizer", "exact"),
     [

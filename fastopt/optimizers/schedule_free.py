@@ -75,18 +75,18 @@ class _ScheduleFree(ArrayOptimizer):
         self._to_mode(False)
 
     def _to_mode(self, is_training: bool) -> None:
-        arrays = zip(self._names, self._params, self._copies, self._group_of, strict=True)
-        for name, param, copy, k in arrays:
+        self._ready_table()
+        self._keep_new_slots()
+        for i, (name, k) in enumerate(zip(self._names, self._group_of, strict=True)):
             state, beta = self.state[name], self._interpolation(self.param_groups[k])
             if bool(state["is_training"]) == is_training:
                 continue
             weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
-            if "z" in state:  # before the first step x, y and z are one
-                computed = state.get("master", param)
-                computed += computed.dtype.type(weight) * (state["z"] - computed)
-                for written in (param, copy):
-                    if written is not None and written is not computed:
-                        write(written, computed)
+            computed = self._computed[i]
+            computed += computed.dtype.type(weight) * (state["z"] - computed)
+            for shown in (self._params[i], self._copies[i]):
+                if shown is not None and shown is not computed:
+                    write(shown, computed)
             state["is_training"][...] = is_training
 
     def _interpolation(self, group: Group) -> float:
