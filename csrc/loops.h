@@ -26,4 +26,5 @@
 #define LOOP1(name) SLOTS(name, 1) LOOP(name, SLOT(0), (p + i, g[i], s0 + i, h))
 #define LOOP2(name) SLOTS(name, 2) LOOP(name, SLOT(0) SLOT(1), (p + i, g[i], s0 + i, s1 + i, h))
 #define LOOP3(name) SLOTS(name, 3) LOOP(name, SLOT(0) SLOT(1) SLOT(2), (p + i, g[i], s0 + i, s1 + i, s2 + i, h))
-#define LOOP4(name) SLOTS(name, 4) LOOP(name, SLOT(0) SLOT(1) SLOT(2) SLOT(3), (p + i, g[i], s0 + i, s1 + i, s2 + i, s3 + i, h))
+#define LOOP4(name) SLOTS(name, 4)                                                                                   \
+    LOOP(name, SLOT(0) SLOT(1) SLOT(2) SLOT(3), (p + i, g[i], s0 + i, s1 + i, s2 + i, s3 + i, h))
