@@ -16,13 +16,14 @@ enum {
 /* The last two are of slots alone: 8 bits with a scale for each FO_SCALE_BLOCK elements, as quantize.h has them. */
 typedef enum { FO_FLOAT32, FO_FLOAT64, FO_FLOAT16, FO_BFLOAT16, FO_SIGNED8, FO_ROOT8 } fo_dtype;
 
-/* What a pass does to an array: what comes up to the new parameter, and what follows from it (average, copy). */
-enum { FO_UPDATE = 1, FO_FINISH = 2 };
+/* What a pass does to an array: all up to the new parameter; clear what was read for it (what was accumulated, and with
+   zero_grads the gradient); what follows from the new parameter (average, copy). */
+enum { FO_UPDATE = 1, FO_CLEAR = 2, FO_FINISH = 4 };
 
 typedef enum { FO_BASELINE, FO_AVX2, FO_AVX512, FO_ISA_COUNT } fo_isa;
 
-/* What a sum is taken of, besides slots: the parameter; the gradient after grad_scale, clip_value, array_clip and
-   global_clip; that with l2 * param added. */
+/* What a sum is taken of, besides slots (that are not stored in another dtype): the parameter; the gradient after
+   grad_scale, clip_value, array_clip and global_clip; that with l2 * param and l1 * sign(param) added. */
 typedef enum { FO_PARAM = -3, FO_CLIPPED_GRAD, FO_GRAD } fo_source;
 
 /* One array of the table. Its gradient stands in a table of pointers beside it: that changes with every step. */
@@ -59,8 +60,8 @@ typedef struct {
     double threshold;     /* after the rule the parameter comes closer to 0 by this much, and stops there; 0: not */
     double average_weight;  /* of the new parameter in the average; 1: the average becomes the parameter */
     uint64_t dither;      /* seeds this step's random numbers */
-    int32_t stages;       /* FO_UPDATE, FO_FINISH, or both */
-    int32_t zero_grads;   /* 1: the gradient is cleared when it was read */
+    int32_t stages;       /* the sum of FO_UPDATE, FO_CLEAR, FO_FINISH, of those that are done */
+    int32_t zero_grads;   /* 1: FO_CLEAR clears the gradient too */
     int32_t rule;         /* its number in FO_RULES of rules.h */
 } fo_hyper;
 

@@ -19,8 +19,12 @@
 
 #define SLOT(k) REAL *restrict s##k = (REAL *)slots[k] + begin;
 
-#define LOOP0(name) LOOP(name, , (p + i, g[i], h))
-#define LOOP1(name) LOOP(name, SLOT(0), (p + i, g[i], s0 + i, h))
-#define LOOP2(name) LOOP(name, SLOT(0) SLOT(1), (p + i, g[i], s0 + i, s1 + i, h))
-#define LOOP3(name) LOOP(name, SLOT(0) SLOT(1) SLOT(2), (p + i, g[i], s0 + i, s1 + i, s2 + i, h))
-#define LOOP4(name) LOOP(name, SLOT(0) SLOT(1) SLOT(2) SLOT(3), (p + i, g[i], s0 + i, s1 + i, s2 + i, s3 + i, h))
+/* How many slots a rule has, besides its loop. */
+#define SLOTS(name, count) enum { NAME(name##_slots) = count };
+
+#define LOOP0(name) SLOTS(name, 0) LOOP(name, , (p + i, g[i], h))
+#define LOOP1(name) SLOTS(name, 1) LOOP(name, SLOT(0), (p + i, g[i], s0 + i, h))
+#define LOOP2(name) SLOTS(name, 2) LOOP(name, SLOT(0) SLOT(1), (p + i, g[i], s0 + i, s1 + i, h))
+#define LOOP3(name) SLOTS(name, 3) LOOP(name, SLOT(0) SLOT(1) SLOT(2), (p + i, g[i], s0 + i, s1 + i, s2 + i, h))
+#define LOOP4(name) SLOTS(name, 4)                                                                                   \
+    LOOP(name, SLOT(0) SLOT(1) SLOT(2) SLOT(3), (p + i, g[i], s0 + i, s1 + i, s2 + i, s3 + i, h))

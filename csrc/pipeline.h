@@ -44,6 +44,19 @@ static void NAME(convert)(REAL *restrict out, const void *grad, int32_t dtype, i
     }
 }
 
+/* The parameter in the dtype that is computed in: its own memory, or `scratch` where that is of another dtype. */
+static REAL *NAME(param_block)(REAL *restrict scratch, const fo_array *array, int64_t begin, int64_t length)
+{
+#if STORED
+    if (array->param_dtype != REAL_DTYPE) {
+        load_block(scratch, array->param, NULL, array->param_dtype, begin, length);
+        return scratch;
+    }
+#endif
+    (void)scratch, (void)length;
+    return (REAL *)array->param + begin;
+}
+
 /* The gradient in the dtype that is computed in, scaled, with what was accumulated before: the caller's own memory where
    there is nothing to do, else `scratch`. */
 static const REAL *NAME(scaled_grad)(REAL *restrict scratch, const fo_array *array, const void *grad, int64_t begin,
@@ -142,20 +155,32 @@ static void NAME(clear_grad)(const fo_array *array, void *grad, int64_t begin, i
     memset((char *)grad + begin * size, 0, (size_t)(length * size));
 }
 
-/* `p` and the slots from `first_slot` on are of the block that begins at `begin`. */
-static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *const *slots, int64_t first_slot,
-                               void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
+/* The gradient with what decays the parameter by way of it. */
+static const REAL *NAME(whole_grad)(REAL *restrict scratch, const REAL *g, const REAL *restrict p,
+                                    const fo_array *array, int64_t length, const fo_hyper *hyper)
 {
-    REAL scratch[FO_BLOCK];
-    const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
     g = NAME(clipped_grad)(scratch, g, array, length, hyper);
     if (hyper->l2 != 0)
         g = NAME(add_l2)(scratch, g, p, length, (REAL)hyper->l2);
     if (hyper->l1 != 0)
         g = NAME(add_l1)(scratch, g, p, length, (REAL)hyper->l1);
+    return g;
+}
+
+/* `p` and the slots from `first_slot` on are of the block that begins at `begin`. */
+static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *const *slots, int64_t first_slot,
+                               const void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
+{
+    REAL scratch[FO_BLOCK];
+    const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
+    g = NAME(whole_grad)(scratch, g, p, array, length, hyper);
     NAME(rule_loops)[hyper->rule](p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
     if (hyper->threshold != 0)
         NAME(threshold_param)(p, length, (REAL)hyper->threshold);
+}
+
+static void NAME(clear_block)(const fo_array *array, void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
+{
     if (hyper->mean != 0)
         memset((REAL *)array->accumulated + begin, 0, (size_t)length * sizeof(REAL));
     if (hyper->zero_grads)
@@ -174,53 +199,50 @@ static void NAME(finish_block)(const fo_array *array, const REAL *restrict p, in
 }
 
 #if STORED
+#define RULE(name) NAME(name##_slots),
+static const int NAME(rule_slots)[] = {FO_RULES(RULE)};
+#undef RULE
+
 /* The same around memory of another dtype, by way of the L1 cache. */
-static void NAME(step_stored_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end,
-                                    const fo_hyper *hyper)
+static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, const void *grad, int64_t begin,
+                                      int64_t length, const fo_hyper *hyper)
 {
-    REAL param[FO_BLOCK], slot[FO_MAX_SLOTS][FO_BLOCK];
+    REAL slot[FO_MAX_SLOTS][FO_BLOCK];
     void *slots[FO_MAX_SLOTS] = {0};
-    for (int64_t i = begin; i < end; i += FO_BLOCK) {
-        const int64_t length = end - i < FO_BLOCK ? end - i : FO_BLOCK;
-        REAL *p = (REAL *)array->param + i;
-        if (array->param_dtype != REAL_DTYPE) {
-            p = param;
-            load_block(p, array->param, NULL, array->param_dtype, i, length);
+    const int count = NAME(rule_slots)[hyper->rule];
+    for (int k = 0; k < count; k++) {
+        slots[k] = (REAL *)array->slots[k] + begin;
+        if (array->slot_dtypes[k] != REAL_DTYPE) {
+            slots[k] = slot[k];
+            load_block(slot[k], array->slots[k], array->scales[k], array->slot_dtypes[k], begin, length);
         }
-        for (int k = 0; k < FO_MAX_SLOTS && array->slots[k]; k++) {
-            slots[k] = (REAL *)array->slots[k] + i;
-            if (array->slot_dtypes[k] != REAL_DTYPE) {
-                slots[k] = slot[k];
-                load_block(slot[k], array->slots[k], array->scales[k], array->slot_dtypes[k], i, length);
-            }
-        }
-        NAME(update_block)(array, p, slots, 0, grad, i, length, hyper);
-        if (hyper->stages & FO_FINISH)
-            NAME(finish_block)(array, p, i, length, hyper);
-        for (int k = 0; k < FO_MAX_SLOTS && array->slots[k]; k++)
-            if (array->slot_dtypes[k] != REAL_DTYPE)
-                store_block(array->slots[k], array->scales[k], array->slot_dtypes[k], slot[k],
-                            fo_dither_key(hyper->dither, array->number, k), i, length);
-        if (array->param_dtype != REAL_DTYPE)
-            store_block(array->param, NULL, array->param_dtype, p,
-                        fo_dither_key(hyper->dither, array->number, FO_MAX_SLOTS), i, length);
     }
+    NAME(update_block)(array, p, slots, 0, grad, begin, length, hyper);
+    for (int k = 0; k < count; k++)
+        if (array->slot_dtypes[k] != REAL_DTYPE)
+            store_block(array->slots[k], array->scales[k], array->slot_dtypes[k], slot[k],
+                        fo_dither_key(hyper->dither, array->number, k), begin, length);
+    if (array->param_dtype != REAL_DTYPE)
+        store_block(array->param, NULL, array->param_dtype, p,
+                    fo_dither_key(hyper->dither, array->number, FO_MAX_SLOTS), begin, length);
 }
 #endif
 
 static void NAME(step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper)
 {
-#if STORED
-    if (array->is_stored && hyper->stages & FO_UPDATE) {
-        NAME(step_stored_chunk)(array, grad, begin, end, hyper);
-        return;
-    }
-#endif
+    REAL scratch[FO_BLOCK];
     for (int64_t i = begin; i < end; i += FO_BLOCK) {
         const int64_t length = end - i < FO_BLOCK ? end - i : FO_BLOCK;
-        REAL *p = (REAL *)array->param + i;
+        REAL *p = NAME(param_block)(scratch, array, i, length);
+#if STORED
+        if (array->is_stored && hyper->stages & FO_UPDATE)
+            NAME(update_stored_block)(array, p, grad, i, length, hyper);
+        else
+#endif
         if (hyper->stages & FO_UPDATE)
             NAME(update_block)(array, p, array->slots, i, grad, i, length, hyper);
+        if (hyper->stages & FO_CLEAR)
+            NAME(clear_block)(array, grad, i, length, hyper);
         if (hyper->stages & FO_FINISH)
             NAME(finish_block)(array, p, i, length, hyper);
     }
@@ -250,20 +272,21 @@ static int64_t NAME(nonfinite)(const REAL *g, int64_t length)
     return count;
 }
 
-/* `nonfinite` is NULL, or counts what is not finite in a gradient. */
-static const REAL *NAME(block_of)(REAL *restrict scratch, const fo_array *array, const void *grad, int64_t begin,
-                                  int64_t length, const fo_hyper *hyper, int32_t source, int64_t *nonfinite)
+/* `p` is the parameter, unread of FO_CLIPPED_GRAD; `nonfinite` is NULL, or counts what is not finite in a gradient. */
+static const REAL *NAME(block_of)(REAL *restrict scratch, const fo_array *array, const REAL *p, const void *grad,
+                                  int64_t begin, int64_t length, const fo_hyper *hyper, int32_t source,
+                                  int64_t *nonfinite)
 {
-    const REAL *p = (const REAL *)array->param + begin;
-    if (source == FO_PARAM)
-        return p;
     if (source >= 0)
         return (const REAL *)array->slots[source] + begin;
+    if (source == FO_PARAM)
+        return p;
     const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
     if (nonfinite)
         *nonfinite += NAME(nonfinite)(g, length);
-    g = NAME(clipped_grad)(scratch, g, array, length, hyper);
-    return source == FO_CLIPPED_GRAD || hyper->l2 == 0 ? g : NAME(add_l2)(scratch, g, p, length, (REAL)hyper->l2);
+    if (source == FO_CLIPPED_GRAD)
+        return NAME(clipped_grad)(scratch, g, array, length, hyper);
+    return NAME(whole_grad)(scratch, g, p, array, length, hyper);
 }
 
 /* FO_LANES running sums, folded in halves: fixed by the element's index alone, so that every machine has the same bits. */
@@ -271,16 +294,18 @@ static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *gr
                                            const fo_hyper *hyper, int32_t left, int32_t right,
                                            int32_t count_nonfinite)
 {
-    REAL left_scratch[FO_BLOCK], right_scratch[FO_BLOCK];
+    REAL left_scratch[FO_BLOCK], right_scratch[FO_BLOCK], param_scratch[FO_BLOCK];
+    const int needs_param = left != FO_CLIPPED_GRAD || right != FO_CLIPPED_GRAD;
     double lanes[FO_LANES] = {0};
     int64_t nonfinite = 0;
     for (int64_t block = begin; block < end; block += FO_BLOCK) {
         const int64_t length = end - block < FO_BLOCK ? end - block : FO_BLOCK;
-        const REAL *a = NAME(block_of)(left_scratch, array, grad, block, length, hyper, left,
+        const REAL *p = needs_param ? NAME(param_block)(param_scratch, array, block, length) : NULL;
+        const REAL *a = NAME(block_of)(left_scratch, array, p, grad, block, length, hyper, left,
                                        count_nonfinite ? &nonfinite : NULL);
         const REAL *b = a;
         if (right != left)
-            b = NAME(block_of)(right_scratch, array, grad, block, length, hyper, right, NULL);
+            b = NAME(block_of)(right_scratch, array, p, grad, block, length, hyper, right, NULL);
         int64_t i = 0;
         for (; i + FO_LANES <= length; i += FO_LANES) {
             FO_SIMD

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import rules
-from .arrays import Array, check_slot, in_memory_order
-from .backends import Hyper, Source, Table
+from .arrays import Array, computed_in, in_memory_order
+from .backends import CLEAR, UPDATE, Hyper, Source, Table
 from .backends.numpy import NumpyTable
 from .hyperparameters import Group
 from .optimizer import Optimizer
-from .pass_options import PLAIN_OPTIONS
+from .quantize import Map
 from .rules import Rule
 from .structure import Branch
 
@@ -40,8 +40,6 @@ class ArrayOptimizer(Optimizer):
     """
 
     runs_on_gpu = False
-    # A step is more than one pass, or its pass is not of the gradients.
-    refused = frozenset({*PLAIN_OPTIONS, "half"}) - {"nonfinite"}
 
     #: The numbers of an array that are kept in its state, and what they are before its first step.
     numbers: ClassVar[Mapping[str, float]] = {}
@@ -85,6 +83,11 @@ class ArrayOptimizer(Optimizer):
         return sums[np.array(self._arrays_of_rows, np.intp)]
 
 
+def making_slots(hypers: Sequence[Hyper]) -> list[Hyper]:
+    """Return the rows of a pass that makes slots, and leaves what is done to the parameter to a later pass."""
+    return [hyper._replace(decay=1.0, threshold=0.0, stages=UPDATE) for hyper in hypers]
+
+
 class DirectionOptimizer(ArrayOptimizer):
     """An optimizer that makes of each gradient, as a whole, a direction, and goes along it: the elementwise pass is
     SGD's.
@@ -97,14 +100,11 @@ class DirectionOptimizer(ArrayOptimizer):
         raise NotImplementedError
 
     def direction(self, group: Group, step: int, param: Array, g: Array, state: Mapping[str, Array]) -> Direction:
-        """Return which way an array is to go, and how far, with its state brought up to date."""
+        """Return which way an array is to go, and how far, with its slots brought up to date in place."""
         raise NotImplementedError
 
     def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]:
         return tuple(self.slots(param))
-
-    def new_slot(self, group: Group, slot: str, param: Array) -> Array:
-        return np.zeros(self.slots(param)[slot], param.dtype)
 
     def rule(self, group: Group) -> Rule:
         return rules.sgd
@@ -112,42 +112,67 @@ class DirectionOptimizer(ArrayOptimizer):
     def hyper(self, group: Group, step: int) -> rules.SGDScalars:
         return rules.SGDScalars(group["lr"])
 
+    def _slot(self, name: str, computed: Array, group: Group, slot: str) -> tuple[Array, tuple[Map, Array] | None]:
+        shape = self.slots(computed)[slot]
+        if shape == computed.shape:
+            return super()._slot(name, computed, group, slot)
+        zeros = np.zeros(shape, computed_in(computed.dtype))
+        return self._kept(name, slot, zeros, zeros.dtype, zeros.copy), None
+
     def _new_table(self) -> Table:
         table = super()._new_table()
-        self._prepared = NumpyTable([in_memory_order(param) for param in self._params], [()] * len(self._params))
-        self._own_slots = [
-            {slot: self._own_slot(name, slot, self.new_slot({}, slot, param)) for slot in self.slots(param)}
-            for name, param in zip(self._names, self._params, strict=True)
-        ]
+        slots = [[in_memory_order(slot) for slot in its] for its in self._slots]
+        self._prepared = NumpyTable([in_memory_order(computed) for computed in self._computed], slots, self._beside)
         return table
 
-    def _own_slot(self, name: str, slot: str, zeros: Array) -> Array:
-        """Return a slot of the state, checked, or these zeros where there is none yet."""
-        values = self.state[name].get(slot)
-        if values is None:
-            self._new_slots.append((name, slot, zeros))
-            return zeros
-        check_slot(f"state[{name!r}][{slot!r}]", values, zeros, zeros.dtype)
-        return values
-
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
-        self._prepared.set_grads(self._gradients.given)
-        self._prepared.array_clip[:] = table.array_clip
-        directions: list[Array | None] = [None] * len(self._params)
+        prepared, given = self._prepared, self._gradients.given
+        prepared.set_grads(given)
+        prepared.rows[:], prepared.array_clip[:] = table.rows, table.array_clip
+        ways: list[Array | None] = [None] * len(self._params)
         rows = []
-        for row, (i, (k, step)) in enumerate(zip(self._arrays_of_rows, self._rows, strict=True)):
-            param, state = self._params[i], self._own_slots[i]
-            with np.errstate(all="ignore"):
-                flat_grad = self._prepared.block_of("grad", [(i, 0, param.size)], hypers[row])
-                g = flat_grad.reshape(in_memory_order(param).shape)
-                g = g if param.flags.c_contiguous else g.T
-                way, step_size = self.direction(groups[k], step + 1, param, g, state)
-            directions[i] = np.asarray(way, order="C" if param.flags.c_contiguous else "F")
-            scalars = rules.SGDScalars(step_size)
+        for hyper, i, (k, step) in zip(hypers, self._arrays_of_rows, self._rows, strict=True):
+            way, step_size = self._direction_of(i, hyper, groups[k], step + 1)
+            ways[i] = in_memory_order(np.asarray(way, order="C" if self._params[i].flags.c_contiguous else "F"))
             rows.append(
-                hypers[row]._replace(grad_scale=1.0, clip_value=np.inf, global_clip=1.0, l2=0.0, scalars=scalars)
+                hyper._replace(
+                    grad_scale=1.0,
+                    clip_value=np.inf,
+                    global_clip=1.0,
+                    l2=0.0,
+                    scalars=rules.SGDScalars(step_size),
+                    mean=0.0,
+                    l1=0.0,
+                    stages=hyper.stages & ~CLEAR,
+                    zero_grads=False,
+                )
             )
+        if self.pass_options.zero_grads or self.pass_options.accumulate_steps > 1:
+            prepared.step([hyper._replace(stages=CLEAR) for hyper in hypers])
         table.array_clip[:] = 1
-        table.set_grads([None if way is None else in_memory_order(way) for way in directions])
+        table.set_grads(ways)
         table.step(rows)
-        table.set_grads(self._gradients.given)
+        table.set_grads(given)
+
+    def _direction_of(self, i: int, hyper: Hyper, group: Group, step: int) -> Direction:
+        """Return the direction of array number ``i``, with its slots brought up to date."""
+        prepared, param = self._prepared, self._params[i]
+        whole = [(i, 0, param.size)]
+        slots: dict[str, Array] = {}
+        with np.errstate(all="ignore"):
+            for k, (name, slot) in enumerate(zip(self.slots(param), self._slots[i], strict=True)):
+                values = prepared.loaded(prepared.slots[k], [(i, 0, slot.size)], self._beside[i].scales[k])
+                slots[name] = in_shape_of(slot, values)
+            p = in_shape_of(param, prepared.loaded(prepared.params, whole))
+            g = in_shape_of(param, prepared.block_of("grad", whole, hyper))
+            direction = self.direction(group, step, p, g, slots)
+            for k, (values, slot) in enumerate(zip(slots.values(), self._slots[i], strict=True)):
+                if slot.dtype != values.dtype:
+                    prepared.store(in_memory_order(values).reshape(-1), prepared.slots[k], whole, hyper, k)
+        return direction
+
+
+def in_shape_of(array: Array, flat: Array) -> Array:
+    """Return elements in the order of an array's memory as an array of its shape."""
+    shaped = flat.reshape(in_memory_order(array).shape)
+    return shaped if array.flags.c_contiguous else shaped.T

@@ -112,8 +112,9 @@ class Gradients:
     def _check_each(self, table: Table, leaves: list[Any]) -> bool:
         """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
         sparse = {i: self._rows_of(i, grad) for i, grad in enumerate(leaves) if isinstance(grad, RowSparse)}
+        callers = [grad.values if isinstance(grad, RowSparse) else grad for grad in leaves]
         if self.are_cleared:
-            check_clearable(self.names, leaves)
+            check_clearable(self.names, callers)
         checked = [
             (None, i not in sparse)
             if grad is None or i in sparse
@@ -125,16 +126,16 @@ class Gradients:
         self._disjoint.clear()
         self._sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
         converted = [
-            leaf
-            for leaf, (grad, is_callers) in zip(leaves, checked, strict=True)
-            if grad is not None and not is_callers
+            array
+            for i, (array, (grad, is_callers)) in enumerate(zip(callers, checked, strict=True))
+            if i in sparse or (grad is not None and not is_callers)
         ]
         if self.are_cleared and converted:
-            self._refuse_overlap_of_strided(leaves)
+            self._refuse_overlap_of_strided(callers)
         table.set_grads(grads)
         self._are_apart(table, grads)
         self.given = grads
-        self.clearable, self.converted = [leaf for leaf in leaves if leaf is not None], converted
+        self.clearable, self.converted = [array for array in callers if array is not None], converted
         self.sparse = sparse
         present = np.array([grad is not None for grad in leaves])
         if not np.array_equal(present, self.present):

@@ -22,7 +22,7 @@ from .arrays import (
     is_bfloat16,
     is_half,
 )
-from .backends import FINISH, UPDATE, Beside, Hyper, Table
+from .backends import CLEAR, FINISH, UPDATE, WHOLE_PASS, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
 from .gradients import Gradients
 from .groups import Grouped, matching
@@ -31,7 +31,7 @@ from .loss_scale import DynamicLossScale
 from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain
 from .results import LoadResult, StepInfo
 from .rules import Rule
-from .sparse import RowSparseTable
+from .sparse import NOT_BY_ROWS, RowSparseTable
 from .structure import Branch, is_container
 
 #: It counts as 0 in every sum with a number that matters.
@@ -117,10 +117,12 @@ class Optimizer:
     state_dtype : {"bfloat16", "uint8"}, optional
         Store slots in fewer bits, as :mod:`fastopt.quantize` says of uint8 (``state[name]["m_scale"]`` holds the
         scales). They are rounded up or down so that their mean is kept. For parameters that are computed in float32.
+        Some optimizers leave some slots as they are, and say so.
     stochastic_rounding : bool, default False
         Whether bfloat16 parameters do without a master: they are rounded up or down so that their mean is kept.
     seed : int, default 0
-        At least 0; of the random numbers for rounding, which depend on it, the array, its step and the element alone.
+        At least 0; of the random numbers for rounding, which depend on it, the array, its step and the element alone
+        (where the gradient is row-sparse, on its place among the rows named).
     backend : str, optional
         "native" or "numpy".
 
@@ -193,8 +195,11 @@ class Optimizer:
     #: The slots that are never negative: what 8 bits store by the root map.
     non_negative: ClassVar[frozenset[str]] = frozenset({"v", "v_max", "sum", "u", "s"})
 
-    #: The options around the rule that this optimizer does not take.
-    refused: ClassVar[frozenset[str]] = frozenset()
+    #: The slots that ``state_dtype`` leaves in the dtype that is computed in: they must be right to the last bit.
+    exact: ClassVar[frozenset[str]] = frozenset()
+
+    #: The options around the rule that this optimizer does not take, and why.
+    refused: ClassVar[Mapping[str, str]] = {}
 
     #: Whether all that a step does is in the rule, which the CUDA backend compiles.
     runs_on_gpu: ClassVar[bool] = True
@@ -665,10 +670,12 @@ class Optimizer:
             backends.set_stream(self.backend, table, stream)
         is_last = self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
-        units = self._units() if self._holds_norms else []
         groups = [self._values(k) for k in range(len(self._settled))]
+        touched: Mapping[int, Array] = {}
         if self._gradients.sparse:
-            table = self._with_touched_rows(table, groups)
+            table = touching = self._with_touched_rows(table, groups)
+            touched = touching.params
+        units = self._units(touched) if self._holds_norms else []
         hypers = self._hypers(groups)
         grad_norm = self._read_grads(table, hypers, is_last)
         applied = is_last and not self._found_nonfinite
@@ -680,7 +687,7 @@ class Optimizer:
         elif not units:
             self._run(table, groups, hypers)
         else:
-            self._step_with_units(table, hypers, units)
+            self._step_with_units(table, groups, hypers, units)
         if options.zero_grads:
             self._clear(self._gradients.converted)
         if self._new_slots:
@@ -709,13 +716,7 @@ class Optimizer:
         return Branch(params if is_entries else [params], offset=len(self._root.keys))
 
     def _checked_param(self, name: str, array: Any) -> Any:
-        checked = self._arrays.checked_param(name, array)
-        if "half" in self.refused and self._arrays.is_half(checked.dtype):
-            raise TypeError(
-                f"params: {name!r} has dtype {checked.dtype}, which {type(self).__name__} does not take yet; expected "
-                "float32 or float64"
-            )
-        return checked
+        return self._arrays.checked_param(name, array)
 
     def _refuse(self, options: Mapping[str, Any]) -> None:
         """Raise if one of these options asks for what is not done here.
@@ -731,7 +732,9 @@ class Optimizer:
             if self.backend == "cuda":
                 raise ValueError(f"{name}={value!r:.80}: is not done on a GPU yet; leave it out, or use NumPy arrays")
             if name in self.refused:
-                raise ValueError(f"{name}={value!r:.80}: {type(self).__name__} does not do this yet; leave it out")
+                raise ValueError(
+                    f"{name}={value!r:.80}: {type(self).__name__} does not take it: {self.refused[name]}; leave it out"
+                )
 
     def _check_option(self, name: str, value: Any, where: str = "") -> None:
         if name == "max_norm_axis":
@@ -794,7 +797,7 @@ class Optimizer:
     def _new_table(self) -> Table:
         self._new_slots = []
         self._slots: list[list[Array]] = []
-        beside: list[Beside] = []
+        self._beside: list[Beside] = []
         self._computed: list[Array] = []
         options = self.pass_options
         for name, param, copy, k in zip(self._names, self._params, self._copies, self._group_of, strict=True):
@@ -818,10 +821,11 @@ class Optimizer:
                 accumulated = self._arrays.in_memory_order(self._kept(name, "accumulated", computed, dtype, make))
                 self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, COUNT.copy)
             settled = self._settled[k]
-            held = [self._slot(name, computed, settled.values, slot) for slot in rules.slots(settled.rule)]
+            slot_names = self.slot_names(settled.rule, computed)
+            held = [self._slot(name, computed, settled.values, slot) for slot in slot_names]
             self._slots.append([array for array, _ in held])
             target = None if copy is None else self._arrays.in_memory_order(copy)
-            beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
+            self._beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
             self._computed.append(computed)
         self._is_dithered = options.state_dtype is not None or options.stochastic_rounding
         self._gradients = Gradients(
@@ -831,14 +835,15 @@ class Optimizer:
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
-        return backends.table_class(self.backend)(params, slots, beside)
+        return backends.table_class(self.backend)(params, slots, self._beside)
 
     def _slot(
         self, name: str, computed: Array, group: Group, slot: str
     ) -> tuple[Array, tuple[quantize.Map, Array] | None]:
         """Return a slot of the state, checked, or a new one where there is none yet; with its map and scales if any."""
         value = self.initial_slot(group, slot)
-        stored_in = storage.slot_storage(self.pass_options.state_dtype, computed.size)
+        state_dtype = None if slot in self.exact else self.pass_options.state_dtype
+        stored_in = storage.slot_storage(state_dtype, computed.size)
         if stored_in is None:
             dtype = self._arrays.computed_in(computed.dtype)
             return self._kept(name, slot, computed, dtype, partial(self.new_slot, group, slot, computed)), None
@@ -894,30 +899,32 @@ class Optimizer:
             raise TypeError(
                 f"grads: {self._names[i]!r} is row-sparse, which is not done on a GPU yet; give a dense one"
             )
-        options = {**self.pass_options._asdict(), "max_norm": self._settled[self._group_of[i]].values["max_norm"]}
-        options["copy_to"] = self._copies[i]
-        for name, value in options.items():
-            if name != "nonfinite" and not is_plain(name, value):
+        name, param, options = self._names[i], self._params[i], self.pass_options
+        group = self._settled[self._group_of[i]].values
+        holds_norms = group["max_norm"] is not None and param.ndim > 1
+        asked = {
+            "ema_decay": options.ema_decay is not None,
+            "polyak": options.polyak,
+            "accumulate_steps": options.accumulate_steps > 1,
+            "state_dtype": any(scaled is not None for scaled in self._beside[i].scales),
+            "max_norm": holds_norms and 0 in max_norm.axes_of(name, param.ndim, group["max_norm_axis"]),
+        }
+        for option, is_asked in asked.items():
+            if is_asked:
                 raise ValueError(
-                    f"grads: {self._names[i]!r} is row-sparse, which is not done with {name}={value!r:.80} yet; give a "
+                    f"grads: {name!r} is row-sparse, which is not done with {option}: {NOT_BY_ROWS[option]}; or give a "
                     "dense gradient"
                 )
-        if is_half(self._params[i].dtype):
-            raise ValueError(
-                f"grads: {self._names[i]!r} is row-sparse, which is not done for parameters of "
-                f"{self._params[i].dtype} yet; give a dense gradient"
-            )
 
     def _with_touched_rows(self, table: Table, groups: Sequence[Group]) -> RowSparseTable:
         """Return the table with copies of the rows that this step's row-sparse gradients touch."""
-        arrays: list[list[Array]] = []
-        scalars: list[tuple[float, ...]] = []
-        for i in self._gradients.sparse:
-            arrays.append([self._params[i], *self._slots[i]])
-            scalars.append(
-                self.hyper({**groups[self._group_of[i]], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1)
-            )
-        return RowSparseTable(table, self._gradients.sparse, arrays, scalars)
+        sparse = self._gradients.sparse
+        scalars = [
+            self.hyper({**groups[self._group_of[i]], **(self.row_sparse_options or {})}, int(self._steps[i]) + 1)
+            for i in sparse
+        ]
+        params, slots = [self._computed[i] for i in sparse], [self._slots[i] for i in sparse]
+        return RowSparseTable(table, sparse, params, slots, [self._beside[i].copy for i in sparse], scalars)
 
     def _filled(self, leaves: list[Any]) -> list[Any]:
         """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
@@ -1003,7 +1010,7 @@ class Optimizer:
             lr * group["prox_l1"],
             weight,
             dither.step_key(self.seed, step) if self._is_dithered else 0,
-            UPDATE | FINISH,
+            WHOLE_PASS,
             options.zero_grads,
         )
 
@@ -1072,12 +1079,12 @@ class Optimizer:
                 'nonfinite="raise"; nothing was changed'
             )
 
-    def _units(self) -> list[tuple[Array, float, tuple[int, ...]]]:
-        """Return the arrays whose units' norms are held in this step, with the limit and the axes."""
+    def _units(self, touched: Mapping[int, Array]) -> list[tuple[Array, float, tuple[int, ...]]]:
+        """Return the arrays, or their touched rows, whose units' norms are held in this step; the limit; the axes."""
         groups = [settled.values for settled in self._settled]
         units = []
         for i in np.flatnonzero(self._gradients.present):
-            group, computed = groups[self._group_of[i]], self._computed[i]
+            group, computed = groups[self._group_of[i]], touched.get(int(i), self._computed[i])
             if group["max_norm"] is None or computed.ndim < 2:
                 continue
             if is_half(computed.dtype):
@@ -1089,12 +1096,17 @@ class Optimizer:
         return units
 
     def _step_with_units(
-        self, table: Table, hypers: list[Hyper], units: list[tuple[Array, float, tuple[int, ...]]]
+        self,
+        table: Table,
+        groups: Sequence[Group],
+        hypers: list[Hyper],
+        units: list[tuple[Array, float, tuple[int, ...]]],
     ) -> None:
         """Step, hold the units' norms, then average and copy what came of it."""
         is_held = [self._settled[group].values["max_norm"] is not None for group, _ in self._rows]
-        stages = [(UPDATE, FINISH) if held else (UPDATE | FINISH, 0) for held in is_held]
-        table.step([hyper._replace(stages=first) for hyper, (first, _) in zip(hypers, stages, strict=True)])
+        stages = [(UPDATE | CLEAR, FINISH) if held else (WHOLE_PASS, 0) for held in is_held]
+        first_rows = [hyper._replace(stages=first) for hyper, (first, _) in zip(hypers, stages, strict=True)]
+        self._run(table, groups, first_rows)
         for computed, limit, axes in units:
             max_norm.hold(computed, limit, axes)
         table.step([hyper._replace(stages=then) for hyper, (_, then) in zip(hypers, stages, strict=True)])

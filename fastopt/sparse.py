@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -10,8 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, described, is_float
-from .backends import Hyper, Source, Table
+from .arrays import Array, computed_in, described, is_float
+from .backends import Beside, Hyper, Source, Table
+
+#: The options around the rule that are not done with row-sparse gradients, and why or what to do.
+NOT_BY_ROWS: Mapping[str, str] = {
+    "ema_decay": "every row's average changes in every step",
+    "polyak": "every row's average changes in every step",
+    "accumulate_steps": "give the rows of all calls in one, their indices and their values concatenated",
+    "state_dtype": "in 8 bits several rows share a scale",
+    "max_norm": "each unit has weights in every row; give a max_norm_axis without axis 0",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +29,10 @@ class RowSparse:
 
     A step with it reads and writes these rows and their slots, and no other: the others see no decay of weights or
     momentum either. Its time is proportional to the number of these rows. It may stand wherever a gradient may in
-    :meth:`SGD.step`, :meth:`Adagrad.step`, :meth:`Adam.step` and those of their subclasses.
+    :meth:`SGD.step`, :meth:`Adagrad.step`, :meth:`Adam.step` and those of their subclasses, with the options around the
+    rule but these: averages (each changes every row's in every step), ``accumulate_steps`` (concatenate the indices and
+    the values of several calls instead), 8-bit slots (several rows share a scale), ``max_norm`` over axis 0 (each unit
+    has weights in every row). ``zero_grads`` clears ``values``.
 
     Parameters
     ----------
@@ -47,7 +59,7 @@ class RowSparse:
 
 
 class Rows(NamedTuple):
-    """A row-sparse gradient that was checked: rows that differ, and values in the parameter's dtype."""
+    """A row-sparse gradient that was checked: rows that differ, and values in the dtype that is computed in."""
 
     indices: npt.NDArray[Any]
     values: Array
@@ -86,7 +98,7 @@ def check_row_sparse(name: str, grad: RowSparse, param: Array) -> Rows:
             "number of rows"
         )
     with np.errstate(all="ignore"):
-        return each_once(indices, values.astype(param.dtype, order="C", copy=False))
+        return each_once(indices, values.astype(computed_in(param.dtype), order="C", copy=False))
 
 
 def is_integer(dtype: np.dtype[Any]) -> bool:
@@ -120,16 +132,33 @@ class RowSparseTable:
         self,
         table: Table,
         rows: dict[int, Rows],
-        arrays: Sequence[Sequence[Array]],
+        params: Sequence[Array],
+        slots: Sequence[Sequence[Array]],
+        targets: Sequence[Array | None],
         scalars: Sequence[tuple[float, ...]],
     ) -> None:
-        """``arrays`` are the parameter and the slots of each array of ``rows``, ``scalars`` its rule's."""
+        """For each array of ``rows``: its parameter, its slots, where it is copied to, its rule's scalars."""
         self.table, self.array_clip, self.rows = table, table.array_clip, table.rows
-        self.places, self.sparse, self.arrays, self.scalars = list(rows), list(rows.values()), arrays, scalars
-        self.copies = [[array[own.indices] for array in its] for own, its in zip(self.sparse, arrays, strict=True)]
-        self.touched = type(table)([copies[0] for copies in self.copies], [copies[1:] for copies in self.copies])
+        self.numbers = table.numbers
+        self.places, self.sparse, self.scalars = list(rows), list(rows.values()), scalars
+        self.arrays = [
+            [param, *its, *([] if target is None else [target])]
+            for param, its, target in zip(params, slots, targets, strict=True)
+        ]
+        self.copies = [[array[own.indices] for array in its] for own, its in zip(self.sparse, self.arrays, strict=True)]
+        #: The rows that are touched of the parameter of each array.
+        self.params = {i: copies[0] for i, copies in zip(self.places, self.copies, strict=True)}
+        self.touched = type(table)(
+            list(self.params.values()),
+            [copies[1 : 1 + len(its)] for copies, its in zip(self.copies, slots, strict=True)],
+            [
+                Beside(copy=None if target is None else copies[-1], scales=[None] * len(its))
+                for copies, target, its in zip(self.copies, targets, slots, strict=True)
+            ],
+        )
         self.nonfinite = table.nonfinite
         self.touched.rows[:] = np.arange(len(rows))
+        self.touched.numbers[:] = self.places
         self.touched.set_grads([each.values for each in self.sparse])
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
@@ -152,7 +181,7 @@ class RowSparseTable:
                 array[each.indices] = copy
 
     def accumulate(self, hypers: Sequence[Hyper]) -> None:
-        raise NotImplementedError("accumulate_steps with row-sparse gradients")
+        raise NotImplementedError("accumulate_steps with row-sparse gradients, which Optimizer refuses")
 
     def sum_products(
         self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False

@@ -127,6 +127,12 @@ CASES = [
     Case(fastopt.Adam, {"lr": fastopt.schedules.warmup_cosine(0.01, warmup=3, total=10)}),
 ]
 
+#: Those for matrices alone.
+MATRIX_CASES = [
+    Case(fastopt.Muon, {"lr": 0.02}),
+    Case(fastopt.Muon, {"lr": 0.02, "nesterov": False, "weight_decay": 0.1, "decoupled": False, "ns_steps": 3}),
+]
+
 DTYPES = (np.float32, np.float64)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

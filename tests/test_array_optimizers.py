@@ -307,3 +307,68 @@ def test_schedule_free_saved_in_eval_mode_goes_on_in_it() -> None:
     assert not other.is_training
     other.train()
     np.testing.assert_allclose(other.param_groups[0]["params"][0], y, rtol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", [fastopt.ScheduleFreeSGD, fastopt.ScheduleFreeAdamW])
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+def test_masters_and_copies_follow_the_modes_of_schedule_free(optimizer: Any, backend: str) -> None:
+    """What is shown is float32's x or y, rounded: as a copy of float32 parameters, and of the master."""
+    rng = np.random.default_rng(5)
+    half = rng.normal(size=300).astype(np.float16)
+    wide, copy = half.astype(np.float32), np.empty(300, np.float16)
+    opts = [optimizer(half, backend=backend), optimizer(wide, copy_to=copy, backend=backend)]
+    for _ in range(2):
+        for _ in range(3):
+            grad = rng.normal(size=300)
+            for opt in opts:
+                opt.step(grad)
+        y = wide.copy()
+        for opt in opts:
+            opt.eval()
+        assert (wide != y).any()
+        for shown in (half, copy):
+            np.testing.assert_array_equal(shown, wide.astype(np.float16))
+        np.testing.assert_array_equal(opts[0].state["0"]["master"], wide)
+        for opt in opts:
+            opt.train()
+        for shown in (half, copy):
+            np.testing.assert_array_equal(shown, wide.astype(np.float16))
+        np.testing.assert_allclose(wide, y, rtol=1e-5)
+
+
+def test_modes_of_schedule_free_where_parameters_were_written_over() -> None:
+    """The master is made anew of what was written, also for the modes."""
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
+    theta = np.ones(5, ml_dtypes.bfloat16)
+    opt = fastopt.ScheduleFreeSGD(theta, lr=0.5)
+    opt.step(np.ones(5))
+    theta[...] = 3
+    opt._follow_params(["0"])
+    opt.eval()
+    z = opt.state["0"]["z"]
+    np.testing.assert_array_equal(theta, (3 + (1 - 1 / 0.9) * (z - 3)).astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "exact"),
+    [
+        (fastopt.LAMB, {"u"}),
+        (fastopt.SWATS, {"u"}),
+        (fastopt.ScheduleFreeAdamW, {"z"}),
+        (fastopt.Adan, {"m", "last"}),
+        (fastopt.DeltaBarDelta, {"gain"}),
+        (fastopt.LARS, set()),
+        (fastopt.Muon, set()),
+    ],
+)
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "uint8"])
+def test_slots_that_must_be_exact_are(optimizer: Any, exact: set[str], state_dtype: str) -> None:
+    """They stay float32; the others are stored in fewer bits, and once a step."""
+    param = np.ones((90, 50), np.float32)
+    opt = optimizer(param, state_dtype=state_dtype)
+    opt.step(np.ones((90, 50)))
+    slots = {slot: array for slot, array in opt.state["0"].items() if array.shape == param.shape}
+    assert {slot for slot, array in slots.items() if array.dtype == np.float32} == exact
+    assert {array.dtype.name for slot, array in slots.items() if slot not in exact} == {state_dtype}
+    if state_dtype == "uint8" and "u" in exact:
+        assert (opt.state["0"]["m_scale"] == np.float32(1 - 0.9)).all(), "the pass along u leaves the other slots alone"

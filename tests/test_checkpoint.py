@@ -677,7 +677,7 @@ def is_trained(number: int, name: str) -> bool:
     """Tell whether a row is trained so: of what does not depend on the rule, every fifth that takes it."""
     if name in ("plain", "scheduled"):
         return True
-    return number % 5 == 2 and not CASES[number].optimizer.refused
+    return number % 5 == 2 and not CASES[number].optimizer.refused.keys() & MORE[name].options.keys()
 
 
 def train(folder: Path, first: int, last: int) -> None:

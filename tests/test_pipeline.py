@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, ISAS, Case, every_dtype, needs_native
+from cases import CASES, ISAS, MATRIX_CASES, Case, every_dtype, needs_native
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -59,22 +59,43 @@ STORAGE: dict[str, dict[str, Any]] = {
     "all in few bits": {"params": BFLOAT16, "stochastic_rounding": True, "state_dtype": "uint8", "polyak": True},
 }
 
-#: The optimizers that take every option but, some of them, state_dtype.
-TAKING = [case for case in CASES if "l1" not in case.optimizer.refused]
-every_taking_case = pytest.mark.parametrize("case", TAKING, ids=str)
+ALL = [*CASES, *MATRIX_CASES]
+every_case = pytest.mark.parametrize("case", ALL, ids=str)
+
+#: Enough of the rows for what does not depend on the rule, and one of each optimizer whose step is not one pass.
+SOME = [case for case in CASES if case.optimizer in (fastopt.Adam, fastopt.AdamW)][-4:]
+EACH = [
+    SOME[0],
+    *{
+        case.optimizer: case for case in ALL if issubclass(case.optimizer, fastopt.array_optimizer.ArrayOptimizer)
+    }.values(),
+]
 
 
-def taken(options: dict[str, dict[str, Any]]) -> Any:
-    """Return the cases with the rows of options that they take."""
-    pairs = [(case, name) for case in CASES for name in options]
+def taken_by(case: Case, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the options that an optimizer takes."""
+    refused = {*case.optimizer.refused}
+    if "ema_decay" in refused:
+        refused |= {"ema_bias_correction", "polyak_start"}
+    return {name: value for name, value in options.items() if name not in refused}
+
+
+def taken(options: dict[str, dict[str, Any]], cases: list[Case] = ALL) -> Any:
+    """Return the cases with what they take of each row of options."""
     return pytest.mark.parametrize(
         ("case", "options"),
         [
-            pytest.param(case, options[name], id=f"{case}-{name}")
-            for case, name in pairs
-            if not case.optimizer.refused & {"half" if key == "params" else key for key in options[name]}
+            pytest.param(case, taken_by(case, row), id=f"{case}-{name}")
+            for case in cases
+            for name, row in options.items()
+            if taken_by(case, row)
         ],
     )
+
+
+def shape_of(case: Case, length: int) -> tuple[int, ...]:
+    """Return a shape of about so many elements that an optimizer takes."""
+    return (-(-length // 4), 4) if case in MATRIX_CASES else (length,)
 
 
 every_storage = pytest.mark.parametrize("options", STORAGE.values(), ids=STORAGE)
@@ -120,13 +141,14 @@ def run(
 ) -> list[bytes]:
     """Return the bytes of everything after a few steps, some of them with an array skipped or something infinite."""
     rng = np.random.default_rng(11)
-    opt = built(case, [rng.normal(size=length).astype(dtype) for length in lengths], options, backend=backend)
+    shapes = [shape_of(case, length) for length in lengths]
+    opt = built(case, [rng.normal(size=shape).astype(dtype) for shape in shapes], options, backend=backend)
     told = []
     for step in range(5):
-        grads: list[Any] = [rng.normal(size=length).astype(dtype) for length in lengths]
+        grads: list[Any] = [rng.normal(size=shape).astype(dtype) for shape in shapes]
         if special or (step == 3 and options.get("nonfinite") == "skip"):
             for grad in grads[1:]:
-                grad[rng.integers(grad.size, size=3)] = [np.inf, np.nan, -np.inf]
+                grad.reshape(-1)[rng.integers(grad.size, size=3)] = [np.inf, np.nan, -np.inf]
         given = [None if step in (1, 2) and i == len(grads) // 2 else grad for i, grad in enumerate(grads)]
         told.append(tuple(opt.step(given)))
         told.append(b"".join(raw(grad) for grad in grads))
@@ -155,13 +177,8 @@ def test_native_is_numpy_in_every_storage(case: Case, options: dict[str, Any]) -
         assert run(case, np.float32, options, "native") == expected
 
 
-#: Enough of the rows for what does not depend on the rule.
-SOME = [case for case in CASES if case.optimizer in (fastopt.Adam, fastopt.AdamW)][-4:]
-
-
 @needs_native
-@pytest.mark.parametrize("case", SOME, ids=str)
-@pytest.mark.parametrize("options", [*OPTIONS.values(), *STORAGE.values()], ids=[*OPTIONS, *STORAGE])
+@taken({**OPTIONS, **STORAGE}, SOME + EACH[1:])
 def test_every_isa_and_number_of_threads(case: Case, options: dict[str, Any]) -> None:
     lengths = [*LENGTHS, 70_001]
     results = []
@@ -174,14 +191,13 @@ def test_every_isa_and_number_of_threads(case: Case, options: dict[str, Any]) ->
 
 
 @needs_native
-@pytest.mark.parametrize("options", [*OPTIONS.values(), *STORAGE.values()], ids=[*OPTIONS, *STORAGE])
-def test_special_values(options: dict[str, Any]) -> None:
+@taken({**OPTIONS, **STORAGE}, SOME[:2] + EACH[1:])
+def test_special_values(case: Case, options: dict[str, Any]) -> None:
     options = {**options, "nonfinite": "propagate"}
+    expected = run(case, np.float32, options, "numpy", special=True)
     for isa in ISAS:
         native.use_isa(isa)
-        for case in SOME[:2]:
-            results = [run(case, np.float32, options, backend, special=True) for backend in ("native", "numpy")]
-            assert results[0] == results[1]
+        assert run(case, np.float32, options, "native", special=True) == expected
 
 
 @needs_native
@@ -189,7 +205,7 @@ def test_special_values(options: dict[str, Any]) -> None:
 @given(st.data())
 def test_random_combinations(data: st.DataObject) -> None:
     """Any options together, of any optimizer, over any shapes and dtypes: native bits are NumPy's."""
-    case = data.draw(st.sampled_from([case for case in TAKING if not case.optimizer.refused]))
+    case = data.draw(st.sampled_from(ALL))
     dtype = data.draw(st.sampled_from([np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]))
     maybe = data.draw
     options: dict[str, Any] = {
@@ -206,7 +222,9 @@ def test_random_combinations(data: st.DataObject) -> None:
         "clip_global_norm": maybe(st.sampled_from([None, 1.0])),
         **maybe(st.sampled_from([{}, {"ema_decay": 0.5}, {"polyak": True}])),
     }
-    shapes = maybe(st.lists(st.sampled_from([(), (3,), (0, 2), (5, 7), (130, 33), (4097,)]), min_size=1, max_size=4))
+    options = taken_by(case, options)
+    kinds = [(0, 2), (5, 7), (130, 33)] + ([] if case in MATRIX_CASES else [(), (3,), (4097,)])
+    shapes = maybe(st.lists(st.sampled_from(kinds), min_size=1, max_size=4))
     grad_dtypes = maybe(
         st.lists(
             st.sampled_from(["same", np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]), min_size=1, max_size=3
@@ -240,34 +258,31 @@ def test_random_combinations(data: st.DataObject) -> None:
 
 @every_backend
 @every_dtype
-@every_taking_case
+@every_case
 def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> None:
     """Unscale, clip, step, shrink, average, clear: as separate calls around the plain optimizer, bit for bit."""
     clips = ("clip_value", "clip_norm", "clip_global_norm")
     plain = Case(case.optimizer, {name: value for name, value in case.options.items() if name not in clips})
     rng = np.random.default_rng(2)
-    start = [rng.normal(size=length).astype(dtype) for length in (7, 1025, 5000)]
-    fused = built(
-        plain,
-        start,
-        {
-            "grad_scale": 4.0,
-            "clip_value": 1.5,
-            "clip_global_norm": 2.0,
-            "l1": 0.01,
-            "ema_decay": 0.9,
-            "zero_grads": True,
-            "prox_l1": 0.5,
-        },
-        backend=backend,
-    )
+    start = [rng.normal(size=shape_of(case, length)).astype(dtype) for length in (7, 1025, 5000)]
+    options: dict[str, Any] = {
+        "grad_scale": 4.0,
+        "clip_value": 1.5,
+        "clip_global_norm": 2.0,
+        "l1": 0.01,
+        "ema_decay": 0.9,
+        "zero_grads": True,
+        "prox_l1": 0.5,
+    }
+    options = taken_by(case, options)
+    fused = built(plain, start, options, backend=backend)
     separate = built(plain, start, {}, backend=backend)
     sign = -1 if separate.param_groups[0]["maximize"] else 1
     average = [param.copy() for param in separate._params]
     decay = separate.param_groups[0]["weight_decay"] if not separate.param_groups[0]["decoupled"] else 0
     separate.param_groups[0]["weight_decay"] = 0 if decay else separate.param_groups[0]["weight_decay"]
     for step in range(4):
-        grads = [rng.normal(size=param.size).astype(dtype) for param in start]
+        grads = [rng.normal(size=param.shape).astype(dtype) for param in start]
         theirs = [grad.copy() for grad in grads]
         info = fused.step(grads)
         for grad in theirs:
@@ -281,23 +296,26 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
                 grad *= sign
             else:
                 grad += dtype(0.01 * sign) * np.sign(param)
+        # SWATS may have changed over to a rate of its own for an array.
+        rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
         lr = separate.step(theirs).lr
-        for param, mean in zip(separate._params, average, strict=True):
-            limit = dtype(lr * 0.5)
+        for param, mean, rate in zip(separate._params, average, rates, strict=True):
+            limit = dtype((rate or lr) * options.get("prox_l1", 0))
             param[...] = np.where(np.abs(param) > limit, param - np.copysign(limit, param), 0)
             mean += dtype(1 - 0.9) * (param - mean)
         assert info == (True, norm, lr, step + 1)
         assert not any(grad.any() for grad in grads)
         assert all((mine == other).all() for mine, other in zip(fused._params, separate._params, strict=True))
-        assert all((mine == other).all() for mine, other in zip(fused.ema, average, strict=True))
+        if "ema_decay" in options:
+            assert all((mine == other).all() for mine, other in zip(fused.ema, average, strict=True))
 
 
 @every_backend
 @every_dtype
-def test_accumulating_is_one_step_with_the_mean(dtype: Any, backend: str) -> None:
+@every_case
+def test_accumulating_is_one_step_with_the_mean(case: Case, dtype: Any, backend: str) -> None:
     rng = np.random.default_rng(3)
-    start = [rng.normal(size=5).astype(dtype), rng.normal(size=(3, 4)).astype(dtype), np.ones(2, dtype)]
-    case = CASES[-2]
+    start = [rng.normal(size=shape).astype(dtype) for shape in (shape_of(case, 5), (3, 4), shape_of(case, 2))]
     opt = built(case, start, {"accumulate_steps": 4, "maximize": True}, backend=backend)
     reference = built(case, start, {"maximize": True}, backend=backend)
     for step in range(3):
@@ -506,25 +524,38 @@ def test_prox_l1_makes_exact_zeros_and_l1_does_not() -> None:
 
 @every_backend
 @every_dtype
+@pytest.mark.parametrize("case", [case for case in EACH if "max_norm" not in case.optimizer.refused], ids=str)
 @pytest.mark.parametrize("axis", [0, 1, -1, (0, 1)])
-def test_max_norm(backend: str, dtype: Any, axis: Any) -> None:
+def test_max_norm(backend: str, case: Case, dtype: Any, axis: Any) -> None:
     """Units above the limit come down to it, others stay; averages and copies see what came of it."""
     rng = np.random.default_rng(8)
-    start = {"W": rng.normal(size=(6, 4)).astype(dtype), "b": np.full(4, 9, dtype)}
+    start = {"W": rng.normal(size=(6, 4)).astype(dtype)}
+    if case not in MATRIX_CASES:
+        start["b"] = np.full(4, 9, dtype)
     params, plain = copy.deepcopy(start), copy.deepcopy(start)
-    opt = fastopt.Adam(params, max_norm=2.2, max_norm_axis=axis, ema_decay=0.0, backend=backend)
-    reference = fastopt.Adam(plain, backend=backend)
+    opt = case.build(params, max_norm=2.2, max_norm_axis=axis, ema_decay=0.0, backend=backend)
+    reference = case.build(plain, backend=backend)
     for _ in range(3):
         grads = {name: rng.normal(size=param.shape).astype(dtype) for name, param in params.items()}
         opt.step(grads)
         reference.step(grads)
         norms = np.sqrt(np.sum(plain["W"].astype(np.float64) ** 2, axis=axis, keepdims=True))
         plain["W"] *= np.where(norms > 2.2, 2.2 / norms, 1).astype(dtype)
-        np.testing.assert_array_equal(params["W"], plain["W"])
-        np.testing.assert_array_equal(params["b"], plain["b"])
-        np.testing.assert_array_equal(opt.ema["W"], plain["W"])
+        for name in params:
+            np.testing.assert_array_equal(params[name], plain[name])
+            np.testing.assert_array_equal(opt.ema[name], plain[name])
     with pytest.raises(ValueError, match="max_norm_axis"):
-        fastopt.Adam(params, max_norm=1.0, max_norm_axis=2).step(grads)
+        case.build(params, max_norm=1.0, max_norm_axis=2).step(grads)
+
+
+@every_backend
+def test_average_of_a_bfloat16_bias_beside_held_norms(backend: str) -> None:
+    """What has no units is averaged after them all the same, from memory of another dtype."""
+    params = [np.full((3, 2), 5, np.float32), np.ones(300, BFLOAT16)]
+    opt = fastopt.SGD(params, lr=0.5, max_norm=1.0, ema_decay=0.0, stochastic_rounding=True, backend=backend)
+    opt.step([np.ones((3, 2)), np.ones(300)])
+    np.testing.assert_array_equal(opt.ema[1], np.full(300, 0.5, np.float32))
+    np.testing.assert_array_equal(opt.ema[0], params[0])
 
 
 # ---- loss scale
@@ -581,19 +612,19 @@ def test_grad_scale_of_one_step() -> None:
 
 
 @every_backend
+@every_case
 @pytest.mark.parametrize("kind", [np.dtype(np.float16), BFLOAT16], ids=str)
-def test_masters_are_a_float32_run(backend: str, kind: Any) -> None:
+def test_masters_are_a_float32_run(backend: str, case: Case, kind: Any) -> None:
     """Half-precision parameters with masters: the masters are float32 parameters, what is shown is them rounded."""
     rng = np.random.default_rng(10)
-    start = [rng.normal(size=size).astype(kind) for size in (5, 1500)]
+    start = [rng.normal(size=shape_of(case, size)).astype(kind) for size in (5, 1500)]
     params = [param.copy() for param in start]
     wide = [param.astype(np.float32) for param in start]
     copies = [param.copy() for param in start]
-    case = CASES[-2]
     opt = case.build(params, backend=backend)
     reference = case.build(wide, backend=backend, copy_to=copies)
     for _ in range(4):
-        grads = [rng.normal(size=param.size).astype(kind) for param in params]
+        grads = [rng.normal(size=param.shape).astype(kind) for param in params]
         opt.step(grads)
         reference.step(grads)
         for i, param in enumerate(params):
@@ -665,18 +696,18 @@ GUARD = 64
 
 
 @needs_native
-@pytest.mark.parametrize("options", [*OPTIONS.values(), *STORAGE.values()], ids=[*OPTIONS, *STORAGE])
-def test_guard_bytes(options: dict[str, Any]) -> None:
+@taken({**OPTIONS, **STORAGE}, EACH)
+def test_guard_bytes(case: Case, options: dict[str, Any]) -> None:
     """All arrays in larger buffers, at any element: same bits, and all around them stays as it was."""
     rng = np.random.default_rng(12)
-    start = [rng.normal(size=length).astype(np.float32) for length in (1, 127, 1025, 5001)]
-    opt, reference = built(SOME[0], start, options), built(SOME[0], start, options, backend="numpy")
+    start = [rng.normal(size=shape_of(case, length)).astype(np.float32) for length in (1, 127, 1025, 5001)]
+    opt, reference = built(case, start, options), built(case, start, options, backend="numpy")
     opt.step([None] * 4)
     reference.step([None] * 4)
     buffers = []
     for i, slots in enumerate(opt.state.values()):
         for name, array in slots.items():
-            if name not in ("step", "accumulated_calls"):
+            if array.ndim > 0:
                 buffer = np.full((array.size + 2 * GUARD) * array.itemsize, 7, np.uint8)
                 begin = (GUARD + i) * array.itemsize
                 slots[name] = buffer[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -684,7 +715,7 @@ def test_guard_bytes(options: dict[str, Any]) -> None:
                 buffers.append((buffer, slice(begin, begin + array.nbytes)))
     opt._table = None  # its pointers are to the arrays before
     for _ in range(4):
-        grads = [rng.normal(size=param.size).astype(np.float32) for param in start]
+        grads = [rng.normal(size=param.shape).astype(np.float32) for param in start]
         copies = [grad.copy() for grad in grads]
         opt.step(grads)
         reference.step(copies)
@@ -695,40 +726,44 @@ def test_guard_bytes(options: dict[str, Any]) -> None:
 
 
 @every_backend
-@pytest.mark.parametrize("options", [*OPTIONS.values(), *STORAGE.values()], ids=[*OPTIONS, *STORAGE])
-def test_failed_step_changes_nothing(options: dict[str, Any], backend: str) -> None:
+@taken({**OPTIONS, **STORAGE}, EACH)
+def test_failed_step_changes_nothing(case: Case, options: dict[str, Any], backend: str) -> None:
     rng = np.random.default_rng(13)
-    opt = built(SOME[0], [np.ones(4100, np.float32), np.ones(3, np.float32)], options, backend=backend)
-    grads = [rng.normal(size=4100), rng.normal(size=3)]
+    shapes = [shape_of(case, 4100), shape_of(case, 3)]
+    opt = built(case, [np.ones(shape, np.float32) for shape in shapes], options, backend=backend)
+    grads = [rng.normal(size=shape) for shape in shapes]
     opt.step([grad.copy() for grad in grads])
     before = all_bytes(opt, *grads)
-    for wrong in (np.ones(2), np.ones(3, int), "text", opt._params[1]):
+    for wrong in (np.ones(2), np.ones(shapes[1], int), "text", opt._params[1]):
         with pytest.raises((TypeError, ValueError)):
             opt.step([grads[0], wrong])
         assert all_bytes(opt, *grads) == before
 
 
 @every_backend
-@pytest.mark.parametrize("options", [*OPTIONS.values(), *STORAGE.values()], ids=[*OPTIONS, *STORAGE])
-def test_resuming(options: dict[str, Any], backend: str) -> None:
+@taken({**OPTIONS, **STORAGE}, EACH)
+def test_resuming(case: Case, options: dict[str, Any], backend: str) -> None:
     """Parameters, state, two counters and the seed are all there is: a copy of them goes on with the same bits."""
     rng = np.random.default_rng(14)
-    start = [rng.normal(size=size).astype(np.float32) for size in (4100, 3)]
-    grads = [[rng.normal(size=param.size).astype(np.float32) for param in start] for _ in range(7)]
-    opt, resumed = (built(SOME[0], start, options, backend=backend) for _ in range(2))
+    start = [rng.normal(size=shape_of(case, size)).astype(np.float32) for size in (4100, 3)]
+    grads = [[rng.normal(size=param.shape).astype(np.float32) for param in start] for _ in range(7)]
+    opt, resumed, loaded = (built(case, start, options, backend=backend) for _ in range(3))
     for k in range(4):
         opt.step([grad.copy() for grad in grads[k]])
     resumed.step([None, None])
-    for param, other in zip(resumed._params, opt._params, strict=True):
-        param[...] = other
+    for params in (resumed._params, loaded._params):
+        for param, other in zip(params, opt._params, strict=True):
+            param[...] = other
+    loaded.load_state_dict(opt.state_dict())
     for name, slots in opt.state.items():
         for slot, values in slots.items():
             resumed.state[name][slot][...] = values
     resumed.step_count, resumed.accumulated_calls = opt.step_count, opt.accumulated_calls
     for k in range(4, 7):
-        infos = [each.step([grad.copy() for grad in grads[k]]) for each in (opt, resumed)]
-        assert infos[0] == infos[1]
+        infos = [each.step([grad.copy() for grad in grads[k]]) for each in (opt, resumed, loaded)]
+        assert infos[0] == infos[1] == infos[2]
     assert all_bytes(opt) == all_bytes(resumed)
+    assert sorted(all_bytes(opt)) == sorted(all_bytes(loaded)), "the state's entries may be in another order"
 
 
 # ---- what is refused
@@ -757,63 +792,102 @@ def test_an_option_is_taken_or_refused_when_built(optimizer: type[fastopt.Optimi
     if name not in optimizer.refused:
         assert optimizer(params, **options).step([np.ones((2, 2))]).step in (0, 1)
         return
-    with pytest.raises(ValueError, match=f"(?s){name}=.*: {optimizer.__name__} does not do this yet; leave it out"):
+    with pytest.raises(ValueError, match=f"(?s){name}=.*: {optimizer.__name__} does not take it: .*; leave it out"):
         optimizer(params, **options)
-
-
-@pytest.mark.parametrize("optimizer", [fastopt.LARS, fastopt.LAMB, fastopt.SWATS, fastopt.Muon, fastopt.Adafactor])
-def test_half_parameters_of_array_optimizers_are_refused(optimizer: type[fastopt.Optimizer]) -> None:
-    with pytest.raises(TypeError, match=f"dtype float16, which {optimizer.__name__} does not take yet"):
-        optimizer([np.ones((2, 2), np.float16)])
+    for words in (name, "error"):
+        assert words in (optimizer.__doc__ or ""), "what is refused is documented"
 
 
 def test_a_group_can_not_ask_later_for_what_is_refused() -> None:
-    opt = fastopt.LARS([np.ones(2)])
-    opt.param_groups[0]["l1"] = 0.1
-    with pytest.raises(ValueError, match=r"l1=0\.1: LARS does not do this yet"):
+    opt = fastopt.ScheduleFreeSGD([np.ones(2)])
+    opt.param_groups[0]["prox_l1"] = 0.1
+    with pytest.raises(ValueError, match=r"prox_l1=0\.1: ScheduleFreeSGD does not take it: the parameters are y"):
         opt.step([np.ones(2)])
 
 
+#: Those of the options that are done by rows.
+BY_ROWS = {
+    name: {key: value for key, value in row.items() if key not in fastopt.sparse.NOT_BY_ROWS or value == "bfloat16"}
+    for name, row in {**OPTIONS, **STORAGE}.items()
+    if not row.keys() & {"ema_bias_correction", "polyak_start"}
+}
+BY_ROWS["max_norm"] = {"max_norm": 0.9, "max_norm_axis": 1}
+BY_ROWS["max_norm, copy"] = {"max_norm": 0.9, "max_norm_axis": -1, "copy_to": BFLOAT16, "zero_grads": True}
+SPARSE = [
+    Case(fastopt.SGD, {"lr": 0.1}),
+    Case(fastopt.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    Case(fastopt.Adagrad, {"lr": 0.1, "weight_decay": 0.1, "decoupled": True}),
+    Case(fastopt.Adam, {"lr": 0.01, "eps_hat": True, "amsgrad": True}),
+    Case(fastopt.SparseAdam, {"lr": 0.01}),
+]
+
+
+@every_backend
+@pytest.mark.parametrize("case", SPARSE, ids=str)
 @pytest.mark.parametrize(
-    ("options", "name"),
+    "options", [row for row in BY_ROWS.values() if row], ids=[key for key in BY_ROWS if BY_ROWS[key]]
+)
+def test_row_sparse_gradients_are_dense_ones_of_their_rows(case: Case, options: dict[str, Any], backend: str) -> None:
+    """Beside a dense gradient: the bits of the rows, and of all that belongs to them; no other row is touched."""
+    rng = np.random.default_rng(15)
+    indices = rng.permutation(900)[:300]
+    start = [rng.normal(size=(900, 6)).astype(np.float32), rng.normal(size=1025).astype(np.float32)]
+    sparse = built(case, start, options, backend=backend)
+    dense = built(case, [start[0][indices], start[1]], options, backend=backend)
+    others = np.setdiff1d(np.arange(900), indices)
+    before = sparse._params[0][others].copy()
+    for step in range(4):
+        values, beside = rng.normal(size=(300, 6)).astype(np.float32), rng.normal(size=1025).astype(np.float32)
+        if step == 2 and "nonfinite" in options:
+            values[5, 5] = np.nan
+        grads = [[values, beside], [values.copy(), beside.copy()]]
+        try:
+            infos = [sparse.step([fastopt.RowSparse(indices, values), beside]), dense.step(grads[1])]
+        except ValueError:
+            assert (step, options["nonfinite"]) == (2, "raise")
+            continue
+        assert repr(infos[0]) == repr(infos[1])  # a norm may be NaN
+        assert [raw(grad) for grad in grads[0]] == [raw(grad) for grad in grads[1]]
+    arrays = [[opt._params[0], *opt.state["0"].values(), opt._copies[0]] for opt in (sparse, dense)]
+    for mine, other in zip(*arrays, strict=True):
+        if mine is not None and mine.ndim > 0:
+            assert raw(mine[indices]) == raw(other)
+    assert raw(sparse._params[0][others]) == raw(before)
+    assert [raw(array) for array in sparse.state["1"].values()] == [raw(array) for array in dense.state["1"].values()]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
     [
-        ({"ema_decay": 0.9}, "ema_decay"),
-        ({"accumulate_steps": 2}, "accumulate_steps"),
-        ({"zero_grads": True}, "zero_grads"),
-        ({"state_dtype": "uint8"}, "state_dtype"),
-        ({"max_norm": 1.0}, "max_norm"),
-        ({"stochastic_rounding": True}, "stochastic_rounding"),
-        ({"copy_to": np.zeros((4, 2), np.float16)}, "copy_to"),
+        ({"ema_decay": 0.9}, "ema_decay: every row's average"),
+        ({"polyak": True}, "polyak: every row's average"),
+        ({"accumulate_steps": 2}, "accumulate_steps: .* concatenated"),
+        ({"state_dtype": "uint8"}, "state_dtype: in 8 bits several rows share a scale"),
+        ({"max_norm": 1.0}, "max_norm: each unit has weights in every row"),
+        ({"max_norm": 1.0, "max_norm_axis": (1, -2)}, "max_norm: each unit has weights in every row"),
     ],
 )
-def test_row_sparse_gradients_refuse_what_is_not_done(options: dict[str, Any], name: str) -> None:
-    table = np.ones((4, 2), np.float32)
+def test_row_sparse_gradients_refuse_what_is_not_done_by_rows(options: dict[str, Any], told: str) -> None:
+    table = np.ones((4096, 2), np.float32)
     opt = fastopt.Adam(table, **options)
-    with pytest.raises(ValueError, match=f"(?s)'0' is row-sparse, which is not done with {name}=.* yet; give a dense"):
+    with pytest.raises(ValueError, match=f"'0' is row-sparse, which is not done with {told}.*; or give a dense"):
         opt.step(fastopt.RowSparse(np.array([1]), np.ones((1, 2))))
     assert (table == 1).all()
 
 
-def test_row_sparse_gradients_of_half_parameters_are_refused() -> None:
-    opt = fastopt.Adam(np.ones((4, 2), np.float16))
-    with pytest.raises(ValueError, match="row-sparse, which is not done for parameters of float16 yet"):
-        opt.step(fastopt.RowSparse(np.array([1]), np.ones((1, 2))))
-
-
-@every_backend
-def test_row_sparse_gradients_beside_dense_ones(backend: str) -> None:
-    """Scaled, shrunk and checked like the dense gradient of one row."""
-    options: dict[str, Any] = {"grad_scale": 4.0, "l1": 0.1, "prox_l1": 0.01, "nonfinite": "skip", "backend": backend}
-    options["clip_global_norm"] = 1.0
-    table, row, beside, alone = np.ones((4, 2)), np.ones((1, 2)), np.ones(3), np.ones(3)
-    sparse, dense = fastopt.SGD([table, beside], **options), fastopt.SGD([row, alone], **options)
-    for values in ([1.0, 2.0], [np.inf, 1.0], [-3.0, 0.5]):
-        grad = np.array([values])
-        infos = sparse.step([fastopt.RowSparse(np.array([2]), grad), np.ones(3)]), dense.step([grad, np.ones(3)])
-        assert infos[0] == infos[1]
-    assert (table[2] == row[0]).all()
-    assert (table[[0, 1, 3]] == 1).all()
-    assert (beside == alone).all()
+def test_zero_grads_clears_values_that_were_converted_and_refuses_what_it_can_not_clear() -> None:
+    opt = fastopt.SGD([np.ones((4, 2)), np.ones(3)], zero_grads=True)
+    values, beside = np.ones((3, 2), np.float16), np.ones(3)
+    opt.step([fastopt.RowSparse(np.array([1, 2, 1]), values), beside])
+    assert not values.any()
+    assert not beside.any()
+    values[...] = 1
+    values.flags.writeable = False
+    with pytest.raises(ValueError, match="'0' is read-only"):
+        opt.step([fastopt.RowSparse(np.array([1, 2, 1]), values), beside])
+    both = np.ones(6)
+    with pytest.raises(ValueError, match="share memory"):
+        opt.step([fastopt.RowSparse(np.array([1, 2]), both[:4].reshape(2, 2)), both[3:]])
 
 
 @needs_native

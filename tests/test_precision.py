@@ -168,12 +168,12 @@ def test_every_code_is_read_back_as_itself() -> None:
 
 
 @functools.cache
-def regression_losses(state_dtype: str | None) -> Any:
-    """Return the losses of Adam on a linear regression of 32 x 256 weights with noise."""
+def regression_losses(state_dtype: str | None, optimizer: Any = fastopt.Adam, lr: Any = 0.02, **options: Any) -> Any:
+    """Return the losses on a linear regression of 32 x 256 weights with noise."""
     rng = np.random.default_rng(4)
     true = rng.normal(size=(32, 256)).astype(np.float32)
     weights = np.zeros((32, 256), np.float32)
-    opt = fastopt.Adam(weights, lr=0.02, state_dtype=state_dtype)
+    opt = optimizer(weights, lr=lr, state_dtype=state_dtype, **options)
     assert (opt.pass_options.state_dtype is None) == (state_dtype is None)
     losses = []
     for _ in range(400):
@@ -222,7 +222,26 @@ def digits_losses(state_dtype: str | None) -> Any:
 
 
 @pytest.mark.parametrize("state_dtype", ["uint8", "bfloat16"])
-@pytest.mark.parametrize("losses", [regression_losses, digits_losses])
+@pytest.mark.parametrize(
+    "losses",
+    [
+        regression_losses,
+        digits_losses,
+        *(
+            functools.partial(regression_losses, optimizer=optimizer, lr=lr, weight_decay=0.0)
+            for optimizer, lr in [
+                (fastopt.LARS, 3.0),
+                (fastopt.LAMB, 0.02),
+                (fastopt.SWATS, 0.02),
+                (fastopt.Muon, fastopt.schedules.cosine(0.4, 400)),
+                (fastopt.Adan, 0.02),
+                (fastopt.DeltaBarDelta, 0.005),
+                (fastopt.ScheduleFreeAdamW, 0.05),
+            ]
+        ),
+    ],
+    ids=lambda losses: losses.keywords["optimizer"].__name__ if isinstance(losses, functools.partial) else None,
+)
 def test_loss_curves_stay_within_a_hundredth(losses: Any, state_dtype: str) -> None:
     """Of float32's, over the whole run and in its last quarter."""
     wide, narrow = losses(None), losses(state_dtype)

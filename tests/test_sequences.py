@@ -29,6 +29,8 @@ OPTIMIZERS: list[tuple[type[fastopt.Optimizer], dict[str, Any]]] = [
     (fastopt.RMSprop, {"lr": 0.05, "eps": 1e-2, "momentum": 0.5}),
     (fastopt.Adam, {"lr": 0.05, "eps": 1e-3}),
     (fastopt.AdamW, {"lr": 0.05, "eps": 1e-3, "amsgrad": True}),
+    (fastopt.LARS, {"lr": 0.05, "trust_coefficient": 0.3, "eps": 0.1, "nesterov": True}),
+    (fastopt.LAMB, {"lr": 0.02, "eps": 1e-2}),
 ]
 
 Observed = dict[str, Any]
@@ -56,11 +58,12 @@ def naive_step(
     for name, (g, h) in work.items():
         p, slots = params[name].astype(float), state[name]
         slots["step"] = slots["step"] + 1
-        if h["decoupled"]:
+        g = g + h["l1"] * np.sign(p) + (0 if h["decoupled"] else h["weight_decay"] * p)
+        update = RULES[type(opt)](h, g, slots, int(slots["step"]), p)
+        if h["decoupled"] and type(opt) is not fastopt.LAMB:
             p = p * (1 - h["lr"] * h["weight_decay"])
-        else:
-            g = g + h["weight_decay"] * p
-        params[name][...] = p - RULES[type(opt)](h, g, slots, int(slots["step"]))
+        p = p - update
+        params[name][...] = np.sign(p) * np.maximum(np.abs(p) - h["lr"] * h["prox_l1"], 0)
 
 
 def at(value: Any, step: int) -> Any:
@@ -74,7 +77,7 @@ def slot(slots: dict[str, Any], name: str, g: Any, first: float = 0.0) -> Any:
     return slots[name].astype(float) if name in slots else np.full_like(g, first)
 
 
-def sgd(h: Any, g: Any, slots: dict[str, Any], t: int) -> Any:
+def sgd(h: Any, g: Any, slots: dict[str, Any], t: int, p: Any) -> Any:
     if h["momentum"] == 0:
         return h["lr"] * g
     weight = 1 if t == 1 else 1 - h["dampening"]
@@ -83,12 +86,12 @@ def sgd(h: Any, g: Any, slots: dict[str, Any], t: int) -> Any:
     return outside * (inside * g + h["momentum"] * slots["b"] if h["nesterov"] else slots["b"])
 
 
-def adagrad(h: Any, g: Any, slots: dict[str, Any], t: int) -> Any:
+def adagrad(h: Any, g: Any, slots: dict[str, Any], t: int, p: Any) -> Any:
     slots["sum"] = slot(slots, "sum", g, h["initial_accumulator_value"]) + g * g
     return h["lr"] / (1 + (t - 1) * h["lr_decay"]) * g / (np.sqrt(slots["sum"]) + h["eps"])
 
 
-def rmsprop(h: Any, g: Any, slots: dict[str, Any], t: int) -> Any:
+def rmsprop(h: Any, g: Any, slots: dict[str, Any], t: int, p: Any) -> Any:
     slots["v"] = h["alpha"] * slot(slots, "v", g) + (1 - h["alpha"]) * g * g
     square = slots["v"]
     if h["centered"]:
@@ -101,7 +104,7 @@ def rmsprop(h: Any, g: Any, slots: dict[str, Any], t: int) -> Any:
     return h["lr"] * slots["b"]
 
 
-def adam(h: Any, g: Any, slots: dict[str, Any], t: int) -> Any:
+def adam(h: Any, g: Any, slots: dict[str, Any], t: int, p: Any) -> Any:
     beta1, beta2 = h["betas"]
     slots["m"] = beta1 * slot(slots, "m", g) + (1 - beta1) * g
     slots["v"] = beta2 * slot(slots, "v", g) + (1 - beta2) * g * g
@@ -111,7 +114,37 @@ def adam(h: Any, g: Any, slots: dict[str, Any], t: int) -> Any:
     return h["lr"] / (1 - beta1**t) * slots["m"] / (np.sqrt(v / (1 - beta2**t)) + h["eps"])
 
 
-RULES = {fastopt.SGD: sgd, fastopt.Adagrad: adagrad, fastopt.RMSprop: rmsprop, fastopt.Adam: adam, fastopt.AdamW: adam}
+def trust_ratio(h: Any, p: Any, update: Any, coefficient: float = 1, eps: float = 0) -> Any:
+    norms = np.linalg.norm(p.ravel()), np.linalg.norm(update.ravel())
+    return np.asarray(coefficient * norms[0] / (norms[1] + eps) if h["adapt"] and all(norms) else 1.0)
+
+
+def lars(h: Any, g: Any, slots: dict[str, Any], t: int, p: Any) -> Any:
+    slots["trust_ratio"] = trust_ratio(h, p, g, h["trust_coefficient"], h["eps"])
+    step_size = h["lr"] * slots["trust_ratio"]
+    slots["b"] = h["momentum"] * slot(slots, "b", g) + step_size * g
+    return h["momentum"] * slots["b"] + step_size * g if h["nesterov"] else slots["b"]
+
+
+def lamb(h: Any, g: Any, slots: dict[str, Any], t: int, p: Any) -> Any:
+    beta1, beta2 = h["betas"]
+    slots["m"] = beta1 * slot(slots, "m", g) + (1 - beta1) * g
+    slots["v"] = beta2 * slot(slots, "v", g) + (1 - beta2) * g * g
+    slots["u"] = slots["m"] / (1 - beta1**t) / (np.sqrt(slots["v"] / (1 - beta2**t) + h["eps_root"]) + h["eps"])
+    slots["u"] = slots["u"] + (h["weight_decay"] * p if h["decoupled"] else 0)
+    slots["trust_ratio"] = trust_ratio(h, p, slots["u"])
+    return h["lr"] * slots["trust_ratio"] * slots["u"]
+
+
+RULES = {
+    fastopt.SGD: sgd,
+    fastopt.Adagrad: adagrad,
+    fastopt.RMSprop: rmsprop,
+    fastopt.Adam: adam,
+    fastopt.AdamW: adam,
+    fastopt.LARS: lars,
+    fastopt.LAMB: lamb,
+}
 
 
 class Run:
@@ -236,7 +269,7 @@ class Run:
                 found = {"param": after[name], **state_after[name]}
                 for key, value in expected.items():
                     # The global norm sees float32 arrays as clip_norm left them: rounded to float32.
-                    is_rough = found[key].dtype == np.float32 or opt.clip_global_norm is not None
+                    is_rough = after[name].dtype == np.float32 or opt.clip_global_norm is not None
                     close(found[key], value, f"{backend}: {name}.{key}", 3e-5 if is_rough else 1e-9)
                     if name not in present:
                         assert found[key].tobytes() == value.tobytes(), f"{backend}: {name}.{key} was to be skipped"
@@ -319,10 +352,12 @@ def write_option(run: Run) -> None:
         "decoupled": [True, False],
         "clip_value": [None, 0.5, 2],
         "clip_norm": [None, 0.7, 100.0],
+        "l1": [0.0, 0.05],
+        "prox_l1": [0.0, 0.1],
     }
     if "momentum" in run.opt.defaults:
         choices["momentum"] = [0.0, 0.5, 0.9, cycle]
-    for flag in {"amsgrad", "centered", "lr_in_momentum"}.intersection(run.opt.defaults):
+    for flag in {"amsgrad", "centered", "lr_in_momentum", "adapt"}.intersection(run.opt.defaults):
         if flag != "lr_in_momentum" or isinstance(run.opt, fastopt.SGD):
             choices[flag] = [True, False]
     if "betas" in run.opt.defaults:

@@ -18,7 +18,8 @@ from ..rules import Rule, sgd
 NAMES = ("native", "numpy", "cuda")
 
 #: The stages of a pass, as in csrc/fastopt.h.
-UPDATE, FINISH = 1, 2
+UPDATE, CLEAR, FINISH = 1, 2, 4
+WHOLE_PASS = UPDATE | CLEAR | FINISH
 
 
 class Hyper(NamedTuple):
@@ -36,7 +37,7 @@ class Hyper(NamedTuple):
     threshold: float = 0.0
     average_weight: float = 1.0
     dither: int = 0
-    stages: int = UPDATE | FINISH
+    stages: int = WHOLE_PASS
     zero_grads: bool = False
 
 
@@ -51,7 +52,7 @@ class Beside(NamedTuple):
 
 
 #: What a sum is taken of: "param"; "clipped_grad", the gradient after scale, mean, value and norms; "grad", that with
-#: l2 * param added; or the number of a slot.
+#: l2 * param and l1 * sign(param) added; or the number of a slot, one that is not stored in another dtype.
 Source: TypeAlias = str | int
 
 
@@ -63,6 +64,9 @@ class Table(Protocol):
 
     rows: npt.NDArray[np.int32]
     array_clip: npt.NDArray[np.float64]
+
+    #: For each array its number in the optimizer: its stream of random numbers.
+    numbers: npt.NDArray[np.int64]
 
     #: For each array how many elements were infinite or NaN when the gradients were last read to be counted.
     nonfinite: npt.NDArray[np.int64]

@@ -98,7 +98,8 @@ class NativeTable:
         self.array_clip = columns["array_clip"]
         self.nonfinite = np.zeros(count, np.int64)
         self.array_clip[:] = 1
-        columns["number"] = np.arange(count)
+        self.numbers = columns["number"]
+        self.numbers[:] = np.arange(count)
         self.sizes = np.array([param.size for param in params], np.int64)
         self.present: list[bool] = []
         columns["param_dtype"] = param_dtypes = [number_of(param.dtype) for param in params]

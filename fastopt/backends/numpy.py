@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import dither, halves, quantize, rules
 from ..arrays import Array, address, are_like, computed_in
 from ..dither import PARAM_STREAM, random_bits
-from . import FINISH, UPDATE, Beside, Hyper, Source
+from . import CLEAR, FINISH, UPDATE, Beside, Hyper, Source
 
 #: Elements of a block: few enough for a rule's temporaries to stay in cache, enough to make up for NumPy's calls.
 BLOCK = 16384
@@ -45,6 +45,7 @@ class NumpyTable:
         self.shapes = [param.shape for param in params]
         self.grads: Sequence[Array | None] = [None] * len(params)
         self.rows = np.zeros(len(params), np.int32)
+        self.numbers = np.arange(len(params), dtype=np.int64)
         self.array_clip = np.ones(len(params))
         self.nonfinite = np.zeros(len(params), np.int64)
 
@@ -71,7 +72,9 @@ class NumpyTable:
                 if hyper.stages & UPDATE:
                     p = self.update_block(runs, hyper)
                 else:
-                    p = joined(self.params, runs)
+                    p = self.loaded(self.params, runs)
+                if hyper.stages & CLEAR:
+                    self.clear_block(runs, hyper)
                 if hyper.stages & FINISH:
                     self.finish_block(runs, hyper, p)
 
@@ -81,8 +84,6 @@ class NumpyTable:
         p = self.loaded(self.params, runs)
         dtype = p.dtype.type
         g = self.grad(runs, hyper, p)
-        if hyper.l1 != 0:
-            g = g + dtype(hyper.l1) * ((p > 0).astype(dtype) - (p < 0))
         if hyper.decay != 1:
             p = p * dtype(hyper.decay)
         used = self.slots[: len(rules.slots(hyper.rule))]
@@ -95,11 +96,13 @@ class NumpyTable:
         self.store(p, self.params, runs, hyper, PARAM_STREAM)
         for k, values in enumerate(slots):
             self.store(values, self.slots[k], runs, hyper, k)
+        return p
+
+    def clear_block(self, runs: Runs, hyper: Hyper) -> None:
         if hyper.mean != 0:
             clear(self.accumulated, runs)
         if hyper.zero_grads:
             clear(self.grads, runs)
-        return p
 
     def finish_block(self, runs: Runs, hyper: Hyper, p: Array) -> None:
         first = runs[0][0]
@@ -130,7 +133,7 @@ class NumpyTable:
         if not self.is_stored[first] or arrays[first].dtype == np.float32:
             scatter(values, arrays, runs)
             return
-        random = random_bits(hyper.dither, first, stream, begin, end - begin)
+        random = random_bits(hyper.dither, int(self.numbers[first]), stream, begin, end - begin)
         scaled = self.scales[first][stream] if stream < len(self.scales[first]) else None
         if scaled is None:
             halves.dither_into(arrays[first][begin:end], values, random)
@@ -172,9 +175,14 @@ class NumpyTable:
                     clear(self.grads, runs)
 
     def grad(self, runs: Runs, hyper: Hyper, p: Array) -> Array:
-        """Return a block's gradient with the decay that is in it."""
+        """Return a block's gradient with what decays the parameter by way of it."""
         g = self.clipped_grad(self.scaled_grad(runs, hyper), runs, hyper)
-        return g if hyper.l2 == 0 else g + g.dtype.type(hyper.l2) * p
+        dtype = g.dtype.type
+        if hyper.l2 != 0:
+            g = g + dtype(hyper.l2) * p
+        if hyper.l1 != 0:
+            g = g + dtype(hyper.l1) * ((p > 0).astype(dtype) - (p < 0))
+        return g
 
     def blocks(self) -> Iterator[Runs]:
         """Yield blocks as lists of (array, begin, end); the arrays of one block agree in hyperparameters and dtypes."""
@@ -229,9 +237,9 @@ class NumpyTable:
         if isinstance(source, int):
             return joined(self.slots[source], runs)
         if source == "param":
-            return joined(self.params, runs)
+            return self.loaded(self.params, runs)
         if source == "grad":
-            return self.grad(runs, hyper, joined(self.params, runs))
+            return self.grad(runs, hyper, self.loaded(self.params, runs))
         return self.clipped_grad(self.scaled_grad(runs, hyper), runs, hyper)
 
 

@@ -64,7 +64,7 @@ class Adafactor(DirectionOptimizer):
     State, of O(rows + columns), in the dtype of the parameter: ``row_var`` of shape (..., rows, 1) and ``col_var`` of
     shape (..., 1, columns); ``variance``, with the shape of its parameter, of arrays with fewer than two axes. A step
     makes ``u``, which is as large as the gradient, and lets go of it. Means are added in double precision by NumPy,
-    whatever the backend.
+    whatever the backend. ``state_dtype`` is an error: there is little to store in fewer bits.
 
     Source: Shazeer and Stern, arXiv 1804.04235;
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Adafactor.html.
@@ -79,6 +79,7 @@ class Adafactor(DirectionOptimizer):
     (0.99, 2008)
     """
 
+    refused: ClassVar[Mapping[str, str]] = {"state_dtype": "its state is of O(rows + columns) already"}
     ranges: ClassVar[Mapping[str, Allowed]] = {
         "beta2_decay": NON_POSITIVE,
         "eps": (OPTIONAL, NON_NEGATIVE),

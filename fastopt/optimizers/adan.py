@@ -59,6 +59,8 @@ class Adan(Optimizer):
     Notes
     -----
     State, each with the shape and dtype of its parameter: ``m``, ``v``, ``n``, ``last`` (the last gradient).
+    ``state_dtype`` stores ``v`` and ``n`` alone in fewer bits: ``m`` is a mean over so many steps that its rounding
+    would add up, and ``last`` is subtracted from what is close to it.
 
     Source: Xie et al., arXiv 2208.06677; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.adan.
 
@@ -72,7 +74,8 @@ class Adan(Optimizer):
     array([0.9])
     """
 
-    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    non_negative = frozenset({"n"})
+    exact = frozenset({"m", "last"})
     ranges: ClassVar[Mapping[str, Allowed]] = {"betas": (BELOW_ONE, BELOW_ONE, BELOW_ONE)}
 
     def __init__(

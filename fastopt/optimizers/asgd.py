@@ -52,7 +52,7 @@ class ASGD(Optimizer):
 
     Notes
     -----
-    State: ``ax``, with the shape and dtype of its parameter.
+    State: ``ax``, with the shape and dtype of its parameter. ``state_dtype`` is an error: ``ax`` is the result.
 
     Source: Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging (1992);
     https://docs.pytorch.org/docs/stable/generated/torch.optim.ASGD.html.
@@ -68,7 +68,7 @@ class ASGD(Optimizer):
     (array([0.4096]), array([0.4608]))
     """
 
-    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    refused: ClassVar[Mapping[str, str]] = {"state_dtype": "its one slot, ax, is the result"}
     ranges: ClassVar[Mapping[str, Allowed]] = {
         "lambd": NON_NEGATIVE,
         "alpha": NON_NEGATIVE,

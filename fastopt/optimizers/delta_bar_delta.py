@@ -58,7 +58,7 @@ class DeltaBarDelta(Optimizer):
     Notes
     -----
     State, each with the shape and dtype of its parameter: ``gain``, ``b``; ``last`` (the last gradient) where there is
-    momentum and the sign is held against the last gradient's.
+    momentum and the sign is held against the last gradient's. ``state_dtype`` stores ``b`` alone in fewer bits.
 
     Source: Jacobs, Increased Rates of Convergence Through Learning Rate Adaptation (1988); in this form Hinton, Neural
     Networks for Machine Learning, lecture 6d (2012).
@@ -74,7 +74,7 @@ class DeltaBarDelta(Optimizer):
     array([1.05, 0.95])
     """
 
-    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    exact = frozenset({"gain", "last"})
     ranges: ClassVar[Mapping[str, Allowed]] = {
         "beta": BELOW_ONE,
         "gain_limits": (NON_NEGATIVE, NON_NEGATIVE),

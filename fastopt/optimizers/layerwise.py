@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import rules
-from ..array_optimizer import ArrayOptimizer
+from ..array_optimizer import ArrayOptimizer, making_slots
 from ..backends import Hyper, Source, Table
 from ..hyperparameters import NON_NEGATIVE, Allowed, Group, Schedulable
 from ..rules import Rule
@@ -174,9 +174,9 @@ class LAMB(_Layerwise):
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``u`` (the last step, before ratio and lr), ``m``, ``v``;
-    ``trust_ratio`` (of the last step, 0-d float64). The norms are added in double precision, with the same bits on
-    every machine.
+    State, each with the shape and dtype of its parameter: ``u`` (the last step, before ratio and lr; ``state_dtype``
+    leaves it as it is), ``m``, ``v``; ``trust_ratio`` (of the last step, 0-d float64). The norms are added in double
+    precision, with the same bits on every machine.
 
     Source: You et al., arXiv 1904.00962; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.lamb.
 
@@ -191,6 +191,8 @@ class LAMB(_Layerwise):
     """
 
     further_rules = (rules.descend,)
+    non_negative = frozenset({"v"})
+    exact = frozenset({"u"})
 
     def __init__(
         self,
@@ -232,7 +234,7 @@ class LAMB(_Layerwise):
         return super()._hyper(group, rule, step)._replace(decay=1.0)
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
-        table.step(hypers)
+        table.step(making_slots(hypers))
         self._set_trust_ratios(table, groups, hypers, update=0)
         table.step(
             [

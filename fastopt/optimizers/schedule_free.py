@@ -11,6 +11,7 @@ from ..array_optimizer import ArrayOptimizer
 from ..arrays import Array
 from ..backends import Hyper, Table
 from ..hyperparameters import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
+from ..optimizer import write
 from ..results import StepInfo
 from ..rules import Rule
 
@@ -26,8 +27,14 @@ class _ScheduleFree(ArrayOptimizer):
     """What Schedule-Free SGD and AdamW share: the averaging's weights, and the two modes."""
 
     numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
-
-    runs_on_gpu = False
+    exact = frozenset({"z"})
+    refused: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("ema_decay", "polyak"), "it averages already; eval() brings the average x"),
+        **dict.fromkeys(
+            ("prox_l1", "max_norm"), "the parameters are y, and what is done to y alone is not done to x and z"
+        ),
+        "stochastic_rounding": "x is found from y and z, and needs y to the last bit",
+    }
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
         values = super().new_slot(group, slot, param)
@@ -68,13 +75,19 @@ class _ScheduleFree(ArrayOptimizer):
         self._to_mode(False)
 
     def _to_mode(self, is_training: bool) -> None:
-        for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
+        self._ready_table()
+        self._keep_new_slots()
+        for i, (name, k) in enumerate(zip(self._names, self._group_of, strict=True)):
             state, beta = self.state[name], self._interpolation(self.param_groups[k])
-            if bool(state["is_training"]) != is_training:
-                weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
-                if "z" in state:  # before the first step x, y and z are one
-                    param += param.dtype.type(weight) * (state["z"] - param)
-                state["is_training"][...] = is_training
+            if bool(state["is_training"]) == is_training:
+                continue
+            weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
+            computed = self._computed[i]
+            computed += computed.dtype.type(weight) * (state["z"] - computed)
+            for shown in (self._params[i], self._copies[i]):
+                if shown is not None and shown is not computed:
+                    write(shown, computed)
+            state["is_training"][...] = is_training
 
     def _interpolation(self, group: Group) -> float:
         """Return the part of ``x`` in ``y``."""
@@ -134,6 +147,10 @@ class ScheduleFreeSGD(_ScheduleFree):
     State: ``z``, with the shape and dtype of its parameter; ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d
     float64.
 
+    ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1`` and ``max_norm``, which
+    would change ``y`` and neither ``x`` nor ``z``, ``stochastic_rounding``, as ``x`` is found from ``y`` and ``z``, and
+    ``state_dtype``, as ``z`` is a sequence of parameters. ``l1`` is taken at ``y``, as weight decay is.
+
     Source: Defazio et al., arXiv 2405.15682; https://github.com/facebookresearch/schedule_free.
 
     Examples
@@ -148,6 +165,10 @@ class ScheduleFreeSGD(_ScheduleFree):
     array([-0.0006])
     """
 
+    refused: ClassVar[Mapping[str, str]] = {
+        **_ScheduleFree.refused,
+        "state_dtype": "its one slot, z, is a sequence of parameters",
+    }
     ranges: ClassVar[Mapping[str, Allowed]] = {**AVERAGING, "momentum": ABOVE_ZERO_BELOW_ONE}
 
     def __init__(
@@ -232,8 +253,12 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``z``, ``v``; ``weight_sum``, ``largest_lr``,
-    ``is_training``, each 0-d float64.
+    State, each with the shape and dtype of its parameter: ``z`` (``state_dtype`` leaves it as it is), ``v``;
+    ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d float64.
+
+    ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1`` and ``max_norm``, which
+    would change ``y`` and neither ``x`` nor ``z``, and ``stochastic_rounding``, as ``x`` is found from ``y`` and ``z``.
+    ``l1`` is taken at ``y``, as weight decay is.
 
     Source: Defazio et al., arXiv 2405.15682; https://github.com/facebookresearch/schedule_free.
 

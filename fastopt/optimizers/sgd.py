@@ -28,7 +28,8 @@ class SGD(Optimizer):
 
     With ``lr_in_momentum`` the learning rate is inside the buffer, as in the classical form (also of TensorFlow 1 and
     Keras): ``b = momentum * b + lr * (1 - dampening) * g; p -= b``, with nesterov ``p -= momentum * b + lr * g``. The
-    two conventions differ only when the learning rate changes.
+    two conventions differ only when the learning rate changes. Momentum that a group is given after its first step
+    begins with ``b = 0``, so that its first buffer is ``(1 - dampening) * g`` (torch: ``g``).
 
     Parameters
     ----------

@@ -49,7 +49,8 @@ class Rprop(Optimizer):
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``last``, ``step_size``.
+    State, each with the shape and dtype of its parameter: ``last``, ``step_size``. ``state_dtype`` is an error: both
+    must be right to the last bit.
 
     Source: Riedmiller and Braun, A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm
     (1993); https://docs.pytorch.org/docs/stable/generated/torch.optim.Rprop.html.
@@ -65,7 +66,7 @@ class Rprop(Optimizer):
     array([0.78])
     """
 
-    refused = frozenset({"state_dtype"})  # a slot is compared, or added to, to its last bit
+    refused: ClassVar[Mapping[str, str]] = {"state_dtype": "both its slots must be right to the last bit"}
     ranges: ClassVar[Mapping[str, Allowed]] = {
         "etas": (BELOW_ONE, Range(1.0)),
         "step_sizes": (NON_NEGATIVE, NON_NEGATIVE),

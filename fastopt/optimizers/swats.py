@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import rules
-from ..array_optimizer import ArrayOptimizer
+from ..array_optimizer import ArrayOptimizer, making_slots
 from ..backends import Hyper, Table
 from ..hyperparameters import Group, Schedulable
 from ..rules import Rule
@@ -64,9 +64,10 @@ class SWATS(ArrayOptimizer):
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``u`` (Adam's step, then SGD's momentum), ``m``, ``v``; and,
-    each 0-d float64: ``rate_average``, ``switch_step`` (after which step SGD's phase began, 0 before it), ``sgd_lr`` (0
-    before it). The products are added in double precision, with the same bits on every machine.
+    State, each with the shape and dtype of its parameter: ``u`` (Adam's step, then SGD's momentum; ``state_dtype``
+    leaves it as it is), ``m``, ``v``; and, each 0-d float64: ``rate_average``, ``switch_step`` (after which step SGD's
+    phase began, 0 before it), ``sgd_lr`` (0 before it; after it also the ``lr`` of decay and ``prox_l1``). The products
+    are added in double precision, with the same bits on every machine.
 
     Source: Keskar and Socher, arXiv 1712.07628, algorithm 1.
 
@@ -83,6 +84,8 @@ class SWATS(ArrayOptimizer):
     """
 
     further_rules = (rules.descend, rules.momentum)
+    non_negative = frozenset({"v"})
+    exact = frozenset({"u"})
     numbers: ClassVar[Mapping[str, float]] = {"rate_average": 0.0, "switch_step": 0.0, "sgd_lr": 0.0}
 
     def __init__(
@@ -121,18 +124,21 @@ class SWATS(ArrayOptimizer):
         return super()._hyper(group, rule, step)
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
-        table.step(hypers)
-        rules_of = zip(self._arrays_of_rows, hypers, strict=True)
-        in_adam = {i for i, hyper in rules_of if hyper.rule is rules.adam_direction}
+        first, second = [], []
+        for hyper, making in zip(hypers, making_slots(hypers), strict=True):
+            in_adams_phase = hyper.rule is rules.adam_direction
+            first.append(making if in_adams_phase else hyper)
+            descent = {"rule": rules.descend, "scalars": rules.DescendScalars(1.0)} if in_adams_phase else {"stages": 0}
+            second.append(hyper._replace(**descent))
+        table.step(first)
+        in_adam = {
+            i for i, hyper in zip(self._arrays_of_rows, hypers, strict=True) if hyper.rule is rules.adam_direction
+        }
         if not in_adam:
             return
         squares = table.sum_products(hypers, 0, 0)
         products = table.sum_products(hypers, 0, "grad")
-        table.set_grads([grad if i in in_adam else None for i, grad in enumerate(self._gradients.given)])
-        table.step(
-            [hyper._replace(rule=rules.descend, decay=1.0, scalars=rules.DescendScalars(1.0)) for hyper in hypers]
-        )
-        table.set_grads(self._gradients.given)
+        table.step(second)
         for k, group in enumerate(groups):
             of_group = [i for i in range(len(self._params)) if self._group_of[i] == k]
             for arrays in [of_group] if group["per_group"] else [[i] for i in of_group]:
