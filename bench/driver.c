@@ -58,7 +58,7 @@ int main(int argc, char **argv)
     }
     fo_reading *partials = malloc(sizeof(fo_reading) * (size_t)(chunks + 1)), readings[ARRAYS] = {{0, 0}};
     for (int64_t step = 0; step < steps; step++) {
-        fo_step(arrays, grads, ARRAYS, &hyper, atoi(argv[5]));
+        fo_step(arrays, grads, ARRAYS, &hyper, atoi(argv[5]), NULL);
         if (step == 0)
             fo_sum_products(arrays, grads, ARRAYS, &hyper, FO_GRAD, FO_GRAD, 1, partials, readings, atoi(argv[5]));
     }

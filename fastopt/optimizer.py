@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,16 @@ from .clip import clip_factor, total_norm
 from .gradients import Gradients
 from .groups import Grouped, matching
 from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, is_scheduled, plain, value_at
+from .interrupts import uninterrupted
 from .loss_scale import DynamicLossScale
 from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain
 from .results import LoadResult, StepInfo
 from .rules import Rule
 from .sparse import RowSparseTable
 from .structure import Branch, is_container
+
+if TYPE_CHECKING:
+    from .backends.native import NativeTable
 
 #: It counts as 0 in every sum with a number that matters.
 LEAST_POSITIVE = math.ulp(0.0)
@@ -155,6 +159,10 @@ class Optimizer:
 
     Notes
     -----
+    Ctrl-C during a step is handled when the step is whole and counted. What the handlers of other signals raise can
+    come between the arrays, or between a change and its count, in steps of more than one native call: those of the
+    NumPy fallback, of optimizers that need numbers of whole arrays, with ``max_norm`` or a row-sparse gradient.
+
     ``params`` may also be what :func:`fastopt.group_by` returns. ``lr``, ``weight_decay``, ``momentum`` and each of
     ``betas`` may be a schedule: a function of the step, from 0, such as those of :mod:`fastopt.schedules`.
 
@@ -269,18 +277,19 @@ class Optimizer:
         self.seed = seed
         self.grad_scale = grad_scale
         self._scale = 1.0
-        self.accumulated_calls = 0
         self._asked_backend = backend
         self.backend = backends.choice(backend)
         self.param_groups: list[Group] = []
         self.state: dict[str, dict[str, Array]] = {}
-        self.step_count = 0
 
         self._names: list[str] = []
         self._params: list[Array] = []
         self._copies: list[Array | None] = []
         self._group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-        self._steps: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        #: In the first row how many steps were applied, and to each array; in the second how many calls have
+        #: accumulated since, and for each array.
+        self._counts: npt.NDArray[np.int64] = np.zeros((2, 1), np.int64)
+        self._steps = self._counts[0, 1:]
         self._settled: list[Settled] = []
         self._rows: list[tuple[int, int]] = []
         self._table: Table | None = None
@@ -526,10 +535,36 @@ class Optimizer:
         self._params += arrays
         self._copies += [None] * len(arrays)
         self._group_of = np.concatenate([self._group_of, np.array([first + group_of[name] for name in names], int)])
-        self._steps = np.concatenate([self._steps, np.zeros(len(arrays), np.int64)])
+        self._counts = np.concatenate([self._counts, np.zeros((2, len(arrays)), np.int64)], axis=1)
+        self._steps = self._counts[0, 1:]
         for i, name in enumerate(self._names):
-            self.state.setdefault(name, {})["step"] = self._steps[i : i + 1].reshape(())
+            entries = self.state.setdefault(name, {})
+            entries["step"] = self._count_of(i, 0)
+            if "accumulated_calls" in entries:
+                entries["accumulated_calls"] = self._count_of(i, 1)
         self._table = None
+
+    def _count_of(self, i: int, row: int) -> Array:
+        """Return the count of array number ``i`` in a row of the counts, as part of these."""
+        return self._counts[row, 1 + i : 2 + i].reshape(())
+
+    @property
+    def step_count(self) -> int:
+        """How many steps were applied."""
+        return self._counts.item(0)
+
+    @step_count.setter
+    def step_count(self, count: int) -> None:
+        self._counts[0, 0] = count
+
+    @property
+    def accumulated_calls(self) -> int:
+        """Calls since the last applied step."""
+        return self._counts.item(1, 0)
+
+    @accumulated_calls.setter
+    def accumulated_calls(self, count: int) -> None:
+        self._counts[1, 0] = count
 
     @property
     def grad_scale(self) -> float | DynamicLossScale:
@@ -663,7 +698,7 @@ class Optimizer:
         table = self._ready_table()
         if stream is not None or self.backend == "cuda":
             backends.set_stream(self.backend, table, stream)
-        is_last = self.accumulated_calls + 1 >= options.accumulate_steps
+        is_last = options.accumulate_steps == 1 or self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
         units = self._units() if self._holds_norms else []
         groups = [self._values(k) for k in range(len(self._settled))]
@@ -675,22 +710,17 @@ class Optimizer:
         if self._found_nonfinite:
             if options.zero_grads:
                 self._clear(self._gradients.clearable)
-        elif not is_last:
-            table.accumulate([hyper._replace(mean=0.0) for hyper in hypers])
-        elif not units:
-            self._run(table, groups, hypers)
         else:
-            self._step_with_units(table, hypers, units)
+            if self._new_slots:
+                self._keep_new_slots()
+            if is_last:
+                self._apply(table, groups, hypers, units)
+            else:
+                self._accumulate(table, hypers)
         if options.zero_grads:
             self._clear(self._gradients.converted)
-        if self._new_slots:
-            self._keep_new_slots()
         if self._dynamic_scale is not None and (applied or self._found_nonfinite):
             self._dynamic_scale.update(applied)
-        if applied:
-            self._count()
-        elif not self._found_nonfinite:
-            self._count_call(self._gradients.present)
         return StepInfo(applied, grad_norm, groups[0]["lr"], self.step_count)
 
     def _addition(self, params: Any) -> Branch:
@@ -797,7 +827,8 @@ class Optimizer:
         beside: list[Beside] = []
         self._computed: list[Array] = []
         options = self.pass_options
-        for name, param, copy, k in zip(self._names, self._params, self._copies, self._group_of, strict=True):
+        members = zip(self._names, self._params, self._copies, self._group_of, strict=True)
+        for i, (name, param, copy, k) in enumerate(members):
             computed = param
             if self._arrays.is_half(param.dtype) and not (options.stochastic_rounding and is_bfloat16(param.dtype)):
                 computed = self._kept(name, "master", param, FLOAT32, partial(halves.to_float32, param))
@@ -816,7 +847,7 @@ class Optimizer:
             if options.accumulate_steps > 1:
                 make = partial(self._arrays.slot_like, computed, 0.0, dtype)
                 accumulated = self._arrays.in_memory_order(self._kept(name, "accumulated", computed, dtype, make))
-                self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, COUNT.copy)
+                self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, partial(self._count_of, i, 1))
             settled = self._settled[k]
             held = [self._slot(name, computed, settled.values, slot) for slot in rules.slots(settled.rule)]
             self._slots.append([array for array, _ in held])
@@ -831,7 +862,13 @@ class Optimizer:
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
-        return backends.table_class(self.backend)(params, slots, beside)
+        table = backends.table_class(self.backend)(params, slots, beside)
+        self._is_one_call = self.backend == "native" and type(self)._run is Optimizer._run
+        if self.backend == "native":
+            native = cast("NativeTable", table)
+            native.check_rules([settled.rule for settled in self._settled])
+            native.use_counts(self._counts)
+        return table
 
     def _slot(
         self, name: str, computed: Array, group: Group, slot: str
@@ -869,7 +906,7 @@ class Optimizer:
     def _take_grads(self, table: Table, grads: Any, is_last: bool) -> None:
         """Check the gradients, hand them to the table, and number the rows of those that have one."""
         leaves = [grads] if self._is_single else self._root.leaves(self._ungrouped(grads), "grads")
-        if is_last and self.accumulated_calls:
+        if is_last and self.pass_options.accumulate_steps > 1:
             leaves = self._filled(leaves)
         if self._frozen:
             leaves = [None if name in self._frozen else leaf for name, leaf in zip(self._names, leaves, strict=True)]
@@ -930,36 +967,56 @@ class Optimizer:
 
     def _number_rows(self, table: Table) -> None:
         """Give the arrays that agree in group and step count a common row of hyperparameters."""
-        keys = np.stack([self._group_of, self._steps])[:, self._gradients.present]
-        rows, inverse = np.unique(keys, axis=1, return_inverse=True)
-        table.rows[self._gradients.present] = inverse.reshape(-1)
-        self._rows = [(int(group), int(step)) for group, step in rows.T]
+        present = self._gradients.present
+        steps, step_of = np.unique(self._steps[present], return_inverse=True)
+        keys, row_of = np.unique(self._group_of[present] * steps.size + step_of, return_inverse=True)
+        table.rows[present] = row_of
+        self._rows = [(key // steps.size, int(steps[key % steps.size])) for key in keys.tolist()]
 
     def _clear(self, grads: list[Any]) -> None:
         for grad in grads:
             grad[...] = 0
 
-    def _count_call(self, present: npt.NDArray[np.bool_]) -> None:
-        """Take note of a call whose gradients were accumulated."""
-        self.accumulated_calls += 1
-        for i in np.flatnonzero(present):
-            self.state[self._names[i]]["accumulated_calls"] += 1
-
-    def _count(self) -> None:
-        self.step_count += 1
-        if self.accumulated_calls:
-            self.accumulated_calls = 0
-            for i, name in enumerate(self._names):
-                if self.state[name]["accumulated_calls"] and not self._gradients.present[i]:  # frozen on the way
-                    self.state[name]["accumulated"][...] = 0
-                self.state[name]["accumulated_calls"][...] = 0
-        if self._gradients.are_all_present:
-            self._steps += 1
+    def _accumulate(self, table: Table, hypers: list[Hyper]) -> None:
+        """Add the gradients to those of earlier calls, and count the call."""
+        hypers = [hyper._replace(mean=0.0) for hyper in hypers]
+        if self.backend == "native":
+            cast("NativeTable", table).accumulate(hypers, is_counted=True)
         else:
-            self._steps[self._gradients.present] += 1
+            uninterrupted(partial(table.accumulate, hypers), partial(self._count, 1))
+
+    def _apply(
+        self,
+        table: Table,
+        groups: Sequence[Group],
+        hypers: list[Hyper],
+        units: list[tuple[Array, float, tuple[int, ...]]],
+    ) -> None:
+        """Change the parameters and slots, and count the step."""
+        if self.accumulated_calls:
+            for i in np.flatnonzero((self._counts[1, 1:] > 0) & ~self._gradients.present):  # frozen on the way
+                self.state[self._names[i]]["accumulated"][...] = 0
+        if self._is_one_call and not units and not self._gradients.sparse:
+            cast("NativeTable", table).step(hypers, is_counted=True)
+        elif units:
+            uninterrupted(partial(self._step_with_units, table, hypers, units), partial(self._count, 0))
+        else:
+            uninterrupted(partial(self._run, table, groups, hypers), partial(self._count, 0))
         # In this order: an interrupt in between has the rows numbered anew, instead of left one step behind.
         self._rows = [(group, step + 1) for group, step in self._rows]
         self._last_steps = self._steps.tobytes()
+
+    def _count(self, row: int) -> None:
+        """Count a call in this row of the counts, as csrc/fastopt.h says: at once, without a place for an interrupt."""
+        if row == 0 and self._gradients.are_all_present and not self.accumulated_calls:
+            self._counts[0] += 1
+            return
+        counts = self._counts.copy()
+        counts[row, 0] += 1
+        counts[row, 1:] += self._gradients.present
+        if row == 0:
+            counts[1] = 0
+        self._counts[...] = counts
 
     def _values(self, k: int) -> Group:
         """Return the options of a group in this step: schedules are evaluated."""
