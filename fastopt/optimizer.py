@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from .arrays import (
     FLOAT32,
     FLOAT64,
     Array,
+    Extents,
     check_copy,
     computed_in,
     is_bfloat16,
@@ -24,6 +26,7 @@ from .arrays import (
 )
 from .backends import FINISH, UPDATE, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
+from .entries import Entries, entries_of
 from .gradients import Gradients
 from .groups import Grouped, matching
 from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, is_scheduled, plain, value_at
@@ -51,6 +54,10 @@ class Settled(NamedTuple):
     clips_arrays: bool
     holds_norms: bool
 
+
+#: How many parameters a step looks at to see whether they are still writeable: it takes 30 ns each (measured).
+LOOKED_AT = 128
+is_writeable = attrgetter("flags.writeable")
 
 #: How an array's calls are counted, and the dtype of 8-bit slots.
 COUNT = np.zeros((), np.int64)
@@ -134,7 +141,8 @@ class Optimizer:
         The groups with their options; writing an option takes effect in the next step.
     state : dict
         For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64). The
-        slots are made by the first step; write into them, ``opt.state["W"]["m"][...] = values``.
+        slots are made by the first step; write into them, ``opt.state["W"]["m"][...] = values``: replacing one is an
+        error.
     step_count : int
         How many steps were applied.
     backend : str
@@ -280,7 +288,7 @@ class Optimizer:
         self._asked_backend = backend
         self.backend = backends.choice(backend)
         self.param_groups: list[Group] = []
-        self.state: dict[str, dict[str, Array]] = {}
+        self.state: Entries[Entries[Array]] = Entries("state", "opt.state[name][slot][...]")
 
         self._names: list[str] = []
         self._params: list[Array] = []
@@ -525,7 +533,7 @@ class Optimizer:
         ]
 
         self._is_single = self._is_single and not self._params
-        self._extents = extents
+        self._extents: Extents = extents
         self._root.merge(addition)
         for options, one in zip(groups, settled, strict=True):
             self.param_groups.append({"params": one.values["params"], **self.defaults, **options})
@@ -538,10 +546,10 @@ class Optimizer:
         self._counts = np.concatenate([self._counts, np.zeros((2, len(arrays)), np.int64)], axis=1)
         self._steps = self._counts[0, 1:]
         for i, name in enumerate(self._names):
-            entries = self.state.setdefault(name, {})
-            entries["step"] = self._count_of(i, 0)
+            entries = self.state.setdefault(name, entries_of(name))
+            entries.keep("step", self._count_of(i, 0))
             if "accumulated_calls" in entries:
-                entries["accumulated_calls"] = self._count_of(i, 1)
+                entries.keep("accumulated_calls", self._count_of(i, 1))
         self._table = None
 
     def _count_of(self, i: int, row: int) -> Array:
@@ -700,6 +708,8 @@ class Optimizer:
             backends.set_stream(self.backend, table, stream)
         is_last = options.accumulate_steps == 1 or self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
+        if self.backend != "cuda":
+            self._refuse_read_only()
         units = self._units() if self._holds_norms else []
         groups = [self._values(k) for k in range(len(self._settled))]
         if self._gradients.sparse:
@@ -819,7 +829,16 @@ class Optimizer:
                     self._table = None
         if self._table is None or self._new_slots:
             self._table = self._new_table()
+            self._gradients.extents = self._written()
         return self._table
+
+    def _written(self) -> Extents:
+        """Return the runs of memory that a step writes, which no gradient may overlap."""
+        if self.backend == "cuda":
+            return self._extents
+        entries = [(name, slot, array) for name, its in self.state.items() for slot, array in its.items()]
+        state = {f"state[{name!r}][{slot!r}]": array for name, slot, array in [*entries, *self._new_slots]}
+        return self._extents.beside(state)
 
     def _new_table(self) -> Table:
         self._new_slots = []
@@ -859,6 +878,7 @@ class Optimizer:
             self._arrays, self._names, self._params, self._extents, self._refuse_beside_rows, options.zero_grads
         )
         self._last_steps = b""
+        self._first_looked_at = 0
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
@@ -900,7 +920,7 @@ class Optimizer:
 
     def _keep_new_slots(self) -> None:
         for name, slot, values in self._new_slots:
-            self.state[name][slot] = values
+            self.state[name].keep(slot, values)
         self._new_slots = []
 
     def _take_grads(self, table: Table, grads: Any, is_last: bool) -> None:
@@ -913,6 +933,21 @@ class Optimizer:
         has_changed = self._gradients.take(table, leaves)
         if has_changed or self._steps.tobytes() != self._last_steps:
             self._number_rows(table)
+
+    def _refuse_read_only(self) -> None:
+        """Raise if a parameter that is to be changed was made read-only; of many arrays look at some, in turn."""
+        looked_at = self._params[self._first_looked_at : self._first_looked_at + LOOKED_AT]
+        self._first_looked_at += LOOKED_AT
+        if self._first_looked_at >= len(self._params):
+            self._first_looked_at = 0
+        if all(map(is_writeable, looked_at)):
+            return
+        for name, param, is_present in zip(self._names, self._params, self._gradients.present, strict=True):
+            if is_present and not param.flags.writeable:
+                raise ValueError(
+                    f"params: {name!r} was made read-only after the optimizer was built, and is to be updated in "
+                    "place; make it writeable, or keep it as it is: opt.freeze"
+                )
 
     def _ungrouped(self, grads: Any) -> Any:
         """Take the gradients out of a list of dicts with the key 'params', where the parameters were given so."""
@@ -1176,7 +1211,8 @@ class Optimizer:
         for name, param, copy in zip(self._names, self._params, self._copies, strict=True):
             if copy is not None:
                 write(copy, param)
-            if name in names and self.state[name].pop("master", None) is not None:
+            if name in names and "master" in self.state[name]:
+                self.state[name].drop("master")
                 self._table = None
 
     def _averages(self, what: str) -> list[Array]:

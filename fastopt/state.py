@@ -318,10 +318,10 @@ def carry_out(opt: Optimizer, plan: Plan) -> None:
             if owner(slot) in known_slots() or slot in AROUND:
                 if slot == "accumulated_calls":
                     opt.state[name][slot][...] = 0  # it is a part of all counts, which go on
-                del opt.state[name][slot]
+                opt.state[name].drop(slot)
         for slot, (array, value) in entries.items():
             opt._arrays.write(array, value)
-            opt.state[name][slot] = array
+            opt.state[name].keep(slot, array)
     for k, (options, initial_lr) in plan.groups.items():
         opt.param_groups[k].update(options)
         if initial_lr is None:
