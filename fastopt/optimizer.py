@@ -49,6 +49,8 @@ class Settled(NamedTuple):
     """A group as it was when its values were last checked, and what follows from them."""
 
     values: Group
+    #: By which True is told from 1.0.
+    types: list[type]
     rule: Rule
     scheduled: tuple[str, ...]
     clips_arrays: bool
@@ -789,7 +791,12 @@ class Optimizer:
         self._refuse({name: values[name] for name in PLAIN_OPTIONS if name in values})
         scheduled = tuple(name for name, value in values.items() if name != "params" and is_scheduled(value))
         return Settled(
-            values, self.rule(values), scheduled, values["clip_norm"] is not None, values["max_norm"] is not None
+            values,
+            list(map(type, options.values())),
+            self.rule(values),
+            scheduled,
+            values["clip_norm"] is not None,
+            values["max_norm"] is not None,
         )
 
     def _note_settled(self) -> None:
@@ -818,7 +825,7 @@ class Optimizer:
                 raise ValueError(
                     f"param_groups[{k}]: 'params' was replaced; use add_param_group, or build a new optimizer"
                 )
-            if differ(group, settled.values):
+            if differ(group, settled.values) or list(map(type, group.values())) != settled.types:
                 if group.keys() != settled.values.keys():
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(settled.values)}, not {list(group)}"

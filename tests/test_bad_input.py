@@ -568,6 +568,23 @@ def test_what_is_in_the_state_can_not_be_replaced(replace: Callable[[fastopt.Opt
     assert int(opt.state["a"]["step"]) == 8
 
 
+@pytest.mark.parametrize(
+    ("option", "good", "bad"),
+    [("lr", 1.0, True), ("weight_decay", 0.0, False), ("momentum", 0, False), ("maximize", False, 0)],
+)
+def test_what_equals_the_option_but_is_of_another_kind(option: str, good: Any, bad: Any) -> None:
+    param = np.ones(2)
+    opt = fastopt.SGD(param, **{"lr": 0.5, option: good})
+    opt.step(np.ones(2))
+    opt.param_groups[0][option] = bad
+    before = everything([param], opt)
+    with pytest.raises(TypeError, match=f"{option}={bad}: expected "):
+        opt.step(np.ones(2))
+    assert everything([param], opt) == before
+    opt.param_groups[0][option] = good
+    opt.step(np.ones(2))
+
+
 @pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
 @pytest.mark.parametrize("count", [1, 1000])
 def test_a_parameter_made_read_only_later(count: int, backend: str) -> None:
