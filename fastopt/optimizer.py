@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -347,6 +347,14 @@ class Optimizer:
         dtype = self._arrays.computed_in(param.dtype)
         slot_array: Array = self._arrays.slot_like(param, self.initial_slot(group, slot), dtype)
         return slot_array
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse what copy and pickle would do: the copy would update arrays that nobody else has."""
+        raise TypeError(
+            f"{type(self).__name__}: an optimizer can't be copied or pickled, since it changes your own arrays; copy "
+            "these, build an optimizer for them and other.load_state_dict(opt.state_dict()), or use fastopt.save "
+            "and fastopt.load"
+        )
 
     @property
     def state_bytes(self) -> int:

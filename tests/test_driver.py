@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMPILER = shutil.which("cc")
-FLAGS = "-O1 -g -std=c11 -ffp-contract=off -fno-math-errno -fopenmp-simd -pthread -Wall -Werror -Icsrc".split()
+FLAGS = ["-O1", "-std=c11", "-ffp-contract=off", "-fopenmp-simd", "-pthread", "-Wall", "-Werror", "-Icsrc"]
 
 pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="needs a C compiler called cc"),

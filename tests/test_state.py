@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -116,6 +117,29 @@ def test_slots_of_an_earlier_rule_are_kept() -> None:
     fresh = fastopt.Adam([np.ones(2)])
     other.load_state_dict(fresh.state_dict())
     assert sorted(other.state["0"]) == ["m", "step", "v"]
+
+
+@pytest.mark.parametrize(
+    "copying", [copy.copy, copy.deepcopy, pickle.dumps, lambda opt: copy.deepcopy((opt._params, opt))]
+)
+def test_optimizers_are_copied_by_their_state(copying: Callable[[Any], Any]) -> None:
+    params = model()
+    opt = trained(Case(fastopt.Adam, {}), params)
+    before = unchanged(opt, params)
+    with pytest.raises(
+        TypeError, match=r"^Adam: an optimizer can't be copied or pickled.*load_state_dict.*fastopt.save"
+    ):
+        copying(opt)
+    assert unchanged(opt, params) == before
+    assert same(copy.deepcopy(opt.state), opt.state)
+    assert same(pickle.loads(pickle.dumps(opt.state["hidden.W"])), opt.state["hidden.W"])
+    others = copied(params)
+    other = fastopt.Adam(others)
+    other.load_state_dict(opt.state_dict())
+    grads = like(params)
+    for each in (opt, other):
+        each.step(grads)
+    assert everything(flat(params), opt) == everything(flat(others), other)
 
 
 def test_groups_and_what_was_written_into_them() -> None:
