@@ -1152,8 +1152,9 @@ class Optimizer:
             max_norms = [settled.values["clip_norm"] for settled in self._settled]
             limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])[self._group_of]
             with np.errstate(all="ignore"):
-                table.array_clip[:] = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
-            self._array_clip_is_set = True
+                factors = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
+            self._array_clip_is_set = True  # first: an interrupt in between has them cleared in the next step
+            table.array_clip[:] = factors
         if is_last and self.clip_global_norm is not None:
             norm = total_norm(self._squares(table, hypers, is_counted))
             factor = float(clip_factor(norm, float(self.clip_global_norm)))
