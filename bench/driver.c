@@ -24,7 +24,7 @@ static int32_t numbered(const char *wanted, const char *(*name)(int32_t), int32_
 
 static float *filled(int64_t length, float value)
 {
-    float *array = malloc(sizeof(float) * (size_t)length);
+    float *array = malloc(sizeof(float) * (size_t)(length + 1)); /* of nothing, malloc may return NULL */
     if (!array)
         exit(1);
     for (int64_t i = 0; i < length; i++)
@@ -39,6 +39,10 @@ int main(int argc, char **argv)
         return 2;
     }
     const int64_t elements = atoll(argv[3]), steps = atoll(argv[4]);
+    if (elements < 1) {
+        fprintf(stderr, "elements: expected at least 1, got %s\n", argv[3]);
+        return 2;
+    }
     fo_hyper hyper = {.grad_scale = 1, .clip_value = 1e300 * 1e300, .global_clip = 1, .decay = 1,
                       .stages = FO_UPDATE | FO_FINISH};
     hyper.rule = numbered(argv[1], fo_rule_name, fo_rule_count());
@@ -49,7 +53,8 @@ int main(int argc, char **argv)
     void *grads[ARRAYS];
     int64_t chunks = 0;
     for (int i = 0; i < ARRAYS; i++) {
-        arrays[i] = (fo_array){.length = elements / ARRAYS, .first_chunk = chunks, .array_clip = 1};
+        const int64_t length = elements / ARRAYS + (i < elements % ARRAYS);
+        arrays[i] = (fo_array){.length = length, .first_chunk = chunks, .array_clip = 1};
         arrays[i].param = filled(arrays[i].length, 1);
         for (int k = 0; k < FO_MAX_SLOTS; k++)
             arrays[i].slots[k] = filled(arrays[i].length, 2);
@@ -58,7 +63,7 @@ int main(int argc, char **argv)
     }
     fo_reading *partials = malloc(sizeof(fo_reading) * (size_t)(chunks + 1)), readings[ARRAYS] = {{0, 0}};
     for (int64_t step = 0; step < steps; step++) {
-        fo_step(arrays, grads, ARRAYS, &hyper, atoi(argv[5]));
+        fo_step(arrays, grads, ARRAYS, &hyper, atoi(argv[5]), NULL);
         if (step == 0)
             fo_sum_products(arrays, grads, ARRAYS, &hyper, FO_GRAD, FO_GRAD, 1, partials, readings, atoi(argv[5]));
     }

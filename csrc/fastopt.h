@@ -65,11 +65,15 @@ typedef struct {
     int32_t rule;         /* its number in FO_RULES of rules.h */
 } fo_hyper;
 
-/* Apply one step to every array whose gradient is not NULL, on at most so many threads. */
-void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
+/* Apply one step to every array whose gradient is not NULL, on at most so many threads.
+   `counts`: NULL, or two rows of 1 + count numbers: how many steps were applied, and to each array; how many calls have
+   accumulated since, and for each array. They are brought up to date here, so that no interrupt can come in between. */
+void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads,
+             int64_t *counts);
 
-/* Add every gradient that is not NULL, after grad_scale, to what its array has accumulated. */
-void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads);
+/* Add every gradient that is not NULL, after grad_scale, to what its array has accumulated; `counts` as in fo_step. */
+void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads,
+                   int64_t *counts);
 
 /* What is read of an array before the step. */
 typedef struct {

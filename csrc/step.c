@@ -4,6 +4,9 @@
 #include "parallel.h"
 #include "rules.h"
 
+#include <stddef.h>
+#include <string.h>
+
 typedef struct {
     const fo_kernels *kernels;
     const fo_array *arrays;
@@ -38,10 +41,22 @@ static void visit_step(const void *context, int64_t index, int64_t chunk, int64_
     pass->kernels[array->dtype].step_chunk(array, grad, begin, end, hyper);
 }
 
-void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads)
+static void count_call(int64_t *row, void *const *grads, int64_t count)
+{
+    row[0]++;
+    for (int64_t i = 0; i < count; i++)
+        row[1 + i] += grads[i] != NULL;
+}
+
+void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads,
+             int64_t *counts)
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0, 0};
     fo_for_each_chunk(arrays, count, threads, visit_step, &pass);
+    if (counts) {
+        count_call(counts, grads, count);
+        memset(counts + 1 + count, 0, sizeof(int64_t) * (size_t)(1 + count));
+    }
 }
 
 static void visit_accumulate(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
@@ -54,10 +69,13 @@ static void visit_accumulate(const void *context, int64_t index, int64_t chunk, 
                                                      &pass->hypers[array->hyper]);
 }
 
-void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads)
+void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t threads,
+                   int64_t *counts)
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0, 0};
     fo_for_each_chunk(arrays, count, threads, visit_accumulate, &pass);
+    if (counts)
+        count_call(counts + 1 + count, grads, count);
 }
 
 static void visit_sum_products(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)

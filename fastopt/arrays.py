@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -275,7 +275,7 @@ def extents(names: Sequence[str], arrays: Sequence[Array]) -> Extents:
 
 
 class Extents:
-    """The runs of memory of the parameters, to tell what overlaps them.
+    """The runs of memory that a step writes, by name, to tell what overlaps them.
 
     Raises
     ------
@@ -296,11 +296,20 @@ class Extents:
                 "each array once, and copies of views that overlap"
             )
 
+    def beside(self, arrays: Mapping[str, Any]) -> Extents:
+        """Return these runs and those of further arrays; what is no array is passed over."""
+        held = {name: extent(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        return Extents(
+            [*self.names, *held],
+            [*self.starts.tolist(), *(begin for begin, _ in held.values())],
+            [*(self.stops - self.starts).tolist(), *(end - begin for begin, end in held.values())],
+        )
+
     def overlapped(self, starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]) -> tuple[int, str] | None:
-        """Return the first run [start, start + size) that overlaps a parameter, and that parameter's name."""
+        """Return the first run [start, start + size) that overlaps one of these, and the name of this."""
         if self.starts.size == 0:
             return None
-        # A run overlaps a parameter if and only if it overlaps the last one that starts before the run's end.
+        # A run overlaps one of these if and only if it overlaps the last one that starts before the run's end.
         before = np.searchsorted(self.starts, starts + sizes.astype(np.uintp), side="left") - 1
         overlaps = (before >= 0) & (self.stops[before] > starts) & (sizes > 0)
         if not overlaps.any():

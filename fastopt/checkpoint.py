@@ -7,17 +7,19 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from . import state
-from .arrays import Array
+from .arrays import Array, described
 from .optimizer import Optimizer
 from .packing import DTYPES, Packer, check_key, unpack
 from .results import LoadResult
@@ -136,7 +138,7 @@ def save(
     Raises
     ------
     TypeError
-        For what a checkpoint can't hold.
+        For what a checkpoint can't hold; for an ``extra`` that is no dict.
     ImportError
         If safetensors is missing.
     OSError
@@ -161,11 +163,13 @@ def save(
     """
     if opt is not None and params is None:
         params = opt._root.rebuilt(iter(opt._params)) if not opt._is_single else opt._params[0]
+    if not isinstance(extra, (Mapping, NoneType)):
+        raise TypeError(f"extra is {described(extra)}; expected a dict: extra={{'name': value}}")
     packer = Packer()
     content = {
         "params": packer.pack(params, ("params",)),
         "optimizer": packer.pack(None if opt is None else state.of(opt, copy=False), ()),
-        "extra": packer.pack(dict(extra or {}), ("extra",)),
+        "extra": packer.pack({} if extra is None else dict(extra), ("extra",)),
     }
     metadata = {"format": "fastopt", "format_version": str(FORMAT_VERSION), "content": json.dumps(content)}
     metadata["digest"] = digest(metadata, packer.arrays)
@@ -220,6 +224,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             checkpoint = Checkpoint(**{name: unpack(content[name], remaining) for name in Checkpoint._fields})
             if remaining or set(content) != set(Checkpoint._fields):
                 raise ValueError(f"nothing refers to the arrays {list(remaining)}")
+            if not isinstance(checkpoint.extra, dict) or not isinstance(checkpoint.optimizer, (dict, NoneType)):
+                raise ValueError("its 'extra' is no dict, or its 'optimizer' neither a dict nor None")
             return checkpoint
         except ImportError:
             raise
@@ -248,10 +254,14 @@ def check_metadata(metadata: Any, arrays: Mapping[str, Array]) -> None:
         raise CheckpointError("it was not written by fastopt.save")
     if sorted(metadata) != sorted(METADATA) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"expected the metadata {METADATA}, got {list(metadata)}")
-    version = int(metadata["format_version"])
-    if version > FORMAT_VERSION:
+    version = metadata["format_version"]
+    if not re.fullmatch("[1-9][0-9]*", version):
         raise CheckpointError(
-            f"it is of format version {version}; this fastopt reads up to {FORMAT_VERSION}: use a newer fastopt"
+            f"its format version is {version!r:.80}; expected a whole number of at least 1: use an earlier checkpoint"
+        )
+    if len(version) > 9 or int(version) > FORMAT_VERSION:  # Python does not read numbers of any length
+        raise CheckpointError(
+            f"it is of format version {version:.80}; this fastopt reads up to {FORMAT_VERSION}: use a newer fastopt"
         )
     if not secrets.compare_digest(metadata["digest"].encode(), digest(metadata, arrays).encode()):
         raise ValueError("its digest is not that of its content, so it was changed since it was written")

@@ -69,7 +69,7 @@ class Gradients:
         #: Whether the last ones were read as they are, one for each array.
         self._are_plain = False
         self._sizes = np.zeros(len(params), np.intp)
-        #: Where gradients like these were found clear of all parameters.
+        #: Where gradients like these were found clear of all that is written.
         self._disjoint: set[bytes] = set()
 
     def take(self, table: Table, leaves: list[Any]) -> bool:
@@ -94,7 +94,7 @@ class Gradients:
         return self.present is not present
 
     def _are_apart(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        """Raise if one of the table's gradients overlaps a parameter; return whether they can be used as they are."""
+        """Raise if a gradient overlaps what is written; return whether all can be used as they are."""
         starts = table.grad_addresses()
         places = starts.tobytes()
         if places in self._disjoint:
@@ -155,11 +155,12 @@ class Gradients:
     def _refuse_overlap(
         self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]
     ) -> None:
-        """Raise if the gradient of one of these arrays, which begins at ``starts``, overlaps a parameter."""
+        """Raise if the gradient of one of these arrays, which begins at ``starts``, overlaps what a step writes."""
         overlap = self.extents.overlapped(starts, sizes)
         if overlap is not None:
+            written = f"the parameter {overlap[1]!r}" if overlap[1] in self.names else overlap[1]
             raise ValueError(
-                f"grads: {self.names[places[overlap[0]]]!r} overlaps the memory of the parameter {overlap[1]!r}, "
+                f"grads: {self.names[places[overlap[0]]]!r} overlaps the memory of {written}, "
                 "which is changed while it is read; give a copy"
             )
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from .arrays import (
     FLOAT32,
     FLOAT64,
     Array,
+    Extents,
     check_copy,
     computed_in,
     is_bfloat16,
@@ -24,15 +26,20 @@ from .arrays import (
 )
 from .backends import CLEAR, FINISH, UPDATE, WHOLE_PASS, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
+from .entries import Entries, entries_of
 from .gradients import Gradients
 from .groups import Grouped, matching
 from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, is_scheduled, plain, value_at
+from .interrupts import uninterrupted
 from .loss_scale import DynamicLossScale
 from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain
 from .results import LoadResult, StepInfo
 from .rules import Rule
 from .sparse import NOT_BY_ROWS, RowSparseTable
 from .structure import Branch, is_container
+
+if TYPE_CHECKING:
+    from .backends.native import NativeTable
 
 #: It counts as 0 in every sum with a number that matters.
 LEAST_POSITIVE = math.ulp(0.0)
@@ -42,11 +49,17 @@ class Settled(NamedTuple):
     """A group as it was when its values were last checked, and what follows from them."""
 
     values: Group
+    #: By which True is told from 1.0.
+    types: list[type]
     rule: Rule
     scheduled: tuple[str, ...]
     clips_arrays: bool
     holds_norms: bool
 
+
+#: How many parameters a step looks at to see whether they are still writeable: it takes 30 ns each (measured).
+LOOKED_AT = 128
+is_writeable = attrgetter("flags.writeable")
 
 #: How an array's calls are counted, and the dtype of 8-bit slots.
 COUNT = np.zeros((), np.int64)
@@ -132,7 +145,8 @@ class Optimizer:
         The groups with their options; writing an option takes effect in the next step.
     state : dict
         For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64). The
-        slots are made by the first step; write into them, ``opt.state["W"]["m"][...] = values``.
+        slots are made by the first step; write into them, ``opt.state["W"]["m"][...] = values``: replacing one is an
+        error.
     step_count : int
         How many steps were applied.
     backend : str
@@ -157,6 +171,10 @@ class Optimizer:
 
     Notes
     -----
+    Ctrl-C during a step is handled when the step is whole and counted. What the handlers of other signals raise can
+    come between the arrays, or between a change and its count, in steps of more than one native call: those of the
+    NumPy fallback, of optimizers that need numbers of whole arrays, with ``max_norm`` or a row-sparse gradient.
+
     ``params`` may also be what :func:`fastopt.group_by` returns. ``lr``, ``weight_decay``, ``momentum`` and each of
     ``betas`` may be a schedule: a function of the step, from 0, such as those of :mod:`fastopt.schedules`.
 
@@ -274,18 +292,19 @@ class Optimizer:
         self.seed = seed
         self.grad_scale = grad_scale
         self._scale = 1.0
-        self.accumulated_calls = 0
         self._asked_backend = backend
         self.backend = backends.choice(backend)
         self.param_groups: list[Group] = []
-        self.state: dict[str, dict[str, Array]] = {}
-        self.step_count = 0
+        self.state: Entries[Entries[Array]] = Entries("state", "opt.state[name][slot][...]")
 
         self._names: list[str] = []
         self._params: list[Array] = []
         self._copies: list[Array | None] = []
         self._group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-        self._steps: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        #: In the first row how many steps were applied, and to each array; in the second how many calls have
+        #: accumulated since, and for each array.
+        self._counts: npt.NDArray[np.int64] = np.zeros((2, 1), np.int64)
+        self._steps = self._counts[0, 1:]
         self._settled: list[Settled] = []
         self._rows: list[tuple[int, int]] = []
         self._table: Table | None = None
@@ -333,6 +352,14 @@ class Optimizer:
         dtype = self._arrays.computed_in(param.dtype)
         slot_array: Array = self._arrays.slot_like(param, self.initial_slot(group, slot), dtype)
         return slot_array
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse what copy and pickle would do: the copy would update arrays that nobody else has."""
+        raise TypeError(
+            f"{type(self).__name__}: an optimizer can't be copied or pickled, since it changes your own arrays; copy "
+            "these, build an optimizer for them and other.load_state_dict(opt.state_dict()), or use fastopt.save "
+            "and fastopt.load"
+        )
 
     @property
     def state_bytes(self) -> int:
@@ -521,7 +548,7 @@ class Optimizer:
         ]
 
         self._is_single = self._is_single and not self._params
-        self._extents = extents
+        self._extents: Extents = extents
         self._root.merge(addition)
         for options, one in zip(groups, settled, strict=True):
             self.param_groups.append({"params": one.values["params"], **self.defaults, **options})
@@ -531,10 +558,36 @@ class Optimizer:
         self._params += arrays
         self._copies += [None] * len(arrays)
         self._group_of = np.concatenate([self._group_of, np.array([first + group_of[name] for name in names], int)])
-        self._steps = np.concatenate([self._steps, np.zeros(len(arrays), np.int64)])
+        self._counts = np.concatenate([self._counts, np.zeros((2, len(arrays)), np.int64)], axis=1)
+        self._steps = self._counts[0, 1:]
         for i, name in enumerate(self._names):
-            self.state.setdefault(name, {})["step"] = self._steps[i : i + 1].reshape(())
+            entries = self.state.setdefault(name, entries_of(name))
+            entries.keep("step", self._count_of(i, 0))
+            if "accumulated_calls" in entries:
+                entries.keep("accumulated_calls", self._count_of(i, 1))
         self._table = None
+
+    def _count_of(self, i: int, row: int) -> Array:
+        """Return the count of array number ``i`` in a row of the counts, as part of these."""
+        return self._counts[row, 1 + i : 2 + i].reshape(())
+
+    @property
+    def step_count(self) -> int:
+        """How many steps were applied."""
+        return self._counts.item(0)
+
+    @step_count.setter
+    def step_count(self, count: int) -> None:
+        self._counts[0, 0] = count
+
+    @property
+    def accumulated_calls(self) -> int:
+        """Calls since the last applied step."""
+        return self._counts.item(1, 0)
+
+    @accumulated_calls.setter
+    def accumulated_calls(self, count: int) -> None:
+        self._counts[1, 0] = count
 
     @property
     def grad_scale(self) -> float | DynamicLossScale:
@@ -668,8 +721,10 @@ class Optimizer:
         table = self._ready_table()
         if stream is not None or self.backend == "cuda":
             backends.set_stream(self.backend, table, stream)
-        is_last = self.accumulated_calls + 1 >= options.accumulate_steps
+        is_last = options.accumulate_steps == 1 or self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
+        if self.backend != "cuda":
+            self._refuse_read_only()
         groups = [self._values(k) for k in range(len(self._settled))]
         touched: Mapping[int, Array] = {}
         if self._gradients.sparse:
@@ -682,22 +737,17 @@ class Optimizer:
         if self._found_nonfinite:
             if options.zero_grads:
                 self._clear(self._gradients.clearable)
-        elif not is_last:
-            table.accumulate([hyper._replace(mean=0.0) for hyper in hypers])
-        elif not units:
-            self._run(table, groups, hypers)
         else:
-            self._step_with_units(table, groups, hypers, units)
+            if self._new_slots:
+                self._keep_new_slots()
+            if is_last:
+                self._apply(table, groups, hypers, units)
+            else:
+                self._accumulate(table, hypers)
         if options.zero_grads:
             self._clear(self._gradients.converted)
-        if self._new_slots:
-            self._keep_new_slots()
         if self._dynamic_scale is not None and (applied or self._found_nonfinite):
             self._dynamic_scale.update(applied)
-        if applied:
-            self._count()
-        elif not self._found_nonfinite:
-            self._count_call(self._gradients.present)
         return StepInfo(applied, grad_norm, groups[0]["lr"], self.step_count)
 
     def _addition(self, params: Any) -> Branch:
@@ -752,7 +802,12 @@ class Optimizer:
         self._refuse({name: values[name] for name in PLAIN_OPTIONS if name in values})
         scheduled = tuple(name for name, value in values.items() if name != "params" and is_scheduled(value))
         return Settled(
-            values, self.rule(values), scheduled, values["clip_norm"] is not None, values["max_norm"] is not None
+            values,
+            list(map(type, options.values())),
+            self.rule(values),
+            scheduled,
+            values["clip_norm"] is not None,
+            values["max_norm"] is not None,
         )
 
     def _note_settled(self) -> None:
@@ -781,7 +836,7 @@ class Optimizer:
                 raise ValueError(
                     f"param_groups[{k}]: 'params' was replaced; use add_param_group, or build a new optimizer"
                 )
-            if differ(group, settled.values):
+            if differ(group, settled.values) or list(map(type, group.values())) != settled.types:
                 if group.keys() != settled.values.keys():
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(settled.values)}, not {list(group)}"
@@ -792,7 +847,16 @@ class Optimizer:
                     self._table = None
         if self._table is None or self._new_slots:
             self._table = self._new_table()
+            self._gradients.extents = self._written()
         return self._table
+
+    def _written(self) -> Extents:
+        """Return the runs of memory that a step writes, which no gradient may overlap."""
+        if self.backend == "cuda":
+            return self._extents
+        entries = [(name, slot, array) for name, its in self.state.items() for slot, array in its.items()]
+        state = {f"state[{name!r}][{slot!r}]": array for name, slot, array in [*entries, *self._new_slots]}
+        return self._extents.beside(state)
 
     def _new_table(self) -> Table:
         self._new_slots = []
@@ -800,7 +864,8 @@ class Optimizer:
         self._beside: list[Beside] = []
         self._computed: list[Array] = []
         options = self.pass_options
-        for name, param, copy, k in zip(self._names, self._params, self._copies, self._group_of, strict=True):
+        members = zip(self._names, self._params, self._copies, self._group_of, strict=True)
+        for i, (name, param, copy, k) in enumerate(members):
             computed = param
             if self._arrays.is_half(param.dtype) and not (options.stochastic_rounding and is_bfloat16(param.dtype)):
                 computed = self._kept(name, "master", param, FLOAT32, partial(halves.to_float32, param))
@@ -819,7 +884,7 @@ class Optimizer:
             if options.accumulate_steps > 1:
                 make = partial(self._arrays.slot_like, computed, 0.0, dtype)
                 accumulated = self._arrays.in_memory_order(self._kept(name, "accumulated", computed, dtype, make))
-                self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, COUNT.copy)
+                self._kept(name, "accumulated_calls", COUNT, COUNT.dtype, partial(self._count_of, i, 1))
             settled = self._settled[k]
             slot_names = self.slot_names(settled.rule, computed)
             held = [self._slot(name, computed, settled.values, slot) for slot in slot_names]
@@ -827,15 +892,23 @@ class Optimizer:
             target = None if copy is None else self._arrays.in_memory_order(copy)
             self._beside.append(Beside(average, accumulated, target, [scaled for _, scaled in held]))
             self._computed.append(computed)
+        self._row_workspace: dict[tuple[int, int], Array] = {}
         self._is_dithered = options.state_dtype is not None or options.stochastic_rounding
         self._gradients = Gradients(
             self._arrays, self._names, self._params, self._extents, self._refuse_beside_rows, options.zero_grads
         )
         self._last_steps = b""
+        self._first_looked_at = 0
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
-        return backends.table_class(self.backend)(params, slots, self._beside)
+        table = backends.table_class(self.backend)(params, slots, self._beside)
+        self._is_one_call = self.backend == "native" and type(self)._run is Optimizer._run
+        if self.backend == "native":
+            native = cast("NativeTable", table)
+            native.check_rules([settled.rule for settled in self._settled])
+            native.use_counts(self._counts)
+        return table
 
     def _slot(
         self, name: str, computed: Array, group: Group, slot: str
@@ -868,19 +941,34 @@ class Optimizer:
 
     def _keep_new_slots(self) -> None:
         for name, slot, values in self._new_slots:
-            self.state[name][slot] = values
+            self.state[name].keep(slot, values)
         self._new_slots = []
 
     def _take_grads(self, table: Table, grads: Any, is_last: bool) -> None:
         """Check the gradients, hand them to the table, and number the rows of those that have one."""
         leaves = [grads] if self._is_single else self._root.leaves(self._ungrouped(grads), "grads")
-        if is_last and self.accumulated_calls:
+        if is_last and self.pass_options.accumulate_steps > 1:
             leaves = self._filled(leaves)
         if self._frozen:
             leaves = [None if name in self._frozen else leaf for name, leaf in zip(self._names, leaves, strict=True)]
         has_changed = self._gradients.take(table, leaves)
         if has_changed or self._steps.tobytes() != self._last_steps:
             self._number_rows(table)
+
+    def _refuse_read_only(self) -> None:
+        """Raise if a parameter that is to be changed was made read-only; of many arrays look at some, in turn."""
+        looked_at = self._params[self._first_looked_at : self._first_looked_at + LOOKED_AT]
+        self._first_looked_at += LOOKED_AT
+        if self._first_looked_at >= len(self._params):
+            self._first_looked_at = 0
+        if all(map(is_writeable, looked_at)):
+            return
+        for name, param, is_present in zip(self._names, self._params, self._gradients.present, strict=True):
+            if is_present and not param.flags.writeable:
+                raise ValueError(
+                    f"params: {name!r} was made read-only after the optimizer was built, and is to be updated in "
+                    "place; make it writeable, or keep it as it is: opt.freeze"
+                )
 
     def _ungrouped(self, grads: Any) -> Any:
         """Take the gradients out of a list of dicts with the key 'params', where the parameters were given so."""
@@ -924,7 +1012,8 @@ class Optimizer:
             for i in sparse
         ]
         params, slots = [self._computed[i] for i in sparse], [self._slots[i] for i in sparse]
-        return RowSparseTable(table, sparse, params, slots, [self._beside[i].copy for i in sparse], scalars)
+        targets = [self._beside[i].copy for i in sparse]
+        return RowSparseTable(table, sparse, params, slots, targets, scalars, self._row_workspace)
 
     def _filled(self, leaves: list[Any]) -> list[Any]:
         """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
@@ -937,36 +1026,56 @@ class Optimizer:
 
     def _number_rows(self, table: Table) -> None:
         """Give the arrays that agree in group and step count a common row of hyperparameters."""
-        keys = np.stack([self._group_of, self._steps])[:, self._gradients.present]
-        rows, inverse = np.unique(keys, axis=1, return_inverse=True)
-        table.rows[self._gradients.present] = inverse.reshape(-1)
-        self._rows = [(int(group), int(step)) for group, step in rows.T]
+        present = self._gradients.present
+        steps, step_of = np.unique(self._steps[present], return_inverse=True)
+        keys, row_of = np.unique(self._group_of[present] * steps.size + step_of, return_inverse=True)
+        table.rows[present] = row_of
+        self._rows = [(key // steps.size, int(steps[key % steps.size])) for key in keys.tolist()]
 
     def _clear(self, grads: list[Any]) -> None:
         for grad in grads:
             grad[...] = 0
 
-    def _count_call(self, present: npt.NDArray[np.bool_]) -> None:
-        """Take note of a call whose gradients were accumulated."""
-        self.accumulated_calls += 1
-        for i in np.flatnonzero(present):
-            self.state[self._names[i]]["accumulated_calls"] += 1
-
-    def _count(self) -> None:
-        self.step_count += 1
-        if self.accumulated_calls:
-            self.accumulated_calls = 0
-            for i, name in enumerate(self._names):
-                if self.state[name]["accumulated_calls"] and not self._gradients.present[i]:  # frozen on the way
-                    self.state[name]["accumulated"][...] = 0
-                self.state[name]["accumulated_calls"][...] = 0
-        if self._gradients.are_all_present:
-            self._steps += 1
+    def _accumulate(self, table: Table, hypers: list[Hyper]) -> None:
+        """Add the gradients to those of earlier calls, and count the call."""
+        hypers = [hyper._replace(mean=0.0) for hyper in hypers]
+        if self.backend == "native":
+            cast("NativeTable", table).accumulate(hypers, is_counted=True)
         else:
-            self._steps[self._gradients.present] += 1
+            uninterrupted(partial(table.accumulate, hypers), partial(self._count, 1))
+
+    def _apply(
+        self,
+        table: Table,
+        groups: Sequence[Group],
+        hypers: list[Hyper],
+        units: list[tuple[Array, float, tuple[int, ...]]],
+    ) -> None:
+        """Change the parameters and slots, and count the step."""
+        if self.accumulated_calls:
+            for i in np.flatnonzero((self._counts[1, 1:] > 0) & ~self._gradients.present):  # frozen on the way
+                self.state[self._names[i]]["accumulated"][...] = 0
+        if self._is_one_call and not units and not self._gradients.sparse:
+            cast("NativeTable", table).step(hypers, is_counted=True)
+        elif units:
+            uninterrupted(partial(self._step_with_units, table, groups, hypers, units), partial(self._count, 0))
+        else:
+            uninterrupted(partial(self._run, table, groups, hypers), partial(self._count, 0))
         # In this order: an interrupt in between has the rows numbered anew, instead of left one step behind.
         self._rows = [(group, step + 1) for group, step in self._rows]
         self._last_steps = self._steps.tobytes()
+
+    def _count(self, row: int) -> None:
+        """Count a call in this row of the counts, as csrc/fastopt.h says: at once, without a place for an interrupt."""
+        if row == 0 and self._gradients.are_all_present and not self.accumulated_calls:
+            self._counts[0] += 1
+            return
+        counts = self._counts.copy()
+        counts[row, 0] += 1
+        counts[row, 1:] += self._gradients.present
+        if row == 0:
+            counts[1] = 0
+        self._counts[...] = counts
 
     def _values(self, k: int) -> Group:
         """Return the options of a group in this step: schedules are evaluated."""
@@ -1052,8 +1161,9 @@ class Optimizer:
             max_norms = [settled.values["clip_norm"] for settled in self._settled]
             limits = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms])[self._group_of]
             with np.errstate(all="ignore"):
-                table.array_clip[:] = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
-            self._array_clip_is_set = True
+                factors = np.where(limits < math.inf, clip_factor(norms, limits), 1.0)
+            self._array_clip_is_set = True  # first: an interrupt in between has them cleared in the next step
+            table.array_clip[:] = factors
         if is_last and self.clip_global_norm is not None:
             norm = total_norm(self._squares(table, hypers, is_counted))
             factor = float(clip_factor(norm, float(self.clip_global_norm)))
@@ -1131,7 +1241,8 @@ class Optimizer:
         for name, param, copy in zip(self._names, self._params, self._copies, strict=True):
             if copy is not None:
                 write(copy, param)
-            if name in names and self.state[name].pop("master", None) is not None:
+            if name in names and "master" in self.state[name]:
+                self.state[name].drop("master")
                 self._table = None
 
     def _averages(self, what: str) -> list[Array]:

@@ -125,6 +125,16 @@ def each_once(indices: npt.NDArray[Any], values: Array) -> Rows:
     return Rows(indices[order[firsts]], sums)
 
 
+def take_rows(
+    array: Array, indices: npt.NDArray[Any], workspace: dict[tuple[int, int], Array], key: tuple[int, int]
+) -> Array:
+    """Return a copy of these rows, in memory that is kept: new memory takes the system longer than the copying."""
+    kept = workspace.get(key)
+    if kept is None or len(kept) < len(indices) or kept.dtype != array.dtype:
+        kept = workspace[key] = np.empty((len(indices), *array.shape[1:]), array.dtype)
+    return np.take(array, indices, axis=0, out=kept[: len(indices)], mode="clip")  # with "raise" NumPy makes a copy
+
+
 class RowSparseTable:
     """A table, with the rows that are touched of the arrays that have a row-sparse gradient in a table of copies."""
 
@@ -136,6 +146,7 @@ class RowSparseTable:
         slots: Sequence[Sequence[Array]],
         targets: Sequence[Array | None],
         scalars: Sequence[tuple[float, ...]],
+        workspace: dict[tuple[int, int], Array],
     ) -> None:
         """For each array of ``rows``: its parameter, its slots, where it is copied to, its rule's scalars."""
         self.table, self.array_clip, self.rows = table, table.array_clip, table.rows
@@ -145,7 +156,10 @@ class RowSparseTable:
             [param, *its, *([] if target is None else [target])]
             for param, its, target in zip(params, slots, targets, strict=True)
         ]
-        self.copies = [[array[own.indices] for array in its] for own, its in zip(self.sparse, self.arrays, strict=True)]
+        self.copies = [
+            [take_rows(array, own.indices, workspace, (i, k)) for k, array in enumerate(its)]
+            for i, own, its in zip(self.places, self.sparse, self.arrays, strict=True)
+        ]
         #: The rows that are touched of the parameter of each array.
         self.params = {i: copies[0] for i, copies in zip(self.places, self.copies, strict=True)}
         self.touched = type(table)(

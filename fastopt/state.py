@@ -139,8 +139,8 @@ def planned(opt: Optimizer, saved: Mapping[str, Any], strict: bool, misfits: lis
             entries[name] = fitting
     misfits += [unexpected(name) for name in saved["state"] if name not in opt.state]
     misfits += [unexpected(f"frozen: {name}") for name in saved["frozen"] if name not in opt.state]
-    if saved["step_count"] < 0:
-        wrong.append(f"step_count: expected a number of at least 0, got {saved['step_count']}")
+    if not 0 <= saved["step_count"] < 2**63:
+        wrong.append(f"step_count: expected a number from 0 to below 2**63, got {saved['step_count']}")
     extra_wrong = opt._check_extra_state(saved["extra"])
     misfits += [Misfit("extra", True, True, text) for text in extra_wrong]
     result = settled(opt, wrong, misfits, strict)
@@ -316,10 +316,12 @@ def carry_out(opt: Optimizer, plan: Plan) -> None:
     for name, entries in plan.entries.items():
         for slot in set(opt.state[name]).difference(entries):
             if owner(slot) in known_slots() or slot in AROUND:
-                del opt.state[name][slot]
+                if slot == "accumulated_calls":
+                    opt.state[name][slot][...] = 0  # it is a part of all counts, which go on
+                opt.state[name].drop(slot)
         for slot, (array, value) in entries.items():
             opt._arrays.write(array, value)
-            opt.state[name][slot] = array
+            opt.state[name].keep(slot, array)
     for k, (options, initial_lr) in plan.groups.items():
         opt.param_groups[k].update(options)
         if initial_lr is None:

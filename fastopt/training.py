@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .arrays import Array
 from .structure import Branch, is_container
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
 
 
 class EarlyStopping:
@@ -109,17 +112,29 @@ class EarlyStopping:
         self.updates += 1
         return self.stopped
 
-    def restore(self, params: Any) -> None:
+    def restore(self, params: Any, opt: Optimizer | None = None) -> None:
         """Write the best parameters into these arrays.
+
+        Parameters
+        ----------
+        params : array or structure of arrays
+        opt : Optimizer, optional
+            The one that goes on with these parameters, if one does. Where it has float32 masters of float16 or bfloat16
+            parameters, or copies (``copy_to``), these follow; without it the next step would bring back what the
+            masters have.
 
         Raises
         ------
         TypeError, ValueError
-            If there are none yet, or these are others in names, shapes or dtypes. Nothing is changed then.
+            If there are none yet, or these are others in names, shapes or dtypes, or not the optimizer's. Nothing is
+            changed then.
         """
         if self.best_params is None:
             raise ValueError("restore: there are no best parameters before the first update with a metric")
+        names = [] if opt is None else names_in(opt, params)
         copy_into(params, self.best_params)
+        if opt is not None:
+            opt._follow_params(names)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it, for the ``extra`` of :func:`fastopt.save`; the parameters are not copied."""
@@ -288,6 +303,22 @@ def load_attributes(owner: EarlyStopping | SnapshotEnsemble, state_dict: Mapping
         raise ValueError(f"state_dict: expected that of a {type(owner).__name__}, with the entries {list(wanted)}")
     for name, value in state_dict.items():
         setattr(owner, name, list(value) if isinstance(value, list) else value)
+
+
+def names_in(opt: Optimizer, params: Any) -> list[str]:
+    """Return what an optimizer calls these arrays.
+
+    Raises
+    ------
+    ValueError
+        If one is not its parameter.
+    """
+    name_of = {id(param): name for name, param in zip(opt._names, opt._params, strict=True)}
+    branch = branch_of(params)
+    others = [name for name, array in zip(branch.names(), branch.arrays(), strict=True) if id(array) not in name_of]
+    if others:
+        raise ValueError(f"restore: {others} are not parameters of this optimizer; give the one that updates them")
+    return [name_of[id(array)] for array in branch.arrays()]
 
 
 def branch_of(params: Any) -> Branch:

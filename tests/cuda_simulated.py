@@ -179,7 +179,7 @@ def test_state_moves_to_the_host_and_back() -> None:
     m = cuda.to_host(opt.state["0"]["m"])
     assert m.shape == (2, 3)
     np.testing.assert_allclose(m, 0.1 * values, rtol=1e-6)
-    opt.state["0"]["m"] = cuda.from_host(m)
+    opt.state["0"].keep("m", cuda.from_host(m))
     assert opt.state["0"]["m"].shape == (2, 3)
 
 

@@ -538,6 +538,96 @@ def test_slots(bad: Bad) -> None:
     assert list(opt.state["0"]) == ["step", "m"]
 
 
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda opt: opt.state["a"].__setitem__("m", f32(3)),
+        lambda opt: opt.state["a"].__setitem__("step", np.array(5)),
+        lambda opt: opt.state["a"].__delitem__("m"),
+        lambda opt: opt.state["a"].pop("m"),
+        lambda opt: opt.state["a"].popitem(),
+        lambda opt: opt.state["a"].clear(),
+        lambda opt: opt.state["a"].update(m=f32(3)),
+        lambda opt: opt.state["a"].__ior__({"m": f32(3)}),
+        lambda opt: opt.state.__setitem__("a", {"m": f32(3)}),
+        lambda opt: opt.state.pop("a"),
+    ],
+)
+def test_what_is_in_the_state_can_not_be_replaced(replace: Callable[[fastopt.Optimizer], Any]) -> None:
+    """It would be ignored: steps go on writing where they wrote."""
+    params = {"a": f32(3)}
+    opt = fastopt.Adam(params)
+    opt.step({"a": f32(3)})
+    before = everything(params.values(), opt)
+    with pytest.raises(TypeError, match=r"can't be replaced or taken out.*write into it: opt.state\[.*\]\[slot\]"):
+        replace(opt)
+    assert everything(params.values(), opt) == before
+    opt.state["a"]["m"] += 1
+    opt.state["a"]["step"][...] = 7
+    opt.step({"a": f32(3)})
+    assert int(opt.state["a"]["step"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("option", "good", "bad"),
+    [("lr", 1.0, True), ("weight_decay", 0.0, False), ("momentum", 0, False), ("maximize", False, 0)],
+)
+def test_what_equals_the_option_but_is_of_another_kind(option: str, good: Any, bad: Any) -> None:
+    param = np.ones(2)
+    opt = fastopt.SGD(param, **{"lr": 0.5, option: good})
+    opt.step(np.ones(2))
+    opt.param_groups[0][option] = bad
+    before = everything([param], opt)
+    with pytest.raises(TypeError, match=f"{option}={bad}: expected "):
+        opt.step(np.ones(2))
+    assert everything([param], opt) == before
+    opt.param_groups[0][option] = good
+    opt.step(np.ones(2))
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("count", [1, 1000])
+def test_a_parameter_made_read_only_later(count: int, backend: str) -> None:
+    """Of many parameters a step looks at some: the error comes within a few steps, and its step changes nothing."""
+    params = [f32(1) for _ in range(count)]
+    opt = fastopt.SGD(params, momentum=0.9, backend=backend)
+    opt.step([f32(1)] * count)
+    for i in {0, count // 2, count - 1}:
+        read_only(params[i])
+        opt.freeze(str(i))
+        for _ in range(9):
+            opt.step([f32(1)] * count)
+        opt.unfreeze()
+        told = rf"params: '{i}' was made read-only .*; make it writeable, or keep it as it is: opt.freeze"
+        befores = []
+        with pytest.raises(ValueError, match=told):  # noqa: PT012
+            for _ in range(9):
+                befores.append(everything(params, opt))
+                opt.step([f32(1)] * count)
+        assert everything(params, opt) == befores[-1]
+        assert len(befores) == 1 or count > 1
+        params[i].flags.writeable = True
+        opt.step([f32(1)] * count)
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize(
+    ("optimizer", "slot"), [(fastopt.Adam, "v"), (fastopt.Adam, "ema"), (fastopt.Muon, "b"), (fastopt.LAMB, "m")]
+)
+def test_gradients_that_are_slots(optimizer: type[fastopt.Optimizer], slot: str, backend: str) -> None:
+    params = {"a": f32(2, 3), "b": f32(1, 2)}
+    opt = optimizer(params, backend=backend, **({"ema_decay": 0.5} if slot == "ema" else {}))
+    opt.step({"a": f32(2, 3), "b": f32(1, 2)})
+    held = opt.state["a"][slot]
+    for grads in ({"a": held, "b": f32(1, 2)}, {"a": f32(2, 3), "b": held[1:, 1:]}, {"a": None, "b": held[:1, :2]}):
+        before = everything(params.values(), opt)
+        told = rf"grads: '[ab]' overlaps the memory of state\['a'\]\['{slot}'\], which is changed .*; give a copy"
+        with pytest.raises(ValueError, match=told):
+            opt.step(grads)
+        assert everything(params.values(), opt) == before
+    opt.step({"a": held.copy(), "b": f32(1, 2)})
+
+
 @pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
 def test_what_is_allowed(backend: str) -> None:
     """0-d and empty arrays, either order of memory, and gradients that are converted."""

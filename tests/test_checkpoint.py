@@ -563,6 +563,9 @@ def test_a_name_twice_in_a_header(tmp_path: Path) -> None:
         {"params": {"dict": [[{}, 1]]}, "optimizer": None, "extra": {"scalar": "a"}},
         {"params": {"dict": [["a"]]}, "optimizer": None, "extra": {"scalar": "a"}},
         {"params": {"float": "0x"}, "optimizer": None, "extra": {"scalar": "a"}},
+        {"params": {"scalar": "a"}, "optimizer": None, "extra": None},
+        {"params": {"scalar": "a"}, "optimizer": None, "extra": [1]},
+        {"params": {"scalar": "a"}, "optimizer": 3, "extra": {"dict": []}},
     ],
 )
 def test_hostile_content(tmp_path: Path, content: Any) -> None:
@@ -620,6 +623,24 @@ def test_npz_bombs_and_doubles(tmp_path: Path) -> None:
             archive.writestr(name, found[name])
     with pytest.raises(CheckpointError, match=r"is not as fastopt[.]save writes it"):
         fastopt.load(tmp_path / "double.npz")
+
+
+@every_kind
+@pytest.mark.parametrize("version", ["", "x", "1.5", "-1", "0", " 1", "²", "9" * 5000])
+def test_odd_format_versions(tmp_path: Path, kind: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "FORMAT_VERSION", version)
+        path = write(tmp_path, kind, extra={})
+    told = "its format version is '.*; expected a whole number of at least 1|it is of format version 9{80}; this"
+    with pytest.raises(CheckpointError, match=told):
+        fastopt.load(path)
+
+
+@pytest.mark.parametrize("extra", [0, "epoch", [], [("epoch", 3)]])
+def test_extra_is_a_dict(tmp_path: Path, extra: Any) -> None:
+    with pytest.raises(TypeError, match=r"extra is of type \w+; expected a dict: extra={'name': value}"):
+        fastopt.save(tmp_path / "run.npz", extra=extra)
+    assert os.listdir(tmp_path) == []
 
 
 @every_kind
@@ -727,9 +748,11 @@ def test_resuming_in_a_new_process_is_exact(tmp_path: Path) -> None:
 
 def test_importing_loads_only_what_is_used() -> None:
     code = (
-        "import sys, fastopt; names = {'safetensors', 'ml_dtypes', 'matplotlib', 'torch', 'hashlib', "
+        "import sys, numpy; before = set(sys.modules); import fastopt; "  # NumPy 1 itself loads hashlib
+        "names = {'safetensors', 'ml_dtypes', 'matplotlib', 'torch', 'hashlib', "
         "'fastopt.schedules', "
-        "'fastopt.checkpoint', 'fastopt.lr_scheduler', 'fastopt.state'}; print(sorted(names & set(sys.modules))); "
+        "'fastopt.checkpoint', 'fastopt.lr_scheduler', 'fastopt.state'}; "
+        "print(sorted((names & set(sys.modules)) - before)); "
         "print(fastopt.schedules.constant(0.1), fastopt.init.fans((2, 3)), fastopt.load, 'save' in dir(fastopt))"
     )
     told = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True, capture_output=True, text=True)

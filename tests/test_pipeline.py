@@ -710,8 +710,9 @@ def test_guard_bytes(case: Case, options: dict[str, Any]) -> None:
             if array.ndim > 0:
                 buffer = np.full((array.size + 2 * GUARD) * array.itemsize, 7, np.uint8)
                 begin = (GUARD + i) * array.itemsize
-                slots[name] = buffer[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
-                slots[name][...] = array
+                moved = buffer[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+                moved[...] = array
+                slots.keep(name, moved)
                 buffers.append((buffer, slice(begin, begin + array.nbytes)))
     opt._table = None  # its pointers are to the arrays before
     for _ in range(4):

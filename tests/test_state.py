@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -118,6 +119,29 @@ def test_slots_of_an_earlier_rule_are_kept() -> None:
     assert sorted(other.state["0"]) == ["m", "step", "v"]
 
 
+@pytest.mark.parametrize(
+    "copying", [copy.copy, copy.deepcopy, pickle.dumps, lambda opt: copy.deepcopy((opt._params, opt))]
+)
+def test_optimizers_are_copied_by_their_state(copying: Callable[[Any], Any]) -> None:
+    params = model()
+    opt = trained(Case(fastopt.Adam, {}), params)
+    before = unchanged(opt, params)
+    with pytest.raises(
+        TypeError, match=r"^Adam: an optimizer can't be copied or pickled.*load_state_dict.*fastopt.save"
+    ):
+        copying(opt)
+    assert unchanged(opt, params) == before
+    assert same(copy.deepcopy(opt.state), opt.state)
+    assert same(pickle.loads(pickle.dumps(opt.state["hidden.W"])), opt.state["hidden.W"])
+    others = copied(params)
+    other = fastopt.Adam(others)
+    other.load_state_dict(opt.state_dict())
+    grads = like(params)
+    for each in (opt, other):
+        each.step(grads)
+    assert everything(flat(params), opt) == everything(flat(others), other)
+
+
 def test_groups_and_what_was_written_into_them() -> None:
     build = lambda: fastopt.SGD(fastopt.group_by(model(), {"*.b": {"weight_decay": 0}, "*": {}}), momentum=0.9)  # noqa: E731
     opt, other = build(), build()
@@ -215,7 +239,7 @@ def test_every_mismatch_is_in_one_error_and_nothing_is_changed() -> None:
             "extra: expected the entries [], got ['loss_scale']",
             "options: clip_global_norm=-1: expected a finite number of at least 0, or None",
             "param_groups[0]: lr=-1: expected a finite number of at least 0, a schedule",
-            "step_count: expected a number of at least 0, got -5",
+            "step_count: expected a number from 0 to below 2**63, got -5",
         ):
             assert sum(part in line for line in lines) == 1, part
         assert len(lines) == 13
@@ -263,7 +287,8 @@ def without(saved: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda saved: {**saved, "optimizer": None}, TypeError, "'optimizer' is of type NoneType"),
         (lambda saved: {**saved, "step_count": "3"}, TypeError, "'step_count' is of type str"),
         (lambda saved: {**saved, "step_count": True}, TypeError, "'step_count' is of type bool"),
-        (lambda saved: {**saved, "step_count": -3}, ValueError, "step_count: expected a number of at least 0"),
+        (lambda saved: {**saved, "step_count": -3}, ValueError, "step_count: expected a number from 0 to below"),
+        (lambda saved: {**saved, "step_count": 2**63}, ValueError, "step_count: expected a number from 0 to below"),
         (lambda saved: {**saved, "state": [1]}, TypeError, "'state' is of type list"),
         (lambda saved: {**saved, "state": {"0": 3}}, TypeError, r"state\['0'\] is of type int"),
         (lambda saved: {**saved, "param_groups": {}}, TypeError, "'param_groups' is of type dict"),

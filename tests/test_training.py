@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import everything
 from structures import copied, flat, model, same
 
 import fastopt
@@ -82,6 +83,32 @@ def test_restore_into_other_parameters() -> None:
         with pytest.raises(ValueError, match="these are not the same parameters: "):
             stopping.restore(others)
         assert not any(array.any() for array in others.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_an_optimizer_goes_on_from_what_was_restored(dtype: str) -> None:
+    """Its float32 masters of half-precision parameters, and its copies, follow."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="the optional extra checkpoint")
+    params = {"a": np.ones(3).astype(dtype), "b": np.ones(2).astype(dtype)}
+    copies = {"a": np.ones(3, np.float16), "b": None} if dtype == "float32" else None
+    opt = fastopt.SGD(params, lr=0.25, copy_to=copies)
+    grads = {"a": np.ones(3), "b": np.full(2, 2.0**-12)}
+    stopping = EarlyStopping(3)
+    stopping.update(1.0, params["a"])
+    for _ in range(2):
+        opt.step(grads)
+    stopping.restore(params["a"], opt)
+    assert params["a"].astype(float).tolist() == [1.0] * 3
+    assert copies is None or copies["a"].tolist() == [1.0] * 3
+    for _ in range(2):
+        opt.step(grads)
+    assert params["a"].astype(float).tolist() == [0.5] * 3
+    assert dtype == "float32" or opt.state["b"]["master"].tolist() == [1 - 2.0**-12] * 2, "another master stays"
+    before = everything([], opt), params["a"].tobytes()
+    with pytest.raises(ValueError, match=r"restore: \['0'\] are not parameters of this optimizer; give the one that"):
+        stopping.restore(params["a"].copy(), opt)
+    assert (everything([], opt), params["a"].tobytes()) == before
 
 
 def test_one_array() -> None:

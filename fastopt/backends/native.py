@@ -157,13 +157,24 @@ class NativeTable:
     def is_current(self) -> bool:
         return True
 
-    def step(self, hypers: Sequence[Hyper]) -> None:
-        self.set_hypers(hypers)
-        lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.wanted())
+    def check_rules(self, asked: Sequence[rules.Rule]) -> None:
+        for rule in asked:
+            if rule not in RULES:
+                raise ValueError(f'the rule {rule.__name__} is not among the compiled ones; use backend="numpy"')
 
-    def accumulate(self, hypers: Sequence[Hyper]) -> None:
+    def use_counts(self, counts: npt.NDArray[np.int64]) -> None:
+        """Take the counts, of shape (2, 1 + arrays), that calls with ``is_counted`` bring up to date."""
+        self.counts = ffi.from_buffer("int64_t[]", counts, require_writable=True)
+
+    def step(self, hypers: Sequence[Hyper], is_counted: bool = False) -> None:
         self.set_hypers(hypers)
-        lib.fo_accumulate(self.arrays, self.grads, self.count, self.hypers, threads.wanted())
+        counts = self.counts if is_counted else NULL
+        lib.fo_step(self.arrays, self.grads, self.count, self.hypers, threads.wanted(), counts)
+
+    def accumulate(self, hypers: Sequence[Hyper], is_counted: bool = False) -> None:
+        self.set_hypers(hypers)
+        counts = self.counts if is_counted else NULL
+        lib.fo_accumulate(self.arrays, self.grads, self.count, self.hypers, threads.wanted(), counts)
 
     def sum_products(
         self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False
@@ -183,8 +194,6 @@ class NativeTable:
             self.make_hypers(len(hypers))
         for k, hyper in enumerate(hypers):
             rule, scale, clip_value, global_clip, l2, decay, scalars, mean, l1, *finish = hyper
-            if rule not in RULES:
-                raise ValueError(f'the rule {rule.__name__} is not among the compiled ones; use backend="numpy"')
             before = scale, mean, clip_value, global_clip, l2, l1, decay
             fill = NO_SCALARS[len(scalars) :]
             ROW.pack_into(self.hyper_memory, k * ROW.size, *before, *scalars, *fill, *finish, RULES[rule])
