@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NoReturn, cast
 
 import numpy as np
@@ -56,10 +55,6 @@ class Settled(NamedTuple):
     clips_arrays: bool
     holds_norms: bool
 
-
-#: How many parameters a step looks at to see whether they are still writeable: it takes 30 ns each (measured).
-LOOKED_AT = 128
-is_writeable = attrgetter("flags.writeable")
 
 #: How an array's calls are counted, and the dtype of 8-bit slots.
 COUNT = np.zeros((), np.int64)
@@ -898,7 +893,7 @@ class Optimizer:
             self._arrays, self._names, self._params, self._extents, self._refuse_beside_rows, options.zero_grads
         )
         self._last_steps = b""
-        self._first_looked_at = 0
+        self._are_writeable = backends.writeable_check(self.backend, self._params)
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
@@ -956,12 +951,8 @@ class Optimizer:
             self._number_rows(table)
 
     def _refuse_read_only(self) -> None:
-        """Raise if a parameter that is to be changed was made read-only; of many arrays look at some, in turn."""
-        looked_at = self._params[self._first_looked_at : self._first_looked_at + LOOKED_AT]
-        self._first_looked_at += LOOKED_AT
-        if self._first_looked_at >= len(self._params):
-            self._first_looked_at = 0
-        if all(map(is_writeable, looked_at)):
+        """Raise if a parameter that is to be changed was made read-only."""
+        if self._are_writeable():
             return
         for name, param, is_present in zip(self._names, self._params, self._gradients.present, strict=True):
             if is_present and not param.flags.writeable:

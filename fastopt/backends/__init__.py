@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -220,6 +220,15 @@ def table_class(name: str) -> type[Table]:
     from . import numpy
 
     return numpy.NumpyTable
+
+
+def writeable_check(name: str, arrays: Sequence[Array]) -> Callable[[], bool]:
+    """Return a function that tells whether all of these arrays can be written."""
+    if name == "native":
+        from . import native
+
+        return native.writeable_check(arrays)
+    return lambda: all(array.flags.writeable for array in arrays)
 
 
 #: A row that leaves a gradient as it is, for norms alone.

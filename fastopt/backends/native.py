@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,8 @@ class NativeTable:
                 return False
             self.point_to(grads)
             return True
-        objects = addresses_of(grads)
-        if not find_memory(objects, self.param_addresses, self.dtype_addresses, are_written, self.grads):
+        flags = C_ORDER | WRITEABLE if are_written else C_ORDER
+        if not find_memory(addresses_of(grads), self.param_addresses, self.dtype_addresses, flags, self.grads):
             return False
         self.grad_owners = grads
         return True
@@ -208,25 +208,44 @@ def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:
     return np.fromiter(map(id, objects), np.uintp, len(objects))
 
 
+def uintptrs(addresses: npt.NDArray[np.uintp]) -> Any:
+    return ffi.from_buffer("uintptr_t[]", addresses)
+
+
 def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
     """Return where each C-contiguous array begins."""
     objects, dtypes = addresses_of(arrays), addresses_of([array.dtype for array in arrays])
     memory = np.empty(len(arrays), np.uintp)
-    if has_known_ndarrays and find_memory(objects, objects, dtypes, False, ffi.from_buffer("void *[]", memory)):
+    if has_known_ndarrays and find_memory(objects, objects, dtypes, C_ORDER, ffi.from_buffer("void *[]", memory)):
         return memory
     return np.array([address(array) for array in arrays], np.uintp)
+
+
+def writeable_check(arrays: Sequence[Array]) -> Callable[[], bool]:
+    """Return a function that tells whether all of these can be written."""
+    if not has_known_ndarrays or {type(array) for array in arrays} != {np.ndarray}:
+        return lambda: all(array.flags.writeable for array in arrays)
+    dtypes = [array.dtype for array in arrays]
+    objects, dtype_objects = uintptrs(addresses_of(arrays)), uintptrs(addresses_of(dtypes))
+    memory, type_ = ffi.new("void *[]", len(arrays)), id(np.ndarray)
+    owners = arrays, dtypes
+
+    def are_writeable() -> bool:
+        count = len(owners[0])
+        return bool(lib.fo_find_memory(objects, objects, dtype_objects, count, type_, WRITEABLE, memory))
+
+    return are_writeable
 
 
 def find_memory(
     arrays: npt.NDArray[np.uintp],
     models: npt.NDArray[np.uintp],
     dtypes: npt.NDArray[np.uintp],
-    are_written: bool,
+    flags: int,
     memory: Any,
 ) -> bool:
-    """Write where the memory of these arrays is, if they have the models' shapes and these dtypes; tell whether."""
-    objects = [ffi.from_buffer("uintptr_t[]", addresses) for addresses in (arrays, models, dtypes)]
-    flags = READABLE | WRITEABLE if are_written else READABLE
+    """Tell whether these arrays have the models' shapes, these dtypes and flags; write where their memory is."""
+    objects = [uintptrs(addresses) for addresses in (arrays, models, dtypes)]
     return bool(lib.fo_find_memory(*objects, len(arrays), id(np.ndarray), flags, memory))
 
 
@@ -239,16 +258,16 @@ def knows_ndarrays() -> bool:
     fixed.flags.writeable = False
     found = ffi.new("void *[]", 1)
 
-    def is_found(candidate: Array, dtype: np.dtype[Any] = FLOAT32, are_written: bool = False) -> bool:
+    def is_found(candidate: Array, dtype: np.dtype[Any] = FLOAT32, flags: int = C_ORDER) -> bool:
         models, dtypes = addresses_of([array]), addresses_of([dtype])
-        return find_memory(addresses_of([candidate]), models, dtypes, are_written, found)
+        return find_memory(addresses_of([candidate]), models, dtypes, flags, found)
 
     wrong = [other, other.T, np.float32(0), np.zeros((2, 3)), np.zeros(2, np.float32), np.ma.zeros((2, 3), np.float32)]
     return (
-        is_found(array, are_written=True)
+        is_found(array, flags=C_ORDER | WRITEABLE)
         and int(ffi.cast("uintptr_t", found[0])) == address(array)
         and is_found(fixed)
-        and not is_found(fixed, are_written=True)
+        and not is_found(fixed, flags=WRITEABLE)
         and not is_found(array, np.dtype(np.float64))
         and not any(map(is_found, wrong))
     )
@@ -296,7 +315,7 @@ def struct_dtype(name: str) -> np.dtype[Any]:
 
 
 #: Flags of NumPy's C interface: NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE.
-READABLE, WRITEABLE = 0x0001, 0x0400
+C_ORDER, WRITEABLE = 0x0001, 0x0400
 
 if missing is None:
     has_known_ndarrays = knows_ndarrays()
