@@ -44,7 +44,7 @@ GROUPS = {
     "rmsprop": Group("RMSprop", RULES["rmsprop"]),
     "whole": Group("Whole update: clip by global norm, AdamW, average, clear", RULES["whole"], contenders=WHOLE),
     "options": Group(
-        "Adam: what each option costs", RULES["adam"], only("one of 64M", "GPT", "ResNet", "MLP"), contenders=OPTIONS
+        "Adam: what each option costs", RULES["adam"], only("one of", "GPT", "ResNet", "MLP"), contenders=OPTIONS
     ),
     **{name: Group(name, rule, only("ResNet"), BRIEF) for name, rule in OTHERS.items()},
     "sparse": Group("Adam, few rows of a table (limit: the dense step's)", RULES["adam"], TABLE, SPARSE),

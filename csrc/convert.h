@@ -57,10 +57,10 @@ static inline uint16_t fo_float32_to_bfloat16(float x)
     return (uint16_t)(((rounded & ~is_nan) | ((bits | 0x400000) & is_nan)) >> 16);
 }
 
-/* Rounded up with the probability that keeps the mean, given 32 random bits. */
+/* Rounded up with the probability that keeps the mean, given 16 random bits << 7. */
 static inline uint16_t fo_float32_to_bfloat16_dithered(float x, uint32_t random)
 {
-    const uint32_t bits = fo_bits_from_float(x), rounded = bits + (random >> 16);
+    const uint32_t bits = fo_bits_from_float(x), rounded = bits + (random >> 7);
     const uint32_t is_nan = -(uint32_t)((bits & 0x7fffffff) > 0x7f800000);
     return (uint16_t)(((rounded & ~is_nan) | ((bits | 0x400000) & is_nan)) >> 16);
 }

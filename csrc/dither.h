@@ -1,12 +1,13 @@
 /* Random numbers for rounding, from counters alone: the same whichever thread, instruction set or backend asks.
-   FO_SCALE_BLOCK elements share a 64-bit hash of (step's seed, array, stream, block); inside, the golden ratio's
-   multiples, which spread evenly, tell the elements apart. fastopt/dither.py is the twin. */
+   FO_SCALE_BLOCK elements share a hash of (step's seed, array, stream, block); inside, the elements' numbers in
+   reversed bits, which spread evenly, tell them apart. fastopt/dither.py is the twin. */
 #ifndef FO_DITHER_H
 #define FO_DITHER_H
 
 #include <stdint.h>
 
 #include "compiler.h"
+#include "fastopt.h"
 
 /* splitmix64's finalizer (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014). */
 static inline uint64_t fo_mix(uint64_t x)
@@ -21,14 +22,24 @@ static inline uint64_t fo_dither_key(uint64_t step, int64_t array, int stream)
     return fo_mix(step ^ fo_mix((uint64_t)array << 8 | (uint64_t)stream));
 }
 
+/* 16 random bits, shifted by 7. */
 static inline uint32_t fo_dither_block(uint64_t key, int64_t block)
 {
-    return (uint32_t)(fo_mix(key + (uint64_t)block * 0x9e3779b97f4a7c15u) >> 32);
+    return (uint32_t)(fo_mix(key + (uint64_t)block * 0x9e3779b97f4a7c15u) >> 48) << 7;
 }
 
-static inline uint32_t fo_dither(uint32_t block, uint32_t element)
-{
-    return block + element * 0x9e3779b9u;
-}
+/* An element's random bits are its block's ^ fo_dither[element] >> 7: its number's 8 bits in reverse, then 8 bits of 0.
+   A table, as an exclusive or with memory is one instruction; shifted to where a float's mantissa begins. */
+#define REVERSED_2(n) (n), (n) + (2u << 21), (n) + (1u << 21), (n) + (3u << 21)
+#define REVERSED_4(n) \
+    REVERSED_2(n), REVERSED_2((n) + (2u << 19)), REVERSED_2((n) + (1u << 19)), REVERSED_2((n) + (3u << 19))
+#define REVERSED_6(n) \
+    REVERSED_4(n), REVERSED_4((n) + (2u << 17)), REVERSED_4((n) + (1u << 17)), REVERSED_4((n) + (3u << 17))
+static const uint32_t fo_dither[FO_SCALE_BLOCK] = {
+    REVERSED_6(0u), REVERSED_6(2u << 15), REVERSED_6(1u << 15), REVERSED_6(3u << 15)
+};
+#undef REVERSED_2
+#undef REVERSED_4
+#undef REVERSED_6
 
 #endif

@@ -207,7 +207,7 @@ static const int NAME(rule_slots)[] = {FO_RULES(RULE)};
 static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, const void *grad, int64_t begin,
                                       int64_t length, const fo_hyper *hyper)
 {
-    REAL slot[FO_MAX_SLOTS][FO_BLOCK];
+    REAL slot[FO_MAX_SLOTS][FO_SCALE_BLOCK];
     void *slots[FO_MAX_SLOTS] = {0};
     const int count = NAME(rule_slots)[hyper->rule];
     for (int k = 0; k < count; k++) {
@@ -218,6 +218,10 @@ static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, c
         }
     }
     NAME(update_block)(array, p, slots, 0, grad, begin, length, hyper);
+    /* All scales first: the largest element of a block takes a while to be known. */
+    for (int k = 0; k < count; k++)
+        if (array->scales[k])
+            ((float *)array->scales[k])[begin / FO_SCALE_BLOCK] = scale_of(slot[k], length);
     for (int k = 0; k < count; k++)
         if (array->slot_dtypes[k] != REAL_DTYPE)
             store_block(array->slots[k], array->scales[k], array->slot_dtypes[k], slot[k],
@@ -231,8 +235,10 @@ static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, c
 static void NAME(step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper)
 {
     REAL scratch[FO_BLOCK];
-    for (int64_t i = begin; i < end; i += FO_BLOCK) {
-        const int64_t length = end - i < FO_BLOCK ? end - i : FO_BLOCK;
+    /* What is stored in other dtypes goes in shorter blocks: the core begins to read the next one while it computes. */
+    const int64_t block = array->is_stored ? FO_SCALE_BLOCK : FO_BLOCK;
+    for (int64_t i = begin; i < end; i += block) {
+        const int64_t length = end - i < block ? end - i : block;
         REAL *p = NAME(param_block)(scratch, array, i, length);
 #if STORED
         if (array->is_stored && hyper->stages & FO_UPDATE)

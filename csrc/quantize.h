@@ -1,5 +1,6 @@
-/* Slots in 8 bits, for one element. A block's scale is its largest magnitude; x is the element over that, so at most 1.
-   fastopt/quantize.py is the twin, and says what errors there can be. */
+/* Slots in 8 bits, for one element, given 16 random bits << 7. A block's scale is its largest magnitude; `normal` and
+   `unit` are what its elements are multiplied by before encoding, and after decoding. fastopt/quantize.py is the twin,
+   and says what errors there can be. */
 #ifndef FO_QUANTIZE_H
 #define FO_QUANTIZE_H
 
@@ -8,45 +9,54 @@
 
 #include "convert.h"
 
-/* Signed: the sign, and 7 bits of the floating-point number |x| + 2**-15 (8 steps an octave): what a float's bits are,
-   less those of 2**-15. */
-#define FO_SIGNED_OFFSET 0x1p-15f
-#define FO_SIGNED_OFFSET_BITS 0x38000000u
-#define FO_SIGNED_LARGEST 120u
+/* Of a block that is not all 0: the reciprocals of smaller scales would be infinite. */
+#define FO_LEAST_SCALE 0x1p-110f
 
-static inline uint8_t fo_signed_encode(float x, uint32_t random)
+/* Signed: the sign, and 7 bits of a floating-point number between 2 and 2**16, that much above 2 (8 steps an octave).
+   2.0f is the one whose bits are a 0, a 1, and zeros: behind the first 5 bits stand the code's 7. */
+#define FO_SIGNED_LARGEST 65534.0f
+#define FO_SIGNED_FIRST 0x40000000u
+
+static inline uint8_t fo_signed_encode(float x, float normal, uint32_t random)
 {
-    const uint32_t bits = fo_bits_from_float(x);
-    const float magnitude = fo_float_from_bits(bits & 0x7fffffff) + FO_SIGNED_OFFSET;
-    const uint32_t code = (fo_bits_from_float(magnitude) - FO_SIGNED_OFFSET_BITS + (random >> 12)) >> 20;
-    /* Not the sign bit itself: that of a NaN is not the same on every machine. */
-    return (uint8_t)((code < FO_SIGNED_LARGEST ? code : FO_SIGNED_LARGEST) | (uint32_t)(x < 0) << 7);
+    const uint32_t bits = fo_bits_from_float(x * normal);
+    const float magnitude = fo_float_from_bits(bits & 0x7fffffff) + 2.0f;
+    const uint32_t rounded = fo_bits_from_float(magnitude) + (random >> 3);
+    return (uint8_t)((rounded | (bits >> 4 & 0x08000000)) >> 20);
 }
 
-static inline float fo_signed_decode(uint8_t code)
+static inline float fo_signed_decode(uint8_t code, float unit)
 {
-    const float magnitude =
-        fo_float_from_bits(((uint32_t)(code & 0x7f) << 20) + FO_SIGNED_OFFSET_BITS) - FO_SIGNED_OFFSET;
-    return fo_float_from_bits(fo_bits_from_float(magnitude) | (uint32_t)(code & 0x80) << 24);
+    /* The sign to the first bit, the other 7 behind the fifth. */
+    const uint32_t spread = (uint32_t)(int32_t)(int8_t)code << 20 & 0x87f00000;
+    const uint32_t bits = spread | FO_SIGNED_FIRST;
+    return (fo_float_from_bits(bits) - fo_float_from_bits(bits & 0xc0000000)) * unit;
 }
 
-/* Root: (code / 255)**2; what is not 0 has a code that is not 0. */
-static inline uint8_t fo_root_encode(float x, uint32_t random)
+/* Root: code**2, to 255**2; what is not 0 has a code that is not 0. The largest normal is a little less, so that no
+   rounding error makes a 256 of it. */
+#define FO_ROOT_LARGEST 65025.0f
+#define FO_ROOT_LARGEST_NORMAL 65024.984375f
+#define FO_ONE 0x3f800000 /* the bits of 1.0f */
+
+static inline uint8_t fo_root_encode(float x, float normal, uint32_t random)
 {
-    const uint32_t positive = fo_bits_from_float(x) & -(uint32_t)(x > 0);
-    const float squares = fo_float_from_bits(positive) * 65025.0f;
-    const int32_t root = (int32_t)sqrtf(squares), below = root < 254 ? root : 254;
-    const float lower = (float)below;
-    /* Up with the probability that keeps the mean: (squares - lower**2) / ((lower + 1)**2 - lower**2). */
-    const float uniform = (float)(int32_t)(random >> 8) * 0x1p-24f;
-    const int32_t code = below + (uniform * (2 * lower + 1) < squares - lower * lower);
-    return (uint8_t)(code | ((code == 0) & (positive != 0)));
+    /* Floats that are not negative are in the order of their bits. */
+    const int32_t bits = (int32_t)fo_bits_from_float(x), scaled = (int32_t)fo_bits_from_float(x * normal);
+    const float square = fo_float_from_bits((uint32_t)(scaled > FO_ONE ? scaled : FO_ONE));
+    const float uniform = fo_float_from_bits(FO_ONE ^ random) - 1.0f;
+    /* From code to code + 1 with the probability that keeps the mean, (square - code**2) / (2 * code + 1):
+       sqrt(square - u (1 - u)) + u >= code + 1 where square - code**2 >= (1 - u) (2 * code + 1). */
+    const int32_t code = (int32_t)(sqrtf((square - uniform) + uniform * uniform) + uniform);
+    /* The bits of 0 are 0, and the others' are more than any code. A variable, or GCC makes two instructions of it. */
+    const int32_t at_most = code < bits ? code : bits;
+    return (uint8_t)at_most;
 }
 
-static inline float fo_root_decode(uint8_t code)
+static inline float fo_root_decode(uint8_t code, float unit)
 {
     const float root = (float)(int32_t)code;
-    return root * root * (1.0f / 65025.0f);
+    return root * root * unit;
 }
 
 #endif

@@ -5,6 +5,7 @@
 
 #include <float.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "compiler.h"
 #include "convert.h"
@@ -21,16 +22,18 @@ static void load_bfloat16(float *restrict out, const uint16_t *restrict stored, 
 
 static inline void load_signed(float *restrict out, const uint8_t *restrict codes, float scale, int64_t length)
 {
+    const float unit = scale * (1.0f / FO_SIGNED_LARGEST);
     FO_SIMD
     for (int64_t i = 0; i < length; i++)
-        out[i] = fo_signed_decode(codes[i]) * scale;
+        out[i] = fo_signed_decode(codes[i], unit);
 }
 
 static inline void load_root(float *restrict out, const uint8_t *restrict codes, float scale, int64_t length)
 {
+    const float unit = scale * (1.0f / FO_ROOT_LARGEST);
     FO_SIMD
     for (int64_t i = 0; i < length; i++)
-        out[i] = fo_root_decode(codes[i]) * scale;
+        out[i] = fo_root_decode(codes[i], unit);
 }
 
 static void store_float16(uint16_t *restrict stored, const float *restrict x, int64_t length)
@@ -50,8 +53,8 @@ static void store_bfloat16(uint16_t *restrict stored, const float *restrict x, i
 static void store_bfloat16_dithered(uint16_t *restrict stored, const float *restrict x, uint32_t random, int64_t length)
 {
     FO_SIMD
-    for (int32_t i = 0; i < (int32_t)length; i++)
-        stored[i] = fo_float32_to_bfloat16_dithered(x[i], fo_dither(random, (uint32_t)i));
+    for (int64_t i = 0; i < length; i++)
+        stored[i] = fo_float32_to_bfloat16_dithered(x[i], random ^ fo_dither[i]);
 }
 
 /* Infinite or NaN if an element is. */
@@ -66,32 +69,22 @@ static inline float largest_magnitude(const float *x, int64_t length)
     return fo_float_from_bits((uint32_t)largest);
 }
 
-/* What a block's elements are multiplied by, first and then, to be at most 1; twice, so that no reciprocal overflows. */
-typedef struct {
-    float first, then;
-} fo_normal;
-
-static fo_normal normal_of(float scale)
+static inline void store_signed(uint8_t *restrict codes, const float *restrict x, float scale, uint32_t random,
+                                int64_t length)
 {
-    const float first = scale < 0x1p-60f ? 0x1p100f : 1.0f;
-    const fo_normal normal = {first, scale > 0 && scale <= FLT_MAX ? 1.0f / (scale * first) : 0.0f};
-    return normal;
+    const float normal = FO_SIGNED_LARGEST / scale;
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        codes[i] = fo_signed_encode(x[i], normal, random ^ fo_dither[i]);
 }
 
-static inline void store_signed(uint8_t *restrict codes, const float *restrict x, fo_normal normal, uint32_t random,
-                         int64_t length)
+static inline void store_root(uint8_t *restrict codes, const float *restrict x, float scale, uint32_t random,
+                              int64_t length)
 {
+    const float normal = FO_ROOT_LARGEST_NORMAL / scale;
     FO_SIMD
-    for (int32_t i = 0; i < (int32_t)length; i++)
-        codes[i] = fo_signed_encode(x[i] * normal.first * normal.then, fo_dither(random, (uint32_t)i));
-}
-
-static inline void store_root(uint8_t *restrict codes, const float *restrict x, fo_normal normal, uint32_t random,
-                       int64_t length)
-{
-    FO_SIMD
-    for (int32_t i = 0; i < (int32_t)length; i++)
-        codes[i] = fo_root_encode(x[i] * normal.first * normal.then, fo_dither(random, (uint32_t)i));
+    for (int64_t i = 0; i < length; i++)
+        codes[i] = fo_root_encode(x[i], normal, random ^ fo_dither[i]);
 }
 
 /* CALL(length) with the length of a whole block told to the compiler, which then has no remainder to think of. */
@@ -103,9 +96,12 @@ static inline void store_root(uint8_t *restrict codes, const float *restrict x, 
             CALL(length);              \
     } while (0)
 
-static int64_t scale_block_end(int64_t at, int64_t length)
+static float scale_of(const float *restrict x, int64_t length)
 {
-    return at + FO_SCALE_BLOCK < length ? at + FO_SCALE_BLOCK : length;
+    float scale;
+#define LARGEST(n) scale = largest_magnitude(x, n)
+    WITH_LENGTH(length, LARGEST);
+    return scale > 0 && scale < FO_LEAST_SCALE ? FO_LEAST_SCALE : scale;
 }
 
 static void load_block(float *restrict out, const void *stored, const float *scales, int32_t dtype, int64_t begin,
@@ -115,41 +111,37 @@ static void load_block(float *restrict out, const void *stored, const float *sca
         load_bfloat16(out, (const uint16_t *)stored + begin, length);
         return;
     }
-    for (int64_t at = 0, end; at < length; at = end) {
-        end = scale_block_end(at, length);
-        const uint8_t *codes = (const uint8_t *)stored + begin + at;
-        const float scale = scales[(begin + at) / FO_SCALE_BLOCK];
-#define LOAD_SIGNED(n) load_signed(out + at, codes, scale, n)
-#define LOAD_ROOT(n) load_root(out + at, codes, scale, n)
-        if (dtype == FO_SIGNED8)
-            WITH_LENGTH(end - at, LOAD_SIGNED);
-        else
-            WITH_LENGTH(end - at, LOAD_ROOT);
-    }
+    const uint8_t *codes = (const uint8_t *)stored + begin;
+    const float scale = scales[begin / FO_SCALE_BLOCK];
+#define LOAD_SIGNED(n) load_signed(out, codes, scale, n)
+#define LOAD_ROOT(n) load_root(out, codes, scale, n)
+    if (dtype == FO_SIGNED8)
+        WITH_LENGTH(length, LOAD_SIGNED);
+    else
+        WITH_LENGTH(length, LOAD_ROOT);
 }
 
-static void store_block(void *stored, float *scales, int32_t dtype, const float *restrict x, uint64_t key,
+static void store_block(void *stored, const float *scales, int32_t dtype, const float *restrict x, uint64_t key,
                         int64_t begin, int64_t length)
 {
-    for (int64_t at = 0, end; at < length; at = end) {
-        const int64_t block = (begin + at) / FO_SCALE_BLOCK;
-        const uint32_t random = fo_dither_block(key, block);
-        end = scale_block_end(at, length);
-        if (dtype == FO_BFLOAT16) {
-            store_bfloat16_dithered((uint16_t *)stored + begin + at, x + at, random, end - at);
-            continue;
-        }
-        uint8_t *codes = (uint8_t *)stored + begin + at;
-#define LARGEST(n) scales[block] = largest_magnitude(x + at, n)
-        WITH_LENGTH(end - at, LARGEST);
-        const fo_normal normal = normal_of(scales[block]);
-#define STORE_SIGNED(n) store_signed(codes, x + at, normal, random, n)
-#define STORE_ROOT(n) store_root(codes, x + at, normal, random, n)
-        if (dtype == FO_SIGNED8)
-            WITH_LENGTH(end - at, STORE_SIGNED);
-        else
-            WITH_LENGTH(end - at, STORE_ROOT);
+    const int64_t block = begin / FO_SCALE_BLOCK;
+    const uint32_t random = fo_dither_block(key, block);
+    if (dtype == FO_BFLOAT16) {
+        store_bfloat16_dithered((uint16_t *)stored + begin, x, random, length);
+        return;
     }
+    uint8_t *codes = (uint8_t *)stored + begin;
+    const float scale = scales[block];
+    if (!(scale > 0 && scale <= FLT_MAX)) {
+        memset(codes, 0, (size_t)length);
+        return;
+    }
+#define STORE_SIGNED(n) store_signed(codes, x, scale, random, n)
+#define STORE_ROOT(n) store_root(codes, x, scale, random, n)
+    if (dtype == FO_SIGNED8)
+        WITH_LENGTH(length, STORE_SIGNED);
+    else
+        WITH_LENGTH(length, STORE_ROOT);
 }
 
 #endif

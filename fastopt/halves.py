@@ -58,9 +58,12 @@ def round_into(stored: Array, x: Array) -> None:
 
 
 def dither_into(stored: Array, x: Array, random: Bits32) -> None:
-    """Write a float32 array into one of bfloat16, rounded up with the probability that keeps the mean."""
+    """Write a float32 array into one of bfloat16, rounded up with the probability that keeps the mean.
+
+    ``random`` has 16 random bits for each element.
+    """
     bits = x.view(np.uint32)
-    stored.view(np.uint16)[...] = keep_nan(bits, bits + (random >> 16))
+    stored.view(np.uint16)[...] = keep_nan(bits, bits + random)
 
 
 def keep_nan(bits: Bits32, rounded: Bits32) -> Array:

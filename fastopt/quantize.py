@@ -1,13 +1,13 @@
 r"""Slots in 8 bits: ``state_dtype="uint8"``.
 
-Blocks of 256 elements have a float32 scale each, their largest magnitude ``s``; every element has one byte. An Adam
-then needs 2 (1 + 4 / 256) = 2.03 bytes of state a parameter in the place of 8. Arrays of fewer than 4096 elements stay
-as they are. The maps:
+Blocks of 256 elements have a float32 scale each, their largest magnitude ``s`` (at least 2**-110, if not 0); every
+element has one byte. An Adam then needs 2 (1 + 4 / 256) = 2.03 bytes of state a parameter in the place of 8. Arrays of
+fewer than 4096 elements stay as they are. The maps:
 
 ``signed``, of slots such as ``m``
-    The byte is the sign and 7 bits ``c``: those of the floating-point number ``|x| / s + 2**-15``, less those of
-    ``2**-15``, with 3 bits of mantissa. So there are 8 steps an octave over 15 octaves, evenly spaced below; 0 is
-    exact. What is read back differs from ``x`` by less than ``step_signed(x, s) = (|x| + 2**-15 * s) / 8``.
+    The byte is the sign and 7 bits ``c``: those of the floating-point number ``2 + 65534 |x| / s``, less those of 2,
+    with 3 bits of mantissa. So there are 8 steps an octave over 15 octaves, evenly spaced below; 0 is exact. What is
+    read back differs from ``x`` by less than ``step_signed(x, s) = (|x| + s / 32767) / 8``.
 
 ``root``, of slots that are never negative (``v``, ``v_max``, ``sum``, ``u``)
     ``(c / 255)**2 * s``, with c from 0 to 255: finer for small values, as the root is what is divided by. 0 is exact,
@@ -43,13 +43,19 @@ Scales: TypeAlias = npt.NDArray[np.float32]
 #: Arrays with fewer elements keep float32 slots.
 SMALLEST = 4096
 
-OFFSET = np.float32(2.0**-15)
-OFFSET_BITS = np.uint32(0x38000000)
-LARGEST = np.uint32(120)
-UNIT = np.float32(1) / np.float32(65025)
+#: Of a block that is not all 0: the reciprocals of smaller scales would be infinite.
+LEAST_SCALE = np.float32(2.0**-110)
+
+#: The bits of 2.0, which are a 0, a 1, and zeros: behind the first 5 bits stand the code's 7.
+FIRST = np.uint32(0x40000000)
+SIGNED_LARGEST = np.float32(65534)
+
+#: The largest square that is rounded is a little less, so that no rounding error makes a 256 of 255.
+ROOT_LARGEST = np.float32(65025)
+ROOT_LARGEST_NORMAL = np.float32(65024.984375)
 
 #: Random bits that round to the middle of the two: for values that are written once.
-MIDDLE = np.uint32(0x80000000)
+MIDDLE = np.uint32(0x8000)
 
 
 def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, Scales]:
@@ -62,7 +68,8 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
     map : "signed" or "root"
         As the module says.
     random : uint32 array, shape (n,), optional
-        Random bits to round with, as of :func:`fastopt.dither.random_bits`; without them codes are rounded near.
+        16 random bits each to round with, as of :func:`fastopt.dither.random_bits`; without them codes are rounded
+        near.
 
     Returns
     -------
@@ -82,25 +89,28 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
     bits = np.full(x.size, MIDDLE) if random is None else random
     with np.errstate(all="ignore"):
         scales = (padded.view(np.uint32) & np.uint32(0x7FFFFFFF)).max(axis=1, initial=0).view(np.float32)
-        # Twice, so that no reciprocal overflows.
-        first = np.where(scales < np.float32(2.0**-60), np.float32(2.0**100), np.float32(1))
+        scales[(scales > 0) & (scales < LEAST_SCALE)] = LEAST_SCALE
         is_fine = (scales > 0) & np.isfinite(scales)
-        then = np.where(is_fine, np.float32(1) / (scales * first), np.float32(0))
-        normal = (padded * first[:, None] * then[:, None]).reshape(-1)[: x.size]
-        return (encode_signed if map == "signed" else encode_root)(normal, bits), scales
+        normals = np.where(
+            is_fine, (SIGNED_LARGEST if map == "signed" else ROOT_LARGEST_NORMAL) / scales, np.float32(0)
+        )
+        padded[~is_fine] = 0
+        normal = np.repeat(normals, BLOCK)[: x.size]
+        flat = padded.reshape(-1)[: x.size]
+        return (encode_signed if map == "signed" else encode_root)(flat, normal, bits), scales
 
 
 def dequantize(codes: Codes, scales: Scales, map: Map) -> Array:
     """Return what codes and scales stand for: a float32 array, shape (n,)."""
+    decode, largest = (decode_signed, SIGNED_LARGEST) if map == "signed" else (decode_root, ROOT_LARGEST)
     with np.errstate(all="ignore"):
-        values = (decode_signed if map == "signed" else decode_root)(codes)
-        values *= np.repeat(scales, BLOCK)[: codes.size]
+        values: Array = decode(codes) * np.repeat(scales * (np.float32(1) / largest), BLOCK)[: codes.size]
     return values
 
 
 def step_signed(x: Array, scale: Array | float) -> Array:
     """Return the worst-case error of the signed map at ``x``, as the module says."""
-    return np.asarray((np.abs(x) + 2.0**-15 * scale) / 8)
+    return np.asarray((np.abs(x) + scale / 32767) / 8)
 
 
 def step_root(x: Array, scale: Array | float) -> Array:
@@ -108,30 +118,29 @@ def step_root(x: Array, scale: Array | float) -> Array:
     return np.asarray(2 / 255 * np.sqrt(x * scale) + scale / 65025)
 
 
-def encode_signed(x: Array, random: Bits32) -> Codes:
-    bits = x.view(np.uint32)
-    magnitude = (bits & np.uint32(0x7FFFFFFF)).view(np.float32) + OFFSET
-    codes = np.minimum((magnitude.view(np.uint32) - OFFSET_BITS + (random >> 12)) >> 20, LARGEST)
-    # Not the sign bit itself: that of a NaN is not the same on every machine.
-    return (codes | (x < 0).astype(np.uint32) << 7).astype(np.uint8)  # type: ignore[no-any-return]
+def encode_signed(x: Array, normal: Array, random: Bits32) -> Codes:
+    bits = (x * normal).view(np.uint32)
+    magnitude = (bits & np.uint32(0x7FFFFFFF)).view(np.float32) + np.float32(2)
+    rounded = magnitude.view(np.uint32) + (random << 4)
+    return ((rounded | bits >> 4 & np.uint32(0x08000000)) >> 20).astype(np.uint8)  # type: ignore[no-any-return]
 
 
 def decode_signed(codes: Codes) -> Array:
     wide = codes.astype(np.uint32)
-    magnitude = (((wide & np.uint32(0x7F)) << 20) + OFFSET_BITS).view(np.float32) - OFFSET
-    return (magnitude.view(np.uint32) | (wide & np.uint32(0x80)) << 24).view(np.float32)  # type: ignore[no-any-return]
+    first = FIRST | (wide & np.uint32(0x80)) << 24
+    return (first | (wide & np.uint32(0x7F)) << 20).view(np.float32) - first.view(np.float32)  # type: ignore[no-any-return]
 
 
-def encode_root(x: Array, random: Bits32) -> Codes:
-    positive = np.where(x > 0, x, np.float32(0))
-    squares = positive * np.float32(65025)
-    lower = np.minimum(np.floor(np.sqrt(squares)), np.float32(254))
-    # Up with the probability that keeps the mean: (squares - lower**2) / ((lower + 1)**2 - lower**2).
-    uniform = (random >> 8).astype(np.float32) * np.float32(2.0**-24)
-    codes = lower + (uniform * (2 * lower + 1) < squares - lower * lower)
-    return np.maximum(codes, positive > 0).astype(np.uint8)  # type: ignore[no-any-return]
+def encode_root(x: Array, normal: Array, random: Bits32) -> Codes:
+    square = np.maximum(x * normal, np.float32(1))
+    uniform = random.astype(np.float32) * np.float32(2.0**-16)
+    # From c to c + 1 with the probability that keeps the mean, (square - c**2) / (2 * c + 1):
+    # sqrt(square - u (1 - u)) + u >= c + 1 where square - c**2 >= (1 - u) (2 * c + 1).
+    codes = (np.sqrt((square - uniform) + uniform * uniform) + uniform).astype(np.int32)
+    # The bits of 0 are 0, and the others' are more than any code.
+    return np.minimum(codes, x.view(np.int32)).astype(np.uint8)  # type: ignore[no-any-return]
 
 
 def decode_root(codes: Codes) -> Array:
     root = codes.astype(np.float32)
-    return root * root * UNIT  # type: ignore[no-any-return]
+    return root * root
