@@ -11,7 +11,8 @@ import numpy.typing as npt
 from . import rules
 from .arrays import Array, computed_in, in_memory_order
 from .backends import CLEAR, UPDATE, Hyper, Source, Table
-from .backends.numpy import NumpyTable
+from .backends.numpy import Block, NumpyTable, Run
+from .dither import PARAM_STREAM
 from .hyperparameters import Group
 from .optimizer import Optimizer
 from .quantize import Map
@@ -157,18 +158,19 @@ class DirectionOptimizer(ArrayOptimizer):
     def _direction_of(self, i: int, hyper: Hyper, group: Group, step: int) -> Direction:
         """Return the direction of array number ``i``, with its slots brought up to date."""
         prepared, param = self._prepared, self._params[i]
-        whole = [(i, 0, param.size)]
+        blocks = [Block(prepared, [Run(i, 0, slot.size)]) for slot in self._slots[i]]
         slots: dict[str, Array] = {}
         with np.errstate(all="ignore"):
             for k, (name, slot) in enumerate(zip(self.slots(param), self._slots[i], strict=True)):
-                values = prepared.loaded(prepared.slots[k], [(i, 0, slot.size)], self._beside[i].scales[k])
-                slots[name] = in_shape_of(slot, values)
-            p = in_shape_of(param, prepared.loaded(prepared.params, whole))
-            g = in_shape_of(param, prepared.block_of("grad", whole, hyper))
+                slots[name] = in_shape_of(slot, prepared.loaded(blocks[k], blocks[k].slots[k], k))
+            whole = Block(prepared, [Run(i, 0, param.size)])
+            p = in_shape_of(param, prepared.loaded(whole, whole.param, PARAM_STREAM))
+            g = in_shape_of(param, prepared.whole_grad(i, hyper))
             direction = self.direction(group, step, p, g, slots)
             for k, (values, slot) in enumerate(zip(slots.values(), self._slots[i], strict=True)):
                 if slot.dtype != values.dtype:
-                    prepared.store(in_memory_order(values).reshape(-1), prepared.slots[k], whole, hyper, k)
+                    flat = in_memory_order(values).reshape(-1)
+                    prepared.store(blocks[k], blocks[k].slots[k], k, flat, hyper)
         return direction
 
 

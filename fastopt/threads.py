@@ -1,4 +1,4 @@
-"""How many threads the native backend uses at most. The one place that reads ``FASTOPT_NUM_THREADS``."""
+"""How many threads a step uses at most. The one place that reads ``FASTOPT_NUM_THREADS``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def default() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Set the number of threads of the native backend, for the whole process; it changes no bit of any result.
+    """Set the number of threads of the native backend and the NumPy fallback, for the whole process.
+
+    It changes no bit of any result.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads the native backend uses at most (small steps run on one).
+    """Return how many threads a step uses at most (small steps run on one).
 
     Examples
     --------

@@ -19,7 +19,8 @@ from fastopt.backends import numpy as fallback
 
 BLOCK, CHUNK = 1024, 4096
 LENGTHS = [0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 1000]
-LENGTHS += [size + by for size in (BLOCK, CHUNK, fallback.BLOCK // 2, fallback.BLOCK) for by in (-1, 0, 1)]
+LENGTHS += [size + by for size in (BLOCK, CHUNK, fallback.BLOCK_BYTES // 8) for by in (-1, 0, 1)]
+LENGTHS += [fallback.BLOCK_BYTES // 4 + 1]
 THREADS = (1, 2, 3, 7)
 GUARD = 64
 
@@ -81,6 +82,18 @@ def test_threads_change_no_bit(case: Case, dtype: Any) -> None:
     for count in THREADS:
         fastopt.set_num_threads(count)
         results.append(run(case, dtype, lengths, "native"))
+    assert all(result == results[0] for result in results)
+
+
+@every_dtype
+@every_case
+def test_threads_change_no_bit_in_numpy(monkeypatch: pytest.MonkeyPatch, case: Case, dtype: Any) -> None:
+    monkeypatch.setattr(fallback, "THREADED", 0)
+    monkeypatch.setattr(fallback, "THREADED_BLOCK_BYTES", 1 << 14)
+    results = []
+    for count in THREADS:
+        fastopt.set_num_threads(count)
+        results.append(run(case, dtype, LENGTHS, "numpy"))
     assert all(result == results[0] for result in results)
 
 

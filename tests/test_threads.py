@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from cases import needs_native
 
 import fastopt
 from fastopt import threads
+from fastopt.backends import numpy as fallback
 
 
 @needs_native
@@ -30,3 +33,21 @@ def test_denormals_are_kept_whatever_the_caller_set(count: int, monkeypatch: pyt
         torch.set_flush_denormal(False)
     assert still_flushed, "the caller's own mode is as it was"
     assert (param.view(np.uint32) == np.float32(1e-39).view(np.uint32)).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_numpy_steps_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child process, which has none of its parent's threads, steps with threads of its own."""
+    monkeypatch.setattr(threads, "asked_for", 2)
+    monkeypatch.setattr(fallback, "THREADED", 0)
+    params = [np.ones(10_000), np.ones(10_000)]
+    opt = fastopt.SGD(params, lr=0.5, backend="numpy")
+    opt.step([np.ones(10_000)] * 2)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        opt.step([np.ones(10_000)] * 2)
+        os._exit(int(any((param != 0).any() for param in params)))
+    assert os.waitpid(child, 0)[1] == 0
+    assert (params[1] == 0.5).all()

@@ -1,0 +1,50 @@
+"""What NumPy calls are made of a function: the same numbers, in the memory of the inputs and few arrays more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastopt import rules
+from fastopt.backends.calls import Program
+
+EXAMPLES: dict[str, tuple[Callable[..., Sequence[Any]], list[int | None], int]] = {
+    "in place": (lambda a, b, c: [a - b * c], [0], 1),
+    "nothing to do": (lambda a, b, c: [a, b], [0, None], 0),
+    "another's value": (lambda a, b, c: [b], [0], 0),
+    "exchanged": (lambda a, b, c: [b, a], [0, 1], 1),
+    "one value for two": (lambda a, b, c: [a * b] * 2, [0, 2], 0),
+    "its memory is still read": (lambda a, b, c: [a * b, b + a], [0, 1], 1),
+    "chosen": (lambda a, b, c: [rules.where(a > b, c, rules.where(a < c, b, a))], [0], 3),
+    "anywhere": (lambda a, b, c: [a + b, (a + b) * c, c], [None, None, None], 3),
+    "functions": (lambda a, b, c: [rules.maximum(-a, b), rules.minimum(rules.sqrt(rules.absolute(b)), c)], [0, 1], 1),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("function", "targets", "scratch"), EXAMPLES.values(), ids=list(EXAMPLES))
+def test_same_numbers(function: Any, targets: list[int | None], scratch: int, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=50).astype(dtype) for _ in range(3)]
+    expected = [value.copy() for value in function(*inputs)]
+    before = [array.copy() for array in inputs]
+    program = Program(function, 3, targets)
+    assert len(program.scratch) <= scratch
+    arrays = inputs + [np.empty(50, bool if is_bool else dtype) for is_bool in program.scratch]
+    program.run(arrays)
+    for place, target, value in zip(program.results, targets, expected, strict=True):
+        assert target in (None, place)
+        assert arrays[place].tobytes() == value.tobytes()
+    for i in set(range(3)) - set(targets):
+        assert arrays[i].tobytes() == before[i].tobytes()
+
+
+@pytest.mark.parametrize(
+    "function", [lambda a: [2.0 * a], lambda a: [np.add.reduce(a)], lambda a: [np.concatenate([a, a])]]
+)
+def test_what_is_no_elementwise_arithmetic_is_told(function: Any) -> None:
+    with pytest.raises(TypeError, match="rules: "):
+        Program(function, 1, [0])
