@@ -22,9 +22,15 @@ class Group:
     sets: dict[str, ArraySet] = field(default_factory=lambda: ARRAYS)
     contenders: dict[str, Contender] = field(default_factory=lambda: STEP)
     busy: bool = False  # with a spinning process on every core
+    behind_product: bool = False  # each step right after a matrix product
     per_element: bool = False  # show nanoseconds per element in place of microseconds
     each_thread_count: bool = False  # once for 1, 2, ... threads, each in a process of its own
     gpu: bool = False  # only where it is asked for by name
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether other threads run by intent, so that noise tells nothing."""
+        return self.busy or self.behind_product
 
     def chosen(self, quick: bool) -> dict[str, ArraySet]:
         """The sets of arrays, without the large ones in a quick run."""
@@ -68,6 +74,7 @@ GROUPS = {
         RULES["adam"],
         only("ResNet", "one of 200k", "MLP", "1,000 of 256"),
         BEHIND,
+        behind_product=True,
     ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(
