@@ -17,7 +17,8 @@ where the title says so. `limit` is a C loop with the same \
 reads and writes and next to no arithmetic. All ratios are medians of the ratios within a round: the machine may be \
 shared and its speed may change, which the ratios survive and the times don't. *Lead*: the best peer's time divided by \
 fastopt's. *Fallback / naive*: naive NumPy's time divided by that of fastopt's NumPy fallback. *Noise*: half the \
-distance of the quartiles of `limit`, in percent; above 10, something else was running: such a row is measured up to three times, and the quietest is shown.
+distance of the quartiles of `limit`, in percent; above 10, something else was running: such a row is measured \
+up to three times, and the quietest is shown.
 """
 
 
