@@ -49,7 +49,8 @@ class ArrayOptimizer(Optimizer):
         super()._add(addition, groups, group_of)
         for state in self.state.values():
             for number, value in self.numbers.items():
-                state.setdefault(number, np.full((), value))
+                if number not in state:
+                    state[number] = self._arrays.number(value, self._params[0])
 
     def _number_rows(self, table: Table) -> None:
         places = np.flatnonzero(self._gradients.present)

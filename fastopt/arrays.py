@@ -47,8 +47,8 @@ def checked_param(name: str, array: Any) -> Array:
     return array
 
 
-def check_copy(name: str, copy: Any, param: Array) -> None:
-    """Raise unless ``copy`` can be written wherever ``param`` is updated.
+def checked_copy(name: str, copy: Any, param: Array) -> Array:
+    """Return ``copy``; raise unless it can be written wherever ``param`` is updated.
 
     Raises
     ------
@@ -69,6 +69,7 @@ def check_copy(name: str, copy: Any, param: Array) -> None:
     check_memory(f"copy_to: {name!r}", copy)
     if copy.flags.c_contiguous < param.flags.c_contiguous or copy.flags.f_contiguous < param.flags.f_contiguous:
         raise ValueError(f"copy_to: {name!r} is not in its parameter's memory order; make it with np.empty_like(param)")
+    return copy
 
 
 def check_memory(where: str, array: Array) -> None:
@@ -125,6 +126,32 @@ def on_host(array: Array, copy: bool = True) -> Array:
 def write(array: Array, values: Array) -> None:
     """Write values into a parameter, a slot or a count."""
     array[...] = values
+
+
+def number(value: float, param: Array) -> Array:
+    """Return a number of an array's state."""
+    return np.full((), value)
+
+
+def clear(array: Array) -> None:
+    array[...] = 0
+
+
+def in_computed(array: Array) -> Array:
+    """Return a copy of a parameter in the dtype that it is computed in."""
+    from . import halves
+
+    return halves.in_computed(array)
+
+
+def write_rounded(array: Array, values: Array) -> None:
+    """Write a parameter's values into an array of its own dtype or a lower precision."""
+    from . import halves
+
+    if is_half(array.dtype):
+        halves.round_into(array, values)
+    else:
+        array[...] = values
 
 
 def described(value: Any) -> str:

@@ -11,6 +11,8 @@ Source: Steele, Lea and Flood, Fast splittable pseudorandom number generators (O
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,15 +20,12 @@ BLOCK = 256
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
-#: What the elements of a block are told apart by: the 8 bits of each one's number in reverse, then 8 bits of 0.
-ELEMENTS = sum((np.arange(BLOCK, dtype=np.uint32) >> i & 1) << (15 - i) for i in range(8))
-
 #: The stream of the parameter itself; those of its slots are 0, 1, ... This is FO_MAX_SLOTS of csrc/fastopt.h.
 PARAM_STREAM = 6
 
 
-def mix(x: int) -> int:
-    """Return splitmix64's finalizer of a 64-bit number."""
+def mix(x: Any) -> Any:
+    """Return splitmix64's finalizer of 64-bit numbers: a Python int, or unsigned ones of NumPy."""
     x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ x >> 27) * 0x94D049BB133111EB) & MASK
     return x ^ x >> 31
@@ -34,19 +33,44 @@ def mix(x: int) -> int:
 
 def step_key(seed: int, step: int) -> int:
     """Return the 64 bits that a step of some arrays begins with."""
-    return mix(seed & MASK ^ mix(step))
+    return int(mix(seed & MASK ^ mix(step)))
+
+
+def stream_key(key: Any, number: Any, stream: int) -> Any:
+    """Return the 64 bits that a stream of array ``number`` begins with, in a step of this key."""
+    return mix(key ^ mix(number << 8 | stream))
+
+
+def block_bits(key: Any, block: Any) -> Any:
+    """Return the 16 bits that blocks of a stream begin with."""
+    return (mix(block * GOLDEN + key) >> 48).astype(np.uint32)
+
+
+def element_bits(place: Any) -> Any:
+    """Return what tells elements apart by their places in a block (uint32): 8 bits in reverse, then 8 bits of 0."""
+    place = (place & 0x55) << 1 | (place >> 1 & 0x55)
+    place = (place & 0x33) << 2 | (place >> 2 & 0x33)
+    return ((place & 0x0F) << 4 | place >> 4) << 8
+
+
+#: Of all elements of a block.
+ELEMENTS = element_bits(np.arange(BLOCK, dtype=np.uint32))
 
 
 def random_bits(key: int, number: int, stream: int, begin: int, length: int) -> npt.NDArray[np.uint32]:
     """Return 16 random bits for each element of array ``number`` from ``begin`` on, a multiple of 256."""
-    stream_key = mix(key ^ mix(number << 8 | stream))
     first = begin // BLOCK
-    hashes = np.arange(first, first - (-length // BLOCK), dtype=np.uint64)
+    blocks = np.arange(first, first - (-length // BLOCK), dtype=np.uint64)
     with np.errstate(over="ignore"):
-        hashes *= np.uint64(GOLDEN)
-        hashes += np.uint64(stream_key)
-        hashes = (hashes ^ hashes >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-        hashes = (hashes ^ hashes >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-        hashes ^= hashes >> np.uint64(31)
-    blocks = (hashes >> np.uint64(48)).astype(np.uint32)
-    return (blocks[:, None] ^ ELEMENTS).reshape(-1)[:length]  # type: ignore[no-any-return]
+        starts = block_bits(np.uint64(stream_key(key, number, stream)), blocks)
+        return (starts[:, None] ^ ELEMENTS).reshape(-1)[:length]  # type: ignore[no-any-return]
+
+
+def random_bits_near(key: Any, number: Any, stream: int, indices: Any) -> Any:
+    """Return the same for elements of the places ``indices`` (uint64): less than 256, which follow each other."""
+    stream_bits = stream_key(key, number, stream)
+    blocks = indices >> 8
+    # In two blocks at most.
+    first, last = (block_bits(stream_bits, block) for block in (blocks[:1], blocks[-1:]))
+    starts = np.where(blocks > blocks[:1], last, first)
+    return starts ^ element_bits((indices & (BLOCK - 1)).astype(np.uint32))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, Extents, address, check_clearable, extent, overlap_each_other
+from .arrays import Array, Extents, address, extent, overlap_each_other
 from .backends import Table
 from .sparse import Rows, RowSparse, check_row_sparse
 
@@ -114,7 +114,7 @@ class Gradients:
         sparse = {i: self._rows_of(i, grad) for i, grad in enumerate(leaves) if isinstance(grad, RowSparse)}
         callers = [grad.values if isinstance(grad, RowSparse) else grad for grad in leaves]
         if self.are_cleared:
-            check_clearable(self.names, callers)
+            self.arrays.check_clearable(self.names, callers)
         checked = [
             (None, i not in sparse)
             if grad is None or i in sparse

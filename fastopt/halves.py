@@ -52,9 +52,7 @@ def round_into(stored: Array, x: Array) -> None:
         with np.errstate(all="ignore"):
             stored[...] = x
         return
-    bits = x.astype(FLOAT32, copy=False).view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))
-    stored.view(np.uint16)[...] = keep_nan(bits, rounded)
+    stored.view(np.uint16)[...] = nearest(x.astype(FLOAT32, copy=False))
 
 
 def dither_into(stored: Array, x: Array, random: Bits32) -> None:
@@ -62,8 +60,22 @@ def dither_into(stored: Array, x: Array, random: Bits32) -> None:
 
     ``random`` has 16 random bits for each element.
     """
+    stored.view(np.uint16)[...] = dithered(x, random)
+
+
+# These three work on what stands for arrays when a CUDA kernel is compiled, too.
+
+
+def nearest(x: Array) -> Array:
+    """Return the bits of the nearest bfloat16 of float32 numbers, of two the even one."""
     bits = x.view(np.uint32)
-    stored.view(np.uint16)[...] = keep_nan(bits, bits + random)
+    return keep_nan(bits, bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1)))
+
+
+def dithered(x: Array, random: Bits32) -> Array:
+    """Return the bits of float32 numbers in bfloat16, rounded up with the probability that keeps the mean."""
+    bits = x.view(np.uint32)
+    return keep_nan(bits, bits + random)
 
 
 def keep_nan(bits: Bits32, rounded: Bits32) -> Array:

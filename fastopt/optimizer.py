@@ -18,9 +18,6 @@ from .arrays import (
     FLOAT64,
     Array,
     Extents,
-    check_copy,
-    computed_in,
-    is_bfloat16,
     is_half,
 )
 from .backends import CLEAR, FINISH, UPDATE, WHOLE_PASS, Beside, Hyper, Table
@@ -31,7 +28,7 @@ from .groups import Grouped, matching
 from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, is_scheduled, plain, value_at
 from .interrupts import uninterrupted
 from .loss_scale import DynamicLossScale
-from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain
+from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain, is_refused_on_gpu
 from .results import LoadResult, StepInfo
 from .rules import Rule
 from .sparse import NOT_BY_ROWS, RowSparseTable
@@ -96,7 +93,9 @@ class Optimizer:
     nonfinite : {"propagate", "skip", "raise"}, default "propagate"
         What to do about a gradient that has something infinite or NaN (after ``grad_scale``, before clipping). "skip":
         no parameter, slot or counter changes, ``StepInfo.applied`` is False. "raise": ValueError with the name of the
-        first such array; nothing changes.
+        first such array; nothing changes. On a GPU "skip" does not wait: ``applied`` and ``step`` of the StepInfo are
+        fetched when they are used, at the latest by the next step, which needs the counters (with ``accumulate_steps``
+        or a DynamicLossScale by the step itself). "raise" waits until the gradients were read.
     grad_scale : float or DynamicLossScale, default 1.0
         Above 0: what the loss was multiplied by; gradients are multiplied by ``1 / grad_scale``. A
         :class:`fastopt.DynamicLossScale` needs ``nonfinite="skip"``, and is updated by each step.
@@ -214,7 +213,7 @@ class Optimizer:
     #: The options around the rule that this optimizer does not take, and why.
     refused: ClassVar[Mapping[str, str]] = {}
 
-    #: Whether all that a step does is in the rule, which the CUDA backend compiles.
+    #: Whether the CUDA backend does all that a step does.
     runs_on_gpu: ClassVar[bool] = True
 
     #: The options that differ for arrays with a :class:`fastopt.RowSparse` gradient; None: such gradients are refused.
@@ -290,7 +289,12 @@ class Optimizer:
         self._asked_backend = backend
         self.backend = backends.choice(backend)
         self.param_groups: list[Group] = []
-        self.state: Entries[Entries[Array]] = Entries("state", "opt.state[name][slot][...]")
+        self._state: Entries[Entries[Array]] = Entries("state", "opt.state[name][slot][...]")
+        #: Whether the last step was applied, which a GPU has yet to tell, and the counts before it.
+        self._unsettled: tuple[Any, npt.NDArray[np.int64]] | None = None
+        #: Of the step that runs: whether it is to be skipped, or what a GPU will tell of it.
+        self._found_nonfinite = False
+        self._verdict: Any = None
 
         self._names: list[str] = []
         self._params: list[Array] = []
@@ -355,6 +359,12 @@ class Optimizer:
             "these, build an optimizer for them and other.load_state_dict(opt.state_dict()), or use fastopt.save "
             "and fastopt.load"
         )
+
+    @property
+    def state(self) -> Entries[Entries[Array]]:
+        """For the name of each array: its slots, and ``"step"``, how many steps were applied to it."""
+        self._settle_count()
+        return self._state
 
     @property
     def state_bytes(self) -> int:
@@ -509,6 +519,7 @@ class Optimizer:
 
     def _add(self, addition: Branch, groups: Sequence[Group], group_of: Mapping[str, int]) -> None:
         """Add arrays, and groups of options; ``group_of`` gives the group among these for the name of each array."""
+        self._settle_count()
         for options in groups:
             unknown = [name for name in options if name not in self.defaults]
             if unknown:
@@ -569,10 +580,12 @@ class Optimizer:
     @property
     def step_count(self) -> int:
         """How many steps were applied."""
+        self._settle_count()
         return self._counts.item(0)
 
     @step_count.setter
     def step_count(self, count: int) -> None:
+        self._settle_count()
         self._counts[0, 0] = count
 
     @property
@@ -646,15 +659,15 @@ class Optimizer:
             for array in (param, copy)
             if array is not None
         ]
-        kept = [array.copy(order="K") for array, _ in targets]
+        kept = [self._arrays.on_host(array) for array, _ in targets]
         self._is_averaged = True
         try:
             for array, average in targets:
-                write(array, average)
+                self._arrays.write_rounded(array, average)
             yield
         finally:
             for (array, _), values in zip(targets, kept, strict=True):
-                array[...] = values
+                self._arrays.write(array, values)
             self._is_averaged = False
 
     def slot(self, name: str, slot: str) -> Array:
@@ -712,6 +725,7 @@ class Optimizer:
         if self._is_averaged:
             raise ValueError("step: the parameters are the averaged ones; leave averaged() first")
         options = self.pass_options
+        self._settle_count()
         self._scale = self._scale_of(grad_scale)
         table = self._ready_table()
         if stream is not None or self.backend == "cuda":
@@ -728,10 +742,11 @@ class Optimizer:
         units = self._units(touched) if self._holds_norms else []
         hypers = self._hypers(groups)
         grad_norm = self._read_grads(table, hypers, is_last)
-        applied = is_last and not self._found_nonfinite
+        before = self._counts if self._verdict is None else self._counts.copy()
         if self._found_nonfinite:
             if options.zero_grads:
-                self._clear(self._gradients.clearable)
+                for grad in self._gradients.clearable:
+                    self._arrays.clear(grad)
         else:
             if self._new_slots:
                 self._keep_new_slots()
@@ -740,7 +755,17 @@ class Optimizer:
             else:
                 self._accumulate(table, hypers)
         if options.zero_grads:
-            self._clear(self._gradients.converted)
+            for grad in self._gradients.converted:
+                self._arrays.clear(grad)
+        if self._verdict is not None:
+            self._unsettled = self._verdict, before
+            if self._dynamic_scale is None and options.accumulate_steps == 1:
+                step_count = int(before[0, 0])
+                step = self._verdict.then(lambda applied: step_count + applied)
+                return StepInfo(self._verdict, grad_norm, groups[0]["lr"], step)
+            self._settle_count()
+            self._found_nonfinite = not self._verdict
+        applied = is_last and not self._found_nonfinite
         if self._dynamic_scale is not None and (applied or self._found_nonfinite):
             self._dynamic_scale.update(applied)
         return StepInfo(applied, grad_norm, groups[0]["lr"], self.step_count)
@@ -774,7 +799,7 @@ class Optimizer:
         for name, value in options.items():
             if is_plain(name, value):
                 continue
-            if self.backend == "cuda":
+            if self.backend == "cuda" and is_refused_on_gpu(name, value):
                 raise ValueError(f"{name}={value!r:.80}: is not done on a GPU yet; leave it out, or use NumPy arrays")
             if name in self.refused:
                 raise ValueError(
@@ -862,10 +887,11 @@ class Optimizer:
         members = zip(self._names, self._params, self._copies, self._group_of, strict=True)
         for i, (name, param, copy, k) in enumerate(members):
             computed = param
-            if self._arrays.is_half(param.dtype) and not (options.stochastic_rounding and is_bfloat16(param.dtype)):
-                computed = self._kept(name, "master", param, FLOAT32, partial(halves.to_float32, param))
+            has_master = not (options.stochastic_rounding and self._arrays.is_bfloat16(param.dtype))
+            if self._arrays.is_half(param.dtype) and has_master:
+                computed = self._kept(name, "master", param, FLOAT32, partial(self._arrays.in_computed, param))
                 copy = param
-            elif param.dtype == FLOAT64 and options.state_dtype is not None:
+            elif self._arrays.computed_in(param.dtype) == FLOAT64 and options.state_dtype is not None:
                 raise ValueError(
                     f"state_dtype={options.state_dtype!r}: {name!r} is float64; expected parameters that are computed "
                     "in float32, or leave state_dtype out"
@@ -874,7 +900,7 @@ class Optimizer:
             average = accumulated = None
             if options.averages:
                 average = self._arrays.in_memory_order(
-                    self._kept(name, "ema", computed, dtype, partial(halves.in_computed, computed))
+                    self._kept(name, "ema", computed, dtype, partial(self._arrays.in_computed, computed))
                 )
             if options.accumulate_steps > 1:
                 make = partial(self._arrays.slot_like, computed, 0.0, dtype)
@@ -1009,7 +1035,7 @@ class Optimizer:
     def _filled(self, leaves: list[Any]) -> list[Any]:
         """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
         return [
-            np.zeros(param.shape, computed_in(param.dtype))
+            self._arrays.slot_like(param, 0.0, self._arrays.computed_in(param.dtype))
             if leaf is None and self.state[name].get("accumulated_calls", 0) > 0
             else leaf
             for name, param, leaf in zip(self._names, self._params, leaves, strict=True)
@@ -1023,9 +1049,15 @@ class Optimizer:
         table.rows[present] = row_of
         self._rows = [(key // steps.size, int(steps[key % steps.size])) for key in keys.tolist()]
 
-    def _clear(self, grads: list[Any]) -> None:
-        for grad in grads:
-            grad[...] = 0
+    def _settle_count(self) -> None:
+        """Take the last step out of the counters if a GPU skipped it; waits until that is known."""
+        if self._unsettled is None:
+            return
+        verdict, before = self._unsettled
+        self._unsettled = None
+        if not verdict:
+            self._counts[...] = before
+            self._last_steps = b""
 
     def _accumulate(self, table: Table, hypers: list[Hyper]) -> None:
         """Add the gradients to those of earlier calls, and count the call."""
@@ -1045,7 +1077,8 @@ class Optimizer:
         """Change the parameters and slots, and count the step."""
         if self.accumulated_calls:
             for i in np.flatnonzero((self._counts[1, 1:] > 0) & ~self._gradients.present):  # frozen on the way
-                self.state[self._names[i]]["accumulated"][...] = 0
+                if self._verdict is None or self._verdict:
+                    self._arrays.clear(self.state[self._names[i]]["accumulated"])
         if self._is_one_call and not units and not self._gradients.sparse:
             cast("NativeTable", table).step(hypers, is_counted=True)
         elif units:
@@ -1139,9 +1172,9 @@ class Optimizer:
         Return the global norm if it is clipped. ``_found_nonfinite`` tells whether the step is to be skipped.
         """
         self._found_nonfinite = False
+        self._verdict = None
         if self.backend == "cuda":
-            max_norms = [settled.values["clip_norm"] for settled in self._settled]
-            return backends.clip_on_device(table, hypers, max_norms, self._group_of, self.clip_global_norm)
+            return self._read_on_device(table, hypers, is_last)
         if self._array_clip_is_set:
             table.array_clip[:] = 1
             self._array_clip_is_set = False
@@ -1163,6 +1196,18 @@ class Optimizer:
         if not is_counted:
             self._squares(table, hypers, is_counted)
         return None
+
+    def _read_on_device(self, table: Any, hypers: list[Hyper], is_last: bool) -> float | None:
+        """Do the same without waiting, but to raise: ``_verdict`` is what will tell whether the step was done."""
+        max_norms = [settled.values["clip_norm"] if is_last else None for settled in self._settled]
+        global_limit = self.clip_global_norm if is_last else None
+        nonfinite = self.pass_options.nonfinite
+        norm = backends.read_on_device(table, hypers, max_norms, self._group_of, global_limit, nonfinite != "propagate")
+        if nonfinite == "raise":
+            self._act_on_nonfinite(table.nonfinite_counts().astype(np.int64))
+        elif nonfinite == "skip":
+            self._verdict = table.verdict()
+        return norm
 
     def _squares(self, table: Table, hypers: list[Hyper], is_counted: bool) -> npt.NDArray[np.float64]:
         """Return the gradients' sums of squares; count what is not finite on the way unless that was done."""
@@ -1216,22 +1261,23 @@ class Optimizer:
         """Check where copies of the parameters are to be written, and write them for the first time."""
         self._refuse({"copy_to": copy_to})
         leaves = [copy_to] if self._is_single else self._root.leaves(self._ungrouped(copy_to), "copy_to")
-        for name, copy, param in zip(self._names, leaves, self._params, strict=True):
-            if copy is not None:
-                check_copy(name, copy, param)
+        leaves = [
+            None if copy is None else self._arrays.checked_copy(name, copy, param)
+            for name, copy, param in zip(self._names, leaves, self._params, strict=True)
+        ]
         held = [(f"copy_to: {name}", copy) for name, copy in zip(self._names, leaves, strict=True) if copy is not None]
         names, copies = [name for name, _ in held], [copy for _, copy in held]
         self._extents = self._arrays.extents(self._names + names, self._params + copies)
         self._copies = leaves
         for copy, param in zip(leaves, self._params, strict=True):
             if copy is not None:
-                write(copy, param)
+                self._arrays.write_rounded(copy, param)
 
     def _follow_params(self, names: Sequence[str]) -> None:
         """Bring the copies to what was written into the parameters, and the masters of these arrays."""
         for name, param, copy in zip(self._names, self._params, self._copies, strict=True):
             if copy is not None:
-                write(copy, param)
+                self._arrays.write_rounded(copy, param)
             if name in names and "master" in self.state[name]:
                 self.state[name].drop("master")
                 self._table = None
@@ -1243,14 +1289,6 @@ class Optimizer:
             self._ready_table()
             self._keep_new_slots()
         return [self.state[name]["ema"] for name in self._names]
-
-
-def write(array: Array, values: Array) -> None:
-    """Write a parameter's values into an array of its own dtype or a lower precision."""
-    if is_half(array.dtype):
-        halves.round_into(array, values)
-    else:
-        array[...] = values
 
 
 def check_scale(grad_scale: Any) -> None:

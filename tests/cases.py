@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import fastopt
 from fastopt.backends import native
+from fastopt.pass_options import is_plain, is_refused_on_gpu
 
 
 class Case(NamedTuple):
@@ -135,12 +137,132 @@ MATRIX_CASES = [
 
 DTYPES = (np.float32, np.float64)
 
+try:
+    import ml_dtypes
+
+    BFLOAT16: Any = np.dtype(ml_dtypes.bfloat16)
+except ModuleNotFoundError:
+    BFLOAT16 = None
+
+#: A covering table of the options: each is there, alone and among others.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ema": {"ema_decay": 0.9},
+    "ema corrected, zero_grads": {"ema_decay": 0.9, "ema_bias_correction": True, "zero_grads": True},
+    "polyak": {"polyak": True, "polyak_start": 2},
+    "l1": {"l1": 0.1, "zero_grads": True},
+    "prox_l1": {"prox_l1": 0.3, "ema_decay": 0.5},
+    "grad_scale": {"grad_scale": 1024.0, "nonfinite": "skip"},
+    "accumulate": {"accumulate_steps": 2, "zero_grads": True, "ema_decay": 0.9, "grad_scale": 3.0},
+    "accumulate, clip": {"accumulate_steps": 3, "clip_global_norm": 0.5, "nonfinite": "raise", "l1": 0.01},
+    "all": {
+        "ema_decay": 0.9,
+        "zero_grads": True,
+        "l1": 0.1,
+        "prox_l1": 0.01,
+        "grad_scale": 8.0,
+        "nonfinite": "skip",
+        "clip_value": 2.0,
+        "clip_norm": 9.0,
+        "clip_global_norm": 5.0,
+        "maximize": True,
+    },
+}
+#: Those of storage: for parameters that are computed in float32.
+STORAGE: dict[str, dict[str, Any]] = {
+    "copy": {"copy_to": BFLOAT16},
+    "copy float16": {"copy_to": np.dtype(np.float16), "polyak": True},
+    "float16": {"params": np.dtype(np.float16), "ema_decay": 0.9},
+    "bfloat16": {"params": BFLOAT16, "zero_grads": True},
+    "bfloat16 without master": {"params": BFLOAT16, "stochastic_rounding": True, "seed": 5, "ema_decay": 0.9},
+    "bfloat16 slots": {"state_dtype": "bfloat16", "seed": 2**64 - 1},
+    "8-bit slots": {"state_dtype": "uint8"},
+    "8-bit slots, copy": {"state_dtype": "uint8", "copy_to": BFLOAT16, "zero_grads": True, "accumulate_steps": 2},
+    "all in few bits": {"params": BFLOAT16, "stochastic_rounding": True, "state_dtype": "uint8", "polyak": True},
+}
+
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 every_gpu_case = pytest.mark.parametrize("case", [case for case in CASES if case.optimizer.runs_on_gpu], ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 needs_native = pytest.mark.skipif(native.missing is not None, reason=f"native part: {native.missing}")
 
 ISAS = native.isas_found() if native.missing is None else []
+
+
+def taken_by(case: Case, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the options that an optimizer takes."""
+    refused = {*case.optimizer.refused}
+    if "ema_decay" in refused:
+        refused |= {"ema_bias_correction", "polyak_start"}
+    return {name: value for name, value in options.items() if name not in refused}
+
+
+def raw(array: Any) -> bytes:
+    """Return an array's bytes, with NaNs made alike: their payloads are not promised."""
+    if array.dtype.kind == "f" or array.dtype == BFLOAT16:
+        with np.errstate(invalid="ignore"):
+            array = np.where(np.isnan(array.astype(np.float64)), np.array(np.nan, array.dtype), array)
+    return array.tobytes()
+
+
+def built(
+    case: Case, start: list[Any], options: dict[str, Any], to: Callable[[Any], Any] = list, **more: Any
+) -> fastopt.Optimizer:
+    """Return an optimizer over copies of ``start``: in the dtype ``params``, with copies of the dtype ``copy_to``.
+
+    ``to`` puts arrays where they are to be.
+    """
+    options = dict(options)
+    kind = options.pop("params", None)
+    params = [array.copy() if kind is None else array.astype(kind) for array in start]
+    if "copy_to" in options:
+        options["copy_to"] = to([np.empty(param.shape, options["copy_to"]) for param in params])
+    return case.build(to(params), **{**options, **more})
+
+
+def bytes_of_run(
+    case: Case, dtype: Any, options: dict[str, Any], sizes: Any, place: Callable[[Any], Any] | None = None
+) -> list[bytes]:
+    """Return the bytes of everything after a few steps, in which gradients come and go and are not all finite.
+
+    ``place`` puts arrays on a GPU; None: steps run in NumPy.
+    """
+    rng = np.random.default_rng(6)
+    start = [rng.normal(size=size).astype(dtype) for size in sizes]
+    opt = built(case, start, options, **({"backend": "numpy"} if place is None else {"to": place}))
+    told = []
+    for step in range(4):
+        grads: list[Any] = [rng.normal(size=size).astype(dtype) for size in sizes]
+        if step == 2 and options.get("nonfinite") == "skip":
+            grads[2][:1] = np.nan
+        given = grads if place is None else place(grads)
+        info = opt.step([None if step == 1 and i == 0 else grad for i, grad in enumerate(given)])
+        told.append(repr(tuple(info)).encode())
+        told += [raw(opt._arrays.on_host(grad)) for grad in given]
+    arrays = [*opt._params, *(copy for copy in opt._copies if copy is not None)]
+    state = [array for slots in opt.state.values() for _, array in sorted(slots.items())]
+    return [*told, *(raw(opt._arrays.on_host(array)) for array in (*arrays, *state))]
+
+
+def covering() -> list[Any]:
+    """Return every case with three rows of options that are done on a GPU, by turns, and some cases with all rows."""
+    rows = {
+        name: options
+        for name, options in {**OPTIONS, **STORAGE}.items()
+        if not any(is_refused_on_gpu(key, value) and not is_plain(key, value) for key, value in options.items())
+    }
+    pairs = []
+    for i, case in enumerate(case for case in CASES if case.optimizer.runs_on_gpu):
+        names = [name for name, row in rows.items() if taken_by(case, row)]
+        some = names if str(case) in ("SGD", "Adam", "AdamW") else [names[(i + k) % len(names)] for k in (0, 5, 10)]
+        pairs += [(case, name) for name in dict.fromkeys(some)]
+    return [
+        pytest.param(case, dtype, taken_by(case, rows[name]), id=f"{case}-{name}-{dtype.__name__}")
+        for case, name in pairs
+        for dtype in ((np.float32,) if name in STORAGE else DTYPES)
+    ]
+
+
+covering_gpu_options = pytest.mark.parametrize(("case", "dtype", "options"), covering() if BFLOAT16 is not None else [])
 
 
 def everything(params: Any, opt: fastopt.Optimizer) -> list[bytes]:

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-import math
+import importlib
 import sys
+import threading
 import time
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, Case, every_dtype, every_gpu_case
+from cases import BFLOAT16, CASES, Case, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
 from cuda_arrays import SimulatedArray, simulated
 
 import fastopt
-from fastopt import rules
-from fastopt.backends import cuda, cuda_found, numba_cuda
+from fastopt.backends import Hyper, cuda, cuda_found, numba_cuda
 
-SIZES = (5, 0, 1, 37)
+#: The simulator polls its threads, and holds the interpreter while it does.
+sys.setswitchinterval(1e-5)
+
+
+class Allocations(dict[Any, Any]):
+    """The shared arrays of a simulated block: one thread makes an array, the others get it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.lock.acquire()
+        if key in self:
+            self.lock.release()
+        return super().get(key, default)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.lock.release()
+
+
+@pytest.fixture(autouse=True)
+def shared_arrays_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulator's own dict has each of two threads make an array of its own, if both ask at once."""
+    shared: Any = importlib.import_module("numba.cuda.simulator.kernelapi").FakeCUDAShared
+    real_init = shared.__init__
+
+    def init(self: Any, size: int) -> None:
+        real_init(self, size)
+        self._allocations = Allocations()
+
+    monkeypatch.setattr(shared, "__init__", init)
+
+
+SIZES = (5, 0, 37, 1, 41)
 
 
 def alike(array: Any) -> bytes:
@@ -54,7 +89,7 @@ def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -
     for step in range(3):
         grads = [rng.normal(size=size).astype(dtype) for size in SIZES]
         if step == 2 and opt.clip_global_norm is None:
-            grads[3][:8] = specials
+            grads[2][:8] = specials
         given: list[Any] = [shifted(grad, i % 2) for i, grad in enumerate(grads)]
         if step == 1:
             given[0] = grads[0] = None  # type: ignore[call-overload]
@@ -62,6 +97,27 @@ def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -
         assert info == expected
     assert list(map(alike, params)) == list(map(alike, plain))
     assert on_host(opt) == on_host(reference)
+
+
+def simulated_apart(arrays: Any) -> Any:
+    """Return copies on the simulated GPU, some of which no vector fits."""
+    return simulated([shifted(array, i % 2) for i, array in enumerate(arrays)])
+
+
+@covering_gpu_options
+def test_options_have_the_bits_of_the_numpy_backend(case: Case, dtype: Any, options: dict[str, Any]) -> None:
+    expected = bytes_of_run(case, dtype, options, SIZES)
+    assert bytes_of_run(case, dtype, options, SIZES, simulated_apart) == expected
+
+
+def test_dithered_vectors_lie_across_blocks_of_random_bits() -> None:
+    rng = np.random.default_rng(7)
+    plain, grad = rng.normal(size=(2, 600)).astype(BFLOAT16)
+    param, far = shifted(plain, 1), shifted(grad, 1)
+    options: dict[str, Any] = {"lr": 0.1, "stochastic_rounding": True, "seed": 3}
+    fastopt.SGD(SimulatedArray(param), **options).step(SimulatedArray(far))
+    fastopt.SGD(plain, backend="numpy", **options).step(grad)
+    assert param.tobytes() == plain.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -161,6 +217,63 @@ def test_the_norm_is_fetched_when_it_is_used(monkeypatch: pytest.MonkeyPatch) ->
     assert len(fetched) == 2
 
 
+def test_a_skipped_step_is_told_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, real_values = [], numba_cuda.Told.values
+    monkeypatch.setattr(numba_cuda.Told, "values", lambda told: asked.append(told) or real_values(told))
+    values = np.zeros(2, np.float32)
+    opt = fastopt.SGD(SimulatedArray(values), lr=lambda step: 1.0 - step / 4, momentum=0.5, nonfinite="skip")
+    infos: list[Any] = [opt.step(SimulatedArray(np.float32([1, bad]))) for bad in (np.inf, 1, np.nan)]
+    assert len(asked) == 2  # each step asks for the one before it
+    assert [info.lr for info in infos] == [1.0, 1.0, 0.75]
+    assert [(info.applied, info.step) for info in infos] == [(False, 0), (True, 1), (False, 1)]
+    assert repr(infos[2]) == "StepInfo(applied=False, grad_norm=None, lr=0.75, step=1)"
+    opt.step(SimulatedArray(np.float32([1, np.nan])))
+    assert (opt.step_count, int(opt.state["0"]["step"])) == (1, 1)
+    assert values.tolist() == [-1, -1]
+    assert len(asked) == 4
+
+
+def test_raise_names_the_first_bad_array() -> None:
+    values = [np.zeros(2, np.float32) for _ in range(2)]
+    opt = fastopt.Adam(simulated(values), nonfinite="raise", zero_grads=True)
+    grads = [np.ones(2, np.float32), np.float32([np.nan, np.inf])]
+    with pytest.raises(ValueError, match="grads: '1' has 2 elements that are infinite or NaN"):
+        opt.step(simulated(grads))
+    assert opt.step_count == 0
+    assert (np.concatenate(values) == 0).all()
+    assert (grads[0] == 1).all()
+
+
+def test_a_dynamic_loss_scale() -> None:
+    plain, values = np.float32([1.0]), np.float32([1.0])
+    scales = [fastopt.DynamicLossScale(1024.0, growth_interval=2) for _ in range(2)]
+    opt = fastopt.SGD(SimulatedArray(values), grad_scale=scales[0], nonfinite="skip", zero_grads=True)
+    reference = fastopt.SGD(plain, grad_scale=scales[1], nonfinite="skip", zero_grads=True)
+    for g in (np.inf, 1, 512, 3, np.nan):
+        grads = np.float32([g]), np.float32([g])
+        assert opt.step(SimulatedArray(grads[0])) == reference.step(grads[1])
+        assert grads[0] == 0
+        assert vars(scales[0]) == vars(scales[1])
+    assert values == plain
+
+
+def test_averages(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {"a": np.float32([4, 2]), "b": np.asfortranarray(np.ones((2, 3), np.float32))}
+    copies = {name: np.zeros_like(param, BFLOAT16) for name, param in params.items()}
+    on_gpu, copies_on_gpu = ({name: SimulatedArray(a) for name, a in each.items()} for each in (params, copies))
+    opt = fastopt.SGD(on_gpu, lr=1.0, polyak=True, copy_to=copies_on_gpu)
+    for _ in range(2):
+        opt.step({name: SimulatedArray(np.ones_like(param)) for name, param in params.items()})
+    assert {name: cuda.to_host(average).tolist() for name, average in opt.ema.items()} == {
+        "a": [2.5, 0.5],
+        "b": [[-0.5] * 3] * 2,
+    }
+    with opt.averaged():
+        assert params["a"].tolist() == copies["a"].tolist() == [2.5, 0.5]
+        assert (params["b"] == -0.5).all()
+    assert params["a"].tolist() == copies["a"].tolist() == [2, 0]
+
+
 def test_an_old_norm_is_fetched_before_its_place_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "NORMS", 2)
     opt = fastopt.SGD(SimulatedArray(np.zeros(1, np.float32)), clip_global_norm=1.0)
@@ -183,29 +296,38 @@ def test_state_moves_to_the_host_and_back() -> None:
     assert opt.state["0"]["m"].shape == (2, 3)
 
 
+MOVED: list[dict[str, Any]] = [
+    {},
+    {"ema_decay": 0.9, "accumulate_steps": 2, "state_dtype": "bfloat16", "nonfinite": "skip"},
+    {"polyak": True, "clip_global_norm": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", MOVED, ids=str)
+@pytest.mark.parametrize("kind", [np.dtype(np.float32), BFLOAT16], ids=str)
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(order: Any) -> None:
+def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(order: Any, kind: Any, options: dict[str, Any]) -> None:
     """Saved states are NumPy's whatever the backend, so that a run goes on elsewhere with the same bits."""
     rng = np.random.default_rng(4)
-    start = np.array(rng.normal(size=(3, 5)), dtype=np.float32, order=order)
-    grads = [np.array(rng.normal(size=(3, 5)), dtype=np.float32, order=order) for _ in range(6)]
+    start = np.array(rng.normal(size=(3, 5)).astype(kind), order=order)
+    grads = [np.array(rng.normal(size=(3, 5)), dtype=np.float32, order=order) for _ in range(9)]
     there, straight = start.copy(order="K"), start.copy(order="K")
-    reference = fastopt.Adam(straight)
+    reference = fastopt.Adam(straight, **options)
     for grad in grads:
         reference.step(grad)
     device: Any = SimulatedArray(there)
-    on_gpu = fastopt.Adam(device)
-    for grad in grads[:2]:
+    on_gpu = fastopt.Adam(device, **options)
+    for grad in grads[:3]:
         on_gpu.step(SimulatedArray(grad))
     here = there.copy(order="K")
-    on_cpu = fastopt.Adam(here)
+    on_cpu = fastopt.Adam(here, **options)
     on_cpu.load_state_dict(on_gpu.state_dict())
-    for grad in grads[2:4]:
+    for grad in grads[3:6]:
         on_cpu.step(grad)
     there[...] = here
-    back = fastopt.Adam(device)
+    back = fastopt.Adam(device, **options)
     back.load_state_dict(on_cpu.state_dict())
-    for grad in grads[4:]:
+    for grad in grads[6:]:
         back.step(SimulatedArray(grad))
     assert there.tobytes() == straight.tobytes()
     saved, wanted = back.state_dict()["state"]["0"], reference.state_dict()["state"]["0"]
@@ -250,7 +372,7 @@ def read_only() -> SimulatedArray:
         ({"a": np.ones(2), "b": array(2)}, TypeError, "'a' is of type numpy.ndarray, not on the GPU"),
         (SimulatedArray(np.ones((4, 4))[:, ::2]), ValueError, "'0' is not one contiguous, aligned run"),
         (read_only(), ValueError, "'0' is read-only"),
-        (array(2, dtype="float16"), TypeError, "'0' has dtype float16; expected one of float32, float64"),
+        (array(2, dtype="float128"), TypeError, "'0' has dtype float128; expected one of float32, float64, float16"),
         (array(2, dtype="int32"), TypeError, "'0' has dtype int32"),
     ],
 )
@@ -364,26 +486,18 @@ def test_a_rule_of_the_users_own() -> None:
 def test_what_is_not_done_on_a_gpu_is_an_error() -> None:
     """A field of Hyper that the kernels don't know must not be passed over."""
 
-    class More(NamedTuple):
-        rule: Any = rules.sgd
-        grad_scale: float = 1.0
-        clip_value: float = math.inf
-        global_clip: float = 1.0
-        l2: float = 0.0
-        decay: float = 1.0
-        scalars: Any = rules.SGDScalars(1.0)
-        brightness: float = 0.0
-
     values = np.ones(2, np.float32)
     opt = fastopt.SGD(SimulatedArray(values))
     opt.step(array(2))
     table: Any = opt._ready_table()
     before = values.copy()
+    More = namedtuple("More", [*Hyper._fields, "brightness"], defaults=[*Hyper._field_defaults.values(), 0.0])
+    fields = opt._hypers([opt._values(0)])[0]._asdict()
     with pytest.raises(ValueError, match="brightness: not done on a GPU yet"):
-        table.step([More(brightness=1.0)])
+        table.step([More(**fields, brightness=1.0)])
     assert (values == before).all()
-    table.step([More()])
-    assert (values == before - 1).all()
+    table.step([More(**fields)])
+    assert (values != before).all()
 
 
 def test_compiling_is_told_of_once_it_took_a_second(capfd: pytest.CaptureFixture[str]) -> None:
@@ -406,17 +520,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "options",
     [
-        {"l1": 0.1},
-        {"prox_l1": 0.1},
         {"max_norm": 1.0},
-        {"ema_decay": 0.9},
-        {"polyak": True},
-        {"nonfinite": "skip"},
-        {"zero_grads": True},
-        {"accumulate_steps": 2},
-        {"state_dtype": "bfloat16"},
-        {"stochastic_rounding": True},
-        {"copy_to": [np.zeros(2, np.float16)]},
+        {"state_dtype": "uint8"},
     ],
 )
 def test_what_is_not_done_on_a_gpu_is_refused(options: dict[str, Any]) -> None:

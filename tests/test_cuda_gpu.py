@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, every_dtype, every_gpu_case
+from cases import Case, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
 
 import fastopt
 from fastopt.backends import cuda_found
@@ -70,6 +70,46 @@ def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -
         for slot, expected in slots.items():
             found = opt.state[name][slot]
             assert alike(found if slot == "step" else cuda.to_host(found)) == alike(expected)
+
+
+def on_device(arrays: Any) -> Any:
+    """Return copies on the device, some of which no vector fits."""
+    pads = [i % 2 if array.size else 0 for i, array in enumerate(arrays)]
+    padded = [cuda.from_host(np.concatenate([array[:pad], array])) for array, pad in zip(arrays, pads, strict=True)]
+    return [array[pad:] for array, pad in zip(padded, pads, strict=True)]
+
+
+@covering_gpu_options
+def test_options_have_the_bits_of_the_numpy_backend(case: Case, dtype: Any, options: dict[str, Any]) -> None:
+    assert bytes_of_run(case, dtype, options, SIZES, on_device) == bytes_of_run(case, dtype, options, SIZES)
+
+
+def test_a_skipped_step_is_not_waited_for() -> None:
+    kernel = numba_target.jit(slow)
+    stream = numba_target.stream()
+    grad, param = numba_target.to_device(np.ones(64, np.float32)), numba_target.to_device(np.zeros(64, np.float32))
+    opt = fastopt.SGD(param, lr=1.0, nonfinite="skip")
+    opt.step(grad, stream=stream)  # compiles
+    assert opt.step_count == 1
+    kernel[1, 64, stream](grad, 1.0, 0)
+    numba_target.synchronize()
+    kernel[1, 64, stream](grad, np.inf, 300_000_000)
+    start = time.perf_counter()
+    info = opt.step(grad, stream=stream)
+    assert time.perf_counter() - start < 0.15
+    assert (bool(info.applied), info.step, opt.step_count) == (False, 1, 1)  # waits
+    assert (cuda.to_host(param) == -1).all()
+
+
+def test_averages() -> None:
+    param = numba_target.to_device(np.float32([4, 2]))
+    opt = fastopt.SGD(param, lr=1.0, polyak=True)
+    for _ in range(2):
+        opt.step(numba_target.to_device(np.ones(2, np.float32)))
+    assert cuda.to_host(opt.ema).tolist() == [2.5, 0.5]
+    with opt.averaged():
+        assert cuda.to_host(param).tolist() == [2.5, 0.5]
+    assert cuda.to_host(param).tolist() == [2, 0]
 
 
 @every_dtype
@@ -183,23 +223,24 @@ def test_a_thousand_arrays_in_one_launch() -> None:
     assert all(cuda.to_host(p).tobytes() == q.tobytes() for p, q in zip(params, plain, strict=True))
 
 
-def test_state_goes_on_on_the_other_side() -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"ema_decay": 0.9, "accumulate_steps": 2, "state_dtype": "bfloat16", "nonfinite": "skip"}], ids=str
+)
+def test_state_goes_on_on_the_other_side(options: dict[str, Any]) -> None:
     rng = np.random.default_rng(5)
     plain, grads = rng.normal(size=100).astype(np.float32), rng.normal(size=(6, 100)).astype(np.float32)
     reference = plain.copy()
-    on_gpu = numba_target.to_device(plain)
-    opts = [fastopt.Adam(on_gpu), fastopt.Adam(plain), fastopt.Adam(reference, backend="numpy")]
+    param = numba_target.to_device(plain)
+    on_gpu, on_cpu = fastopt.Adam(param, **options), fastopt.Adam(plain, **options)
+    straight = fastopt.Adam(reference, backend="numpy", **options)
     for k in range(6):
-        opts[2].step(grads[k])
+        straight.step(grads[k])
     for k in range(3):
-        opts[0].step(numba_target.to_device(grads[k]))
-    plain[:] = cuda.to_host(on_gpu)
-    opts[1].step(None)
-    opts[1].step_count = opts[0].step_count
-    for slot, values in opts[0].state["0"].items():
-        opts[1].state["0"][slot][...] = values if slot == "step" else cuda.to_host(values)
+        on_gpu.step(numba_target.to_device(grads[k]))
+    plain[:] = cuda.to_host(param)
+    on_cpu.load_state_dict(on_gpu.state_dict())
     for k in range(3, 6):
-        opts[1].step(grads[k])
+        on_cpu.step(grads[k])
     assert plain.tobytes() == reference.tobytes()
 
 
@@ -225,9 +266,11 @@ import sys, numpy as np, fastopt
 from numba import cuda
 params = [cuda.to_device(np.ones(n, np.float32)) for n in (1, 5, 4097, 10_001)]
 grads = [cuda.to_device(np.ones(n, np.float32)) for n in (1, 5, 4097, 10_001)]
-opt = fastopt.AdamW(params, clip_norm=1.0, clip_global_norm=1.0)
+opt = fastopt.AdamW(params, clip_norm=1.0, clip_global_norm=1.0, ema_decay=0.9, nonfinite="skip", zero_grads=True)
 for _ in range(3):
     info = opt.step(grads)
+fastopt.LAMB(params).step(grads)
+fastopt.SGD(params, momentum=0.9, state_dtype="bfloat16").step(grads)
 from fastopt.backends import cuda as backend
 kernel = backend.plain_kernel(0, backend.numba_cuda.sums)
 print(float(info.grad_norm), sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))

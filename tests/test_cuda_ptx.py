@@ -19,12 +19,12 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("Numba's simulator compiles nothing", allow_module_level=True)
 
 from fastopt import rules
-from fastopt.backends import cuda, numba_cuda
-from fastopt.backends.cuda import Options
+from fastopt.backends import cuda_kernels, numba_cuda
+from fastopt.backends.cuda_kernels import Options, Row, Stages
 
-NONE = Options(*[False] * len(Options._fields))
-ALL = Options(*[True] * len(Options._fields))
-EACH = [NONE._replace(**{name: True}) for name in Options._fields]
+NONE = Options()
+ALL = Options(*[True] * len(Options._fields))._replace(scaled=())
+EACH = [NONE._replace(**{name: True}) for name, value in NONE._asdict().items() if value is False]
 
 
 def rules_and_scalars() -> dict[str, tuple[Any, type]]:
@@ -35,7 +35,7 @@ def rules_and_scalars() -> dict[str, tuple[Any, type]]:
             continue
         opt = case.build(np.zeros(1))
         rule = opt.rule(opt.param_groups[0])
-        found[rule.__name__] = rule, type(opt.hyper(opt._values(0), 1))
+        found[rule.__name__] = rule, type(opt.hyper({**opt._values(0), **getattr(opt, "numbers", {})}, 1))
     return found
 
 
@@ -45,10 +45,21 @@ every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 every_capability = pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["8.0", "9.0"])
 
 
-def compiled(name: str, dtype: str, grad_dtype: str, options: Options, capability: tuple[int, int]) -> str:
-    rule, scalars = RULES[name]
-    kernel = numba_cuda.update_kernel(cuda.update_key(rule, dtype, grad_dtype, options))
-    return numba_cuda.ptx(kernel, numba_cuda.update_signature(dtype, cuda.Stages, scalars), dtype, capability)
+def row(name: str, dtype: str, grad_dtype: str, options: Options) -> Row:
+    """Return the dtypes of what the arrays of a rule have with these options."""
+    slots = (dtype,) * len(rules.slots(RULES[name][0]))
+    average, accumulated = (dtype if asked else None for asked in (options.blend, options.mean))
+    return Row(dtype, grad_dtype, slots, average, accumulated)
+
+
+def compiled(
+    name: str, dtypes: Row, options: Options, capability: tuple[int, int], make: Any = cuda_kernels.step_of
+) -> str:
+    rule, scalars = {**RULES, "descend": (rules.descend, rules.DescendScalars)}[name]
+    computed = cuda_kernels.computed_in(dtypes.param)
+    kernel = numba_cuda.update_kernel(cuda_kernels.update_key(make, rule, options, dtypes))
+    bounds = numba_cuda.launch_bounds(computed, len(dtypes.present()))
+    return numba_cuda.ptx(kernel, numba_cuda.update_signature(computed, Stages, scalars), bounds, capability)
 
 
 def check(ptx: str, dtype: str, loads: int, stores: int) -> None:
@@ -70,14 +81,17 @@ def check(ptx: str, dtype: str, loads: int, stores: int) -> None:
 @pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
 @every_rule
 def test_every_rule(name: str, options: Options, dtype: str, capability: tuple[int, int], record_property: Any) -> None:
-    ptx = compiled(name, dtype, dtype, options, capability)
-    slots = len(rules.slots(RULES[name][0]))
-    check(ptx, dtype, loads=1 + slots, stores=1 + slots)
+    dtypes = row(name, dtype, dtype, options)
+    ptx = compiled(name, dtypes, options, capability)
+    count = len(dtypes.present()) - (name == "adam_direction")  # its direction is not read, its parameter not written
+    check(ptx, dtype, loads=count, stores=count - (not options.zero_grads))
     registers = linked_registers(ptx, capability)
     record_property("registers", registers)
     print(f"{name} {dtype} {capability}: {registers} registers")
-    # A fourth slot has to be held somewhere.
-    assert registers is None or registers <= {"float32": 64, "float64": 80}[dtype] + 8 * max(0, slots - 3)
+    # More than five numbers have to be held somewhere.
+    more = len(dtypes.present()) - 5
+    most = 64 if dtype == "float32" and more <= 0 else 80 + 8 * max(0, more)
+    assert registers is None or registers <= most
 
 
 def linked_registers(ptx: str, capability: tuple[int, int]) -> int | None:
@@ -100,16 +114,21 @@ def linked_registers(ptx: str, capability: tuple[int, int]) -> int | None:
 @every_capability
 @pytest.mark.parametrize("options", EACH, ids=lambda options: "-".join(k for k, v in options._asdict().items() if v))
 def test_each_option_is_compiled_in_or_out(options: Options, capability: tuple[int, int]) -> None:
-    plain, ptx = (compiled("adam", "float32", "float32", each, capability) for each in (NONE, options))
-    check(ptx, "float32", loads=4, stores=3)
-    operations = re.compile(r"\b(?:mul\.rn|add|setp\.\w+)\.f32")
+    kinds = [row("adam", "float32", "float32", each) for each in (NONE, options)]
+    plain, ptx = (
+        compiled("adam", dtypes, each, capability) for dtypes, each in zip(kinds, (NONE, options), strict=True)
+    )
+    added = len(kinds[1].present()) - len(kinds[0].present())
+    check(ptx, "float32", loads=4 + added, stores=3 + added + options.zero_grads)
+    operations = re.compile(r"\b(?:mul\.rn|add|sub|setp\.\w+)\.f32|\bsetp\.\w+\.s64|\bst\.global")
     assert len(operations.findall(ptx)) > len(operations.findall(plain))
 
 
 @every_capability
 @pytest.mark.parametrize("grad_dtype", ["float16", "bfloat16", "float64"])
 def test_gradients_of_other_dtypes(grad_dtype: str, capability: tuple[int, int]) -> None:
-    ptx = compiled("adam", "float32", grad_dtype, ALL, capability)
+    options = ALL._replace(zero_grads=False, mean=False, blend=False)
+    ptx = compiled("adam", row("adam", "float32", grad_dtype, options), options, capability)
     assert ".local" not in ptx
     assert "fma." not in ptx
     assert (".f64" in ptx) == (grad_dtype == "float64")
@@ -118,17 +137,63 @@ def test_gradients_of_other_dtypes(grad_dtype: str, capability: tuple[int, int])
     assert re.search(wide, ptx)
 
 
+HALF_ROWS = {
+    "float16 copies": Row("float32", "float16", ("float32",) * 2, copy="float16"),
+    "bfloat16 copies": Row("float32", "bfloat16", ("float32",) * 2, copy="bfloat16"),
+    "bfloat16 slots": Row("float32", "float32", ("bfloat16",) * 2),
+    "all in few bits": Row("bfloat16", "bfloat16", ("bfloat16",) * 2, "float32", "float32"),
+}
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize("make", [cuda_kernels.accumulate_of, cuda_kernels.clear_of])
+def test_accumulating_and_clearing(make: Any, dtype: str, capability: tuple[int, int]) -> None:
+    dtypes = Row(dtype, dtype, (dtype,) * 2, accumulated=dtype)
+    ptx = compiled("adam", dtypes, NONE._replace(scale=True, guarded=True), capability, make)
+    check(ptx, dtype, loads=2 if make is cuda_kernels.accumulate_of else 0, stores=1)
+    assert make is cuda_kernels.accumulate_of or "ld.global.v" not in ptx
+
+
+@every_capability
+@pytest.mark.parametrize("dtypes", HALF_ROWS.values(), ids=HALF_ROWS)
+def test_memory_in_few_bits(dtypes: Row, capability: tuple[int, int]) -> None:
+    """Converted and dithered in registers, 8 bytes at a time."""
+    options = NONE._replace(blend=dtypes.average is not None, mean=dtypes.accumulated is not None)
+    ptx = compiled("adam", dtypes, options, capability)
+    check(ptx, "float32", dtypes.present().count("float32"), dtypes.present().count("float32") - 1)
+    halves = len(dtypes.present()) - dtypes.present().count("float32")
+    assert len(re.findall(r"(?:ld|st)\.global\.(?:v4\.[bu]16|v2\.[bu]32|[bu]64)", ptx)) >= halves
+    registers = linked_registers(ptx, capability)
+    assert registers is None or registers <= 88
+
+
 @every_capability
 @every_dtype
 @pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
-def test_norm_kernels(options: Options, dtype: str, capability: tuple[int, int]) -> None:
+@pytest.mark.parametrize("source", ["clipped_grad", "grad", "param", 0])
+def test_norm_kernels(source: Any, options: Options, dtype: str, capability: tuple[int, int]) -> None:
     """Squares are added in double precision, and never fused: for float64 that would change bits."""
-    kernel = numba_cuda.squares_kernel(cuda.squares_key(2, dtype, dtype, options))
-    ptx = numba_cuda.ptx(kernel, numba_cuda.squares_signature(dtype, cuda.Stages), dtype, capability)
+    kernel = numba_cuda.squares_kernel(cuda_kernels.squares_key(source, options, row("adam", dtype, dtype, options)))
+    ptx = numba_cuda.ptx(
+        kernel, numba_cuda.squares_signature(dtype, Stages), numba_cuda.launch_bounds(dtype), capability
+    )
     assert "mul.rn.f64" in ptx
-    for text in (ptx, *(numba_cuda.ptx(k, s, "float64", capability) for k, s in numba_cuda.plain_signatures().items())):
+    for text in (ptx, *(numba_cuda.ptx(k, s, None, capability) for k, s in numba_cuda.plain_signatures().items())):
         assert ".local" not in text
         assert "fma." not in text
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [("momentum", ["grad_weight"]), ("nesterov", ["grad_weight", "lookahead_grad_weight"]), ("descend", ["step_size"])],
+)
+def test_rates_of_arrays(name: str, scaled: list[str], dtype: str, capability: tuple[int, int]) -> None:
+    options = NONE._replace(scaled=tuple(scaled))
+    dtypes = Row(dtype, dtype, (dtype,) * (3 if name == "descend" else 1))
+    check(compiled(name, dtypes, options, capability), dtype, loads=2, stores=1)
 
 
 def test_the_operations_of_rules_to_come() -> None:
@@ -138,10 +203,11 @@ def test_the_operations_of_rules_to_come() -> None:
         smaller = np.where(p > g, g, np.where(p < g, p, h.lr))
         return (abs(p) - np.sign(-g) * np.minimum(smaller, h.lr),)
 
-    traced = numba_cuda.Traced(lambda factors, stages, h, p, g: rule(h, p, g), ("float32", "float32"), (0,))
+    dtypes = ("float32", "float32")
+    traced = numba_cuda.Traced(lambda factors, stages, h, place, p, g: (*rule(h, p, g), None), "float32", dtypes)
     numba_cuda.TRACED["test"] = traced
-    signature = numba_cuda.update_signature("float32", cuda.Stages, rules.SGDScalars)
-    ptx = numba_cuda.ptx(numba_cuda.update_kernel("test"), signature, "float32", (9, 0))
+    signature = numba_cuda.update_signature("float32", Stages, rules.SGDScalars)
+    ptx = numba_cuda.ptx(numba_cuda.update_kernel("test"), signature, None, (9, 0))
     check(ptx, "float32", 2, 1)
     assert "abs.f32" in ptx
     assert "neg.f32" in ptx or "sub" in ptx
@@ -155,11 +221,12 @@ def test_the_operations_of_rules_to_come() -> None:
     ],
 )
 def test_what_a_rule_may_not_do_is_an_error(change: Any, message: str) -> None:
-    traced = numba_cuda.Traced(lambda factors, stages, h, p, g: (change(p),), ("float32", "float32"), (0,))
+    dtypes = ("float32", "float32")
+    traced = numba_cuda.Traced(lambda factors, stages, h, place, p, g: (change(p), None), "float32", dtypes)
     numba_cuda.TRACED[message] = traced
-    signature = numba_cuda.update_signature("float32", cuda.Stages, rules.SGDScalars)
+    signature = numba_cuda.update_signature("float32", Stages, rules.SGDScalars)
     with pytest.raises(Exception, match=message):
-        numba_cuda.ptx(numba_cuda.update_kernel(message), signature, "float32", (9, 0))
+        numba_cuda.ptx(numba_cuda.update_kernel(message), signature, None, (9, 0))
 
 
 def test_kernels_have_the_same_name_in_the_cache_of_every_process() -> None:
@@ -167,7 +234,8 @@ def test_kernels_have_the_same_name_in_the_cache_of_every_process() -> None:
     code = (
         "import sys; sys.path[:0] = ['tests']; import hashlib, test_cuda_ptx as t\n"
         "from numba.cuda.serialize import dumps\n"
-        "key = t.cuda.update_key(t.rules.adam, 'float32', 'float32', t.NONE)\n"
+        "kernels, dtypes = t.cuda_kernels, t.row('adam', 'float32', 'float32', t.NONE)\n"
+        "key = kernels.update_key(kernels.step_of, t.rules.adam, t.NONE, dtypes)\n"
         "cells = tuple(cell.cell_contents for cell in t.numba_cuda.update_kernel(key).__closure__)\n"
         "print(key, hashlib.sha256(dumps(cells)).hexdigest())"
     )

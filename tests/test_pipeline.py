@@ -9,7 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, ISAS, MATRIX_CASES, Case, every_dtype, needs_native
+from cases import (
+    BFLOAT16,
+    CASES,
+    ISAS,
+    MATRIX_CASES,
+    OPTIONS,
+    STORAGE,
+    Case,
+    built,
+    every_dtype,
+    needs_native,
+    raw,
+    taken_by,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,46 +31,9 @@ from fastopt import threads
 from fastopt.backends import native
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 #: Lengths around the blocks, and above the least of 8-bit slots.
 LENGTHS = [0, 1, 127, 1025, 4095, 4096, 5000, 16385]
-
-#: A covering table of the options: each is there, alone and among others.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "ema": {"ema_decay": 0.9},
-    "ema corrected, zero_grads": {"ema_decay": 0.9, "ema_bias_correction": True, "zero_grads": True},
-    "polyak": {"polyak": True, "polyak_start": 2},
-    "l1": {"l1": 0.1, "zero_grads": True},
-    "prox_l1": {"prox_l1": 0.3, "ema_decay": 0.5},
-    "grad_scale": {"grad_scale": 1024.0, "nonfinite": "skip"},
-    "accumulate": {"accumulate_steps": 2, "zero_grads": True, "ema_decay": 0.9, "grad_scale": 3.0},
-    "accumulate, clip": {"accumulate_steps": 3, "clip_global_norm": 0.5, "nonfinite": "raise", "l1": 0.01},
-    "all": {
-        "ema_decay": 0.9,
-        "zero_grads": True,
-        "l1": 0.1,
-        "prox_l1": 0.01,
-        "grad_scale": 8.0,
-        "nonfinite": "skip",
-        "clip_value": 2.0,
-        "clip_norm": 9.0,
-        "clip_global_norm": 5.0,
-        "maximize": True,
-    },
-}
-#: Those of storage: for parameters that are computed in float32.
-STORAGE: dict[str, dict[str, Any]] = {
-    "copy": {"copy_to": BFLOAT16},
-    "copy float16": {"copy_to": np.dtype(np.float16), "polyak": True},
-    "float16": {"params": np.dtype(np.float16), "ema_decay": 0.9},
-    "bfloat16": {"params": BFLOAT16, "zero_grads": True},
-    "bfloat16 without master": {"params": BFLOAT16, "stochastic_rounding": True, "seed": 5, "ema_decay": 0.9},
-    "bfloat16 slots": {"state_dtype": "bfloat16", "seed": 2**64 - 1},
-    "8-bit slots": {"state_dtype": "uint8"},
-    "8-bit slots, copy": {"state_dtype": "uint8", "copy_to": BFLOAT16, "zero_grads": True, "accumulate_steps": 2},
-    "all in few bits": {"params": BFLOAT16, "stochastic_rounding": True, "state_dtype": "uint8", "polyak": True},
-}
 
 ALL = [*CASES, *MATRIX_CASES]
 every_case = pytest.mark.parametrize("case", ALL, ids=str)
@@ -70,14 +46,6 @@ EACH = [
         case.optimizer: case for case in ALL if issubclass(case.optimizer, fastopt.array_optimizer.ArrayOptimizer)
     }.values(),
 ]
-
-
-def taken_by(case: Case, options: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the options that an optimizer takes."""
-    refused = {*case.optimizer.refused}
-    if "ema_decay" in refused:
-        refused |= {"ema_bias_correction", "polyak_start"}
-    return {name: value for name, value in options.items() if name not in refused}
 
 
 def taken(options: dict[str, dict[str, Any]], cases: list[Case] = ALL) -> Any:
@@ -111,29 +79,11 @@ def restored() -> Iterator[None]:
         native.use_isa(os.environ.get("FASTOPT_ISA"))
 
 
-def raw(array: Any) -> bytes:
-    """Return an array's bytes, with NaNs made alike: their payloads are not promised."""
-    if array.dtype.kind == "f" or array.dtype == BFLOAT16:
-        with np.errstate(invalid="ignore"):
-            array = np.where(np.isnan(array.astype(np.float64)), np.array(np.nan, array.dtype), array)
-    return array.tobytes()
-
-
 def all_bytes(opt: fastopt.Optimizer, *more: Any) -> list[bytes]:
     slots = [array for slots in opt.state.values() for array in slots.values()]
     copies = [array for array in opt._copies if array is not None]
     counters = repr((opt.step_count, opt.accumulated_calls)).encode()
     return [*(raw(array) for array in (*opt._params, *slots, *copies, *more)), counters]
-
-
-def built(case: Case, start: list[Any], options: dict[str, Any], **more: Any) -> fastopt.Optimizer:
-    """Return an optimizer over copies of ``start``: in the dtype ``params``, with copies of the dtype ``copy_to``."""
-    options = dict(options)
-    kind = options.pop("params", None)
-    params = [array.copy() if kind is None else array.astype(kind) for array in start]
-    if "copy_to" in options:
-        options["copy_to"] = [np.empty(param.shape, options["copy_to"]) for param in params]
-    return case.build(params, **{**options, **more})
 
 
 def run(

@@ -51,6 +51,16 @@ class Beside(NamedTuple):
     scales: Sequence[tuple[Map, Array] | None] = ()
 
 
+class Trust(NamedTuple):
+    """What a GPU makes the trust ratio of an array of; ``scaled`` are the rule's scalars that become lr * ratio."""
+
+    lr: float
+    coefficient: float
+    eps: float
+    adapt: bool
+    scaled: tuple[str, ...]
+
+
 #: What a sum is taken of: "param"; "clipped_grad", the gradient after scale, mean, value and norms; "grad", that with
 #: l2 * param and l1 * sign(param) added; or the number of a slot, one that is not stored in another dtype.
 Source: TypeAlias = str | int
@@ -168,9 +178,9 @@ def choice_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any])
 def arrays_of(name: str) -> ModuleType:
     """Return the module that knows the arrays of a backend: what may be a parameter or gradient, how slots are made."""
     if name == "cuda":
-        from . import cuda
+        from . import device_arrays
 
-        return cuda
+        return device_arrays
     return host_arrays
 
 
@@ -183,14 +193,19 @@ def set_stream(name: str, table: Any, stream: Any) -> None:
     table.stream = None if stream is None else cuda.stream_handle(stream)
 
 
-def clip_on_device(
-    table: Any, hypers: Sequence[Hyper], max_norms: Sequence[float | None], group_of: Any, global_limit: float | None
+def read_on_device(
+    table: Any,
+    hypers: Sequence[Hyper],
+    max_norms: Sequence[float | None],
+    group_of: Any,
+    global_limit: float | None,
+    count_nonfinite: bool,
 ) -> float | None:
-    """Set the clip factors of a CudaTable's next step; return the global norm if it is limited."""
+    """Set the clip factors, and whether it is done, of a CudaTable's next step; return the norm if it is limited."""
     limits = None
     if any(max_norm is not None for max_norm in max_norms):
         limits = np.array([np.inf if max_norm is None else max_norm for max_norm in max_norms])[group_of]
-    return table.clip(hypers, limits, global_limit)  # type: ignore[no-any-return]
+    return table.read_grads(hypers, limits, global_limit, count_nonfinite)  # type: ignore[no-any-return]
 
 
 def native_missing() -> str | None:

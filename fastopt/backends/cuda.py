@@ -1,367 +1,51 @@
 """The CUDA backend: the rules of fastopt/rules.py on arrays of a GPU, one launch for all of equal hyperparameters.
 
-Nothing here waits for the device: norms, clip factors and the step itself are put into one stream, in order.
+Nothing here waits for the device: norms, clip factors, whether the gradients are finite, and the step itself are put
+into one stream, in order. What the host is to know of it is a :class:`DeviceNumber`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from functools import cache, total_ordering
-from pathlib import Path
+from functools import total_ordering
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import rules
-from ..arrays import Extents, described
-from ..rules import Rule
-from . import Beside, Hyper, Source, numba_cuda
-from .numba_cuda import CHUNK, from_host, to_host
+from ..rules import SGDScalars, sgd
+from . import CLEAR, FINISH, UPDATE, Beside, Hyper, Source, Trust, numba_cuda
+from .cuda_kernels import (
+    GRAD_OPTIONS,
+    Maker,
+    Options,
+    Row,
+    Stages,
+    accumulate_of,
+    check_known,
+    clear_of,
+    plain_kernel,
+    squares_kernel,
+    stages_of,
+    step_of,
+    update_kernel,
+)
+from .device_arrays import COMPUTED, DeviceArray, computed_in, device_of, pointer_reader
+from .numba_cuda import CHUNK, Work, from_host, to_host
 
-__all__ = ["CudaTable", "DeviceArray", "DeviceNorm", "from_host", "to_host"]
-
-PARAM_DTYPES = ("float32", "float64")
-GRAD_DTYPES = (*PARAM_DTYPES, "float16", "bfloat16")
-
-#: The fields of Hyper that a launch knows; what another asks for can't be done here yet.
-KNOWN = {"rule", "grad_scale", "clip_value", "global_clip", "l2", "decay", "scalars"}
+__all__ = ["CudaTable", "DeviceNumber", "from_host", "to_host"]
 
 #: Norms that may be asked for before the device's memory of them is used again.
 NORMS = 1024
-
-
-# What every optimizer does around its rule. Plain Python on values that have the operations of NumPy arrays: called
-# once, when a kernel is compiled, so that an option is in the kernel or not at all.
-
-
-class Options(NamedTuple):
-    """Which stages a kernel has."""
-
-    scale: bool
-    clip_value: bool
-    clip_norm: bool
-    clip_global_norm: bool
-    l2: bool
-    decay: bool
-
-
-class Stages(NamedTuple):
-    """The numbers of the stages, arguments of the kernel."""
-
-    scale: float
-    clip_value: float
-    l2: float
-    decay: float
-
-
-def clipped_grad(options: Options, factors: Any, stages: Any, g: Any) -> Any:
-    if options.scale:
-        g = g * stages.scale
-    if options.clip_value:
-        g = np.minimum(np.maximum(g, -stages.clip_value), stages.clip_value)
-    if options.clip_norm:
-        g = g * factors[0]
-    if options.clip_global_norm:
-        g = g * factors[1]
-    return g
-
-
-def step_of(rule: Rule, options: Options) -> Callable[..., Sequence[Any]]:
-    """Return the whole step of an element: the stages before the rule, and the rule."""
-
-    def step(factors: Any, stages: Any, h: Any, p: Any, g: Any, *slots: Any) -> Sequence[Any]:
-        g = clipped_grad(options, factors, stages, g)
-        if options.l2:
-            g = g + stages.l2 * p
-        if options.decay:
-            p = p * stages.decay
-        return rule(h, p, g, *slots)
-
-    return step
-
-
-def prepare_of(options: Options) -> Callable[..., Sequence[Any]]:
-    """Return what makes of a gradient the number whose square is added to a norm."""
-
-    def prepare(factors: Any, stages: Any, h: Any, p: Any, g: Any, *slots: Any) -> Sequence[Any]:
-        return (clipped_grad(options, factors, stages, g),)
-
-    return prepare
-
-
-# Kernels.
-
-
-@cache
-def sources(of: Any) -> str:
-    """Return a mark of the source that a kernel is made from: Numba's cache on disk looks at numba_cuda.py only."""
-    file, code = Path(inspect.getfile(of)), of.__code__
-    own = file.read_bytes() if file.exists() else repr((code.co_code, code.co_consts, code.co_names)).encode()
-    return hashlib.sha256(own + Path(__file__).read_bytes()).hexdigest()[:16]
-
-
-def update_key(rule: Rule, dtype: str, grad_dtype: str, options: Options) -> str:
-    """Return the name under which numba_cuda knows a step."""
-    key = f"step {rule.__module__}.{rule.__qualname__} {dtype} {grad_dtype} {options} {sources(rule)}"
-    slots = rules.slots(rule)
-    written = (0, *range(2, 2 + len(slots)))
-    dtypes = (dtype, grad_dtype, *[dtype] * len(slots))
-    numba_cuda.TRACED.setdefault(key, numba_cuda.Traced(step_of(rule, options), dtypes, written))
-    return key
-
-
-def squares_key(slots: int, dtype: str, grad_dtype: str, options: Options) -> str:
-    key = f"squares {slots} {dtype} {grad_dtype} {options} {sources(prepare_of)}"
-    dtypes = (dtype, grad_dtype, *[dtype] * slots)
-    numba_cuda.TRACED.setdefault(key, numba_cuda.Traced(prepare_of(options), dtypes, ()))
-    return key
-
-
-@cache
-def update_kernel(device: int, rule: Rule, dtype: str, grad_dtype: str, options: Options, scalars: type) -> Any:
-    """Return the compiled kernel of a step."""
-    kernel = numba_cuda.update_kernel(update_key(rule, dtype, grad_dtype, options))
-    return numba_cuda.compiled(kernel, numba_cuda.update_signature(dtype, Stages, scalars), dtype)
-
-
-@cache
-def squares_kernel(device: int, slots: int, dtype: str, grad_dtype: str, options: Options) -> Any:
-    kernel = numba_cuda.squares_kernel(squares_key(slots, dtype, grad_dtype, options))
-    return numba_cuda.compiled(kernel, numba_cuda.squares_signature(dtype, Stages), dtype)
-
-
-@cache
-def plain_kernel(device: int, kernel: Callable[..., None]) -> Any:
-    return numba_cuda.compiled(kernel, numba_cuda.plain_signatures()[kernel], "float64")
-
-
-# Arrays. The names that fastopt/arrays.py has too are what the optimizer asks of either.
-
-
-class Flags(NamedTuple):
-    c_contiguous: bool
-    aligned: bool = True
-
-
-class DeviceArray(NamedTuple):
-    """An array on a device as its ``__cuda_array_interface__`` told it. It keeps the array alive."""
-
-    owner: Any
-    address: int
-    shape: tuple[int, ...]
-    dtype: str
-    flags: Flags
-    device: int
-    stream: int | None
-    read_only: bool
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * numba_cuda.ITEM_SIZES[self.dtype]
-
-
-def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
-    """Return an array as a kernel sees it.
-
-    Raises
-    ------
-    TypeError
-        If it is no array on a device, or of none of these dtypes.
-    ValueError
-        If it is not one aligned, contiguous run of memory.
-    """
-    try:
-        interface = numba_cuda.interface(array)
-    except AttributeError:
-        raise TypeError(
-            f"{what} is {described(array)}, not on the GPU, where other arrays of this optimizer are; move it there "
-            "(cupy.asarray(a), torch_tensor.cuda()), or build an optimizer for each place"
-        ) from None
-    except RuntimeError as error:  # torch: of tensors that require grad
-        raise TypeError(f"{what} does not show its memory ({error}); give its .detach(), which shares it") from None
-    dtype = dtype_name(array, interface)
-    if dtype not in dtypes:
-        raise TypeError(f"{what} has dtype {dtype}; expected one of {', '.join(dtypes)}")
-    if interface.get("mask") is not None:
-        raise TypeError(f"{what} is a masked array; give its data")
-    shape, strides = tuple(interface["shape"]), interface.get("strides")
-    item_size = numba_cuda.ITEM_SIZES[dtype]
-    is_c = strides is None or is_contiguous(shape, strides, item_size)
-    pointer, read_only = interface["data"]
-    is_fortran = strides is not None and is_contiguous(shape[::-1], strides[::-1], item_size)
-    if not (is_c or is_fortran) or pointer % item_size:
-        raise ValueError(
-            f"{what} is not one contiguous, aligned run of memory (shape {shape}, strides {strides}); give a "
-            "contiguous copy (torch: .contiguous(), CuPy: cupy.ascontiguousarray())"
-        )
-    stream = interface.get("stream")
-    device = numba_cuda.device_of(pointer) if pointer else -1
-    return DeviceArray(array, int(pointer), shape, dtype, Flags(is_c), device, stream, bool(read_only))
-
-
-def dtype_name(array: Any, interface: dict[str, Any]) -> str:
-    if interface["typestr"] in ("<V2", "|V2") and str(getattr(array, "dtype", "")).endswith("bfloat16"):
-        return "bfloat16"
-    return str(np.dtype(interface["typestr"]).name)
-
-
-def is_contiguous(shape: Sequence[int], strides: Sequence[int], item_size: int) -> bool:
-    """Tell whether the elements lie in C order without gaps."""
-    if 0 in shape:
-        return True
-    expected = item_size
-    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if length != 1 and stride != expected:
-            return False
-        expected *= length
-    return True
-
-
-def checked_param(name: str, array: Any) -> DeviceArray:
-    """Return a parameter as the kernels see it; raise unless it can be updated in place.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`seen`; ValueError too if it is read-only.
-    """
-    param = seen(f"params: {name!r}", array, PARAM_DTYPES)
-    if param.read_only:
-        raise ValueError(
-            f"params: {name!r} is read-only, and is to be updated in place; give a writeable one or a copy"
-        )
-    return param
-
-
-def extents(names: Sequence[str], params: Sequence[DeviceArray]) -> Extents:
-    """Return the runs of memory of all parameters, which must be on one device.
-
-    Raises
-    ------
-    ValueError
-        If they are on two, or two of them overlap.
-    """
-    first = device_of(params)
-    for name, param in zip(names, params, strict=True):
-        if param.device not in (-1, first):
-            raise ValueError(
-                f"params: {name!r} is on device {param.device}, and other parameters on device {first}; build an "
-                "optimizer for each device"
-            )
-    return Extents(names, [param.address for param in params], [param.nbytes for param in params])
-
-
-def device_of(params: Sequence[DeviceArray]) -> int:
-    """Return the device of the first array that has memory."""
-    return next((param.device for param in params if param.device >= 0), 0)
-
-
-def in_memory_order(array: Any) -> DeviceArray:
-    return array if isinstance(array, DeviceArray) else seen("array", array, GRAD_DTYPES)
-
-
-def is_half(dtype: str) -> bool:
-    return dtype not in PARAM_DTYPES
-
-
-def computed_in(dtype: str) -> str:
-    """Return the dtype that a parameter of this one is computed in."""
-    return dtype
-
-
-def check_slot(where: str, slot: Any, param: DeviceArray, dtype: str) -> None:
-    """Raise unless a slot that came from outside can serve its parameter.
-
-    Raises
-    ------
-    TypeError
-        If it is no array of that dtype on the GPU.
-    ValueError
-        If anything else differs.
-    """
-    found = seen(where, slot, (dtype,))
-    differs = found.shape != param.shape or (found.flags != param.flags and param.ndim > 1 and param.size > 1)
-    if differs or found.read_only or found.device != param.device:
-        raise ValueError(
-            f"{where} has shape {found.shape} and is on device {found.device}; expected one of shape {param.shape} on "
-            f"device {param.device}, writeable, in its parameter's order of memory"
-        )
-
-
-def slot_like(param: DeviceArray, value: float, dtype: str) -> Any:
-    """Return a new array of a parameter's shape, order of memory and device, filled with one number."""
-    with numba_cuda.on_device(max(param.device, 0)):
-        return numba_cuda.full(param.shape, dtype, "C" if param.flags.c_contiguous else "F", value)
-
-
-def on_host(array: Any, copy: bool = True) -> npt.NDArray[Any]:
-    """Return a copy of an array in NumPy's memory; counts are there already."""
-    if isinstance(array, np.ndarray):
-        return array.copy(order="K") if copy else array
-    return to_host(array)
-
-
-def write(array: Any, values: npt.NDArray[Any]) -> None:
-    """Write values from NumPy's memory into a parameter, a slot or a count."""
-    if isinstance(array, np.ndarray):
-        array[...] = values
-    else:
-        numba_cuda.write(array.owner if isinstance(array, DeviceArray) else array, values)
-
-
-def grad_in_memory_order(name: str, grad: Any, param: DeviceArray) -> tuple[DeviceArray, bool]:
-    """Return a gradient as the kernels see it, and that it is the caller's own memory.
-
-    Raises
-    ------
-    TypeError
-        If it is no float array on the GPU.
-    ValueError
-        If its shape, device or order of memory is not the parameter's.
-    """
-    found = seen(f"grads: {name!r}", grad, GRAD_DTYPES)
-    if found.shape != param.shape:
-        raise ValueError(f"grads: {name!r} has shape {found.shape}; its parameter has shape {param.shape}")
-    if -1 not in (found.device, param.device) and found.device != param.device:
-        raise ValueError(
-            f"grads: {name!r} is on device {found.device}, and its parameter on device {param.device}; move it there"
-        )
-    if found.flags != param.flags and found.ndim > 1 and found.size > 1:
-        raise ValueError(
-            f"grads: {name!r} and its parameter differ in the order of memory (C or Fortran); give a copy in the "
-            "parameter's"
-        )
-    return found, True
-
-
-def pointer_reader(array: Any) -> Callable[[Any], int]:
-    """Return the fastest way to tell where an array of this kind begins now."""
-    if hasattr(type(array), "data_ptr"):  # torch
-        return type(array).data_ptr  # type: ignore[no-any-return]
-    if hasattr(getattr(array, "data", None), "ptr"):  # CuPy
-        return lambda array: int(array.data.ptr)
-    return numba_cuda.address
 
 
 class Launch(NamedTuple):
     """Arrays that one launch updates: those that agree in hyperparameters and dtypes."""
 
     row: int
-    dtype: str
-    grad_dtype: str
+    dtypes: Row
     indices: npt.NDArray[np.intp]
     table: Any
     chunks: Any
@@ -379,6 +63,7 @@ class CudaTable:
     ) -> None:
         self.params = params
         self.slots = slots
+        self.beside = beside or [Beside()] * len(params)
         self.count = len(params)
         self.device = device_of(params)
         self.sizes = np.array([param.size for param in params], np.int64)
@@ -387,6 +72,7 @@ class CudaTable:
         self.chunk_counts = chunks
         self.rows = np.zeros(self.count, np.int32)
         self.array_clip = np.ones(self.count)
+        self.numbers = np.arange(self.count)
         self.grads: list[DeviceArray | None] = [None] * self.count
         self.param_readers = [pointer_reader(param.owner) for param in params]
         self.launches: list[Launch] = []
@@ -399,9 +85,16 @@ class CudaTable:
         #: The stream that the next step was asked to run in, and the one that the last step ran in.
         self.stream: int | None = None
         self.last_stream = 0  # in which slots are made
-        self.clips_arrays = self.clips_all = False
+        self.clips_arrays = self.clips_all = self.is_guarded = False
         with numba_cuda.on_device(self.device):
-            self.factors = {dtype: numba_cuda.empty(self.count + 1, dtype) for dtype in PARAM_DTYPES}
+            self.factors = {dtype: numba_cuda.empty(self.count + 1, dtype) for dtype in COMPUTED}
+            self.rates = {dtype: numba_cuda.empty(self.count, dtype) for dtype in COMPUTED}
+            self.sums, self.param_sums, self.counts = (numba_cuda.empty(self.count, "float64") for _ in range(3))
+        #: By row, once the trust ratios of the step are set.
+        self.trusts: Sequence[Trust] = ()
+        self.ratios: Any = None
+        self.guards: Any = None
+        self.told_counts: numba_cuda.Told | None = None
         self.norms: DeviceNorms | None = None
 
     def set_grads(self, grads: Sequence[DeviceArray | None]) -> None:
@@ -436,56 +129,96 @@ class CudaTable:
         with numba_cuda.on_device(self.device):
             stream = self.entered_stream()
             self.plan(stream)
-            # All kernels first: one that can't be compiled must leave every array as it is.
-            ready = [self.update_of(launch, hypers[launch.row]) for launch in self.launches]
-            for launch, (kernel, stages, h) in zip(self.launches, ready, strict=True):
-                addresses = *self.addresses(launch), *self.factor_addresses(launch.dtype)
-                numba_cuda.launch(kernel, launch.chunk_count, numba_cuda.THREADS, stream, *addresses, stages, h)
+            self.run(step_of, hypers, stream)
 
-    def update_of(self, launch: Launch, hyper: Hyper) -> tuple[Any, Stages, tuple[Any, ...]]:
+    def accumulate(self, hypers: Sequence[Hyper]) -> None:
+        with numba_cuda.on_device(self.device):
+            stream = self.entered_stream()
+            self.plan(stream)
+            self.run(accumulate_of, [hyper._replace(rule=sgd, scalars=SGDScalars(0.0)) for hyper in hypers], stream)
+
+    def run(self, make: Maker, hypers: Sequence[Hyper], stream: Any) -> None:
+        """Do to every element what ``make`` returns; where that is guarded and not done, clear the gradients."""
+        guard = numba_cuda.address(self.guards) if self.is_guarded else 0
+        # All kernels first: one that can't be compiled must leave every array as it is.
+        ready = [(launch, guard, *self.kernel_of(make, launch, hypers[launch.row])) for launch in self.launches]
+        if self.is_guarded:
+            ready += [
+                (launch, guard + 8, *self.kernel_of(clear_of, launch, hypers[launch.row]))
+                for launch in self.launches
+                if hypers[launch.row].zero_grads and hypers[launch.row].stages & CLEAR
+            ]
+        for launch, at, kernel, stages, h in ready:
+            work = self.work(launch, hypers[launch.row])._replace(guard=at)
+            numba_cuda.launch(kernel, launch.chunk_count, numba_cuda.THREADS, stream, work, stages, h)
+
+    def kernel_of(self, make: Maker, launch: Launch, hyper: Hyper) -> tuple[Any, Stages, tuple[Any, ...]]:
         """Return the kernel of a launch and its numbers."""
-        real = numba_cuda.NUMPY_DTYPES[launch.dtype]
+        options = self.options(launch, hyper)
+        rule, scalars = hyper.rule, hyper.scalars
+        if make is clear_of:
+            options, rule, scalars = Options(guarded=True), sgd, SGDScalars(0.0)
+        dtype = computed_in(launch.dtypes.param)
+        real = numba_cuda.NUMPY_DTYPES[dtype]
         with np.errstate(all="ignore"):
-            h = type(hyper.scalars)(*map(real, hyper.scalars))
-        options = self.options(hyper)
-        kernel = update_kernel(self.device, hyper.rule, launch.dtype, launch.grad_dtype, options, type(h))
-        return kernel, stages_of(hyper, real), h
+            h = type(scalars)(*map(real, scalars))
+        kernel = update_kernel(self.device, make, rule, options, launch.dtypes, type(h))
+        return kernel, stages_of(hyper, dtype), h
 
-    def options(self, hyper: Hyper) -> Options:
-        defaults = hyper._field_defaults
-        asked = [name for name in defaults if name not in KNOWN and getattr(hyper, name) != defaults[name]]
-        if asked:
-            raise ValueError(f"{', '.join(asked)}: not done on a GPU yet; leave it out, or give NumPy arrays")
+    def options(self, launch: Launch, hyper: Hyper) -> Options:
+        check_known(hyper)
         return Options(
-            hyper.grad_scale != 1,
-            hyper.clip_value != math.inf,
-            self.clips_arrays,
-            self.clips_all,
-            hyper.l2 != 0,
-            hyper.decay != 1,
+            scale=hyper.grad_scale != 1,
+            mean=hyper.mean != 0,
+            clip_value=hyper.clip_value != math.inf,
+            clip_norm=self.clips_arrays,
+            clip_global_norm=self.clips_all,
+            l2=hyper.l2 != 0,
+            l1=hyper.l1 != 0,
+            decay=hyper.decay != 1,
+            threshold=hyper.threshold != 0,
+            blend=launch.dtypes.average is not None and hyper.average_weight != 1,
+            zero_grads=hyper.zero_grads,
+            update=bool(hyper.stages & UPDATE),
+            clear=bool(hyper.stages & CLEAR),
+            finish=bool(hyper.stages & FINISH),
+            guarded=self.is_guarded,
+            scaled=self.trusts[launch.row].scaled if self.trusts else (),
         )
 
-    def addresses(self, launch: Launch) -> tuple[int, int]:
-        return numba_cuda.address(launch.table), numba_cuda.address(launch.chunks)
+    def work(self, launch: Launch, hyper: Hyper) -> Work:
+        """Return what a kernel works on."""
+        clips, global_clip = self.factor_addresses(computed_in(launch.dtypes.param))
+        table, chunks = numba_cuda.address(launch.table), numba_cuda.address(launch.chunks)
+        rates = numba_cuda.address(self.rates[computed_in(launch.dtypes.param)])
+        return Work(table, chunks, clips, global_clip, rates, 0, numba_cuda.as_signed(hyper.dither))
 
     def factor_addresses(self, dtype: str) -> tuple[int, int]:
         """Return where the clip factors are: of each array, and behind them that of all."""
         start = numba_cuda.address(self.factors[dtype])
         return start, start + self.count * numba_cuda.ITEM_SIZES[dtype]
 
-    def clip(
-        self, hypers: Sequence[Hyper], limits: npt.NDArray[np.float64] | None, global_limit: float | None
-    ) -> DeviceNorm | None:
-        """Set the clip factors of the next step, on the device; return the global norm if it is limited."""
-        self.clips_arrays = self.clips_all = False
-        if limits is None and global_limit is None:
+    def read_grads(
+        self,
+        hypers: Sequence[Hyper],
+        limits: npt.NDArray[np.float64] | None,
+        global_limit: float | None,
+        count_nonfinite: bool,
+    ) -> DeviceNumber | None:
+        """Set the clip factors and guards of the next step, on the device; return the global norm if it is limited."""
+        self.clips_arrays = self.clips_all = self.is_guarded = False
+        self.trusts = ()
+        if limits is None and global_limit is None and not count_nonfinite:
             return None
         norm = None
         with numba_cuda.on_device(self.device):
             stream = self.entered_stream()
             self.plan(stream)
-            if limits is not None:
+            if limits is not None or count_nonfinite:
                 self.add_squares(hypers, stream)
+            if count_nonfinite:
+                self.count_nonfinite(stream)
+            if limits is not None:
                 factors = [self.factor_addresses(dtype)[0] for dtype in ("float64", "float32")]
                 if not np.array_equal(limits, self.last_limits):  # type: ignore[arg-type]
                     self.limits = numba_cuda.uploaded(limits, self.limits, stream)
@@ -496,7 +229,8 @@ class CudaTable:
                 numba_cuda.launch(kernel, blocks, numba_cuda.THREADS, stream, sums, limits_at, self.count, *factors)
                 self.clips_arrays = True
             if global_limit is not None:
-                self.add_squares(hypers, stream)
+                if limits is not None or not count_nonfinite:
+                    self.add_squares(hypers, stream)
                 factors = [self.factor_addresses(dtype)[1] for dtype in ("float64", "float32")]
                 if self.norms is None:
                     self.norms = DeviceNorms()
@@ -505,36 +239,86 @@ class CudaTable:
                 sums, limit = numba_cuda.address(self.sums), float(global_limit)
                 numba_cuda.launch(kernel, 1, 1, stream, sums, self.count, limit, at, *factors)
                 self.clips_all = True
+            self.is_guarded = count_nonfinite
         return norm
+
+    def count_nonfinite(self, stream: Any) -> None:
+        """Add up what the squares' kernel counted, set the guards, and tell the host."""
+        if self.told_counts is None:
+            self.guards = numba_cuda.empty(2, "int64")
+            self.told_counts = numba_cuda.Told(self.counts)
+        counts, guards = numba_cuda.address(self.counts), numba_cuda.address(self.guards)
+        self.add_chunks(self.partial_counts, self.counts, stream)
+        numba_cuda.launch(plain_kernel(self.device, numba_cuda.decide), 1, 1, stream, counts, self.count, guards)
+        self.told_counts.tell(stream)
+
+    def nonfinite_counts(self) -> npt.NDArray[np.float64]:
+        """Return how many elements of each gradient were not finite when they were last counted; waits for that."""
+        return self.told_counts.values()  # type: ignore[union-attr]
+
+    def verdict(self) -> DeviceNumber:
+        """Return whether all gradients were finite when they were last counted; waits for that when it is used."""
+        return DeviceNumber(lambda: not self.nonfinite_counts().any())
 
     def sum_products(
         self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False
     ) -> npt.NDArray[np.float64]:
-        if (left, right) != ("clipped_grad", "clipped_grad") or count_nonfinite:
+        if left != right or count_nonfinite:
             raise NotImplementedError(f"sum of {left} times {right}, {count_nonfinite=}: not done on a GPU yet")
         with numba_cuda.on_device(self.device):
             stream = self.entered_stream()
             self.plan(stream)
-            self.add_squares(hypers, stream)
+            self.add_squares(hypers, stream, left)
             return to_host(self.sums)
 
-    def add_squares(self, hypers: Sequence[Hyper], stream: Any) -> None:
-        """Put each array's sum of squares into ``self.sums``: chunks first, then chunks in index order."""
-        partials = numba_cuda.address(self.partials)
+    def set_trust_ratios(
+        self, hypers: Sequence[Hyper], update: Source, trusts: Sequence[Trust], ratios: Sequence[Any]
+    ) -> None:
+        """Set each array's trust ratio, by its parameter's norm and its update's; the next pass scales by it."""
+        with numba_cuda.on_device(self.device):
+            stream = self.entered_stream()
+            self.plan(stream)
+            self.add_squares(hypers, stream, "param", self.param_sums)
+            self.add_squares(hypers, stream, update)
+            if self.ratios is None:
+                self.ratios = numba_cuda.uploaded(np.array(list(map(numba_cuda.address, ratios))), None, stream)
+            guard = numba_cuda.address(self.guards) if self.is_guarded else 0
+            arrays = self.ratios, self.rates["float64"], self.rates["float32"]
+            places = [numba_cuda.address(array) for array in arrays]
+            sums = [numba_cuda.address(array) for array in (self.param_sums, self.sums)]
+            kernel = plain_kernel(self.device, numba_cuda.trust)
+            for launch in self.launches:
+                lr, coefficient, eps, adapt, _ = trusts[launch.row]
+                table, count = numba_cuda.address(launch.table), len(launch.indices)
+                numbers = float(lr), float(coefficient), float(eps), int(adapt)
+                args = table, launch.table.shape[1], count, *sums, *numbers, guard, *places
+                numba_cuda.launch(kernel, -(-count // numba_cuda.THREADS), numba_cuda.THREADS, stream, *args)
+        self.trusts = trusts
+
+    def add_squares(
+        self, hypers: Sequence[Hyper], stream: Any, source: Source = "clipped_grad", sums: Any = None
+    ) -> None:
+        """Put each array's sum of squares into ``sums``: chunks first, then chunks in index order."""
+        partials, partial_counts = numba_cuda.address(self.partials), numba_cuda.address(self.partial_counts)
         a_block = numba_cuda.CHUNKS_A_BLOCK
         for launch in self.launches:
             hyper = hypers[launch.row]
-            options = self.options(hyper)._replace(l2=False, decay=False)
-            slots = len(self.slots[launch.indices[0]])
-            kernel = squares_kernel(self.device, slots, launch.dtype, launch.grad_dtype, options)
-            table, chunks = self.addresses(launch)
-            stages = stages_of(hyper, numba_cuda.NUMPY_DTYPES[launch.dtype])
+            asked = self.options(launch, hyper)
+            options = Options()
+            if source in ("grad", "clipped_grad"):
+                options = Options(**{name: getattr(asked, name) for name in GRAD_OPTIONS})
+            kernel = squares_kernel(self.device, source, options, launch.dtypes)
+            stages = stages_of(hyper, computed_in(launch.dtypes.param))
             blocks, threads = -(-launch.chunk_count // a_block), (numba_cuda.LANES, a_block)
-            args = table, chunks, launch.chunk_count, *self.factor_addresses(launch.dtype), stages, partials
+            args = self.work(launch, hyper), launch.chunk_count, stages, partials, partial_counts
             numba_cuda.launch(kernel, blocks, threads, stream, *args)
+        self.add_chunks(self.partials, self.sums if sums is None else sums, stream)
+
+    def add_chunks(self, partials: Any, sums: Any, stream: Any) -> None:
+        """Add the numbers of each array's chunks."""
         kernel = plain_kernel(self.device, numba_cuda.sums)
-        spans, sums = numba_cuda.address(self.spans), numba_cuda.address(self.sums)
-        numba_cuda.launch(kernel, self.count, numba_cuda.THREADS, stream, spans, partials, sums)
+        args = (numba_cuda.address(array) for array in (self.spans, partials, sums))
+        numba_cuda.launch(kernel, self.count, numba_cuda.THREADS, stream, *args)
 
     def entered_stream(self) -> Any:
         """Return the stream to work in: as asked, else the gradients' own; it waits for all that must come before."""
@@ -556,8 +340,8 @@ class CudaTable:
         addresses = self.grad_addresses()
         if planned != self.planned:
             self.launches = [
-                Launch(row, dtype, grad_dtype, np.array(indices), None, None, int(self.chunk_counts[indices].sum()))
-                for (row, dtype, grad_dtype), indices in self.members().items()
+                Launch(row, dtypes, np.array(indices), None, None, int(self.chunk_counts[indices].sum()))
+                for (row, dtypes), indices in self.members().items()
             ]
             self.upload_chunks(stream)
             self.planned, self.uploaded = planned, None
@@ -569,12 +353,19 @@ class CudaTable:
             self.uploaded = addresses
         self.planned_rows, self.are_new_grads = rows, False
 
-    def members(self) -> dict[tuple[int, str, str], list[int]]:
+    def row_of(self, i: int) -> Row:
+        """Return what an array has."""
+        beside = self.beside[i]
+        return Row(self.params[i], self.grads[i], tuple(self.slots[i]), beside.average, beside.accumulated, beside.copy)
+
+    def members(self) -> dict[tuple[int, Row], list[int]]:
         """Return the arrays of each launch."""
-        members: dict[tuple[int, str, str], list[int]] = {}
-        for i, (param, grad) in enumerate(zip(self.params, self.grads, strict=True)):
+        members: dict[tuple[int, Row], list[int]] = {}
+        for i, grad in enumerate(self.grads):
             if grad is not None and grad.size:
-                members.setdefault((int(self.rows[i]), param.dtype, grad.dtype), []).append(i)
+                row = self.row_of(i)
+                dtypes = row.like([array.dtype for array in row.present()])
+                members.setdefault((int(self.rows[i]), dtypes), []).append(i)
         return members
 
     def upload_chunks(self, stream: Any) -> None:
@@ -586,30 +377,26 @@ class CudaTable:
         has_grad = np.array([grad is not None for grad in self.grads])
         spans = np.stack([self.first_chunks, np.where(has_grad, self.chunk_counts, 0)], axis=1)
         self.spans = numba_cuda.uploaded(np.ascontiguousarray(spans), None, stream)
-        self.partials = numba_cuda.empty(int(self.chunk_counts.sum()), "float64")
-        self.sums = numba_cuda.empty(self.count, "float64")
+        total = int(self.chunk_counts.sum())
+        self.partials, self.partial_counts = (numba_cuda.empty(total, "float64") for _ in range(2))
 
     def table_of(self, launch: Launch) -> npt.NDArray[np.int64]:
         """Return the rows of a launch's arrays, as numba_cuda describes them."""
-        arrays = [(self.params[i], self.grads[i], *self.slots[i]) for i in launch.indices]
-        addresses = np.array([[a.address for a in row if a is not None] for row in arrays], np.int64)
+        arrays = [self.row_of(i).present() for i in launch.indices]
+        addresses = np.array([[array.address for array in row] for row in arrays], np.int64)
         sizes = self.sizes[launch.indices]
-        heads = heads_of(addresses, [a.dtype for a in arrays[0] if a is not None], sizes)
+        heads = heads_of(addresses, launch.dtypes, sizes)
         head = np.stack([sizes, heads, launch.indices, self.first_chunks[launch.indices]], axis=1)
         return np.concatenate([head, addresses], axis=1)
 
 
-def heads_of(addresses: npt.NDArray[np.int64], dtypes: Sequence[str], sizes: npt.NDArray[np.int64]) -> Any:
+def heads_of(addresses: npt.NDArray[np.int64], dtypes: Row, sizes: npt.NDArray[np.int64]) -> Any:
     """Return how many elements lie before each parameter's first aligned vector; all where its arrays differ in it."""
-    wide, item_sizes = numba_cuda.width(dtypes[0]), np.array([numba_cuda.ITEM_SIZES[dtype] for dtype in dtypes])
-    heads = -addresses[:, 0] % 16 // item_sizes[0]
+    item_sizes = np.array([numba_cuda.ITEM_SIZES[dtype] for dtype in dtypes.present()])
+    alignments = np.minimum(16, numba_cuda.width(computed_in(dtypes.param)) * item_sizes)
+    heads = -addresses[:, 0] % alignments[0] // item_sizes[0]
     starts = addresses + heads[:, None] * item_sizes
-    return np.where((starts % np.minimum(16, wide * item_sizes) == 0).all(axis=1), heads, sizes)
-
-
-def stages_of(hyper: Hyper, real: Any) -> Stages:
-    with np.errstate(all="ignore"):
-        return Stages(real(hyper.grad_scale), real(hyper.clip_value), real(hyper.l2), real(hyper.decay))
+    return np.where((starts % alignments == 0).all(axis=1), heads, sizes)
 
 
 def legacy(stream: int) -> int:
@@ -640,17 +427,17 @@ class DeviceNorms:
 
     def __init__(self) -> None:
         self.values = numba_cuda.empty(NORMS, "float64")
-        self.asked: list[weakref.ref[DeviceNorm] | None] = [None] * NORMS
+        self.asked: list[weakref.ref[DeviceNumber] | None] = [None] * NORMS
         self.position = 0
 
-    def following(self) -> tuple[DeviceNorm, int]:
+    def following(self) -> tuple[DeviceNumber, int]:
         """Return the norm of the next step, and where the device is to put it."""
         place, self.position = self.position, (self.position + 1) % NORMS
         earlier = self.asked[place]
         held = earlier() if earlier is not None else None
         if held is not None:
             float(held)  # fetched while it is still there
-        norm = DeviceNorm(self, place)
+        norm = DeviceNumber(lambda: self.fetch(place))
         self.asked[place] = weakref.ref(norm)
         return norm, numba_cuda.address(self.values) + 8 * place
 
@@ -659,33 +446,50 @@ class DeviceNorms:
 
 
 @total_ordering
-class DeviceNorm:
-    """A norm on the device, a number as soon as it is used: then it waits for the device.
+class DeviceNumber:
+    """A number that the device has yet to tell, and a number as soon as it is used: then it waits for the device.
 
-    ``float(norm)`` gives the number; comparing, formatting and printing do so by themselves.
+    ``float(norm)`` and ``bool(applied)`` give the number; comparing, formatting and printing do so by themselves.
     """
 
-    def __init__(self, norms: DeviceNorms, place: int) -> None:
-        self.norms: DeviceNorms | None = norms
-        self.place = place
-        self.value = math.nan
+    def __init__(self, fetch: Callable[[], Any]) -> None:
+        self.fetch: Callable[[], Any] | None = fetch
+        self.known: Any = None
+
+    @property
+    def value(self) -> Any:
+        if self.fetch is not None:
+            self.known, self.fetch = self.fetch(), None
+        return self.known
 
     def __float__(self) -> float:
-        if self.norms is not None:
-            self.value, self.norms = self.norms.fetch(self.place), None
-        return self.value
+        return float(self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    __index__ = __int__
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return float(self) == float(other) if isinstance(other, (int, float, DeviceNorm)) else NotImplemented
+        if isinstance(other, DeviceNumber):
+            return bool(self.value == other.value)
+        return bool(self.value == other) if isinstance(other, (int, float)) else NotImplemented
 
-    def __lt__(self, other: float | DeviceNorm) -> bool:
-        return float(self) < float(other)
+    def __lt__(self, other: float | DeviceNumber) -> bool:
+        return bool(self.value < (other.value if isinstance(other, DeviceNumber) else other))
 
     def __hash__(self) -> int:
-        return hash(float(self))
+        return hash(self.value)
 
     def __repr__(self) -> str:
-        return repr(float(self))
+        return repr(self.value)
 
     def __format__(self, spec: str) -> str:
-        return format(float(self), spec)
+        return format(self.value, spec)
+
+    def then(self, function: Callable[[Any], Any]) -> DeviceNumber:
+        """Return what a function makes of the number, as late."""
+        return DeviceNumber(lambda: function(self.value))

@@ -22,6 +22,8 @@ import numpy.typing as npt
 from numba import cuda
 from numba.cuda import config, types
 
+from .. import halves
+
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
 #: As in csrc/fastopt.h: what makes a norm's bits. CHUNK is also what one block of threads updates.
@@ -33,12 +35,8 @@ THREADS = 2 if SIMULATED else 256
 CHUNKS_A_BLOCK = 1 if SIMULATED else 16
 TILE = 256
 
-#: For float32 the most threads of a block, and how many blocks must fit on a multiprocessor to keep its memory busy: it
-#: limits registers to 64, and none is spilled. With float64 any such limit was seen to spill or to raise their number.
-LAUNCH_BOUNDS = {"float32": (256, 4), "float64": None}
-
 #: The words (int64) of a table's row: length, elements before the first aligned one, array number, first chunk; then
-#: the addresses of the parameter, the gradient and the slots.
+#: the addresses of what the array has, the parameter and the gradient first.
 ROW_HEAD = 4
 
 NUMPY_DTYPES: dict[str, Any] = {
@@ -53,13 +51,47 @@ ITEM_SIZES: dict[str, int] = {name: np.dtype(dtype).itemsize for name, dtype in 
 class Traced(NamedTuple):
     """What a kernel does to the elements of one run: a function on values, and how they lie in memory.
 
-    ``function(factors, stages, h, *values)`` gets a value for each address of a row, converted to the dtype of the
-    first, and returns those of the addresses ``written``.
+    ``function(factors, stages, h, place, *values)`` gets a value for each address of a row, converted to the dtype that
+    is computed in, and returns one for each: None for what is not written, 0 for what is cleared. A value is rounded to
+    the nearest of its memory's dtype, unless it is of the bits that are to lie there.
     """
 
     function: Callable[..., Sequence[Any]]
+    computed: str
     dtypes: tuple[str, ...]
-    written: tuple[int, ...]
+    #: Whether to do nothing where the number at ``Work.guard`` is not 0.
+    guarded: bool = False
+
+
+class Factors(NamedTuple):
+    """What the device found out in this step, for an array."""
+
+    clip: Any
+    global_clip: Any
+    rate: Any
+
+
+class Place(NamedTuple):
+    """Where elements are: unsigned 64-bit numbers, for the random bits of rounding."""
+
+    key: Any
+    array: Any
+    indices: Any
+
+
+MASK = 2**64 - 1
+
+
+class Work(NamedTuple):
+    """What all kernels over elements get first: addresses, and the key of random bits."""
+
+    table: int
+    chunks: int
+    clips: int
+    global_clip: int
+    rates: int
+    guard: int
+    dither_key: int
 
 
 #: What the string in a kernel stands for: Numba's cache on disk tells kernels apart by their constants.
@@ -92,34 +124,54 @@ if SIMULATED:
         return float(ctypes.c_double.from_address(int(address)).value)
 
     def put(address: int, value: Any) -> None:
-        kind = ctypes.c_float if isinstance(value, np.float32) else ctypes.c_double
-        kind.from_address(int(address)).value = value
+        kinds: dict[type, Any] = {np.float32: ctypes.c_float, int: ctypes.c_int64}
+        kinds.get(type(value), ctypes.c_double).from_address(int(address)).value = value
 
-    def read(key: str, count: int, addresses: Any, index: int) -> tuple[list[Any], list[Any]]:
-        dtypes = TRACED[key].dtypes
-        arrays = [memory(address, index, count, dtype) for address, dtype in zip(addresses, dtypes, strict=True)]
-        return arrays, [read_as(a, dtype, dtypes[0]) for a, dtype in zip(arrays, dtypes, strict=True)]
-
-    def apply(key: str, count: int, addresses: Any, index: int, factors: Any, stages: Any, h: Any) -> None:
-        arrays, values = read(key, count, addresses, index)
+    def simulated(
+        key: str, count: int, work: Work, row: Any, index: int, factors: Any, stages: Any, h: Any
+    ) -> tuple[list[Any], Sequence[Any]]:
+        """Return the memory of so many elements, and what the function makes of them."""
+        entry = TRACED[key]
+        arrays = [memory(a, index, count, d) for a, d in zip(row[ROW_HEAD:], entry.dtypes, strict=True)]
+        values = [read_as(a, dtype, entry.computed) for a, dtype in zip(arrays, entry.dtypes, strict=True)]
+        indices = np.arange(index, index + count, dtype=np.uint64)
+        key_bits, number = (np.array([each], np.uint64) for each in (work.dither_key & MASK, row[2]))
+        place = Place(key_bits, number, indices)
         with np.errstate(all="ignore"):
-            results = TRACED[key].function(factors, stages, h, *values)
-        for number, result in zip(TRACED[key].written, results, strict=True):
-            arrays[number][...] = result
+            return arrays, entry.function(Factors(*factors), stages, h, place, *values)
 
-    def square(key: str, addresses: Any, index: int, factors: Any, stages: Any) -> float:
-        _, values = read(key, 1, addresses, index)
+    def apply(key: str, count: int, work: Work, row: Any, index: int, factors: Any, stages: Any, h: Any) -> None:
+        arrays, results = simulated(key, count, work, row, index, factors, stages, h)
+        for array, dtype, result in zip(arrays, TRACED[key].dtypes, results, strict=True):
+            if result is not None:
+                is_nearest = dtype == "bfloat16" and getattr(result, "dtype", None) == np.float32
+                with np.errstate(all="ignore"):
+                    array[...] = halves.nearest(result) if is_nearest else result
+
+    def square(key: str, work: Work, row: Any, index: int, factors: Any, stages: Any) -> tuple[float, int]:
+        _, (value, *others) = simulated(key, 1, work, row, index, factors, stages, ())
         with np.errstate(all="ignore"):
-            (result,) = TRACED[key].function(factors, stages, (), *values)
-            return float(np.float64(result[0]) * np.float64(result[0]))
+            product = float(np.float64(value[0]) * np.float64(value[0]))
+        return product, sum(0 if np.isfinite(other[0]) else 1 for other in others)
 
 else:
     from llvmlite import ir
     from numba.cuda import cgutils
     from numba.cuda.extending import intrinsic
 
-    I32, I64, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
-    LLVM_TYPES = {"float32": FLOAT, "float64": DOUBLE, "float16": ir.HalfType(), "bfloat16": ir.IntType(16)}
+    I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+    HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+    LLVM_TYPES = {
+        "float32": FLOAT,
+        "float64": DOUBLE,
+        "float16": HALF,
+        "bfloat16": I16,
+        "uint16": I16,
+        "uint32": I32,
+        "uint64": I64,
+        "bool": ir.IntType(1),
+    }
+    DTYPES = {kind: np.dtype(name) for name, kind in LLVM_TYPES.items() if name != "bfloat16"}
 
     def called(builder: Any, name: str, *values: Any) -> Any:
         """Call one of LLVM's functions for the GPU, of operands and a result of one type."""
@@ -142,7 +194,7 @@ else:
         return result
 
     #: What a rule may do, by the names of NumPy's functions. Multiplication by the name that is never fused.
-    OPERATIONS: dict[str, Callable[..., Any]] = {
+    FLOAT_OPERATIONS: dict[str, Callable[..., Any]] = {
         "add": lambda builder, a, b: builder.fadd(a, b),
         "subtract": lambda builder, a, b: builder.fsub(a, b),
         "multiply": lambda builder, a, b: called(builder, "llvm.nvvm.mul.rn", a, b),
@@ -155,8 +207,27 @@ else:
         "minimum": lambda builder, a, b: picked(builder, "<", a, b),
         "greater": lambda builder, a, b: builder.fcmp_ordered(">", a, b),
         "less": lambda builder, a, b: builder.fcmp_ordered("<", a, b),
-        "where": lambda builder, condition, a, b: builder.select(condition, a, b),
     }
+    #: The same of numbers without sign.
+    UNSIGNED_OPERATIONS: dict[str, Callable[..., Any]] = {
+        "add": lambda builder, a, b: builder.add(a, b),
+        "multiply": lambda builder, a, b: builder.mul(a, b),
+        "bitwise_and": lambda builder, a, b: builder.and_(a, b),
+        "bitwise_or": lambda builder, a, b: builder.or_(a, b),
+        "bitwise_xor": lambda builder, a, b: builder.xor(a, b),
+        "left_shift": lambda builder, a, b: builder.shl(a, b),
+        "right_shift": lambda builder, a, b: builder.lshr(a, b),
+        "greater": lambda builder, a, b: builder.icmp_unsigned(">", a, b),
+    }
+
+    def operation(builder: Any, name: str, *values: Any) -> Any:
+        """Put one of the operations on values of one type into the kernel."""
+        if name == "where":
+            return builder.select(*values)
+        operations = FLOAT_OPERATIONS if values[0].type in (FLOAT, DOUBLE) else UNSIGNED_OPERATIONS
+        if name not in operations:
+            raise NotImplementedError(f"rules: {name} is not among the operations of CUDA kernels")
+        return operations[name](builder, *values)
 
     class Lanes:
         """Numbers of one dtype in a kernel that is being built: one, or as many as are read at once."""
@@ -165,15 +236,44 @@ else:
             self.builder = builder
             self.values = values
 
-        def __array_ufunc__(self, function: Any, method: str, *operands: Lanes) -> Lanes:
-            operation = OPERATIONS.get(function.__name__)
-            if operation is None or method != "__call__":
-                raise NotImplementedError(f"rules: {function.__name__} is not among the operations of CUDA kernels")
-            if not all(isinstance(operand, Lanes) for operand in operands):
-                raise TypeError(f"rules: {function.__name__}{operands}: numbers must come from the scalars of the rule")
-            count = max(len(operand.values) for operand in operands)
-            spread = [o.values if len(o.values) == count else [*o.values] * count for o in operands]
-            return Lanes(self.builder, [operation(self.builder, *each) for each in zip(*spread, strict=True)])
+        @property
+        def dtype(self) -> np.dtype[Any]:
+            return DTYPES[self.values[0].type]
+
+        def __getitem__(self, which: slice) -> Lanes:
+            return Lanes(self.builder, self.values[which])
+
+        def astype(self, dtype: Any) -> Lanes:
+            """Return numbers without sign, or whether something is so, in another dtype."""
+            to = LLVM_TYPES[np.dtype(dtype).name]
+            cast = self.builder.uitofp if to in (FLOAT, DOUBLE) else self.builder.trunc
+            return Lanes(self.builder, [cast(value, to) for value in self.values])
+
+        def view(self, dtype: Any) -> Lanes:
+            """Return the bits as numbers of another dtype of the same size."""
+            to = LLVM_TYPES[np.dtype(dtype).name]
+            return Lanes(self.builder, [self.builder.bitcast(value, to) for value in self.values])
+
+        def __array_ufunc__(self, function: Any, method: str, *operands: Any) -> Lanes:
+            if method != "__call__":
+                raise NotImplementedError(f"rules: {function.__name__}.{method} is not done in CUDA kernels")
+            kind = next(o for o in reversed(operands) if isinstance(o, Lanes)).values[0].type
+            lanes = [self.constant(function, operand, kind) for operand in operands]
+            count = max(len(each.values) for each in lanes)
+            spread = [each.values if len(each.values) == count else [*each.values] * count for each in lanes]
+            name = function.__name__
+            return Lanes(self.builder, [operation(self.builder, name, *each) for each in zip(*spread, strict=True)])
+
+        def constant(self, function: Any, operand: Any, kind: Any) -> Lanes:
+            """Return an operand as lanes: whole numbers are exact in every dtype."""
+            if isinstance(operand, Lanes):
+                return operand
+            if isinstance(operand, (int, np.unsignedinteger)):
+                is_float = kind in (FLOAT, DOUBLE)
+                return Lanes(self.builder, [ir.Constant(kind, float(operand) if is_float else int(operand))])
+            raise TypeError(
+                f"rules: {function.__name__} with {operand!r}: numbers must come from the scalars of the rule"
+            )
 
         def __array_function__(self, function: Any, types: Any, operands: Any, names: Any) -> Lanes:
             return self.__array_ufunc__(function, "__call__", *operands)
@@ -207,6 +307,21 @@ else:
 
         def __lt__(self, other: Any) -> Lanes:
             return np.less(self, other)  # type: ignore[no-any-return, call-overload]
+
+        def __and__(self, other: Any) -> Lanes:
+            return np.bitwise_and(self, other)  # type: ignore[no-any-return, call-overload]
+
+        def __or__(self, other: Any) -> Lanes:
+            return np.bitwise_or(self, other)  # type: ignore[no-any-return, call-overload]
+
+        def __xor__(self, other: Any) -> Lanes:
+            return np.bitwise_xor(self, other)  # type: ignore[no-any-return, call-overload]
+
+        def __lshift__(self, other: Any) -> Lanes:
+            return np.left_shift(self, other)  # type: ignore[no-any-return, call-overload]
+
+        def __rshift__(self, other: Any) -> Lanes:
+            return np.right_shift(self, other)  # type: ignore[no-any-return, call-overload]
 
         def __neg__(self) -> Lanes:
             return np.negative(self)  # type: ignore[no-any-return]
@@ -257,49 +372,83 @@ else:
             return builder.fpext(value, LLVM_TYPES[to])
         return builder.fptrunc(value, LLVM_TYPES[to])
 
-    def traced(builder: Any, key: str, count: int, addresses: Any, index: Any, scalars: list[Any]) -> list[Lanes]:
+    def nearest(value: Any) -> Any:
+        return halves.nearest(value)
+
+    def written(builder: Any, result: Any, computed: str, dtype: str, count: int) -> list[Any]:
+        """Return a result of a traced function as it is to lie in memory."""
+        if not isinstance(result, Lanes):
+            kind = LLVM_TYPES[dtype]
+            return [ir.Constant(kind, 0 if kind == I16 else 0.0)] * count
+        if dtype == "bfloat16":
+            return list((result if result.dtype == np.uint16 else nearest(result)).values)
+        return [converted(builder, value, computed, dtype) for value in result.values]
+
+    def traced(builder: Any, key: str, count: int, work: Any, row: Any, index: Any, *scalars: Any) -> list[Any]:
         """Put into the kernel: read all values, convert them, call the function; return its results."""
-        dtypes = TRACED[key].dtypes
+        entry = TRACED[key]
         values = [
-            Lanes(builder, [converted(builder, x, dtype, dtypes[0]) for x in loaded(builder, at, index, count, dtype)])
-            for at, dtype in zip(addresses, dtypes, strict=True)
+            Lanes(
+                builder,
+                [converted(builder, x, dtype, entry.computed) for x in loaded(builder, at, index, count, dtype)],
+            )
+            for at, dtype in zip(row[ROW_HEAD:], entry.dtypes, strict=True)
         ]
-        return list(TRACED[key].function(*scalars, *values))
+        indices = [builder.add(index, I64(k)) for k in range(count)]
+        place = Place(Lanes(builder, [work.dither_key]), Lanes(builder, [row[2]]), Lanes(builder, indices))
+        factors, stages, h = scalars
+        return list(entry.function(Factors(*factors), stages, h, place, *values))
 
     def named(builder: Any, kind: Any, values: Any) -> Any:
-        """Return a tuple of scalars as the rule sees it: by its names, if it has any."""
+        """Return a tuple of numbers by its names, if it has any."""
+        unpacked = cgutils.unpack_tuple(builder, values, kind.count)
+        return kind.instance_class(*unpacked) if isinstance(kind, types.NamedUniTuple) else unpacked
+
+    def scalars(builder: Any, kind: Any, values: Any) -> Any:
+        """Return a tuple of scalars as the rule sees it."""
         lanes = [Lanes(builder, [value]) for value in cgutils.unpack_tuple(builder, values, kind.count)]
         return kind.instance_class(*lanes) if isinstance(kind, types.NamedUniTuple) else lanes
 
-    def apply_(_: Any, key: Any, count: Any, addresses: Any, index: Any, factors: Any, stages: Any, h: Any) -> Any:
+    def apply_(_: Any, key: Any, count: Any, work: Any, row: Any, index: Any, factors: Any, stages: Any, h: Any) -> Any:
         if not (isinstance(key, types.Literal) and isinstance(count, types.Literal)):
             return None  # Numba asks again with the constants
 
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            at = cgutils.unpack_tuple(builder, args[2], addresses.count)
+            entry, length = TRACED[key.literal_value], count.literal_value
+            words = named(builder, row, args[3])
             kinds = (factors, stages, h)
-            scalars = [named(builder, kind, values) for kind, values in zip(kinds, args[4:], strict=True)]
-            entry = TRACED[key.literal_value]
-            results = traced(builder, key.literal_value, count.literal_value, at, args[3], scalars)
-            for number, result in zip(entry.written, results, strict=True):
-                stored(builder, result.values, at[number], args[3], entry.dtypes[number])
+            numbers = [scalars(builder, kind, values) for kind, values in zip(kinds, args[5:], strict=True)]
+            results = traced(
+                builder, key.literal_value, length, named(builder, work, args[2]), words, args[4], *numbers
+            )
+            for at, dtype, result in zip(words[ROW_HEAD:], entry.dtypes, results, strict=True):
+                if result is not None:
+                    stored(builder, written(builder, result, entry.computed, dtype, length), at, args[4], dtype)
             return context.get_dummy_value()
 
-        return types.none(key, count, addresses, index, factors, stages, h), code
+        return types.none(key, count, work, row, index, factors, stages, h), code
 
-    def square_(_: Any, key: Any, addresses: Any, index: Any, factors: Any, stages: Any) -> Any:
+    def square_(_: Any, key: Any, work: Any, row: Any, index: Any, factors: Any, stages: Any) -> Any:
         if not isinstance(key, types.Literal):
             return None  # Numba asks again with the constants
 
-        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            at = cgutils.unpack_tuple(builder, args[1], addresses.count)
-            kinds = (factors, stages)
-            scalars = [named(builder, kind, values) for kind, values in zip(kinds, args[3:], strict=True)]
-            (result,) = traced(builder, key.literal_value, 1, at, args[2], [*scalars, ()])
-            wide = converted(builder, result.values[0], TRACED[key.literal_value].dtypes[0], "float64")
-            return OPERATIONS["multiply"](builder, wide, wide)
+        pair = types.Tuple((types.float64, types.int64))
 
-        return types.float64(key, addresses, index, factors, stages), code
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            words = named(builder, row, args[2])
+            numbers = [scalars(builder, kind, values) for kind, values in zip((factors, stages), args[4:], strict=True)]
+            value, *others = traced(
+                builder, key.literal_value, 1, named(builder, work, args[1]), words, args[3], *numbers, ()
+            )
+            wide = converted(builder, value.values[0], TRACED[key.literal_value].computed, "float64")
+            count = I64(0)
+            for other in others:
+                magnitude = FLOAT_OPERATIONS["absolute"](builder, other.values[0])
+                is_bad = builder.not_(builder.fcmp_ordered("<", magnitude, ir.Constant(magnitude.type, math.inf)))
+                count = builder.add(count, builder.zext(is_bad, I64))
+            return context.make_tuple(builder, pair, [FLOAT_OPERATIONS["multiply"](builder, wide, wide), count])
+
+        return pair(key, work, row, index, factors, stages), code
 
     def words_(_: Any, address: Any, count: Any) -> Any:
         if not isinstance(count, types.Literal):
@@ -338,65 +487,67 @@ else:
 
 def update_kernel(key: str) -> Callable[..., None]:
     """Return the kernel of a step: one block for each entry (array << 32 | chunk) of the list of chunks."""
-    dtypes = TRACED[key].dtypes
-    wide, row_words = width(dtypes[0]), ROW_HEAD + len(dtypes)
-    row_bytes, item_size = 8 * row_words, ITEM_SIZES[dtypes[0]]
+    entry = TRACED[key]
+    wide, row_words, guarded = width(entry.computed), ROW_HEAD + len(entry.dtypes), entry.guarded
+    item_size = ITEM_SIZES[entry.computed]
 
-    def update(
-        table: int, chunks: int, array_factors: int, global_factor: int, stages: Any, h: tuple[float, ...]
-    ) -> None:
-        entry = words(chunks + 8 * cuda.blockIdx.x, 1)[0]
+    def update(work: Work, stages: Any, h: tuple[float, ...]) -> None:
+        if guarded and words(work.guard, 1)[0] != 0:
+            return
+        entry = words(work.chunks + 8 * cuda.blockIdx.x, 1)[0]
         begin = (entry & 0xFFFFFFFF) * CHUNK
-        row = words(table + (entry >> 32) * row_bytes, row_words)
-        addresses = row[ROW_HEAD:]
-        like = stages.scale
-        factors = (real(like, array_factors + row[2] * item_size), real(like, global_factor))
+        row = words(work.table + (entry >> 32) * (8 * row_words), row_words)
+        like, number = stages.scale, row[2] * item_size
+        factors = (real(like, work.clips + number), real(like, work.global_clip), real(like, work.rates + number))
         size = min(CHUNK, row[0] - begin)
         head = min(row[1], size)
         vectors = (size - head) // wide
         for i in range(cuda.threadIdx.x, vectors, THREADS):
-            apply(key, wide, addresses, begin + head + i * wide, factors, stages, h)
+            apply(key, wide, work, row, begin + head + i * wide, factors, stages, h)
         # What lies before and behind the vectors, one by one.
         for i in range(cuda.threadIdx.x, size - vectors * wide, THREADS):
-            apply(key, 1, addresses, begin + (i if i < head else i + vectors * wide), factors, stages, h)
+            apply(key, 1, work, row, begin + (i if i < head else i + vectors * wide), factors, stages, h)
 
     return update
 
 
 def squares_kernel(key: str) -> Callable[..., None]:
-    """Return the kernel of a chunk's sum of squares: LANES running sums, folded in halves, as csrc/pipeline.h does."""
-    dtypes = TRACED[key].dtypes
-    row_words, item_size = ROW_HEAD + len(dtypes), ITEM_SIZES[dtypes[0]]
-    row_bytes = 8 * row_words
+    """Return the kernel of a chunk's sum of squares: LANES running sums, folded in halves, as csrc/pipeline.h does.
 
-    def squares(
-        table: int, chunks: int, count: int, array_factors: int, global_factor: int, stages: Any, partials: int
-    ) -> None:
+    And of how many elements are not finite, where the function returns those too.
+    """
+    row_words, item_size = ROW_HEAD + len(TRACED[key].dtypes), ITEM_SIZES[TRACED[key].computed]
+
+    def squares(work: Work, count: int, stages: Any, partials: int, partial_counts: int) -> None:
         folded = cuda.shared.array((CHUNKS_A_BLOCK, LANES), types.float64)
+        counts = cuda.shared.array((CHUNKS_A_BLOCK, LANES), types.int64)
         lane, place = cuda.threadIdx.x, cuda.threadIdx.y
         position = cuda.blockIdx.x * CHUNKS_A_BLOCK + place
-        total = 0.0
-        partial = partials
+        total, nonfinite, target = 0.0, 0, 0
         if position < count:
-            entry = words(chunks + 8 * position, 1)[0]
+            entry = words(work.chunks + 8 * position, 1)[0]
             chunk = entry & 0xFFFFFFFF
-            row = words(table + (entry >> 32) * row_bytes, row_words)
-            addresses = row[ROW_HEAD:]
-            like = stages.scale
-            factors = (real(like, array_factors + row[2] * item_size), real(like, global_factor))
-            partial += 8 * (row[3] + chunk)
+            row = words(work.table + (entry >> 32) * (8 * row_words), row_words)
+            target = 8 * (row[3] + chunk)
+            like, number = stages.scale, row[2] * item_size
+            factors = (real(like, work.clips + number), real(like, work.global_clip), real(like, work.rates + number))
             for i in range(chunk * CHUNK + lane, min((chunk + 1) * CHUNK, row[0]), LANES):
-                total += square(key, addresses, i, factors, stages)
+                product, is_bad = square(key, work, row, i, factors, stages)
+                total += product
+                nonfinite += is_bad
         folded[place, lane] = total
+        counts[place, lane] = nonfinite
         cuda.syncthreads()
         half = LANES >> 1
         while half > 0:
             if lane < half:
                 folded[place, lane] += folded[place, lane + half]
+                counts[place, lane] += counts[place, lane + half]
             cuda.syncthreads()
             half >>= 1
         if lane == 0 and position < count:
-            put(partial, folded[place, 0])
+            put(partials + target, folded[place, 0])
+            put(partial_counts + target, float(counts[place, 0]))
 
     return squares
 
@@ -417,6 +568,16 @@ def sums(spans: int, partials: int, sums: int) -> None:
         cuda.syncthreads()
     if cuda.threadIdx.x == 0:
         put(sums + 8 * cuda.blockIdx.x, total)
+
+
+def decide(counts: int, count: int, guards: int) -> None:
+    """Set two guards: for what is done if all elements of all arrays are finite, and for the opposite; one thread."""
+    total = 0.0
+    for i in range(count):
+        total += real(total, counts + 8 * i)
+    is_bad = 1 if total > 0.0 else 0
+    put(guards, is_bad)
+    put(guards + 8, 1 - is_bad)
 
 
 def clip_arrays(sums: int, limits: int, count: int, factors64: int, factors32: int) -> None:
@@ -445,12 +606,46 @@ def clip_all(sums: int, count: int, limit: float, norm: int, factor64: int, fact
     put(factor32, np.float32(factor))
 
 
+def trust(
+    table: int,
+    row_words: int,
+    count: int,
+    param_sums: int,
+    update_sums: int,
+    lr: float,
+    coefficient: float,
+    eps: float,
+    adapt: int,
+    guard: int,
+    ratios: int,
+    rates64: int,
+    rates32: int,
+) -> None:
+    """Set the trust ratio of each array of a launch, as fastopt/optimizers/layerwise.py does, and lr times it.
+
+    ``ratios`` are the addresses where the ratios go, unless the guard is set.
+    """
+    i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if i < count:
+        number = words(table + 8 * (i * row_words + 2), 1)[0]
+        param_norm = math.sqrt(real(0.0, param_sums + 8 * number))
+        update_norm = math.sqrt(real(0.0, update_sums + 8 * number))
+        ratio = 1.0
+        if adapt != 0 and param_norm != 0.0 and update_norm != 0.0:
+            ratio = coefficient * param_norm / (update_norm + eps)
+        if guard == 0 or words(guard, 1)[0] == 0:
+            put(words(ratios + 8 * number, 1)[0], ratio)
+        put(rates64 + 8 * number, lr * ratio)
+        put(rates32 + 4 * number, np.float32(lr * ratio))
+
+
 def update_signature(dtype: str, stages: type, scalars: type) -> Any:
-    return types.void(*[types.int64] * 4, named_type(dtype, stages), named_type(dtype, scalars))
+    return types.void(named_type("int64", Work), named_type(dtype, stages), named_type(dtype, scalars))
 
 
 def squares_signature(dtype: str, stages: type) -> Any:
-    return types.void(*[types.int64] * 5, named_type(dtype, stages), types.int64)
+    i64 = types.int64
+    return types.void(named_type("int64", Work), i64, named_type(dtype, stages), i64, i64)
 
 
 def plain_signatures() -> dict[Callable[..., None], Any]:
@@ -458,6 +653,8 @@ def plain_signatures() -> dict[Callable[..., None], Any]:
     i64 = types.int64
     return {
         sums: types.void(i64, i64, i64),
+        decide: types.void(i64, i64, i64),
+        trust: types.void(*[i64] * 5, *[types.float64] * 3, *[i64] * 5),
         clip_arrays: types.void(i64, i64, i64, i64, i64),
         clip_all: types.void(i64, i64, types.float64, i64, i64, i64),
     }
@@ -467,12 +664,21 @@ def named_type(dtype: str, kind: type) -> Any:
     return types.NamedUniTuple(getattr(types, dtype), len(kind._fields), kind)  # type: ignore[attr-defined]
 
 
-def compiled(kernel: Callable[..., None], signature: Any, dtype: str) -> Any:
+def launch_bounds(computed: str, arrays: int = 0) -> tuple[int, int] | None:
+    """Return the most threads of a block, and how many blocks must fit on a multiprocessor to keep its memory busy.
+
+    It limits registers to 64, and none is spilled. With float64, or more than 5 numbers in memory for each element, any
+    such limit was seen to spill or to raise their number.
+    """
+    return None if computed == "float64" or arrays > 5 else (256, 4)
+
+
+def compiled(kernel: Callable[..., None], signature: Any, bounds: tuple[int, int] | None) -> Any:
     """Return the kernel, compiled for the current device or taken from the cache on disk."""
     if SIMULATED:
         return cuda.jit(kernel)
     with told_when_slow():
-        return cuda.jit([signature], cache=True, launch_bounds=LAUNCH_BOUNDS[dtype])(kernel)
+        return cuda.jit([signature], cache=True, launch_bounds=bounds)(kernel)
 
 
 #: Seconds that this process has spent compiling, and whether it has said so.
@@ -513,9 +719,10 @@ def launch(kernel: Any, blocks: int, threads: int | tuple[int, int], stream: Any
     configured(*args)
 
 
-def ptx(kernel: Callable[..., None], signature: Any, dtype: str, capability: tuple[int, int]) -> str:
+def ptx(
+    kernel: Callable[..., None], signature: Any, bounds: tuple[int, int] | None, capability: tuple[int, int]
+) -> str:
     """Return a kernel's assembly for a compute capability; needs no device."""
-    bounds = LAUNCH_BOUNDS[dtype]
     return str(cuda.compile_ptx(kernel, signature.args, cc=capability, launch_bounds=bounds)[0])
 
 
@@ -529,6 +736,11 @@ def interface(array: Any) -> dict[str, Any]:
     return dict(array.__cuda_array_interface__)
 
 
+def as_signed(bits: int) -> int:
+    """Return a number of 64 bits as a kernel gets it."""
+    return bits - (bits >> 63 << 64)
+
+
 def address(array: Any) -> int:
     return int(interface(array)["data"][0])
 
@@ -536,11 +748,12 @@ def address(array: Any) -> int:
 def full(shape: tuple[int, ...], dtype: str, order: str, value: float, stream: Any = 0) -> Any:
     """Return a new device array that is filled with one number."""
     size = math.prod(shape)
-    array = cuda.device_array(size, NUMPY_DTYPES[dtype], stream=stream)
+    kind = halves.bfloat16() if dtype == "bfloat16" else np.dtype(dtype)
+    array = cuda.device_array(size, kind, stream=stream)
     if size and value == 0:
         cuda.cudadrv.driver.device_memset(array, 0, array.nbytes, stream)
     elif size:
-        array.copy_to_device(np.full(size, value, NUMPY_DTYPES[dtype]), stream=stream)
+        write(array, np.full(size, value, kind))
     return array.reshape(*shape, order=order) if shape else array.reshape(())
 
 
@@ -553,42 +766,68 @@ def uploaded(values: npt.NDArray[Any], to: Any, stream: Any) -> Any:
 
 
 def empty(size: int, dtype: str) -> Any:
-    return cuda.device_array(size, NUMPY_DTYPES[dtype])
+    return cuda.device_array(size, np.dtype(dtype))
 
 
-def simulated_view(array: Any) -> npt.NDArray[Any]:
-    """Return an array of the simulator, whose memory is NumPy's, as one of NumPy."""
+class Told:
+    """Numbers of the device as they were at a moment of a stream, on their way to the host."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.host = cuda.pinned_array(array.shape, array.dtype)
+        self.event = cuda.event() if SIMULATED else cuda.event(timing=False)
+
+    def tell(self, stream: Any) -> None:
+        """Put the copy into the stream."""
+        self.array.copy_to_host(self.host, stream=stream)
+        self.event.record(stream)
+
+    def values(self) -> npt.NDArray[Any]:
+        """Return the numbers; waits for what is in the stream before the copy, and for nothing else."""
+        self.event.synchronize()
+        return self.host  # type: ignore[no-any-return]
+
+
+def bits_of(array: Any) -> tuple[Any, npt.DTypeLike]:
+    """Return a view of a device array for copying, in which bfloat16 is its bits, and what its dtype is."""
     seen = interface(array)
-    return np.asarray(type("Held", (), {"__array_interface__": {**seen, "version": 3}})())
+    dtype = halves.bfloat16() if seen["typestr"].endswith("V2") else np.dtype(seen["typestr"])
+    seen["typestr"] = np.dtype(f"<u{dtype.itemsize}").str
+    if SIMULATED:
+        return np.asarray(type("Held", (), {"__array_interface__": {**seen, "version": 3}})()), dtype
+    return cuda.from_cuda_array_interface(seen, owner=array), dtype
 
 
 def write(array: Any, values: npt.NDArray[Any]) -> None:
     """Copy values from NumPy's memory into an array on a device, after the work that it waits for."""
-    if SIMULATED:
-        simulated_view(array)[...] = values
-        return
     with on_device(device_of(address(array)) if address(array) else 0):
         cuda.synchronize()  # it may still be read in any stream
-        target = cuda.as_cuda_array(array)
-        target.copy_to_device(np.asarray(values, order="C" if target.flags["C_CONTIGUOUS"] else "F"))
+        target, dtype = bits_of(array)
+        order: Any = "C" if target.flags["C_CONTIGUOUS"] else "F"
+        bits = np.asarray(values, dtype, order=order).view(target.dtype)
+        if SIMULATED:
+            target[...] = bits
+        else:
+            target.copy_to_device(bits)
         cuda.synchronize()
 
 
 def to_host(array: Any) -> npt.NDArray[Any]:
     """Return a copy in NumPy's memory of any array on a device, after the work that it waits for."""
-    if SIMULATED:
-        return np.array(simulated_view(array), order="K")
     with on_device(device_of(address(array)) if address(array) else 0):
         cuda.synchronize()  # it may still be written in any stream
-        return cuda.as_cuda_array(array).copy_to_host()  # type: ignore[no-any-return]
+        bits, dtype = bits_of(array)
+        copied = np.array(bits, order="K") if SIMULATED else bits.copy_to_host()
+        return copied.view(dtype)
 
 
 def from_host(array: npt.NDArray[Any], device: int = 0) -> Any:
     """Return a copy of a NumPy array on a device, in the same order of memory."""
     with on_device(device):
-        copied = cuda.to_device(array)
-        cuda.synchronize()  # it may be read in any stream
-        return copied
+        order = "C" if array.flags.c_contiguous else "F"
+        copied = cuda.device_array(array.shape, array.dtype, order=order)
+    write(copied, array)
+    return copied
 
 
 def device_of(pointer: int) -> int:

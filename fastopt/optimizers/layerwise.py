@@ -10,8 +10,9 @@ import numpy as np
 
 from .. import rules
 from ..array_optimizer import ArrayOptimizer, making_slots
-from ..backends import Hyper, Source, Table
+from ..backends import Hyper, Source, Table, Trust
 from ..hyperparameters import NON_NEGATIVE, Allowed, Group, Schedulable
+from ..optimizer import Optimizer
 from ..rules import Rule
 
 if TYPE_CHECKING:
@@ -23,9 +24,28 @@ if TYPE_CHECKING:
 class _Layerwise(ArrayOptimizer):
     """What LARS and LAMB share: the trust ratio."""
 
+    runs_on_gpu = True
     numbers: ClassVar[Mapping[str, float]] = {"trust_ratio": 1.0}
 
-    def _set_trust_ratios(self, table: Table, groups: Sequence[Group], hypers: list[Hyper], update: Source) -> None:
+    def _number_rows(self, table: Table) -> None:
+        if self.backend == "cuda":  # where the ratio is beside the row, not in it
+            Optimizer._number_rows(self, table)
+        else:
+            super()._number_rows(table)
+
+    def _with_numbers(self, groups: Sequence[Group]) -> list[Group]:
+        if self.backend == "cuda":
+            return [{**groups[group], **self.numbers} for group, _ in self._rows]
+        return super()._with_numbers(groups)
+
+    def _set_trust_ratios(self, table: Any, groups: Sequence[Group], hypers: list[Hyper], update: Source) -> None:
+        if self.backend == "cuda":
+            trusts = [
+                Trust(groups[k]["lr"], *self._trust(groups[k]), groups[k]["adapt"], self._scaled(groups[k]))
+                for k, _ in self._rows
+            ]
+            table.set_trust_ratios(hypers, update, trusts, [self.state[name]["trust_ratio"] for name in self._names])
+            return
         param_norms = np.sqrt(self._sums(table, hypers, "param", "param"))
         update_norms = np.sqrt(self._sums(table, hypers, update, update))
         for i, (k, _), param_norm, update_norm in zip(
@@ -40,6 +60,10 @@ class _Layerwise(ArrayOptimizer):
     def _trust(self, group: Group) -> tuple[float, float]:
         """Return the ratio's coefficient, and what is added to its denominator."""
         return 1.0, 0.0
+
+    def _scaled(self, group: Group) -> tuple[str, ...]:
+        """Return the scalars of the rule that the ratio is a factor of."""
+        return ("step_size",)
 
 
 class LARS(_Layerwise):
@@ -135,6 +159,9 @@ class LARS(_Layerwise):
 
     def _trust(self, group: Group) -> tuple[float, float]:
         return group["trust_coefficient"], group["eps"]
+
+    def _scaled(self, group: Group) -> tuple[str, ...]:
+        return ("grad_weight", "lookahead_grad_weight") if group["nesterov"] else ("grad_weight",)
 
 
 class LAMB(_Layerwise):

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import rules
 from ..array_optimizer import ArrayOptimizer
-from ..arrays import Array
+from ..arrays import Array, write_rounded
 from ..backends import Hyper, Table
 from ..hyperparameters import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
-from ..optimizer import write
 from ..results import StepInfo
 from ..rules import Rule
 
@@ -86,7 +85,7 @@ class _ScheduleFree(ArrayOptimizer):
             computed += computed.dtype.type(weight) * (state["z"] - computed)
             for shown in (self._params[i], self._copies[i]):
                 if shown is not None and shown is not computed:
-                    write(shown, computed)
+                    write_rounded(shown, computed)
             state["is_training"][...] = is_training
 
     def _interpolation(self, group: Group) -> float:

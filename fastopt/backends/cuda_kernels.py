@@ -1,0 +1,284 @@
+"""What the CUDA kernels do to an element: a rule of fastopt/rules.py and the stages around it; and how it is compiled.
+
+The functions are plain Python on values that have the operations of NumPy arrays: called once, when a kernel is
+compiled, so that an option is in the kernel or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .. import dither, halves, pipeline, rules
+from ..dither import PARAM_STREAM
+from ..rules import Rule
+from . import Hyper, Source, numba_cuda
+from .device_arrays import computed_in
+
+
+class Options(NamedTuple):
+    """Which stages a kernel has."""
+
+    scale: bool = False
+    mean: bool = False
+    clip_value: bool = False
+    clip_norm: bool = False
+    clip_global_norm: bool = False
+    l2: bool = False
+    l1: bool = False
+    decay: bool = False
+    threshold: bool = False
+    blend: bool = False
+    zero_grads: bool = False
+    update: bool = True
+    clear: bool = True
+    finish: bool = True
+    guarded: bool = False
+    #: The scalars that are the array's own: its rate.
+    scaled: tuple[str, ...] = ()
+
+
+class Stages(NamedTuple):
+    """The numbers of the stages, arguments of the kernel."""
+
+    scale: float
+    mean: float
+    clip_value: float
+    l2: float
+    l1: float
+    decay: float
+    threshold: float
+    average_weight: float
+
+
+class Row(NamedTuple):
+    """What an array has, each as a dtype, an address or a value; its fields in this order are the row of a table."""
+
+    param: Any
+    grad: Any
+    slots: tuple[Any, ...]
+    average: Any = None
+    accumulated: Any = None
+    copy: Any = None
+
+    def flat(self) -> tuple[Any, ...]:
+        return self.param, self.grad, *self.slots, self.average, self.accumulated, self.copy
+
+    def present(self) -> tuple[Any, ...]:
+        return tuple(each for each in self.flat() if each is not None)
+
+    def like(self, values: Sequence[Any]) -> Row:
+        """Return values, one for each of what is present here, by their names."""
+        remaining = iter(values)
+        found = [None if each is None else next(remaining) for each in self.flat()]
+        return Row(found[0], found[1], tuple(found[2:-3]), *found[-3:])
+
+    def nothing(self) -> Row:
+        return Row(None, None, (None,) * len(self.slots))
+
+    def of(self, other: Row) -> tuple[Any, ...]:
+        """Return what the other has of that which is present here."""
+        return tuple(theirs for mine, theirs in zip(self.flat(), other.flat(), strict=True) if mine is not None)
+
+
+#: Makes the function of a kernel over elements, from a rule, options and the dtypes of an array.
+Maker: TypeAlias = Callable[[Rule, Options, Row], Callable[..., Sequence[Any]]]
+
+
+def scaled_grad(options: Options, stages: Any, row: Row) -> Any:
+    g = row.grad
+    if options.scale:
+        g = g * stages.scale
+    if options.mean:
+        g = pipeline.mean(row.accumulated, g, stages.mean)
+    return g
+
+
+def clipped_grad(options: Options, factors: Any, stages: Any, g: Any) -> Any:
+    if options.clip_value:
+        g = pipeline.limited(g, stages.clip_value)
+    if options.clip_norm:
+        g = g * factors.clip
+    if options.clip_global_norm:
+        g = g * factors.global_clip
+    return g
+
+
+def whole_grad(options: Options, factors: Any, stages: Any, row: Row) -> Any:
+    """Return the gradient with what decays the parameter by way of it."""
+    g = clipped_grad(options, factors, stages, scaled_grad(options, stages, row))
+    if options.l2:
+        g = pipeline.with_l2(g, row.param, stages.l2)
+    return pipeline.with_l1(g, row.param, stages.l1) if options.l1 else g
+
+
+def stored(value: Any, dtype: str, place: Any, stream: int) -> Any:
+    """Return a new parameter or slot as it is to lie in memory of this dtype."""
+    if dtype != "bfloat16":
+        return value
+    return halves.dithered(value, dither.random_bits_near(place.key, place.array, stream, place.indices))
+
+
+def step_of(rule: Rule, options: Options, dtypes: Row) -> Callable[..., Sequence[Any]]:
+    """Return the whole step of an element: the stages before the rule, the rule, and those behind it."""
+    nothing = dtypes.nothing()
+
+    def update(factors: Any, stages: Any, h: Any, row: Row) -> tuple[Any, ...]:
+        g, p = whole_grad(options, factors, stages, row), row.param
+        if options.decay:
+            p = p * stages.decay
+        h = h._replace(**dict.fromkeys(options.scaled, factors.rate))
+        p, *slots = rule(h, p, g, *row.slots[: len(rules.slots(rule))])
+        if options.threshold:
+            p = pipeline.shrunk(p, stages.threshold)
+        return p, *slots
+
+    def step(factors: Any, stages: Any, h: Any, place: Any, *values: Any) -> Sequence[Any]:
+        row = dtypes.like(values)
+        p, written = row.param, nothing
+        if options.update:
+            p, *slots = update(factors, stages, h, row)
+            new = [stored(slot, dtypes.slots[k], place, k) for k, slot in enumerate(slots)]
+            kept = written.slots[len(new) :]
+            written = written._replace(param=stored(p, dtypes.param, place, PARAM_STREAM), slots=(*new, *kept))
+        if options.clear:
+            grad, accumulated = (0 if asked else None for asked in (options.zero_grads, options.mean))
+            written = written._replace(grad=grad, accumulated=accumulated)
+        if options.finish:
+            average = pipeline.averaged(row.average, p, stages.average_weight) if options.blend else p
+            written = written._replace(average=average, copy=p)
+        return dtypes.of(written)
+
+    return step
+
+
+def accumulate_of(rule: Rule, options: Options, dtypes: Row) -> Callable[..., Sequence[Any]]:
+    """Return what adds a gradient to those before it."""
+    nothing = dtypes.nothing()
+
+    def accumulate(factors: Any, stages: Any, h: Any, place: Any, *values: Any) -> Sequence[Any]:
+        row = dtypes.like(values)
+        total = row.accumulated + scaled_grad(options, stages, row)
+        return dtypes.of(nothing._replace(grad=0 if options.zero_grads else None, accumulated=total))
+
+    return accumulate
+
+
+def clear_of(rule: Rule, options: Options, dtypes: Row) -> Callable[..., Sequence[Any]]:
+    """Return what clears a gradient."""
+    nothing = dtypes.nothing()
+
+    def clear(factors: Any, stages: Any, h: Any, place: Any, *values: Any) -> Sequence[Any]:
+        return dtypes.of(nothing._replace(grad=0))
+
+    return clear
+
+
+def prepare_of(source: Source, options: Options, dtypes: Row) -> Callable[..., Sequence[Any]]:
+    """Return what makes the number whose square is added to a norm, and of a gradient the one that is to be finite."""
+
+    def prepare(factors: Any, stages: Any, h: Any, place: Any, *values: Any) -> Sequence[Any]:
+        row = dtypes.like(values)
+        if isinstance(source, int):
+            return (row.slots[source],)
+        if source == "param":
+            return (row.param,)
+        if source == "grad":
+            return (whole_grad(options, factors, stages, row),)
+        g = scaled_grad(options, stages, row)
+        return clipped_grad(options, factors, stages, g), g
+
+    return prepare
+
+
+# Kernels.
+
+
+@cache
+def sources(of: Any) -> str:
+    """Return a mark of the source that a kernel is made from: Numba's cache on disk looks at numba_cuda.py only."""
+    file, code = Path(inspect.getfile(of)), of.__code__
+    own = file.read_bytes() if file.exists() else repr((code.co_code, code.co_consts, code.co_names)).encode()
+    common = b"".join(Path(str(module.__file__)).read_bytes() for module in (dither, halves, pipeline))
+    return hashlib.sha256(own + common + Path(__file__).read_bytes()).hexdigest()[:16]
+
+
+def traced(key: str, function: Callable[..., Sequence[Any]], options: Options, dtypes: Row) -> str:
+    """Return the key, under which numba_cuda knows the function from now on."""
+    entry = numba_cuda.Traced(function, computed_in(dtypes.param), dtypes.present(), options.guarded)
+    numba_cuda.TRACED.setdefault(key, entry)
+    return key
+
+
+def update_key(make: Maker, rule: Rule, options: Options, dtypes: Row) -> str:
+    key = f"{make.__name__} {rule.__module__}.{rule.__qualname__} {dtypes} {options} {sources(rule)}"
+    return traced(key, make(rule, options, dtypes), options, dtypes)
+
+
+def squares_key(source: Source, options: Options, dtypes: Row) -> str:
+    key = f"squares of {source} {dtypes} {options} {sources(prepare_of)}"
+    return traced(key, prepare_of(source, options, dtypes), options, dtypes)
+
+
+@cache
+def update_kernel(device: int, make: Maker, rule: Rule, options: Options, dtypes: Row, scalars: type) -> Any:
+    """Return the compiled kernel that does to every element what ``make`` returns."""
+    dtype = computed_in(dtypes.param)
+    kernel = numba_cuda.update_kernel(update_key(make, rule, options, dtypes))
+    bounds = numba_cuda.launch_bounds(dtype, len(dtypes.present()))
+    return numba_cuda.compiled(kernel, numba_cuda.update_signature(dtype, Stages, scalars), bounds)
+
+
+@cache
+def squares_kernel(device: int, source: Source, options: Options, dtypes: Row) -> Any:
+    dtype = computed_in(dtypes.param)
+    kernel = numba_cuda.squares_kernel(squares_key(source, options, dtypes))
+    return numba_cuda.compiled(kernel, numba_cuda.squares_signature(dtype, Stages), numba_cuda.launch_bounds(dtype))
+
+
+@cache
+def plain_kernel(device: int, kernel: Callable[..., None]) -> Any:
+    return numba_cuda.compiled(kernel, numba_cuda.plain_signatures()[kernel], None)
+
+
+#: The options that make a gradient what a norm is taken of.
+GRAD_OPTIONS = ("scale", "mean", "clip_value", "clip_norm", "clip_global_norm", "l2", "l1")
+
+#: The fields of Hyper that have defaults and that a kernel knows.
+KNOWN = {"mean", "l1", "threshold", "average_weight", "dither", "stages", "zero_grads"}
+
+
+def check_known(hyper: Any) -> None:
+    """Raise for a number that asks for what no kernel does.
+
+    Raises
+    ------
+    ValueError
+        Says which.
+    """
+    defaults = hyper._field_defaults
+    asked = [name for name in defaults if name not in KNOWN and getattr(hyper, name) != defaults[name]]
+    if asked:
+        raise ValueError(f"{', '.join(asked)}: not done on a GPU yet; leave it out, or give NumPy arrays")
+
+
+def stages_of(hyper: Hyper, dtype: str) -> Stages:
+    real = numba_cuda.NUMPY_DTYPES[dtype]
+    numbers = (
+        hyper.grad_scale,
+        hyper.mean,
+        hyper.clip_value,
+        hyper.l2,
+        hyper.l1,
+        hyper.decay,
+        hyper.threshold,
+        hyper.average_weight,
+    )
+    with np.errstate(all="ignore"):
+        return Stages(*map(real, numbers))
