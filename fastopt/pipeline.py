@@ -22,9 +22,8 @@ def with_l2(g: Any, p: Any, l2: Any) -> Any:
     return g + l2 * p
 
 
-def with_l1(g: Any, p: Any, l1: Any) -> Any:
-    sign = (p > 0).astype(p.dtype) - (p < 0).astype(p.dtype)
-    return g + l1 * sign
+def with_l1(g: Any, p: Any, l1: Any, zero: Any) -> Any:
+    return g + where(p > zero, l1, where(p < zero, -l1, zero))
 
 
 def shrunk(p: Any, threshold: Any) -> Any:

@@ -31,6 +31,7 @@ def interrupt(*args):
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background has not
 signal.signal(signal.SIGALRM, interrupt)
 rng = random.Random(0)
 grads = {"a": np.full((100, 200), 0.5), "b": np.ones(3)}

@@ -115,7 +115,7 @@ def whole_grad(options: Options, factors: Any, stages: Any, row: Row) -> Any:
     g = clipped_grad(options, factors, stages, scaled_grad(options, stages, row))
     if options.l2:
         g = pipeline.with_l2(g, row.param, stages.l2)
-    return pipeline.with_l1(g, row.param, stages.l1) if options.l1 else g
+    return pipeline.with_l1(g, row.param, stages.l1, stages.l1 - stages.l1) if options.l1 else g
 
 
 def stored(value: Any, dtype: str, place: Any, stream: int) -> Any:

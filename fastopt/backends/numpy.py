@@ -19,7 +19,7 @@ from ..arrays import FLOAT64, Array, address, are_like, computed_in
 from ..dither import PARAM_STREAM, random_bits
 from . import Beside, Hyper, Source
 from .calls import Program
-from .pipeline import ACCUMULATED, GRAD, PARAM, Row, accumulate_program, grad_program, row_of, step_program
+from .programs import ACCUMULATED, GRAD, PARAM, Row, accumulate_program, grad_program, row_of, step_program
 from .workers import buffers, results_of
 
 #: From so many elements on a step has threads: before that, waking them takes longer than they save.

@@ -1,6 +1,6 @@
-"""What is done to a block around its rule, as lists of NumPy calls; csrc/pipeline.h is the twin.
+"""What is done to a block, the rule and what is around it, as lists of NumPy calls (calls.py).
 
-The stages are functions of values, which are traced (calls.py). All that would change no bit is left out.
+All that would change no bit is left out. The formulas are those of fastopt/rules.py and fastopt/pipeline.py.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import rules
+from .. import pipeline, rules
 from ..arrays import Array
-from ..rules import Rule, maximum, minimum, where
+from ..rules import Rule
 from . import CLEAR, FINISH, UPDATE, Hyper
 from .calls import Program, Value
 
 
 class Stages(NamedTuple):
-    """The numbers of what is done around a rule, and two that it takes."""
+    """The numbers of what is done around a rule, and the zero that it takes."""
 
     grad_scale: Any
     mean: Any
@@ -31,7 +31,6 @@ class Stages(NamedTuple):
     threshold: Any
     average_weight: Any
     zero: Any
-    one: Any
 
 
 class Options(NamedTuple):
@@ -90,40 +89,28 @@ def row_of(hyper: Hyper, dtype: np.dtype[Any]) -> Row:
         hyper.threshold,
         hyper.average_weight,
         0.0,
-        1.0,
     )
     return Row(hyper, options, [np.array(x, dtype) for x in stages], [np.array(x, dtype) for x in hyper.scalars])
-
-
-# The stages, on values.
 
 
 def scaled_grad(options: Options, s: Stages, g: Any, accumulated: Any) -> Any:
     if options.scales:
         g = g * s.grad_scale
-    if options.accumulates:
-        g = (accumulated + g) * s.mean
-    return g
+    return pipeline.mean(accumulated, g, s.mean) if options.accumulates else g
 
 
 def clipped_grad(options: Options, s: Stages, g: Any, array_clip: Any) -> Any:
     if options.clips_values:
-        # Not minimum and maximum, which for a limit of 0 choose another sign of zero than the kernels.
-        g = where(g > s.clip_value, s.clip_value, g)
-        g = where(g < -s.clip_value, -s.clip_value, g)
+        g = pipeline.limited(g, s.clip_value)
     if array_clip is not None:
         g = g * array_clip
-    if options.clips_all:
-        g = g * s.global_clip
-    return g
+    return g * s.global_clip if options.clips_all else g
 
 
 def decayed_grad(options: Options, s: Stages, g: Any, p: Any) -> Any:
     if options.adds_l2:
-        g = g + s.l2 * p
-    if options.adds_l1:
-        g = g + s.l1 * (where(p > s.zero, s.one, s.zero) - where(p < s.zero, s.one, s.zero))
-    return g
+        g = pipeline.with_l2(g, p, s.l2)
+    return pipeline.with_l1(g, p, s.l1, s.zero) if options.adds_l1 else g
 
 
 def updated(rule: Rule, options: Options, s: Stages, h: Any, p: Any, g: Any, slots: Sequence[Any]) -> Sequence[Any]:
@@ -131,13 +118,7 @@ def updated(rule: Rule, options: Options, s: Stages, h: Any, p: Any, g: Any, slo
     if options.decays:
         p = p * s.decay
     p, *slots = rule(h, p, g, *slots)
-    if options.thresholds:
-        p = p - minimum(maximum(p, -s.threshold), s.threshold)
-    return p, *slots
-
-
-def averaged(options: Options, s: Stages, p: Any, average: Any) -> Any:
-    return average + s.average_weight * (p - average) if options.averages else p
+    return pipeline.shrunk(p, s.threshold) if options.thresholds else p, *slots
 
 
 @lru_cache
@@ -155,7 +136,8 @@ def step_program(rule: Rule, scalars: type, options: Options, clips_arrays: bool
             h = scalars(*values[behind_slots:])
             results = updated(rule, options, s, h, p, g, values[SLOTS:behind_slots])
         if options.finishes and has_average:
-            results = [*results, averaged(options, s, results[0], average)]
+            p = results[0]
+            results = [*results, pipeline.averaged(average, p, s.average_weight) if options.averages else p]
         return results
 
     targets = [PARAM, *range(SLOTS, behind_slots)] + [AVERAGE] * (options.finishes and has_average)
