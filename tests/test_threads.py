@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -51,3 +53,26 @@ def test_numpy_steps_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
         os._exit(int(any((param != 0).any() for param in params)))
     assert os.waitpid(child, 0)[1] == 0
     assert (params[1] == 0.5).all()
+
+
+def test_numpy_steps_after_the_main_thread() -> None:
+    """A thread that goes on training when the main thread has ended, where Python starts no other one any more."""
+    program = """
+import threading
+import numpy as np
+import fastopt
+from fastopt.backends import numpy as fallback
+
+def train():
+    opt.step(np.ones(200_000))
+    threading.main_thread().join()
+    print(opt.step(np.ones(200_000)).step, param[-1])
+
+fallback.THREADED = 0
+fastopt.set_num_threads(3)
+param = np.ones(200_000)
+opt = fastopt.SGD(param, lr=0.5, backend="numpy")
+threading.Thread(target=train).start()
+"""
+    told = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert told.stdout.split() == ["2", "0.0"]
