@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from cases import needs_native
 import fastopt
 from fastopt import threads
 from fastopt.backends import numpy as fallback
+from fastopt.backends import workers
 
 
 @needs_native
@@ -76,3 +79,24 @@ threading.Thread(target=train).start()
 """
     told = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
     assert told.stdout.split() == ["2", "0.0"]
+
+
+def test_no_thread_goes_on_after_an_error() -> None:
+    """Of three threads one raises at once and one works on: the error comes when both have ended."""
+    caller = threading.get_ident()
+    for _ in range(10):
+        together, others = threading.Barrier(3), ["raises", "works on"]
+        ended: list[str] = []
+
+        def work(together: threading.Barrier, others: list[str], ended: list[str]) -> None:
+            together.wait(10)
+            if threading.get_ident() == caller:
+                return
+            if others.pop() == "raises":
+                raise ValueError("the first")
+            time.sleep(0.01)
+            ended.append("works on")
+
+        with pytest.raises(ValueError, match="the first"):
+            workers.results_of(work, [(together, others, ended)] * 3, 3)
+        assert ended == ["works on"]

@@ -83,6 +83,7 @@ def results_of(function: Callable[..., T], items: Sequence[Sequence[Any]], threa
             others.extend(pool(threads - 1).submit(work) for _ in range(threads - 1))
         work()
     finally:
-        for other in others:
-            other.result()
+        errors = [other.exception() for other in others]  # of all: none goes on after this function has raised
+    for error in filter(None, errors):
+        raise error
     return results
