@@ -175,7 +175,7 @@ static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *co
     const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
     g = NAME(whole_grad)(scratch, g, p, array, length, hyper);
     NAME(rule_loops)[hyper->rule](p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
-    if (hyper->threshold != 0)
+    if ((REAL)hyper->threshold != 0)
         NAME(threshold_param)(p, length, (REAL)hyper->threshold);
 }
 

@@ -249,6 +249,11 @@ def are_like(grads: Sequence[Any], dtypes: Sequence[Any], shapes: Sequence[tuple
     )
 
 
+def are_writeable_as(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> bool:
+    """Tell whether these arrays have these dtypes and can be written."""
+    return [array.dtype for array in arrays] == dtypes and all(array.flags.writeable for array in arrays)
+
+
 def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
     """Raise unless the gradients can be cleared: are writeable arrays, each of memory of its own; None is passed over.
 

@@ -298,6 +298,7 @@ class Optimizer:
 
         self._names: list[str] = []
         self._params: list[Array] = []
+        self._dtypes: list[np.dtype[Any]] = []
         self._copies: list[Array | None] = []
         self._group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         #: In the first row how many steps were applied, and to each array; in the second how many calls have
@@ -562,6 +563,7 @@ class Optimizer:
         self._note_settled()
         self._names += names
         self._params += arrays
+        self._dtypes += [array.dtype for array in arrays]
         self._copies += [None] * len(arrays)
         self._group_of = np.concatenate([self._group_of, np.array([first + group_of[name] for name in names], int)])
         self._counts = np.concatenate([self._counts, np.zeros((2, len(arrays)), np.int64)], axis=1)
@@ -733,7 +735,7 @@ class Optimizer:
         is_last = options.accumulate_steps == 1 or self.accumulated_calls + 1 >= options.accumulate_steps
         self._take_grads(table, grads, is_last)
         if self.backend != "cuda":
-            self._refuse_read_only()
+            self._refuse_changed_params()
         groups = [self._values(k) for k in range(len(self._settled))]
         touched: Mapping[int, Array] = {}
         if self._gradients.sparse:
@@ -919,7 +921,7 @@ class Optimizer:
             self._arrays, self._names, self._params, self._extents, self._refuse_beside_rows, options.zero_grads
         )
         self._last_steps = b""
-        self._are_writeable = backends.writeable_check(self.backend, self._params)
+        self._are_writeable = backends.writeable_check(self.backend, self._params, self._dtypes)
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
@@ -976,11 +978,17 @@ class Optimizer:
         if has_changed or self._steps.tobytes() != self._last_steps:
             self._number_rows(table)
 
-    def _refuse_read_only(self) -> None:
-        """Raise if a parameter that is to be changed was made read-only."""
+    def _refuse_changed_params(self) -> None:
+        """Raise if a parameter was given another dtype, or one that is to be changed was made read-only."""
         if self._are_writeable():
             return
-        for name, param, is_present in zip(self._names, self._params, self._gradients.present, strict=True):
+        present = self._gradients.present
+        for name, param, dtype, is_present in zip(self._names, self._params, self._dtypes, present, strict=True):
+            if param.dtype != dtype:
+                raise ValueError(
+                    f"params: {name!r} was an array of {dtype} when the optimizer was built, and is one of "
+                    f"{param.dtype} now; set its dtype back, or build a new optimizer"
+                )
             if is_present and not param.flags.writeable:
                 raise ValueError(
                     f"params: {name!r} was made read-only after the optimizer was built, and is to be updated in "

@@ -611,6 +611,23 @@ def test_a_parameter_made_read_only_later(count: int, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("kind", [np.ndarray, type("Subclass", (np.ndarray,), {})])
+@pytest.mark.filterwarnings("ignore:Setting the dtype:DeprecationWarning")
+def test_a_parameter_given_another_dtype_later(kind: Any, backend: str) -> None:
+    """Gradients of its new shape would be too short for the step."""
+    params = [f32(8).view(kind), f32(2).view(kind)]
+    opt = fastopt.SGD(params, momentum=0.9, backend=backend)
+    opt.step([f32(8), f32(2)])
+    before = everything(params, opt)
+    params[0].dtype = np.float64
+    with pytest.raises(ValueError, match=r"params: '0' was an array of float32 .* float64 now; set its dtype back"):
+        opt.step([f32(4), f32(2)])
+    params[0].dtype = np.float32
+    assert everything(params, opt) == before
+    opt.step([f32(8), f32(2)])
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
 @pytest.mark.parametrize(
     ("optimizer", "slot"), [(fastopt.Adam, "v"), (fastopt.Adam, "ema"), (fastopt.Muon, "b"), (fastopt.LAMB, "m")]
 )

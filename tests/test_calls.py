@@ -19,6 +19,7 @@ EXAMPLES: dict[str, tuple[Callable[..., Sequence[Any]], list[int | None], int]] 
     "one value for two": (lambda a, b, c: [a * b] * 2, [0, 2], 0),
     "its memory is still read": (lambda a, b, c: [a * b, b + a], [0, 1], 1),
     "chosen": (lambda a, b, c: [rules.where(a > b, c, rules.where(a < c, b, a))], [0], 3),
+    "chosen where equal": (lambda a, b, c: [rules.where(a >= b, c, a), rules.where(c != b, b, c)], [0, 1], 3),
     "anywhere": (lambda a, b, c: [a + b, (a + b) * c, c], [None, None, None], 3),
     "functions": (lambda a, b, c: [rules.maximum(-a, b), rules.minimum(rules.sqrt(rules.absolute(b)), c)], [0, 1], 1),
 }

@@ -472,6 +472,17 @@ def test_prox_l1_makes_exact_zeros_and_l1_does_not() -> None:
     assert (theta == 0).sum() >= 3
 
 
+@needs_native
+def test_prox_l1_that_rounds_to_0() -> None:
+    """The sign of a zero is the same on both backends."""
+    results = []
+    for backend in ("native", "numpy"):
+        theta = np.tile(np.float32([-0.0, 0.0, 1.0]), 50)
+        fastopt.SGD(theta, lr=0.1, momentum=0.9, prox_l1=1e-60, backend=backend).step(np.zeros(150, np.float32))
+        results.append(theta.tobytes())
+    assert results[0] == results[1]
+
+
 @every_backend
 @every_dtype
 @pytest.mark.parametrize("case", [case for case in EACH if "max_norm" not in case.optimizer.refused], ids=str)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from cases import needs_native
 import fastopt
 from fastopt import threads
 from fastopt.backends import numpy as fallback
+from fastopt.backends import workers
 
 
 @needs_native
@@ -51,3 +56,47 @@ def test_numpy_steps_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
         os._exit(int(any((param != 0).any() for param in params)))
     assert os.waitpid(child, 0)[1] == 0
     assert (params[1] == 0.5).all()
+
+
+def test_numpy_steps_after_the_main_thread() -> None:
+    """A thread that goes on training when the main thread has ended, where Python starts no other one any more."""
+    program = """
+import threading
+import numpy as np
+import fastopt
+from fastopt.backends import numpy as fallback
+
+def train():
+    opt.step(np.ones(200_000))
+    threading.main_thread().join()
+    print(opt.step(np.ones(200_000)).step, param[-1])
+
+fallback.THREADED = 0
+fastopt.set_num_threads(3)
+param = np.ones(200_000)
+opt = fastopt.SGD(param, lr=0.5, backend="numpy")
+threading.Thread(target=train).start()
+"""
+    told = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert told.stdout.split() == ["2", "0.0"]
+
+
+def test_no_thread_goes_on_after_an_error() -> None:
+    """Of three threads one raises at once and one works on: the error comes when both have ended."""
+    caller = threading.get_ident()
+    for _ in range(10):
+        together, others = threading.Barrier(3), ["raises", "works on"]
+        ended: list[str] = []
+
+        def work(together: threading.Barrier, others: list[str], ended: list[str]) -> None:
+            together.wait(10)
+            if threading.get_ident() == caller:
+                return
+            if others.pop() == "raises":
+                raise ValueError("the first")
+            time.sleep(0.01)
+            ended.append("works on")
+
+        with pytest.raises(ValueError, match="the first"):
+            workers.results_of(work, [(together, others, ended)] * 3, 3)
+        assert ended == ["works on"]

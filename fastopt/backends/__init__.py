@@ -237,13 +237,13 @@ def table_class(name: str) -> type[Table]:
     return numpy.NumpyTable
 
 
-def writeable_check(name: str, arrays: Sequence[Array]) -> Callable[[], bool]:
-    """Return a function that tells whether all of these arrays can be written."""
+def writeable_check(name: str, arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
+    """Return a function that tells whether all of these arrays have these dtypes and can be written."""
     if name == "native":
         from . import native
 
-        return native.writeable_check(arrays)
-    return lambda: all(array.flags.writeable for array in arrays)
+        return native.writeable_check(arrays, dtypes)
+    return lambda: host_arrays.are_writeable_as(arrays, dtypes)
 
 
 #: A row that leaves a gradient as it is, for norms alone.

@@ -144,7 +144,7 @@ def where(condition: Array, a: Array, b: Array, out: Array) -> None:
     np.bitwise_xor(chosen, b.view(bits), out=chosen)
 
 
-COMPARISONS = (np.greater, np.less)
+COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
 
 #: Functions that NumPy 2.4 does not want their last array given to by position.
 INTO: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import rules, threads
-from ..arrays import FLOAT32, Array, address, are_like
+from ..arrays import FLOAT32, Array, address, are_like, are_writeable_as
 from . import Beside, Hyper, Source
 
 #: Why there is no native backend; None where there is one.
@@ -221,11 +221,10 @@ def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
     return np.array([address(array) for array in arrays], np.uintp)
 
 
-def writeable_check(arrays: Sequence[Array]) -> Callable[[], bool]:
-    """Return a function that tells whether all of these can be written."""
+def writeable_check(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
+    """Return a function that tells whether all of these have these dtypes and can be written."""
     if not has_known_ndarrays or {type(array) for array in arrays} != {np.ndarray}:
-        return lambda: all(array.flags.writeable for array in arrays)
-    dtypes = [array.dtype for array in arrays]
+        return lambda: are_writeable_as(arrays, dtypes)
     objects, dtype_objects = uintptrs(addresses_of(arrays)), uintptrs(addresses_of(dtypes))
     memory, type_ = ffi.new("void *[]", len(arrays)), id(np.ndarray)
     owners = arrays, dtypes

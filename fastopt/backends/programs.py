@@ -73,7 +73,7 @@ def row_of(hyper: Hyper, dtype: np.dtype[Any]) -> Row:
         hyper.l2 != 0,
         hyper.l1 != 0,
         hyper.decay != 1,
-        hyper.threshold != 0,
+        dtype.type(hyper.threshold) != 0,  # with a threshold of 0 the kernels and minimum choose other signs of zero
         bool(hyper.stages & CLEAR),
         bool(hyper.stages & FINISH),
         hyper.average_weight != 1,

@@ -6,7 +6,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
@@ -75,10 +76,14 @@ def results_of(function: Callable[..., T], items: Sequence[Sequence[Any]], threa
                 buffers.reset()
                 results[k] = function(*arguments)
 
-    others = [pool(threads - 1).submit(work) for _ in range(threads - 1)]
+    others: list[Future[None]] = []
     try:
+        # Python starts no threads any more once its main thread has ended, while others may still train.
+        with suppress(RuntimeError):
+            others.extend(pool(threads - 1).submit(work) for _ in range(threads - 1))
         work()
     finally:
-        for other in others:
-            other.result()
+        errors = [other.exception() for other in others]  # of all: none goes on after this function has raised
+    for error in filter(None, errors):
+        raise error
     return results
