@@ -17,11 +17,13 @@ typedef struct {
     int32_t flags;
 } fo_ndarray;
 
+/* `model` is an array of the wanted shape. */
 static int is_like(const fo_ndarray *array, const fo_ndarray *model, uintptr_t type, uintptr_t dtype, int32_t flags)
 {
     return array->type == type && array->dtype == dtype && (array->flags & flags) == flags &&
            array->dimensions == model->dimensions &&
-           memcmp(array->shape, model->shape, (size_t)array->dimensions * sizeof *array->shape) == 0;
+           (array->dimensions == 0 ||
+            memcmp(array->shape, model->shape, (size_t)array->dimensions * sizeof *array->shape) == 0);
 }
 
 int32_t fo_find_memory(const uintptr_t *arrays, const uintptr_t *models, const uintptr_t *dtypes, int64_t count,

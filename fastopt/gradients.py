@@ -66,7 +66,7 @@ class Gradients:
         self.clearable: list[Any] = []
         self.converted: list[Any] = []
         self._last: list[Any] | None = None
-        #: Whether the last ones were read as they are, one for each array.
+        #: Whether the last ones were read as they are, one for each array: none row-sparse, None or converted.
         self._are_plain = False
         self._sizes = np.zeros(len(params), np.intp)
         #: Where gradients like these were found clear of all that is written.

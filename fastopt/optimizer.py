@@ -182,7 +182,8 @@ class Optimizer:
     >>> theta, grad, opt.ema
     (array([0.5, 1.5], dtype=float32), array([0., 0.], dtype=float32), array([0.75, 1.25], dtype=float32))
 
-    A rule of :mod:`fastopt.rules` becomes an optimizer by its options and scalars:
+    A rule of :mod:`fastopt.rules` becomes an optimizer by its options and scalars. (Of your own rules, which the NumPy
+    backend runs, all numbers must be among the scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``.)
 
     >>> import numpy as np, fastopt
     >>> class SignlessSGD(fastopt.Optimizer):

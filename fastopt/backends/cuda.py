@@ -176,7 +176,7 @@ class CudaTable:
             l2=hyper.l2 != 0,
             l1=hyper.l1 != 0,
             decay=hyper.decay != 1,
-            threshold=hyper.threshold != 0,
+            threshold=numba_cuda.NUMPY_DTYPES[computed_in(launch.dtypes.param)](hyper.threshold) != 0,
             blend=launch.dtypes.average is not None and hyper.average_weight != 1,
             zero_grads=hyper.zero_grads,
             update=bool(hyper.stages & UPDATE),
