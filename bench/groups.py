@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from bench.case import Work
+from bench.case import Case, Work
 from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
 from bench.products import BEHIND
@@ -18,7 +18,7 @@ class Group:
     """One table of the report and one picture."""
 
     title: str
-    work: Work
+    work: Work | dict[str, Work]  # several, by name: a row for each of them
     sets: dict[str, ArraySet] = field(default_factory=lambda: ARRAYS)
     contenders: dict[str, Contender] = field(default_factory=lambda: STEP)
     busy: bool = False  # with a spinning process on every core
@@ -32,9 +32,15 @@ class Group:
         """Whether other threads run by intent, so that noise tells nothing."""
         return self.busy or self.behind_product
 
-    def chosen(self, quick: bool) -> dict[str, ArraySet]:
-        """The sets of arrays, without the large ones in a quick run."""
-        return {label: each for label, each in self.sets.items() if not quick or each.elements <= QUICK}
+    def cases(self, quick: bool, threads: int) -> dict[str, Case]:
+        """What each row measures, by the row's label; without the large sets of arrays in a quick run."""
+        works = self.work if isinstance(self.work, dict) else {"": self.work}
+        return {
+            name or label: Case(work, arrays, threads)
+            for name, work in works.items()
+            for label, arrays in self.sets.items()
+            if not quick or arrays.elements <= QUICK
+        }
 
 
 def only(*starts: str) -> dict[str, ArraySet]:
@@ -52,7 +58,7 @@ GROUPS = {
     "options": Group(
         "Adam: what each option costs", RULES["adam"], only("one of", "GPT", "ResNet", "MLP"), contenders=OPTIONS
     ),
-    **{name: Group(name, rule, only("ResNet"), BRIEF) for name, rule in OTHERS.items()},
+    "others": Group("The other elementwise optimizers, on ResNet-50's arrays", OTHERS, only("ResNet"), BRIEF),
     "sparse": Group("Adam, few rows of a table (limit: the dense step's)", RULES["adam"], TABLE, SPARSE),
     "norm": Group("Global norm of the gradients", NORM, contenders=NORMS),
     "clip": Group("Clip the gradients by their global norm", CLIP, contenders=NORMS),

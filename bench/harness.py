@@ -16,6 +16,7 @@ from bench.groups import Group
 
 REST = 0.01  # seconds between turns: idle OpenMP threads spin for some milliseconds, and would slow the next contender
 TURN = 0.02  # seconds of steps in one turn
+SECONDS = 5.0  # of rounds for each row
 NOISY = 10  # percent: a row whose limit varies more is measured again, and the quietest one shown
 TRIES = 3
 
@@ -38,12 +39,11 @@ class Row:
 def measure(group: Group, quick: bool, threads: int) -> Iterator[Row]:
     """The rows of a group's table, as they are measured."""
     with busy_machine() if group.busy else contextlib.nullcontext():
-        for label, arrays in group.chosen(quick).items():
-            case = Case(group.work, arrays, threads)
+        for label, case in group.cases(quick, threads).items():
             steppers, skipped = build(group.contenders, case)
             rows = []
             while not rows or (rows[-1].spread > NOISY and len(rows) < (1 if group.is_noisy or quick else TRIES)):
-                rows.append(summary(label, case, interleave(steppers, seconds=1.0 if quick else 8.0), skipped))
+                rows.append(summary(label, case, interleave(steppers, seconds=1.0 if quick else SECONDS), skipped))
             yield min(rows, key=lambda row: row.spread)
             del steppers
             gc.collect()  # the arrays are large, and torch's optimizers hold reference cycles

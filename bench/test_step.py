@@ -7,7 +7,6 @@ import contextlib
 
 import pytest
 
-from bench.case import Case
 from bench.groups import GROUPS
 from bench.harness import busy_machine, ready, reason
 
@@ -18,7 +17,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(name, label, contender, id=f"{name}-{label}-{contender}")
         for name, group in GROUPS.items()
         if not group.each_thread_count
-        for label in group.chosen(metafunc.config.getoption("--quick"))
+        for label in group.cases(metafunc.config.getoption("--quick"), 1)
         for contender in group.contenders
     ]
     metafunc.parametrize(("name", "label", "contender"), cases)
@@ -26,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def test_step(benchmark, pytestconfig: pytest.Config, name: str, label: str, contender: str) -> None:
     group = GROUPS[name]
-    case = Case(group.work, group.sets[label], pytestconfig.getoption("--threads"))
+    case = group.cases(False, pytestconfig.getoption("--threads"))[label]
     try:
         stepper = ready(group.contenders[contender], case)
     except Exception as error:  # a peer that is missing or can't do it
