@@ -17,7 +17,7 @@ from bench.threads import set_threads
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Time fastopt against its peers.")
     parser.add_argument("--quick", action="store_true", help="arrays up to a million elements, and fewer rounds")
-    parser.add_argument("--group", action="append", help="only this one (may be repeated; an unknown name lists all)")
+    parser.add_argument("--group", action="append", help="only this one, beside those in the report (may be repeated)")
     parser.add_argument("--threads", type=int, default=2, help="for every contender (default: 2)")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.md"), help="the report")
     parser.add_argument("--plot", action="store_true", help="draw each table as a PNG beside the report")
@@ -42,7 +42,7 @@ def main() -> None:
     from bench import report
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    parts = []
+    sections = sections_of(args.out) if args.group else {}
     for name in chosen:
         print(f"{name} ...", file=sys.stderr, flush=True)
         if name == "install":
@@ -58,10 +58,17 @@ def main() -> None:
                 report.draw(group, rows, picture)
                 part += f"\n![{group.title}]({picture.name})\n"
         print(part, flush=True)
-        parts.append(part)
+        sections[part.partition("\n")[0]] = part
         head = f"# Benchmark results\n\n{report.machine(args.threads)}\n\n{report.NOTES}"
-        args.out.write_text("\n".join([head, *parts]), encoding="utf-8")  # after each group: a run may be cut short
+        args.out.write_text("\n".join([head, *sections.values()]), encoding="utf-8")  # a run may be cut short
     print(f"written to {args.out}", file=sys.stderr)
+
+
+def sections_of(file: Path) -> dict[str, str]:
+    """The sections of an earlier report, by their titles; those of other groups are kept."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    sections = [f"## {section}".rstrip() + "\n" for section in text.split("\n## ")[1:]]
+    return {section.partition("\n")[0]: section for section in sections}
 
 
 def each_thread_count(name: str, args: argparse.Namespace) -> Iterator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,10 +67,19 @@ class ArrayOptimizer(Optimizer):
         ]
 
     def _hypers(self, groups: Sequence[Group]) -> list[Hyper]:
+        #: The options and numbers of each row when the step began.
+        self._options = self._with_numbers(groups)
+        made: dict[tuple[float, ...], Hyper] = {}
         return [
-            self._hyper(options, self._settled[group].rule, step + 1)
-            for options, (group, step) in zip(self._with_numbers(groups), self._rows, strict=True)
+            self._hyper_once(made, (group, step, *(options[number] for number in self.numbers)), options)
+            for options, (group, step) in zip(self._options, self._rows, strict=True)
         ]
+
+    def _hyper_once(self, made: dict[tuple[float, ...], Hyper], key: tuple[Any, ...], options: Group) -> Hyper:
+        """Return the row of a group, step and numbers, computed once for all arrays that agree in these."""
+        if key not in made:
+            made[key] = self._hyper(options, self._settled[key[0]].rule, key[1] + 1)
+        return made[key]
 
     def _scalars_anew(self, groups: Sequence[Group], hypers: list[Hyper]) -> list[Hyper]:
         """Return the rows with their scalars computed anew, from what the numbers of the arrays are now."""

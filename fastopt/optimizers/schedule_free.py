@@ -94,10 +94,14 @@ class _ScheduleFree(ArrayOptimizer):
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
         super()._run(table, groups, hypers)
-        for i, (_, step), options in zip(self._arrays_of_rows, self._rows, self._with_numbers(groups), strict=True):
-            _, largest, weight = self.warmed_up(options, step + 1)
+        made: dict[tuple[float, ...], tuple[float, float, float]] = {}
+        for i, (group, step), options in zip(self._arrays_of_rows, self._rows, self._options, strict=True):
+            key = group, step, options["largest_lr"]
+            if key not in made:
+                made[key] = self.warmed_up(options, step + 1)
+            _, largest, weight = made[key]
             state = self.state[self._names[i]]
-            state["weight_sum"] += weight
+            state["weight_sum"][...] = options["weight_sum"] + weight
             state["largest_lr"][...] = largest
 
 
