@@ -16,8 +16,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``backend`` (of new optimizers), ``native_missing`` (why the native one can't be had, or None), ``isas_found``,
-        ``isa`` (in use), ``threads``, ``cuda`` (a dict: ``missing``, why it can't be used, or None; ``driver`` and
-        ``package``, their versions; ``devices``, their names), ``versions``.
+        ``isa`` (in use), ``threads`` (of large steps, at most), ``cuda`` (a dict: ``missing``, why it can't be used, or
+        None; ``driver`` and ``package``, their versions; ``devices``, their names), ``versions``.
 
     Raises
     ------
@@ -35,13 +35,13 @@ def info() -> dict[str, Any]:
     from . import __version__
     from .backends import cuda_found, native
 
-    is_there = native.missing is None
+    backend, is_there = backends.choice(None), native.missing is None
     return {
-        "backend": backends.choice(None),
+        "backend": backend,
         "native_missing": native.missing,
         "isas_found": native.isas_found() if is_there else [],
         "isa": native.isa() if is_there else None,
-        "threads": min(threads.get_num_threads(), threads.MOST if is_there and native.has_threads() else 1),
+        "threads": min(threads.get_num_threads(), backends.most_threads(backend)),
         "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {
             "fastopt": __version__,

@@ -14,7 +14,7 @@ import pytest
 from cases import ISAS, needs_native
 
 import fastopt
-from fastopt import threads
+from fastopt import backends, threads
 from fastopt.backends import cuda_found, native
 
 OURS = ("FASTOPT_BACKEND", "FASTOPT_ISA", "FASTOPT_NUM_THREADS")
@@ -63,7 +63,7 @@ def test_info_here() -> None:
         "numpy": np.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
     }
-    assert found["threads"] == (fastopt.get_num_threads() if native.missing is None else 1)
+    assert found["threads"] == min(fastopt.get_num_threads(), backends.most_threads(found["backend"]))
     assert found["isas_found"] == ISAS
     assert (found["isa"] in ISAS) == (native.missing is None)
 
@@ -139,7 +139,8 @@ def test_without_the_native_part(absent: Path) -> None:
     found = info(first=absent)
     assert found["backend"] == "numpy"
     assert found["native_missing"]
-    assert (found["isas_found"], found["isa"], found["threads"]) == ([], None, 1)
+    assert (found["isas_found"], found["isa"]) == ([], None)
+    assert found["threads"] == min(threads.default(), backends.most_threads("numpy"))
     assert python("-c", STEP, first=absent).returncode == 0
     assert python("-m", "fastopt", first=absent, FASTOPT_BACKEND="numpy", FASTOPT_ISA="avx2").returncode == 0
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arrays as host_arrays
+from .. import threads
 from ..arrays import Array, is_on_device
 from ..quantize import Map
 from ..rules import Rule, sgd
@@ -235,6 +236,15 @@ def table_class(name: str) -> type[Table]:
     from . import numpy
 
     return numpy.NumpyTable
+
+
+def most_threads(name: str) -> int:
+    """Return how many threads a backend can use at all; of a GPU's: those of arrays on the host."""
+    from . import native, numpy
+
+    if name != "numpy" and native.missing is None:
+        return threads.MOST if native.has_threads() else 1
+    return numpy.MOST_THREADS
 
 
 def writeable_check(name: str, arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
