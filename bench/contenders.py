@@ -76,6 +76,8 @@ def torch_step(case: Case, kind: str, set_to_none: bool = False) -> Stepper:
         opt = deepspeed_class(name)(params, lr=LR, **keywords)
     else:
         name, keywords = rule.torch
+        if not name:
+            raise NotImplementedError("torch has no such optimizer")
         opt = getattr(torch.optim, name)(params, lr=LR, **keywords, **{kind: True})
     # Averaged as torch.optim.swa_utils.get_ema_multi_avg_fn does it: all arrays in one call.
     average = [p.detach().clone() for p in params] if rule.whole else []
@@ -119,6 +121,8 @@ def optax_step(case: Case) -> Stepper:
     import optax
 
     rule = case.work
+    if rule.optax is None:
+        raise NotImplementedError("optax has no such optimizer")
     tx = rule.optax(optax)
     params = [jnp.array(array) for array in case.arrays()]
     average = [jnp.array(array) for array in case.arrays()] if rule.whole else []
