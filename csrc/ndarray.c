@@ -1,4 +1,4 @@
-/* Where the memory of many NumPy arrays is, in one call: Python takes a tenth of a microsecond for each question. */
+/* Where the memory of many NumPy arrays is, in one call: asking each from Python takes longer than a step of it. */
 #include "fastopt.h"
 
 #include <string.h>

@@ -3,7 +3,8 @@
    The caller never waits for a thread that has not begun. It works through all chunks itself; each pool thread that has
    a core at that moment joins in, beginning with a share of the chunks that is the same in every step and may still be in
    its core's cache. An OpenMP region instead ends when all its threads have come and gone: where the other core is busy,
-   say with the idle spinning of the BLAS that made the gradients, a step of 0.04 ms took 7 ms. Which thread takes a chunk
+   say with the idle spinning of the BLAS that made the gradients, a small step then takes a hundred times as long
+   (`python -m bench --group behind`; its limit is such a region). Which thread takes a chunk
    changes no bit. */
 #define _GNU_SOURCE
 #include "compiler.h"

@@ -60,26 +60,25 @@ class ArrayOptimizer(Optimizer):
         self._rows = [(int(self._group_of[i]), int(self._steps[i])) for i in self._arrays_of_rows]
 
     def _with_numbers(self, groups: Sequence[Group]) -> list[Group]:
-        """Return the options of each row's group, and its array's numbers beside them."""
-        return [
-            {**groups[group], **{number: float(self.state[self._names[i]][number]) for number in self.numbers}}
-            for i, (group, _) in zip(self._arrays_of_rows, self._rows, strict=True)
-        ]
+        """Return the options of each row's group and its array's numbers beside them, one dict for all that agree."""
+        state, made = self.state, dict[tuple[Any, ...], Group]()
+        all_options = []
+        for i, (group, _) in zip(self._arrays_of_rows, self._rows, strict=True):
+            its = state[self._names[i]]
+            key = group, *[its[number].item() for number in self.numbers]
+            if key not in made:
+                made[key] = {**groups[group], **dict(zip(self.numbers, key[1:], strict=True))}
+            all_options.append(made[key])
+        return all_options
 
     def _hypers(self, groups: Sequence[Group]) -> list[Hyper]:
         #: The options and numbers of each row when the step began.
         self._options = self._with_numbers(groups)
-        made: dict[tuple[float, ...], Hyper] = {}
-        return [
-            self._hyper_once(made, (group, step, *(options[number] for number in self.numbers)), options)
-            for options, (group, step) in zip(self._options, self._rows, strict=True)
-        ]
-
-    def _hyper_once(self, made: dict[tuple[float, ...], Hyper], key: tuple[Any, ...], options: Group) -> Hyper:
-        """Return the row of a group, step and numbers, computed once for all arrays that agree in these."""
-        if key not in made:
-            made[key] = self._hyper(options, self._settled[key[0]].rule, key[1] + 1)
-        return made[key]
+        made: dict[tuple[int, int], Hyper] = {}
+        for options, (group, step) in zip(self._options, self._rows, strict=True):
+            if (id(options), step) not in made:
+                made[id(options), step] = self._hyper(options, self._settled[group].rule, step + 1)
+        return [made[id(options), step] for options, (_, step) in zip(self._options, self._rows, strict=True)]
 
     def _scalars_anew(self, groups: Sequence[Group], hypers: list[Hyper]) -> list[Hyper]:
         """Return the rows with their scalars computed anew, from what the numbers of the arrays are now."""

@@ -94,15 +94,14 @@ class _ScheduleFree(ArrayOptimizer):
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
         super()._run(table, groups, hypers)
-        made: dict[tuple[float, ...], tuple[float, float, float]] = {}
-        for i, (group, step), options in zip(self._arrays_of_rows, self._rows, self._options, strict=True):
-            key = group, step, options["largest_lr"]
-            if key not in made:
-                made[key] = self.warmed_up(options, step + 1)
-            _, largest, weight = made[key]
-            state = self.state[self._names[i]]
-            state["weight_sum"][...] = options["weight_sum"] + weight
-            state["largest_lr"][...] = largest
+        state, made = self.state, dict[tuple[int, int], tuple[float, float, float]]()
+        for i, (_, step), options in zip(self._arrays_of_rows, self._rows, self._options, strict=True):
+            if (id(options), step) not in made:
+                made[id(options), step] = self.warmed_up(options, step + 1)
+            _, largest, weight = made[id(options), step]
+            its = state[self._names[i]]
+            its["weight_sum"][...] = options["weight_sum"] + weight
+            its["largest_lr"][...] = largest
 
 
 class ScheduleFreeSGD(_ScheduleFree):
