@@ -28,11 +28,11 @@ class Direction(NamedTuple):
 
 
 class ArrayOptimizer(Optimizer):
-    """An optimizer of which every array has a row of hyperparameters of its own.
+    """An optimizer that keeps numbers of every array, on which its row of hyperparameters depends.
 
-    :meth:`hyper` finds the array's numbers beside the options of its group. A subclass may keep numbers in the state
-    (``numbers``), and may run the table more than once in a step (``_run``), with sums over whole arrays in between
-    (:meth:`Table.sum_products`). The elements themselves always go through rules.
+    :meth:`hyper` finds the array's ``numbers`` beside the options of its group. A subclass may run the table more than
+    once in a step (``_run``), with sums over whole arrays in between (:meth:`Table.sum_products`). The elements
+    themselves always go through rules.
 
     Attributes
     ----------
@@ -40,45 +40,51 @@ class ArrayOptimizer(Optimizer):
         Besides the slots and ``"step"``: the array's numbers (0-d float64).
     """
 
-    runs_on_gpu = False
-
     #: The numbers of an array that are kept in its state, and what they are before its first step.
     numbers: ClassVar[Mapping[str, float]] = {}
 
+    def __init__(self, params: Any, options: Group, **common: Any) -> None:
+        #: By number, then by array.
+        self._numbers: npt.NDArray[np.float64] = np.zeros((len(self.numbers), 0))
+        super().__init__(params, options, **common)
+
     def _add(self, addition: Branch, groups: Sequence[Group], group_of: Mapping[str, int]) -> None:
         super()._add(addition, groups, group_of)
-        for state in self.state.values():
-            for number, value in self.numbers.items():
-                if number not in state:
-                    state[number] = self._arrays.number(value, self._params[0])
+        initial = np.array([*self.numbers.values()], np.float64)[:, None]
+        added = np.repeat(initial, len(self._params) - self._numbers.shape[1], axis=1)
+        self._numbers = np.concatenate([self._numbers, added], axis=1)
+        self._keep_numbers()
 
-    def _number_rows(self, table: Table) -> None:
-        places = np.flatnonzero(self._gradients.present)
-        table.rows[places] = np.arange(places.size)
-        #: Which array each row is of.
-        self._arrays_of_rows: list[int] = places.tolist()
-        self._rows = [(int(self._group_of[i]), int(self._steps[i])) for i in self._arrays_of_rows]
+    def _keep_numbers(self) -> None:
+        """Show each array's numbers in its state."""
+        for i, name in enumerate(self._names):
+            for k, number in enumerate(self.numbers):
+                self.state[name].keep(number, self._numbers[k, i : i + 1].reshape(()))
+
+    def _progress(self) -> list[npt.NDArray[Any]]:
+        return [*super()._progress(), self._numbers]
+
+    def _history(self) -> bytes:
+        return super()._history() + self._numbers.tobytes()
+
+    def _apart(self) -> Sequence[npt.NDArray[Any]]:
+        return list(self._numbers)
 
     def _with_numbers(self, groups: Sequence[Group]) -> list[Group]:
-        """Return the options of each row's group and its array's numbers beside them, one dict for all that agree."""
-        state, made = self.state, dict[tuple[Any, ...], Group]()
-        all_options = []
-        for i, (group, _) in zip(self._arrays_of_rows, self._rows, strict=True):
-            its = state[self._names[i]]
-            key = group, *[its[number].item() for number in self.numbers]
-            if key not in made:
-                made[key] = {**groups[group], **dict(zip(self.numbers, key[1:], strict=True))}
-            all_options.append(made[key])
-        return all_options
+        """Return the options of each row's group, and the numbers of its arrays beside them."""
+        numbers = self._numbers[:, self._arrays_of_rows].T.tolist()
+        return [
+            {**groups[group], **dict(zip(self.numbers, its, strict=True))}
+            for (group, _), its in zip(self._rows, numbers, strict=True)
+        ]
 
     def _hypers(self, groups: Sequence[Group]) -> list[Hyper]:
         #: The options and numbers of each row when the step began.
         self._options = self._with_numbers(groups)
-        made: dict[tuple[int, int], Hyper] = {}
-        for options, (group, step) in zip(self._options, self._rows, strict=True):
-            if (id(options), step) not in made:
-                made[id(options), step] = self._hyper(options, self._settled[group].rule, step + 1)
-        return [made[id(options), step] for options, (_, step) in zip(self._options, self._rows, strict=True)]
+        return [
+            self._hyper(options, self._settled[group].rule, step + 1)
+            for options, (group, step) in zip(self._options, self._rows, strict=True)
+        ]
 
     def _scalars_anew(self, groups: Sequence[Group], hypers: list[Hyper]) -> list[Hyper]:
         """Return the rows with their scalars computed anew, from what the numbers of the arrays are now."""
@@ -105,6 +111,8 @@ class DirectionOptimizer(ArrayOptimizer):
     The directions are made in NumPy, whatever the backend, from gradients that are scaled, clipped and decayed already.
     """
 
+    runs_on_gpu = False
+
     def slots(self, param: Array) -> Mapping[str, tuple[int, ...]]:
         """Return the names and shapes of an array's slots, which begin as 0."""
         raise NotImplementedError
@@ -115,6 +123,9 @@ class DirectionOptimizer(ArrayOptimizer):
 
     def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]:
         return tuple(self.slots(param))
+
+    def _apart(self) -> Sequence[npt.NDArray[Any]]:
+        return [np.arange(len(self._params))]
 
     def rule(self, group: Group) -> Rule:
         return rules.sgd

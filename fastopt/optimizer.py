@@ -292,7 +292,7 @@ class Optimizer:
         self.param_groups: list[Group] = []
         self._state: Entries[Entries[Array]] = Entries("state", "opt.state[name][slot][...]")
         #: Whether the last step was applied, which a GPU has yet to tell, and the counts before it.
-        self._unsettled: tuple[Any, npt.NDArray[np.int64]] | None = None
+        self._unsettled: tuple[Any, list[npt.NDArray[Any]]] | None = None
         #: Of the step that runs: whether it is to be skipped, or what a GPU will tell of it.
         self._found_nonfinite = False
         self._verdict: Any = None
@@ -745,7 +745,7 @@ class Optimizer:
         units = self._units(touched) if self._holds_norms else []
         hypers = self._hypers(groups)
         grad_norm = self._read_grads(table, hypers, is_last)
-        before = self._counts if self._verdict is None else self._counts.copy()
+        before = [] if self._verdict is None else [array.copy() for array in self._progress()]
         if self._found_nonfinite:
             if options.zero_grads:
                 for grad in self._gradients.clearable:
@@ -763,7 +763,7 @@ class Optimizer:
         if self._verdict is not None:
             self._unsettled = self._verdict, before
             if self._dynamic_scale is None and options.accumulate_steps == 1:
-                step_count = int(before[0, 0])
+                step_count = int(before[0][0, 0])
                 step = self._verdict.then(lambda applied: step_count + applied)
                 return StepInfo(self._verdict, grad_norm, groups[0]["lr"], step)
             self._settle_count()
@@ -921,7 +921,7 @@ class Optimizer:
         self._gradients = Gradients(
             self._arrays, self._names, self._params, self._extents, self._refuse_beside_rows, options.zero_grads
         )
-        self._last_steps = b""
+        self._last_history = b""
         self._are_writeable = backends.writeable_check(self.backend, self._params, self._dtypes)
         self._array_clip_is_set = False
         params = [self._arrays.in_memory_order(computed) for computed in self._computed]
@@ -976,7 +976,7 @@ class Optimizer:
         if self._frozen:
             leaves = [None if name in self._frozen else leaf for name, leaf in zip(self._names, leaves, strict=True)]
         has_changed = self._gradients.take(table, leaves)
-        if has_changed or self._steps.tobytes() != self._last_steps:
+        if has_changed or self._history() != self._last_history:
             self._number_rows(table)
 
     def _refuse_changed_params(self) -> None:
@@ -1051,12 +1051,20 @@ class Optimizer:
         ]
 
     def _number_rows(self, table: Table) -> None:
-        """Give the arrays that agree in group and step count a common row of hyperparameters."""
+        """Give the arrays that agree in group, step count and what else decides it a common row of hyperparameters."""
         present = self._gradients.present
-        steps, step_of = np.unique(self._steps[present], return_inverse=True)
-        keys, row_of = np.unique(self._group_of[present] * steps.size + step_of, return_inverse=True)
+        row_of = self._group_of[present]
+        for values in (self._steps, *self._apart()):
+            found, place = np.unique(values[present], return_inverse=True)
+            _, first, row_of = np.unique(row_of * found.size + place, return_index=True, return_inverse=True)
         table.rows[present] = row_of
-        self._rows = [(key // steps.size, int(steps[key % steps.size])) for key in keys.tolist()]
+        #: The first array of each row.
+        self._arrays_of_rows: list[int] = np.flatnonzero(present)[first].tolist()
+        self._rows = [(int(self._group_of[i]), int(self._steps[i])) for i in self._arrays_of_rows]
+
+    def _apart(self) -> Sequence[npt.NDArray[Any]]:
+        """Return what tells the rows of arrays apart besides group and step count, by array."""
+        return []
 
     def _settle_count(self) -> None:
         """Take the last step out of the counters if a GPU skipped it; waits until that is known."""
@@ -1065,8 +1073,17 @@ class Optimizer:
         verdict, before = self._unsettled
         self._unsettled = None
         if not verdict:
-            self._counts[...] = before
-            self._last_steps = b""
+            for array, values in zip(self._progress(), before, strict=True):
+                array[...] = values
+            self._last_history = b""
+
+    def _progress(self) -> list[npt.NDArray[Any]]:
+        """Return the arrays of NumPy in which a step counts."""
+        return [self._counts]
+
+    def _history(self) -> bytes:
+        """Return what the rows of arrays depend on besides their groups."""
+        return self._steps.tobytes()
 
     def _accumulate(self, table: Table, hypers: list[Hyper]) -> None:
         """Add the gradients to those of earlier calls, and count the call."""
@@ -1096,7 +1113,7 @@ class Optimizer:
             uninterrupted(partial(self._run, table, groups, hypers), partial(self._count, 0))
         # In this order: an interrupt in between has the rows numbered anew, instead of left one step behind.
         self._rows = [(group, step + 1) for group, step in self._rows]
-        self._last_steps = self._steps.tobytes()
+        self._last_history = self._history()
 
     def _count(self, row: int) -> None:
         """Count a call in this row of the counts, as csrc/fastopt.h says: at once, without a place for an interrupt."""

@@ -274,6 +274,34 @@ def test_averages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert params["a"].tolist() == copies["a"].tolist() == [2, 0]
 
 
+@pytest.mark.parametrize("kind", [np.dtype(np.float32), BFLOAT16], ids=str)
+def test_the_two_modes_of_schedule_free(kind: Any) -> None:
+    plain, there = np.float32([4, 2]).astype(kind), np.float32([4, 2]).astype(kind)
+    opt, reference = fastopt.ScheduleFreeSGD(SimulatedArray(there)), fastopt.ScheduleFreeSGD(plain, backend="numpy")
+    for _ in range(3):
+        opt.step(SimulatedArray(np.ones(2, np.float32)))
+        reference.step(np.ones(2, np.float32))
+        for change in ("eval", "train"):
+            getattr(opt, change)()
+            getattr(reference, change)()
+            assert there.tobytes() == plain.tobytes()
+    assert on_host(opt) == on_host(reference)
+
+
+@pytest.mark.parametrize("name", ["ScheduleFreeAdamW", "SWATS"])
+def test_numbers_are_as_before_when_a_step_is_skipped(name: str) -> None:
+    """Of SWATS both phases: it settles in its second step here."""
+    options: dict[str, Any] = {"lr": 0.01, "eps": 0.1, "nonfinite": "skip"}
+    plain, there = [np.float32([4, 2]), np.float32([1])], [np.float32([4, 2]), np.float32([1])]
+    opt, reference = getattr(fastopt, name)(simulated(there), **options), getattr(fastopt, name)(plain, **options)
+    for k, bad in enumerate([1, np.nan, 1, np.inf, 1]):
+        grads = [np.float32([1, k]), np.float32([bad])]
+        assert opt.step(simulated(grads)) == reference.step(grads)
+        assert list(map(alike, there)) == list(map(alike, plain))
+        assert on_host(opt) == on_host(reference)
+    assert name != "SWATS" or int(opt.state["0"]["switch_step"]) == 2
+
+
 def test_an_old_norm_is_fetched_before_its_place_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "NORMS", 2)
     opt = fastopt.SGD(SimulatedArray(np.zeros(1, np.float32)), clip_global_norm=1.0)

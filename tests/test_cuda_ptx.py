@@ -171,12 +171,16 @@ def test_memory_in_few_bits(dtypes: Row, capability: tuple[int, int]) -> None:
 @every_capability
 @every_dtype
 @pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
-@pytest.mark.parametrize("source", ["clipped_grad", "grad", "param", 0])
-def test_norm_kernels(source: Any, options: Options, dtype: str, capability: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("left", "right"), [*((source, source) for source in ("clipped_grad", "grad", "param", 0)), (0, "grad")]
+)
+def test_norm_kernels(left: Any, right: Any, options: Options, dtype: str, capability: tuple[int, int]) -> None:
     """Squares are added in double precision, and never fused: for float64 that would change bits."""
-    kernel = numba_cuda.squares_kernel(cuda_kernels.squares_key(source, options, row("adam", dtype, dtype, options)))
+    kernel = numba_cuda.products_kernel(
+        cuda_kernels.products_key(left, right, options, row("adam", dtype, dtype, options))
+    )
     ptx = numba_cuda.ptx(
-        kernel, numba_cuda.squares_signature(dtype, Stages), numba_cuda.launch_bounds(dtype), capability
+        kernel, numba_cuda.products_signature(dtype, Stages), numba_cuda.launch_bounds(dtype), capability
     )
     assert "mul.rn.f64" in ptx
     for text in (ptx, *(numba_cuda.ptx(k, s, None, capability) for k, s in numba_cuda.plain_signatures().items())):

@@ -27,7 +27,7 @@ from .cuda_kernels import (
     check_known,
     clear_of,
     plain_kernel,
-    squares_kernel,
+    products_kernel,
     stages_of,
     step_of,
     update_kernel,
@@ -141,7 +141,11 @@ class CudaTable:
         """Do to every element what ``make`` returns; where that is guarded and not done, clear the gradients."""
         guard = numba_cuda.address(self.guards) if self.is_guarded else 0
         # All kernels first: one that can't be compiled must leave every array as it is.
-        ready = [(launch, guard, *self.kernel_of(make, launch, hypers[launch.row])) for launch in self.launches]
+        ready = [
+            (launch, guard, *self.kernel_of(make, launch, hypers[launch.row]))
+            for launch in self.launches
+            if hypers[launch.row].stages
+        ]
         if self.is_guarded:
             ready += [
                 (launch, guard + 8, *self.kernel_of(clear_of, launch, hypers[launch.row]))
@@ -263,12 +267,12 @@ class CudaTable:
     def sum_products(
         self, hypers: Sequence[Hyper], left: Source, right: Source, count_nonfinite: bool = False
     ) -> npt.NDArray[np.float64]:
-        if left != right or count_nonfinite:
-            raise NotImplementedError(f"sum of {left} times {right}, {count_nonfinite=}: not done on a GPU yet")
+        if count_nonfinite:
+            raise NotImplementedError("sum_products: on a GPU read_grads counts what is not finite")
         with numba_cuda.on_device(self.device):
             stream = self.entered_stream()
             self.plan(stream)
-            self.add_squares(hypers, stream, left)
+            self.add_products(hypers, stream, left, right)
             return to_host(self.sums)
 
     def set_trust_ratios(
@@ -298,16 +302,19 @@ class CudaTable:
     def add_squares(
         self, hypers: Sequence[Hyper], stream: Any, source: Source = "clipped_grad", sums: Any = None
     ) -> None:
-        """Put each array's sum of squares into ``sums``: chunks first, then chunks in index order."""
+        self.add_products(hypers, stream, source, source, sums)
+
+    def add_products(self, hypers: Sequence[Hyper], stream: Any, left: Source, right: Source, sums: Any = None) -> None:
+        """Put each array's sum of products into ``sums``: chunks first, then chunks in index order."""
         partials, partial_counts = numba_cuda.address(self.partials), numba_cuda.address(self.partial_counts)
         a_block = numba_cuda.CHUNKS_A_BLOCK
         for launch in self.launches:
             hyper = hypers[launch.row]
             asked = self.options(launch, hyper)
             options = Options()
-            if source in ("grad", "clipped_grad"):
+            if not {left, right}.isdisjoint(("grad", "clipped_grad")):
                 options = Options(**{name: getattr(asked, name) for name in GRAD_OPTIONS})
-            kernel = squares_kernel(self.device, source, options, launch.dtypes)
+            kernel = products_kernel(self.device, left, right, options, launch.dtypes)
             stages = stages_of(hyper, computed_in(launch.dtypes.param))
             blocks, threads = -(-launch.chunk_count // a_block), (numba_cuda.LANES, a_block)
             args = self.work(launch, hyper), launch.chunk_count, stages, partials, partial_counts

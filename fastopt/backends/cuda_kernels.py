@@ -180,19 +180,23 @@ def clear_of(rule: Rule, options: Options, dtypes: Row) -> Callable[..., Sequenc
     return clear
 
 
-def prepare_of(source: Source, options: Options, dtypes: Row) -> Callable[..., Sequence[Any]]:
-    """Return what makes the number whose square is added to a norm, and of a gradient the one that is to be finite."""
+def value_of(source: Source, options: Options, factors: Any, stages: Any, row: Row) -> Any:
+    if isinstance(source, int):
+        return row.slots[source]
+    if source == "param":
+        return row.param
+    if source == "grad":
+        return whole_grad(options, factors, stages, row)
+    return clipped_grad(options, factors, stages, scaled_grad(options, stages, row))
+
+
+def prepare_of(left: Source, right: Source, options: Options, dtypes: Row) -> Callable[..., Sequence[Any]]:
+    """Return what makes the two numbers whose product is added, and of gradients the one that is to be finite."""
 
     def prepare(factors: Any, stages: Any, h: Any, place: Any, *values: Any) -> Sequence[Any]:
         row = dtypes.like(values)
-        if isinstance(source, int):
-            return (row.slots[source],)
-        if source == "param":
-            return (row.param,)
-        if source == "grad":
-            return (whole_grad(options, factors, stages, row),)
-        g = scaled_grad(options, stages, row)
-        return clipped_grad(options, factors, stages, g), g
+        first, second = (value_of(source, options, factors, stages, row) for source in (left, right))
+        return (first, second, scaled_grad(options, stages, row)) if left == "clipped_grad" else (first, second)
 
     return prepare
 
@@ -221,9 +225,9 @@ def update_key(make: Maker, rule: Rule, options: Options, dtypes: Row) -> str:
     return traced(key, make(rule, options, dtypes), options, dtypes)
 
 
-def squares_key(source: Source, options: Options, dtypes: Row) -> str:
-    key = f"squares of {source} {dtypes} {options} {sources(prepare_of)}"
-    return traced(key, prepare_of(source, options, dtypes), options, dtypes)
+def products_key(left: Source, right: Source, options: Options, dtypes: Row) -> str:
+    key = f"{left} times {right} {dtypes} {options} {sources(prepare_of)}"
+    return traced(key, prepare_of(left, right, options, dtypes), options, dtypes)
 
 
 @cache
@@ -236,10 +240,10 @@ def update_kernel(device: int, make: Maker, rule: Rule, options: Options, dtypes
 
 
 @cache
-def squares_kernel(device: int, source: Source, options: Options, dtypes: Row) -> Any:
+def products_kernel(device: int, left: Source, right: Source, options: Options, dtypes: Row) -> Any:
     dtype = computed_in(dtypes.param)
-    kernel = numba_cuda.squares_kernel(squares_key(source, options, dtypes))
-    return numba_cuda.compiled(kernel, numba_cuda.squares_signature(dtype, Stages), numba_cuda.launch_bounds(dtype))
+    kernel = numba_cuda.products_kernel(products_key(left, right, options, dtypes))
+    return numba_cuda.compiled(kernel, numba_cuda.products_signature(dtype, Stages), numba_cuda.launch_bounds(dtype))
 
 
 @cache

@@ -148,10 +148,10 @@ if SIMULATED:
                 with np.errstate(all="ignore"):
                     array[...] = halves.nearest(result) if is_nearest else result
 
-    def square(key: str, work: Work, row: Any, index: int, factors: Any, stages: Any) -> tuple[float, int]:
-        _, (value, *others) = simulated(key, 1, work, row, index, factors, stages, ())
+    def product(key: str, work: Work, row: Any, index: int, factors: Any, stages: Any) -> tuple[float, int]:
+        _, (left, right, *others) = simulated(key, 1, work, row, index, factors, stages, ())
         with np.errstate(all="ignore"):
-            product = float(np.float64(value[0]) * np.float64(value[0]))
+            product = float(np.float64(left[0]) * np.float64(right[0]))
         return product, sum(0 if np.isfinite(other[0]) else 1 for other in others)
 
 else:
@@ -428,7 +428,7 @@ else:
 
         return types.none(key, count, work, row, index, factors, stages, h), code
 
-    def square_(_: Any, key: Any, work: Any, row: Any, index: Any, factors: Any, stages: Any) -> Any:
+    def product_(_: Any, key: Any, work: Any, row: Any, index: Any, factors: Any, stages: Any) -> Any:
         if not isinstance(key, types.Literal):
             return None  # Numba asks again with the constants
 
@@ -437,16 +437,16 @@ else:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             words = named(builder, row, args[2])
             numbers = [scalars(builder, kind, values) for kind, values in zip((factors, stages), args[4:], strict=True)]
-            value, *others = traced(
+            left, right, *others = traced(
                 builder, key.literal_value, 1, named(builder, work, args[1]), words, args[3], *numbers, ()
             )
-            wide = converted(builder, value.values[0], TRACED[key.literal_value].computed, "float64")
-            count = I64(0)
+            computed, count = TRACED[key.literal_value].computed, I64(0)
+            wide = [converted(builder, each.values[0], computed, "float64") for each in (left, right)]
             for other in others:
                 magnitude = FLOAT_OPERATIONS["absolute"](builder, other.values[0])
                 is_bad = builder.not_(builder.fcmp_ordered("<", magnitude, ir.Constant(magnitude.type, math.inf)))
                 count = builder.add(count, builder.zext(is_bad, I64))
-            return context.make_tuple(builder, pair, [FLOAT_OPERATIONS["multiply"](builder, wide, wide), count])
+            return context.make_tuple(builder, pair, [FLOAT_OPERATIONS["multiply"](builder, *wide), count])
 
         return pair(key, work, row, index, factors, stages), code
 
@@ -478,7 +478,7 @@ else:
 
         return types.none(address, value), code
 
-    apply, square, words = intrinsic(apply_), intrinsic(square_), intrinsic(words_)
+    apply, product, words = intrinsic(apply_), intrinsic(product_), intrinsic(words_)
     real, put = intrinsic(real_), intrinsic(put_)
 
 
@@ -511,14 +511,14 @@ def update_kernel(key: str) -> Callable[..., None]:
     return update
 
 
-def squares_kernel(key: str) -> Callable[..., None]:
-    """Return the kernel of a chunk's sum of squares: LANES running sums, folded in halves, as csrc/pipeline.h does.
+def products_kernel(key: str) -> Callable[..., None]:
+    """Return the kernel of a chunk's sum of products: LANES running sums, folded in halves, as csrc/pipeline.h does.
 
     And of how many elements are not finite, where the function returns those too.
     """
     row_words, item_size = ROW_HEAD + len(TRACED[key].dtypes), ITEM_SIZES[TRACED[key].computed]
 
-    def squares(work: Work, count: int, stages: Any, partials: int, partial_counts: int) -> None:
+    def products(work: Work, count: int, stages: Any, partials: int, partial_counts: int) -> None:
         folded = cuda.shared.array((CHUNKS_A_BLOCK, LANES), types.float64)
         counts = cuda.shared.array((CHUNKS_A_BLOCK, LANES), types.int64)
         lane, place = cuda.threadIdx.x, cuda.threadIdx.y
@@ -532,8 +532,8 @@ def squares_kernel(key: str) -> Callable[..., None]:
             like, number = stages.scale, row[2] * item_size
             factors = (real(like, work.clips + number), real(like, work.global_clip), real(like, work.rates + number))
             for i in range(chunk * CHUNK + lane, min((chunk + 1) * CHUNK, row[0]), LANES):
-                product, is_bad = square(key, work, row, i, factors, stages)
-                total += product
+                added, is_bad = product(key, work, row, i, factors, stages)
+                total += added
                 nonfinite += is_bad
         folded[place, lane] = total
         counts[place, lane] = nonfinite
@@ -549,7 +549,7 @@ def squares_kernel(key: str) -> Callable[..., None]:
             put(partials + target, folded[place, 0])
             put(partial_counts + target, float(counts[place, 0]))
 
-    return squares
+    return products
 
 
 def sums(spans: int, partials: int, sums: int) -> None:
@@ -643,7 +643,7 @@ def update_signature(dtype: str, stages: type, scalars: type) -> Any:
     return types.void(named_type("int64", Work), named_type(dtype, stages), named_type(dtype, scalars))
 
 
-def squares_signature(dtype: str, stages: type) -> Any:
+def products_signature(dtype: str, stages: type) -> Any:
     i64 = types.int64
     return types.void(named_type("int64", Work), i64, named_type(dtype, stages), i64, i64)
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import rules
 from ..array_optimizer import ArrayOptimizer, making_slots
 from ..backends import Hyper, Source, Table, Trust
 from ..hyperparameters import NON_NEGATIVE, Allowed, Group, Schedulable
-from ..optimizer import Optimizer
 from ..rules import Rule
 
 if TYPE_CHECKING:
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 class _Layerwise(ArrayOptimizer):
     """What LARS and LAMB share: the trust ratio."""
 
-    runs_on_gpu = True
     numbers: ClassVar[Mapping[str, float]] = {"trust_ratio": 1.0}
 
-    def _number_rows(self, table: Table) -> None:
-        if self.backend == "cuda":  # where the ratio is beside the row, not in it
-            Optimizer._number_rows(self, table)
-        else:
-            super()._number_rows(table)
+    def _keep_numbers(self) -> None:
+        if self.backend != "cuda":
+            super()._keep_numbers()
+            return
+        for state in self.state.values():
+            if "trust_ratio" not in state:
+                state["trust_ratio"] = self._arrays.number(1.0, self._params[0])
 
-    def _with_numbers(self, groups: Sequence[Group]) -> list[Group]:
-        if self.backend == "cuda":
-            return [{**groups[group], **self.numbers} for group, _ in self._rows]
-        return super()._with_numbers(groups)
+    def _apart(self) -> Sequence[npt.NDArray[Any]]:
+        # On a GPU the ratio is beside the row, not in it.
+        return [] if self.backend == "cuda" else [np.arange(len(self._params))]
 
     def _set_trust_ratios(self, table: Any, groups: Sequence[Group], hypers: list[Hyper], update: Source) -> None:
         if self.backend == "cuda":
@@ -55,7 +55,7 @@ class _Layerwise(ArrayOptimizer):
             is_defined = groups[k]["adapt"] and param_norm != 0 and update_norm != 0
             with np.errstate(all="ignore"):
                 ratio = coefficient * param_norm / (update_norm + eps) if is_defined else 1.0
-            self.state[self._names[i]]["trust_ratio"][...] = ratio
+            self._numbers[0, i] = ratio
 
     def _trust(self, group: Group) -> tuple[float, float]:
         """Return the ratio's coefficient, and what is added to its denominator."""

@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from .. import rules
 from ..array_optimizer import ArrayOptimizer
-from ..arrays import Array, write_rounded
+from ..arrays import Array
 from ..backends import Hyper, Table
 from ..hyperparameters import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
 from ..results import StepInfo
@@ -38,7 +40,7 @@ class _ScheduleFree(ArrayOptimizer):
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
         values = super().new_slot(group, slot, param)
         if slot == "z":
-            values[...] = param
+            self._arrays.write(values, self._arrays.on_host(param, copy=False))
         return values
 
     def warmed_up(self, group: Group, step: int) -> tuple[float, float, float]:
@@ -82,10 +84,12 @@ class _ScheduleFree(ArrayOptimizer):
                 continue
             weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
             computed = self._computed[i]
-            computed += computed.dtype.type(weight) * (state["z"] - computed)
+            values = self._arrays.on_host(computed)
+            values += values.dtype.type(weight) * (self._arrays.on_host(state["z"], copy=False) - values)
+            self._arrays.write(computed, values)
             for shown in (self._params[i], self._copies[i]):
                 if shown is not None and shown is not computed:
-                    write_rounded(shown, computed)
+                    self._arrays.write_rounded(shown, computed)
             state["is_training"][...] = is_training
 
     def _interpolation(self, group: Group) -> float:
@@ -94,14 +98,12 @@ class _ScheduleFree(ArrayOptimizer):
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
         super()._run(table, groups, hypers)
-        state, made = self.state, dict[tuple[int, int], tuple[float, float, float]]()
-        for i, (_, step), options in zip(self._arrays_of_rows, self._rows, self._options, strict=True):
-            if (id(options), step) not in made:
-                made[id(options), step] = self.warmed_up(options, step + 1)
-            _, largest, weight = made[id(options), step]
-            its = state[self._names[i]]
-            its["weight_sum"][...] = options["weight_sum"] + weight
-            its["largest_lr"][...] = largest
+        made = [self.warmed_up(its, step + 1) for its, (_, step) in zip(self._options, self._rows, strict=True)]
+        _, largest, weight = np.array(made).reshape(-1, 3).T
+        present = self._gradients.present
+        rows = table.rows[present]
+        self._numbers[0, present] += weight[rows]
+        self._numbers[1, present] = largest[rows]
 
 
 class ScheduleFreeSGD(_ScheduleFree):

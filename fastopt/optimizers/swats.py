@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import rules
 from ..array_optimizer import ArrayOptimizer, making_slots
@@ -67,7 +68,7 @@ class SWATS(ArrayOptimizer):
     State, each with the shape and dtype of its parameter: ``u`` (Adam's step, then SGD's momentum; ``state_dtype``
     leaves it as it is), ``m``, ``v``; and, each 0-d float64: ``rate_average``, ``switch_step`` (after which step SGD's
     phase began, 0 before it), ``sgd_lr`` (0 before it; after it also the ``lr`` of decay and ``prox_l1``). The products
-    are added in double precision, with the same bits on every machine.
+    are added in double precision, with the same bits on every machine. On a GPU each step of Adam's phase waits for them.
 
     Source: Keskar and Socher, arXiv 1712.07628, algorithm 1.
 
@@ -111,6 +112,9 @@ class SWATS(ArrayOptimizer):
     def rule(self, group: Group) -> Rule:
         return rules.adam_direction
 
+    def _apart(self) -> Sequence[npt.NDArray[Any]]:
+        return list(self._numbers[1:])  # every array has an average of its own, which no row needs
+
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         beta1, beta2 = group["betas"]
         if group["switch_step"]:
@@ -131,34 +135,39 @@ class SWATS(ArrayOptimizer):
             descent = {"rule": rules.descend, "scalars": rules.DescendScalars(1.0)} if in_adams_phase else {"stages": 0}
             second.append(hyper._replace(**descent))
         table.step(first)
-        in_adam = {
-            i for i, hyper in zip(self._arrays_of_rows, hypers, strict=True) if hyper.rule is rules.adam_direction
-        }
-        if not in_adam:
+        is_adams = np.array([hyper.rule is rules.adam_direction for hyper in hypers], bool)
+        if not is_adams.any():
             return
         squares = table.sum_products(hypers, 0, 0)
         products = table.sum_products(hypers, 0, "grad")
         table.step(second)
+        if self._verdict is not None and not self._verdict:
+            return  # skipped by a GPU
+        in_adam = self._gradients.present.copy()
+        in_adam[in_adam] = is_adams[table.rows[in_adam]]
         for k, group in enumerate(groups):
-            of_group = [i for i in range(len(self._params)) if self._group_of[i] == k]
-            for arrays in [of_group] if group["per_group"] else [[i] for i in of_group]:
-                measured = [i for i in arrays if i in in_adam]
-                if measured:
+            of_group = np.flatnonzero(self._group_of == k)
+            for arrays in [of_group] if group["per_group"] else of_group[:, None]:
+                measured = arrays[in_adam[arrays]]
+                if measured.size:
                     sums = float(np.cumsum(squares[measured])[-1]), float(np.cumsum(products[measured])[-1])
                     self._judge(group, arrays, 1 + int(self._steps[measured].max()), *sums)
 
-    def _judge(self, group: Group, arrays: Sequence[int], step: int, square: float, product: float) -> None:
+    def _apply(self, *args: Any) -> None:
+        super()._apply(*args)
+        self._last_history = b""  # the arrays of a row part when one of them switches
+
+    def _judge(self, group: Group, arrays: npt.NDArray[np.intp], step: int, square: float, product: float) -> None:
         """Bring the rate's average of these arrays up to date, and switch them to SGD where it has settled."""
         if product == 0:
             return
-        beta2, states = group["betas"][1], [self.state[self._names[i]] for i in arrays]
+        beta2 = group["betas"][1]
         rate = square / product
-        average = beta2 * float(states[0]["rate_average"]) + (1.0 - beta2) * rate
+        average = beta2 * self._numbers.item(0, arrays[0]) + (1.0 - beta2) * rate
         corrected = average / (1.0 - beta2**step)
-        has_settled = step > 1 and abs(corrected - rate) < group["eps"]
-        for state in states:
-            state["rate_average"][...] = average
-            if has_settled:
-                state["switch_step"][...] = step
-                state["sgd_lr"][...] = corrected
-                state["u"][...] = 0
+        self._numbers[0, arrays] = average
+        if step > 1 and abs(corrected - rate) < group["eps"]:
+            self._numbers[1, arrays] = step
+            self._numbers[2, arrays] = corrected
+            for i in arrays:
+                self._arrays.clear(self.state[self._names[i]]["u"])
