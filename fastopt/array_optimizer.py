@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from . import rules
 from .arrays import Array, computed_in, in_memory_order
-from .backends import CLEAR, UPDATE, Hyper, Source, Table
+from .backends import CLEAR, UPDATE, Hyper, Table
 from .backends.numpy import Block, NumpyTable, Run
 from .dither import PARAM_STREAM
 from .hyperparameters import Group
@@ -85,18 +85,6 @@ class ArrayOptimizer(Optimizer):
             self._hyper(options, self._settled[group].rule, step + 1)
             for options, (group, step) in zip(self._options, self._rows, strict=True)
         ]
-
-    def _scalars_anew(self, groups: Sequence[Group], hypers: list[Hyper]) -> list[Hyper]:
-        """Return the rows with their scalars computed anew, from what the numbers of the arrays are now."""
-        return [
-            hyper._replace(scalars=self.hyper(options, step + 1))
-            for hyper, options, (_, step) in zip(hypers, self._with_numbers(groups), self._rows, strict=True)
-        ]
-
-    def _sums(self, table: Table, hypers: list[Hyper], left: Source, right: Source) -> npt.NDArray[np.float64]:
-        """Return the sum of the products of two sources' elements, for the array of each row."""
-        sums = table.sum_products(hypers, left, right)
-        return sums[np.array(self._arrays_of_rows, np.intp)]
 
 
 def making_slots(hypers: Sequence[Hyper]) -> list[Hyper]:

@@ -35,27 +35,40 @@ class _Layerwise(ArrayOptimizer):
                 state["trust_ratio"] = self._arrays.number(1.0, self._params[0])
 
     def _apart(self) -> Sequence[npt.NDArray[Any]]:
-        # On a GPU the ratio is beside the row, not in it.
-        return [] if self.backend == "cuda" else [np.arange(len(self._params))]
+        return []  # the ratio is beside the row, not in it
 
-    def _set_trust_ratios(self, table: Any, groups: Sequence[Group], hypers: list[Hyper], update: Source) -> None:
+    def _step_by_ratios(
+        self, table: Any, groups: Sequence[Group], norms: list[Hyper], update: Source, hypers: list[Hyper]
+    ) -> None:
+        """Find the trust ratios, by the rows ``norms``, and step by the rows ``hypers``, which are without them yet."""
+        trusts = [
+            Trust(groups[k]["lr"], *self._trust(groups[k]), groups[k]["adapt"], self._scaled(groups[k]))
+            for k, _ in self._rows
+        ]
         if self.backend == "cuda":
-            trusts = [
-                Trust(groups[k]["lr"], *self._trust(groups[k]), groups[k]["adapt"], self._scaled(groups[k]))
-                for k, _ in self._rows
-            ]
-            table.set_trust_ratios(hypers, update, trusts, [self.state[name]["trust_ratio"] for name in self._names])
+            table.set_trust_ratios(norms, update, trusts, [self.state[name]["trust_ratio"] for name in self._names])
+            table.step(hypers)
             return
-        param_norms = np.sqrt(self._sums(table, hypers, "param", "param"))
-        update_norms = np.sqrt(self._sums(table, hypers, update, update))
-        for i, (k, _), param_norm, update_norm in zip(
-            self._arrays_of_rows, self._rows, param_norms, update_norms, strict=True
-        ):
-            coefficient, eps = self._trust(groups[k])
-            is_defined = groups[k]["adapt"] and param_norm != 0 and update_norm != 0
-            with np.errstate(all="ignore"):
-                ratio = coefficient * param_norm / (update_norm + eps) if is_defined else 1.0
-            self._numbers[0, i] = ratio
+        present = self._gradients.present
+        rows = table.rows[present]
+        param_sums, update_sums = (table.sum_products(norms, each, each)[present] for each in ("param", update))
+        lrs, coefficients, eps, adapt = np.array([trust[:4] for trust in trusts]).reshape(-1, 4)[rows].T
+        with np.errstate(all="ignore"):
+            param_norms, update_norms = np.sqrt(param_sums), np.sqrt(update_sums)
+            is_defined = (adapt != 0) & (param_norms != 0) & (update_norms != 0)
+            ratios = np.where(is_defined, coefficients * param_norms / (update_norms + eps), 1.0)
+            rates = lrs * ratios
+        self._numbers[0, present] = ratios
+        table.rows[present] = np.arange(rows.size)
+        try:
+            table.step(
+                [
+                    scaled_by(hypers[row], trusts[row].scaled, rate)
+                    for row, rate in zip(rows.tolist(), rates.tolist(), strict=True)
+                ]
+            )
+        finally:
+            table.rows[present] = rows
 
     def _trust(self, group: Group) -> tuple[float, float]:
         """Return the ratio's coefficient, and what is added to its denominator."""
@@ -64,6 +77,11 @@ class _Layerwise(ArrayOptimizer):
     def _scaled(self, group: Group) -> tuple[str, ...]:
         """Return the scalars of the rule that the ratio is a factor of."""
         return ("step_size",)
+
+
+def scaled_by(hyper: Hyper, scaled: Sequence[str], rate: float) -> Hyper:
+    """Return the row with this rate in the place of these of its scalars."""
+    return hyper._replace(scalars=hyper.scalars._replace(**dict.fromkeys(scaled, rate)))  # type: ignore[attr-defined]
 
 
 class LARS(_Layerwise):
@@ -148,14 +166,12 @@ class LARS(_Layerwise):
         return rules.nesterov if group["nesterov"] else rules.momentum
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
-        step_size = group["lr"] * group["trust_ratio"]
         if group["nesterov"]:
-            return rules.NesterovScalars(group["momentum"], step_size, step_size, 1.0)
-        return rules.MomentumScalars(group["momentum"], step_size, 1.0)
+            return rules.NesterovScalars(group["momentum"], group["lr"], group["lr"], 1.0)
+        return rules.MomentumScalars(group["momentum"], group["lr"], 1.0)
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
-        self._set_trust_ratios(table, groups, hypers, update="grad")
-        table.step(self._scalars_anew(groups, hypers))
+        self._step_by_ratios(table, groups, hypers, "grad", hypers)
 
     def _trust(self, group: Group) -> tuple[float, float]:
         return group["trust_coefficient"], group["eps"]
@@ -262,10 +278,8 @@ class LAMB(_Layerwise):
 
     def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
         table.step(making_slots(hypers))
-        self._set_trust_ratios(table, groups, hypers, update=0)
-        table.step(
-            [
-                hyper._replace(rule=rules.descend, scalars=rules.DescendScalars(options["lr"] * options["trust_ratio"]))
-                for hyper, options in zip(hypers, self._with_numbers(groups), strict=True)
-            ]
-        )
+        descents = [
+            hyper._replace(rule=rules.descend, scalars=rules.DescendScalars(groups[k]["lr"]))
+            for hyper, (k, _) in zip(hypers, self._rows, strict=True)
+        ]
+        self._step_by_ratios(table, groups, hypers, 0, descents)

@@ -68,7 +68,7 @@ class SWATS(ArrayOptimizer):
     State, each with the shape and dtype of its parameter: ``u`` (Adam's step, then SGD's momentum; ``state_dtype``
     leaves it as it is), ``m``, ``v``; and, each 0-d float64: ``rate_average``, ``switch_step`` (after which step SGD's
     phase began, 0 before it), ``sgd_lr`` (0 before it; after it also the ``lr`` of decay and ``prox_l1``). The products
-    are added in double precision, with the same bits on every machine. On a GPU each step of Adam's phase waits for them.
+    are added in double precision, with the same bits on every machine. On a GPU a step of Adam's phase waits for them.
 
     Source: Keskar and Socher, arXiv 1712.07628, algorithm 1.
 
