@@ -86,8 +86,9 @@ def test_every_rule(name: str, options: Options, dtype: str, capability: tuple[i
     count = len(dtypes.present()) - (name == "adam_direction")  # its direction is not read, its parameter not written
     check(ptx, dtype, loads=count, stores=count - (not options.zero_grads))
     registers = linked_registers(ptx, capability)
-    record_property("registers", registers)
-    print(f"{name} {dtype} {capability}: {registers} registers")
+    stages = "all options" if options == ALL else "no option"
+    target = f"{dtype}, compute capability {capability[0]}.{capability[1]}, {stages}"
+    record_property("registers", (target, f"{name} {registers}"))
     # More than five numbers have to be held somewhere.
     more = len(dtypes.present()) - 5
     most = 64 if dtype == "float32" and more <= 0 else 80 + 8 * max(0, more)
