@@ -118,6 +118,16 @@ def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
     return slot.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
 
 
+def owner(array: Array | None) -> Array | None:
+    """Return the array that was given: of arrays in NumPy's memory itself."""
+    return array
+
+
+def are_aligned(grads: Sequence[Array | None]) -> bool:
+    """Tell whether all of these can be read as they are."""
+    return all(grad is None or grad.flags.aligned for grad in grads)
+
+
 def on_host(array: Array, copy: bool = True) -> Array:
     """Return a copy of an array in the same order of memory."""
     return array.copy(order="K") if copy else array

@@ -100,7 +100,7 @@ class Gradients:
         if places in self._disjoint:
             return True
         self._refuse_overlap(range(len(grads)), starts, self._sizes)
-        if (starts % 8).any() and not all(grad is None or grad.flags.aligned for grad in grads):
+        if (starts % 8).any() and not self.arrays.are_aligned(grads):
             return False
         if self.are_cleared and overlap_each_other(starts, self._sizes):
             return False
@@ -141,7 +141,8 @@ class Gradients:
         if not np.array_equal(present, self.present):
             self.present = present
             self.are_all_present = bool(present.all())
-        self._are_plain = are_callers and self.are_all_present and all(map(is_, grads, leaves))
+        are_as_given = all(map(is_, map(self.arrays.owner, grads), leaves))
+        self._are_plain = are_callers and self.are_all_present and are_as_given
         return are_callers
 
     def _rows_of(self, i: int, grad: RowSparse) -> Rows:

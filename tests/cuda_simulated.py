@@ -6,6 +6,7 @@ import importlib
 import sys
 import threading
 import time
+import weakref
 from collections import namedtuple
 from typing import Any
 
@@ -15,7 +16,7 @@ from cases import BFLOAT16, CASES, Case, bytes_of_run, covering_gpu_options, eve
 from cuda_arrays import SimulatedArray, simulated
 
 import fastopt
-from fastopt.backends import Hyper, cuda, cuda_found, numba_cuda
+from fastopt.backends import Hyper, cuda, cuda_found, device_arrays, numba_cuda
 
 #: The simulator polls its threads, and holds the interpreter while it does.
 sys.setswitchinterval(1e-5)
@@ -191,6 +192,49 @@ def test_one_launch_for_all_arrays_and_uploads_only_when_pointers_change(monkeyp
     assert len(uploads) == before
     opt.step(simulated([np.ones(3, np.float32) for _ in arrays]))
     assert len(uploads) == before + 1
+
+
+class Tensor(SimulatedArray):
+    """What is asked of a tensor of torch."""
+
+    device, requires_grad = "cuda:0", False
+
+    dtype = property(lambda self: self.array.dtype)
+    shape = property(lambda self: self.array.shape)
+
+    def data_ptr(self) -> int:
+        return int(self.array.ctypes.data)
+
+    def stride(self) -> tuple[int, ...]:
+        return tuple(self.array.strides)
+
+
+def test_new_tensors_are_read_where_they_are_without_being_checked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, real_check = [], device_arrays.grad_in_memory_order
+    monkeypatch.setattr(
+        device_arrays, "grad_in_memory_order", lambda *args: checked.append(args[0]) or real_check(*args)
+    )
+    plain = [np.ones((3, 4), np.float32), np.ones(5, np.float32)]
+    values = [array.copy() for array in plain]
+    opt, reference = fastopt.Adam([Tensor(array) for array in values]), fastopt.Adam(plain, backend="numpy")
+    earlier = []
+    for k in range(6):
+        grads = [np.full(array.shape, k - 1.5, np.float16 if k == 4 else np.float32) for array in plain]
+        tensors = [Tensor(shifted(grad, k % 2)) for grad in grads]
+        earlier.append([weakref.ref(tensor) for tensor in tensors])
+        opt.step(tensors)
+        reference.step(grads)
+        assert list(map(alike, values)) == list(map(alike, plain))
+    del tensors
+    assert [each() is None for pair in earlier[:-1] for each in pair] == [True] * 10
+    assert len(checked) == 2 * 3  # the first, those of another dtype, those behind them
+    with pytest.raises(ValueError, match=r"'0' has shape \(4, 3\)"):
+        opt.step([Tensor(np.ones((4, 3), np.float32)), Tensor(np.ones(5, np.float32))])
+    with pytest.raises(ValueError, match="'0' overlaps the memory of the parameter '0'"):
+        opt.step([Tensor(values[0]), Tensor(np.ones(5, np.float32))])
+    far = np.frombuffer(np.zeros(50, np.uint8).data, np.float32, 12, offset=1).reshape(3, 4)
+    with pytest.raises(ValueError, match="'0' is not one contiguous, aligned run"):
+        opt.step([Tensor(far), Tensor(np.ones(5, np.float32))])
 
 
 def test_groups_and_counts_are_launches_of_their_own() -> None:

@@ -32,7 +32,7 @@ from .cuda_kernels import (
     step_of,
     update_kernel,
 )
-from .device_arrays import COMPUTED, DeviceArray, computed_in, device_of, pointer_reader
+from .device_arrays import COMPUTED, DeviceArray, computed_in, device_of, models_of, pointer_reader
 from .numba_cuda import CHUNK, Work, from_host, to_host
 
 __all__ = ["CudaTable", "DeviceNumber", "from_host", "to_host"]
@@ -50,6 +50,8 @@ class Launch(NamedTuple):
     table: Any
     chunks: Any
     chunk_count: int
+    #: The table as it is on the device.
+    rows: npt.NDArray[np.int64] | None = None
 
 
 class CudaTable:
@@ -73,8 +75,14 @@ class CudaTable:
         self.rows = np.zeros(self.count, np.int32)
         self.array_clip = np.ones(self.count)
         self.numbers = np.arange(self.count)
+        #: Without their owners: where a gradient is now, another of its kind may be in the next step.
         self.grads: list[DeviceArray | None] = [None] * self.count
-        self.param_readers = [pointer_reader(param.owner) for param in params]
+        self.grad_owners: Sequence[Any] = [None] * self.count
+        self.grad_starts = np.zeros(self.count, np.uintp)
+        self.grad_models: list[Any] | None = None
+        self.param_owners = [param.owner for param in params]
+        self.param_readers = [pointer_reader(owner) for owner in self.param_owners]
+        self.param_starts = [param.address for param in params]
         self.launches: list[Launch] = []
         self.are_new_grads = True
         self.planned: Any = None
@@ -98,27 +106,44 @@ class CudaTable:
         self.norms: DeviceNorms | None = None
 
     def set_grads(self, grads: Sequence[DeviceArray | None]) -> None:
-        self.grads = list(grads)
+        self.grads = [None if grad is None else grad._replace(owner=None) for grad in grads]
+        self.grad_owners = [None if grad is None else grad.owner for grad in grads]
+        self.grad_starts = np.array([0 if grad is None else grad.address for grad in grads], np.uintp)
+        self.grad_readers = [pointer_reader(owner) for owner in self.grad_owners]
+        self.grad_models = models_of(self.grad_owners)
+        item_sizes = [1 if grad is None else numba_cuda.ITEM_SIZES[grad.dtype] for grad in grads]
+        self.grad_item_sizes = np.array(item_sizes, np.uintp)
         self.are_new_grads = True
-        self.grad_readers = [None if grad is None else pointer_reader(grad.owner) for grad in grads]
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
-        return False  # where a gradient on a device is can be told no faster than it is checked
+        """Do so for torch's tensors, of which it can be told faster than they are checked."""
+        if self.grad_models is None or models_of(grads) != self.grad_models:
+            return False
+        starts = np.array([grad.data_ptr() for grad in grads], np.uintp)
+        if (starts % self.grad_item_sizes).any():
+            return False
+        self.grad_owners, self.grad_starts = grads, starts
+        return True
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
-        return np.array([0 if grad is None else grad.address for grad in self.grads], np.uintp)
+        return self.grad_starts
 
     def is_current(self) -> bool:
         """Tell whether the gradients are where they were, in the stream in which they were."""
-        for grad, read in zip(self.grads, self.grad_readers, strict=True):
-            if grad is not None and read(grad.owner) != grad.address:  # type: ignore[misc]
-                return False
-        first = next((grad for grad in self.grads if grad is not None), None)
-        return first is None or bool(numba_cuda.interface(first.owner).get("stream") == first.stream)
+        if starts_of(self.grad_owners, self.grad_readers) != self.grad_starts.tolist():
+            return False
+        first = next((k for k, grad in enumerate(self.grads) if grad is not None), None)
+        if first is None:
+            return True
+        stream = self.grads[first].stream  # type: ignore[union-attr]
+        return bool(numba_cuda.interface(self.grad_owners[first]).get("stream") == stream)
 
     def check_params_stayed(self) -> None:
-        for i, (param, read) in enumerate(zip(self.params, self.param_readers, strict=True)):
-            if read(param.owner) != param.address:
+        starts = starts_of(self.param_owners, self.param_readers)
+        if starts == self.param_starts:
+            return
+        for i, (param, start) in enumerate(zip(self.params, starts, strict=True)):
+            if start != param.address:
                 raise ValueError(
                     f"params: array number {i} (shape {param.shape}) has moved in memory since the optimizer was "
                     "built; change arrays in place, or build a new optimizer"
@@ -340,25 +365,20 @@ class CudaTable:
     def plan(self, stream: Any) -> None:
         """Bring the launches up to date, and on the device what has changed of them."""
         rows = self.rows.tobytes()
-        if rows == self.planned_rows and not self.are_new_grads:
-            return
-        kinds = [None if grad is None or not grad.size else (grad.dtype, grad.device) for grad in self.grads]
-        planned = (rows, kinds)
-        addresses = self.grad_addresses()
-        if planned != self.planned:
-            self.launches = [
-                Launch(row, dtypes, np.array(indices), None, None, int(self.chunk_counts[indices].sum()))
-                for (row, dtypes), indices in self.members().items()
-            ]
-            self.upload_chunks(stream)
-            self.planned, self.uploaded = planned, None
-        if self.uploaded is None or not np.array_equal(addresses, self.uploaded):
-            self.launches = [
-                launch._replace(table=numba_cuda.uploaded(self.table_of(launch), launch.table, stream))
-                for launch in self.launches
-            ]
-            self.uploaded = addresses
-        self.planned_rows, self.are_new_grads = rows, False
+        if rows != self.planned_rows or self.are_new_grads:
+            kinds = [None if grad is None or not grad.size else (grad.dtype, grad.device) for grad in self.grads]
+            planned = (rows, kinds)
+            if planned != self.planned:
+                self.launches = [
+                    Launch(row, dtypes, np.array(indices), None, None, int(self.chunk_counts[indices].sum()))
+                    for (row, dtypes), indices in self.members().items()
+                ]
+                self.upload_chunks(stream)
+                self.planned, self.uploaded = planned, None
+            self.planned_rows, self.are_new_grads = rows, False
+        if self.uploaded is None or not np.array_equal(self.grad_starts, self.uploaded):
+            self.launches = [self.with_table(launch, stream) for launch in self.launches]
+            self.uploaded = self.grad_starts
 
     def row_of(self, i: int) -> Row:
         """Return what an array has."""
@@ -387,14 +407,28 @@ class CudaTable:
         total = int(self.chunk_counts.sum())
         self.partials, self.partial_counts = (numba_cuda.empty(total, "float64") for _ in range(2))
 
+    def with_table(self, launch: Launch, stream: Any) -> Launch:
+        """Return a launch with its table on the device, where only the places of gradients change after the first."""
+        rows = launch.rows
+        if rows is None:
+            rows = self.table_of(launch)
+        addresses = rows[:, numba_cuda.ROW_HEAD :]
+        addresses[:, 1] = self.grad_starts[launch.indices]
+        rows[:, 1] = heads_of(addresses, launch.dtypes, self.sizes[launch.indices])
+        return launch._replace(rows=rows, table=numba_cuda.uploaded(rows, launch.table, stream))
+
     def table_of(self, launch: Launch) -> npt.NDArray[np.int64]:
-        """Return the rows of a launch's arrays, as numba_cuda describes them."""
+        """Return the rows of a launch's arrays, as numba_cuda describes them, but their heads."""
         arrays = [self.row_of(i).present() for i in launch.indices]
         addresses = np.array([[array.address for array in row] for row in arrays], np.int64)
         sizes = self.sizes[launch.indices]
-        heads = heads_of(addresses, launch.dtypes, sizes)
-        head = np.stack([sizes, heads, launch.indices, self.first_chunks[launch.indices]], axis=1)
+        head = np.stack([sizes, sizes, launch.indices, self.first_chunks[launch.indices]], axis=1)
         return np.concatenate([head, addresses], axis=1)
+
+
+def starts_of(owners: Sequence[Any], readers: Sequence[Callable[[Any], int]]) -> list[int]:
+    """Return where arrays begin now."""
+    return [read(owner) for read, owner in zip(readers, owners, strict=True)]
 
 
 def heads_of(addresses: npt.NDArray[np.int64], dtypes: Row, sizes: npt.NDArray[np.int64]) -> Any:

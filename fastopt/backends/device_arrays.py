@@ -316,8 +316,25 @@ def grad_in_memory_order(name: str, grad: Any, param: DeviceArray) -> tuple[Devi
     return found, True
 
 
+def are_aligned(grads: Sequence[Any]) -> bool:
+    """Tell whether all of these can be read as they are: others were refused."""
+    return True
+
+
+def models_of(grads: Sequence[Any]) -> list[Any] | None:
+    """Return all that makes torch's tensors alike but their places; None where one is of another kind."""
+    if not all(hasattr(type(grad), "data_ptr") for grad in grads):
+        return None
+    try:
+        return [(type(grad), grad.dtype, grad.shape, grad.stride(), grad.device, grad.requires_grad) for grad in grads]
+    except RuntimeError:  # a sparse one has no strides
+        return None
+
+
 def pointer_reader(array: Any) -> Callable[[Any], int]:
-    """Return the fastest way to tell where an array of this kind begins now."""
+    """Return the fastest way to tell where an array of this kind begins now; None has no place."""
+    if array is None:
+        return lambda nothing: 0
     if hasattr(type(array), "data_ptr"):  # torch
         return type(array).data_ptr  # type: ignore[no-any-return]
     if hasattr(getattr(array, "data", None), "ptr"):  # CuPy
