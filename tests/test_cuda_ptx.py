@@ -242,7 +242,7 @@ def test_kernels_have_the_same_name_in_the_cache_of_every_process() -> None:
         "kernels, dtypes = t.cuda_kernels, t.row('adam', 'float32', 'float32', t.NONE)\n"
         "key = kernels.update_key(kernels.step_of, t.rules.adam, t.NONE, dtypes)\n"
         "cells = tuple(cell.cell_contents for cell in t.numba_cuda.update_kernel(key).__closure__)\n"
-        "print(key, hashlib.sha256(dumps(cells)).hexdigest())"
+        "print(key, t.numba_cuda.update_kernel(key).__qualname__, hashlib.sha256(dumps(cells)).hexdigest())"
     )
     told = {
         subprocess.run(
@@ -256,3 +256,15 @@ def test_kernels_have_the_same_name_in_the_cache_of_every_process() -> None:
     }
     assert len(told) == 1
     assert "rules.adam" in told.pop()
+
+
+def test_every_kernel_has_a_file_of_its_own_in_the_cache() -> None:
+    """Of one file nothing can be read any more once a class is gone that any kernel in it got."""
+    names = set()
+    for options in (NONE, ALL):
+        dtypes = row("adam", "float32", "float32", options)
+        key = cuda_kernels.update_key(cuda_kernels.step_of, rules.adam, options, dtypes)
+        names.add(numba_cuda.update_kernel(key).__qualname__)
+        key = cuda_kernels.products_key("grad", "grad", options, dtypes)
+        names.add(numba_cuda.products_kernel(key).__qualname__)
+    assert len(names) == 4

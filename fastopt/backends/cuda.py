@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import total_ordering
 from typing import Any, NamedTuple
 
@@ -92,9 +93,12 @@ class CudaTable:
         self.last_limits: npt.NDArray[np.float64] | None = None
         #: The stream that the next step was asked to run in, and the one that the last step ran in.
         self.stream: int | None = None
-        self.last_stream = 0  # in which slots are made
+        self.last_stream: int | None = None
         self.clips_arrays = self.clips_all = self.is_guarded = False
         with numba_cuda.on_device(self.device):
+            numba_cuda.synchronize()  # slots may still be written, or used by an earlier table, in any stream
+            #: Where the last work ends.
+            self.end = numba_cuda.Mark()
             self.factors = {dtype: numba_cuda.empty(self.count + 1, dtype) for dtype in COMPUTED}
             self.rates = {dtype: numba_cuda.empty(self.count, dtype) for dtype in COMPUTED}
             self.sums, self.param_sums, self.counts = (numba_cuda.empty(self.count, "float64") for _ in range(3))
@@ -151,15 +155,11 @@ class CudaTable:
 
     def step(self, hypers: Sequence[Hyper]) -> None:
         self.check_params_stayed()
-        with numba_cuda.on_device(self.device):
-            stream = self.entered_stream()
-            self.plan(stream)
+        with self.in_stream() as stream:
             self.run(step_of, hypers, stream)
 
     def accumulate(self, hypers: Sequence[Hyper]) -> None:
-        with numba_cuda.on_device(self.device):
-            stream = self.entered_stream()
-            self.plan(stream)
+        with self.in_stream() as stream:
             self.run(accumulate_of, [hyper._replace(rule=sgd, scalars=SGDScalars(0.0)) for hyper in hypers], stream)
 
     def run(self, make: Maker, hypers: Sequence[Hyper], stream: Any) -> None:
@@ -218,7 +218,7 @@ class CudaTable:
     def work(self, launch: Launch, hyper: Hyper) -> Work:
         """Return what a kernel works on."""
         clips, global_clip = self.factor_addresses(computed_in(launch.dtypes.param))
-        table, chunks = numba_cuda.address(launch.table), numba_cuda.address(launch.chunks)
+        table, chunks = launch.table.address, launch.chunks.address
         rates = numba_cuda.address(self.rates[computed_in(launch.dtypes.param)])
         return Work(table, chunks, clips, global_clip, rates, 0, numba_cuda.as_signed(hyper.dither))
 
@@ -240,9 +240,7 @@ class CudaTable:
         if limits is None and global_limit is None and not count_nonfinite:
             return None
         norm = None
-        with numba_cuda.on_device(self.device):
-            stream = self.entered_stream()
-            self.plan(stream)
+        with self.in_stream() as stream:
             if limits is not None or count_nonfinite:
                 self.add_squares(hypers, stream)
             if count_nonfinite:
@@ -252,7 +250,7 @@ class CudaTable:
                 if not np.array_equal(limits, self.last_limits):  # type: ignore[arg-type]
                     self.limits = numba_cuda.uploaded(limits, self.limits, stream)
                     self.last_limits = limits
-                sums, limits_at = numba_cuda.address(self.sums), numba_cuda.address(self.limits)
+                sums, limits_at = numba_cuda.address(self.sums), self.limits.address
                 blocks = -(-self.count // numba_cuda.THREADS)
                 kernel = plain_kernel(self.device, numba_cuda.clip_arrays)
                 numba_cuda.launch(kernel, blocks, numba_cuda.THREADS, stream, sums, limits_at, self.count, *factors)
@@ -275,7 +273,7 @@ class CudaTable:
         """Add up what the squares' kernel counted, set the guards, and tell the host."""
         if self.told_counts is None:
             self.guards = numba_cuda.empty(2, "int64")
-            self.told_counts = numba_cuda.Told(self.counts)
+            self.told_counts = numba_cuda.Told(self.counts, self.device)
         counts, guards = numba_cuda.address(self.counts), numba_cuda.address(self.guards)
         self.add_chunks(self.partial_counts, self.counts, stream)
         numba_cuda.launch(plain_kernel(self.device, numba_cuda.decide), 1, 1, stream, counts, self.count, guards)
@@ -294,9 +292,7 @@ class CudaTable:
     ) -> npt.NDArray[np.float64]:
         if count_nonfinite:
             raise NotImplementedError("sum_products: on a GPU read_grads counts what is not finite")
-        with numba_cuda.on_device(self.device):
-            stream = self.entered_stream()
-            self.plan(stream)
+        with self.in_stream() as stream:
             self.add_products(hypers, stream, left, right)
             return to_host(self.sums)
 
@@ -304,23 +300,21 @@ class CudaTable:
         self, hypers: Sequence[Hyper], update: Source, trusts: Sequence[Trust], ratios: Sequence[Any]
     ) -> None:
         """Set each array's trust ratio, by its parameter's norm and its update's; the next pass scales by it."""
-        with numba_cuda.on_device(self.device):
-            stream = self.entered_stream()
-            self.plan(stream)
+        with self.in_stream() as stream:
             self.add_squares(hypers, stream, "param", self.param_sums)
             self.add_squares(hypers, stream, update)
             if self.ratios is None:
                 self.ratios = numba_cuda.uploaded(np.array(list(map(numba_cuda.address, ratios))), None, stream)
             guard = numba_cuda.address(self.guards) if self.is_guarded else 0
-            arrays = self.ratios, self.rates["float64"], self.rates["float32"]
-            places = [numba_cuda.address(array) for array in arrays]
+            rates = [numba_cuda.address(self.rates[dtype]) for dtype in ("float64", "float32")]
+            places = self.ratios.address, *rates
             sums = [numba_cuda.address(array) for array in (self.param_sums, self.sums)]
             kernel = plain_kernel(self.device, numba_cuda.trust)
             for launch in self.launches:
                 lr, coefficient, eps, adapt, _ = trusts[launch.row]
-                table, count = numba_cuda.address(launch.table), len(launch.indices)
+                table, count = launch.table.address, len(launch.indices)
                 numbers = float(lr), float(coefficient), float(eps), int(adapt)
-                args = table, launch.table.shape[1], count, *sums, *numbers, guard, *places
+                args = table, launch.table.array.shape[1], count, *sums, *numbers, guard, *places
                 numba_cuda.launch(kernel, -(-count // numba_cuda.THREADS), numba_cuda.THREADS, stream, *args)
         self.trusts = trusts
 
@@ -349,18 +343,33 @@ class CudaTable:
     def add_chunks(self, partials: Any, sums: Any, stream: Any) -> None:
         """Add the numbers of each array's chunks."""
         kernel = plain_kernel(self.device, numba_cuda.sums)
-        args = (numba_cuda.address(array) for array in (self.spans, partials, sums))
+        args = self.spans.address, numba_cuda.address(partials), numba_cuda.address(sums)
         numba_cuda.launch(kernel, self.count, numba_cuda.THREADS, stream, *args)
+
+    @contextmanager
+    def in_stream(self) -> Iterator[Any]:
+        """Yield the stream to work in, on the device, with the launches up to date there."""
+        with numba_cuda.on_device(self.device):
+            stream = self.entered_stream()
+            self.plan(stream)
+            try:
+                yield stream
+            finally:
+                self.end.record(stream)
 
     def entered_stream(self) -> Any:
         """Return the stream to work in: as asked, else the gradients' own; it waits for all that must come before."""
         given = {grad.stream for grad in self.grads if grad is not None and grad.stream is not None}
         producers = sorted({legacy(stream) for stream in given})
         handle = legacy(self.stream) if self.stream is not None else producers[0] if producers else 0
-        for other in {*producers, self.last_stream} - {handle}:
-            numba_cuda.wait_for(other, handle)
+        stream = numba_cuda.stream_of(handle)
+        for producer in producers:
+            if producer != handle:
+                numba_cuda.wait_for(producer, handle)
+        if self.last_stream not in (None, handle):
+            self.end.wait_in(stream)  # that stream itself may be gone
         self.last_stream = handle
-        return numba_cuda.stream_of(handle)
+        return stream
 
     def plan(self, stream: Any) -> None:
         """Bring the launches up to date, and on the device what has changed of them."""

@@ -206,10 +206,10 @@ def prepare_of(left: Source, right: Source, options: Options, dtypes: Row) -> Ca
 
 @cache
 def sources(of: Any) -> str:
-    """Return a mark of the source that a kernel is made from: Numba's cache on disk looks at numba_cuda.py only."""
+    """Return a mark of the sources that a kernel is made from: Numba's cache on disk looks at numba_cuda.py only."""
     file, code = Path(inspect.getfile(of)), of.__code__
     own = file.read_bytes() if file.exists() else repr((code.co_code, code.co_consts, code.co_names)).encode()
-    common = b"".join(Path(str(module.__file__)).read_bytes() for module in (dither, halves, pipeline))
+    common = b"".join(Path(str(module.__file__)).read_bytes() for module in (dither, halves, pipeline, numba_cuda))
     return hashlib.sha256(own + common + Path(__file__).read_bytes()).hexdigest()[:16]
 
 

@@ -338,5 +338,5 @@ def pointer_reader(array: Any) -> Callable[[Any], int]:
     if hasattr(type(array), "data_ptr"):  # torch
         return type(array).data_ptr  # type: ignore[no-any-return]
     if hasattr(getattr(array, "data", None), "ptr"):  # CuPy
-        return lambda array: int(array.data.ptr)
+        return lambda array: int(array.data.ptr) if array.size else 0  # as its interface says
     return numba_cuda.address

@@ -8,6 +8,7 @@ bits are those of the other backends. In the simulator (``NUMBA_ENABLE_CUDASIM=1
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 import sys
 import threading
@@ -485,6 +486,13 @@ else:
 # The kernels. All of them get addresses as integers, and numbers in the dtype that is computed in.
 
 
+def named_by(kernel: Callable[..., None], key: str) -> Callable[..., None]:
+    """Give a kernel a name of its own: Numba keeps kernels of one name in one index on disk, and can read none of it
+    any more when a class that one of them got was renamed."""
+    kernel.__qualname__ = f"{kernel.__name__}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    return kernel
+
+
 def update_kernel(key: str) -> Callable[..., None]:
     """Return the kernel of a step: one block for each entry (array << 32 | chunk) of the list of chunks."""
     entry = TRACED[key]
@@ -508,7 +516,7 @@ def update_kernel(key: str) -> Callable[..., None]:
         for i in range(cuda.threadIdx.x, size - vectors * wide, THREADS):
             apply(key, 1, work, row, begin + (i if i < head else i + vectors * wide), factors, stages, h)
 
-    return update
+    return named_by(update, key)
 
 
 def products_kernel(key: str) -> Callable[..., None]:
@@ -549,7 +557,7 @@ def products_kernel(key: str) -> Callable[..., None]:
             put(partials + target, folded[place, 0])
             put(partial_counts + target, float(counts[place, 0]))
 
-    return products
+    return named_by(products, key)
 
 
 def sums(spans: int, partials: int, sums: int) -> None:
@@ -757,12 +765,56 @@ def full(shape: tuple[int, ...], dtype: str, order: str, value: float, stream: A
     return array.reshape(*shape, order=order) if shape else array.reshape(())
 
 
-def uploaded(values: npt.NDArray[Any], to: Any, stream: Any) -> Any:
+class Mark:
+    """A moment of a stream."""
+
+    def __init__(self) -> None:
+        self.event = cuda.event() if SIMULATED else cuda.event(timing=False)
+
+    def record(self, stream: Any) -> None:
+        self.event.record(stream)
+
+    def wait(self) -> None:
+        """Wait on the host until the stream has come there."""
+        self.event.synchronize()
+
+    def wait_in(self, stream: Any) -> None:
+        """Let all that is put into a stream from now on wait for it."""
+        if not SIMULATED:  # where all is done in the order in which it is asked for
+            self.event.wait(stream)
+
+
+class Uploaded:
+    """An array on the device that is written from the host again and again, without waiting.
+
+    From two buffers by turns, which must not change before a copy is done; from memory that can be paged out a copy
+    would wait for the stream.
+    """
+
+    def __init__(self, values: npt.NDArray[Any], stream: Any) -> None:
+        self.array = cuda.device_array(values.shape, values.dtype, stream=stream)
+        self.buffers = [(cuda.pinned_array(values.shape, values.dtype), Mark()) for _ in range(2)]
+        self.write(values, stream)
+
+    @property
+    def address(self) -> int:
+        return address(self.array)
+
+    def write(self, values: npt.NDArray[Any], stream: Any) -> None:
+        buffer, copied = self.buffers[0]
+        self.buffers.reverse()
+        copied.wait()
+        buffer[...] = values
+        self.array.copy_to_device(buffer, stream=stream)
+        copied.record(stream)
+
+
+def uploaded(values: npt.NDArray[Any], to: Uploaded | None, stream: Any) -> Uploaded:
     """Copy an array to the device: into ``to``, where that has its shape."""
-    if to is not None and to.shape == values.shape:
-        to.copy_to_device(values, stream=stream)
-        return to
-    return cuda.to_device(values, stream=stream)
+    if to is None or to.array.shape != values.shape:
+        return Uploaded(values, stream)
+    to.write(values, stream)
+    return to
 
 
 def empty(size: int, dtype: str) -> Any:
@@ -772,19 +824,21 @@ def empty(size: int, dtype: str) -> Any:
 class Told:
     """Numbers of the device as they were at a moment of a stream, on their way to the host."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Any, device: int) -> None:
         self.array = array
+        self.device = device
         self.host = cuda.pinned_array(array.shape, array.dtype)
-        self.event = cuda.event() if SIMULATED else cuda.event(timing=False)
+        self.told = Mark()
 
     def tell(self, stream: Any) -> None:
         """Put the copy into the stream."""
         self.array.copy_to_host(self.host, stream=stream)
-        self.event.record(stream)
+        self.told.record(stream)
 
     def values(self) -> npt.NDArray[Any]:
         """Return the numbers; waits for what is in the stream before the copy, and for nothing else."""
-        self.event.synchronize()
+        with on_device(self.device):
+            self.told.wait()
         return self.host  # type: ignore[no-any-return]
 
 
@@ -839,6 +893,11 @@ def device_of(pointer: int) -> int:
     return int(driver.driver.cuPointerGetAttribute(attribute, driver.binding.CUdeviceptr(pointer)))
 
 
+def synchronize() -> None:
+    """Wait for all work of the current device."""
+    cuda.synchronize()
+
+
 @contextmanager
 def on_device(number: int) -> Iterator[None]:
     """Make a device the current one."""
@@ -849,15 +908,14 @@ def on_device(number: int) -> Iterator[None]:
 @cache
 def stream_of(handle: int) -> Any:
     """Return the stream with this handle, always the same object, by which Numba finds its launches; 0: the default."""
-    if SIMULATED or handle == 0:
+    if SIMULATED:
         return cuda.default_stream()
-    return cuda.external_stream(handle)
+    # Numba's default_stream() has no handle that its arrays can tell.
+    return cuda.legacy_default_stream() if handle == 0 else cuda.external_stream(handle)
 
 
 def wait_for(first: int, then: int) -> None:
     """Let all that is put into the stream ``then`` from now on wait for what is in ``first`` now."""
-    if SIMULATED:
-        return  # all is done in the order in which it is asked for
-    event = cuda.event(timing=False)
-    event.record(stream_of(first))
-    event.wait(stream_of(then))
+    mark = Mark()
+    mark.record(stream_of(first))
+    mark.wait_in(stream_of(then))
