@@ -138,6 +138,16 @@ def write(array: Array, values: Array) -> None:
     array[...] = values
 
 
+def scales(count: int, value: float, param: Array) -> Array:
+    """Return new scales of a slot in 8 bits."""
+    return np.full(count, value, FLOAT32)
+
+
+def beside(array: Array, values: Array) -> Array:
+    """Return values where an array is."""
+    return values
+
+
 def number(value: float, param: Array) -> Array:
     """Return a number of an array's state."""
     return np.full((), value)

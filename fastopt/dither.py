@@ -74,3 +74,12 @@ def random_bits_near(key: Any, number: Any, stream: int, indices: Any) -> Any:
     first, last = (block_bits(stream_bits, block) for block in (blocks[:1], blocks[-1:]))
     starts = np.where(blocks > blocks[:1], last, first)
     return starts ^ element_bits((indices & (BLOCK - 1)).astype(np.uint32))
+
+
+def random_bits_within(key: Any, number: Any, stream: int, first: Any, offsets: Any) -> Any:
+    """Return the same for elements of one block: at the place ``first`` (uint64) and the uint32 ``offsets`` behind it.
+
+    First and offsets have no bit in common, so that one reversal serves all.
+    """
+    start = block_bits(stream_key(key, number, stream), first >> 8)
+    return start ^ element_bits((first & (BLOCK - 1)).astype(np.uint32)) ^ element_bits(offsets)

@@ -676,6 +676,8 @@ class Optimizer:
     def slot(self, name: str, slot: str) -> Array:
         """Return a slot's values in the dtype that is computed in, however it is stored; a copy where it is converted.
 
+        Of arrays on a GPU it is there too; what is converted goes by way of the host.
+
         Parameters
         ----------
         name : str
@@ -697,7 +699,13 @@ class Optimizer:
         (dtype('uint8'), array([2., 2.], dtype=float32))
         """
         state = self.state[name]
-        return storage.read_slot(state, slot, self.non_negative)
+        stored: Array = state[slot]
+        if stored.dtype == self._arrays.computed_in(stored.dtype):
+            return stored
+        its = [entry for entry in (slot, storage.scale_name(slot)) if entry in state]
+        on_host = {entry: self._arrays.on_host(state[entry], copy=False) for entry in its}
+        values: Array = self._arrays.beside(stored, storage.read_slot(on_host, slot, self.non_negative))
+        return values
 
     def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
         """Apply one step: change the parameters in place.
@@ -951,8 +959,9 @@ class Optimizer:
         map = storage.map_of(slot in self.non_negative)
         code, scale = storage.constant(value, map)
         codes = self._kept(name, slot, computed, CODE, partial(self._arrays.slot_like, computed, code, CODE))
-        blocks = np.full(-(-computed.size // quantize.BLOCK), scale, FLOAT32)
-        return codes, (map, self._kept(name, storage.scale_name(slot), blocks, FLOAT32, blocks.copy))
+        new = self._arrays.scales(-(-computed.size // quantize.BLOCK), scale, computed)
+        scales = self._kept(name, storage.scale_name(slot), new, FLOAT32, lambda: new)
+        return codes, (map, self._arrays.in_memory_order(scales))
 
     def _kept(self, name: str, slot: str, like: Array, dtype: np.dtype[Any], make: Callable[[], Array]) -> Array:
         """Return an array of the state, checked, or one that ``make`` made where there is none yet."""

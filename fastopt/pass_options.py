@@ -42,4 +42,4 @@ def is_plain(name: str, value: Any) -> bool:
 
 def is_refused_on_gpu(name: str, value: Any) -> bool:
     """Tell whether an option that does not leave the rule alone is not done for arrays on a GPU."""
-    return name == "max_norm" or (name, value) == ("state_dtype", "uint8")
+    return name == "max_norm"

@@ -88,23 +88,18 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
     padded.reshape(-1)[: x.size] = x
     bits = np.full(x.size, MIDDLE) if random is None else random
     with np.errstate(all="ignore"):
-        scales = (padded.view(np.uint32) & np.uint32(0x7FFFFFFF)).max(axis=1, initial=0).view(np.float32)
-        scales[(scales > 0) & (scales < LEAST_SCALE)] = LEAST_SCALE
-        is_fine = (scales > 0) & np.isfinite(scales)
-        normals = np.where(
-            is_fine, (SIGNED_LARGEST if map == "signed" else ROOT_LARGEST_NORMAL) / scales, np.float32(0)
-        )
-        padded[~is_fine] = 0
+        scales = scales_of(magnitudes(padded).max(axis=1, initial=0))
+        normals = normals_of(scales, map)
+        padded[normals == 0] = 0
         normal = np.repeat(normals, BLOCK)[: x.size]
         flat = padded.reshape(-1)[: x.size]
-        return (encode_signed if map == "signed" else encode_root)(flat, normal, bits), scales
+        return encode(flat, normal, bits, map), scales
 
 
 def dequantize(codes: Codes, scales: Scales, map: Map) -> Array:
     """Return what codes and scales stand for: a float32 array, shape (n,)."""
-    decode, largest = (decode_signed, SIGNED_LARGEST) if map == "signed" else (decode_root, ROOT_LARGEST)
     with np.errstate(all="ignore"):
-        values: Array = decode(codes) * np.repeat(scales * (np.float32(1) / largest), BLOCK)[: codes.size]
+        values: Array = decode(codes, np.repeat(units_of(scales, map), BLOCK)[: codes.size], map)
     return values
 
 
@@ -116,6 +111,40 @@ def step_signed(x: Array, scale: Array | float) -> Array:
 def step_root(x: Array, scale: Array | float) -> Array:
     """Return the worst-case error of the root map at ``x``, as the module says."""
     return np.asarray(2 / 255 * np.sqrt(x * scale) + scale / 65025)
+
+
+# These work on what stands for arrays when a CUDA kernel is compiled, too.
+
+
+def magnitudes(x: Array) -> Bits32:
+    """Return the bits of float32 numbers without their signs: in the order of the magnitudes, with NaN behind all."""
+    return x.view(np.uint32) & np.uint32(0x7FFFFFFF)  # type: ignore[no-any-return]
+
+
+def scales_of(largest: Bits32) -> Array:
+    """Return the scales of blocks, given the bits of their largest magnitudes."""
+    least = LEAST_SCALE.view(np.uint32)
+    return np.where((largest > 0) & (largest < least), least, largest).view(np.float32)
+
+
+def normals_of(scales: Array, map: Map) -> Array:
+    """Return what the elements of blocks are multiplied by before encoding; 0 if all of them are to be encoded as 0."""
+    is_fine = (scales > 0) & (scales < np.float32(np.inf))
+    largest = SIGNED_LARGEST if map == "signed" else ROOT_LARGEST_NORMAL
+    return np.where(is_fine, largest / scales, np.float32(0))  # type: ignore[no-any-return]
+
+
+def units_of(scales: Array, map: Map) -> Array:
+    """Return what the elements of blocks are multiplied by after decoding."""
+    return scales * (np.float32(1) / (SIGNED_LARGEST if map == "signed" else ROOT_LARGEST))  # type: ignore[no-any-return]
+
+
+def encode(x: Array, normals: Array, random: Bits32, map: Map) -> Codes:
+    return (encode_signed if map == "signed" else encode_root)(x, normals, random)
+
+
+def decode(codes: Codes, units: Array, map: Map) -> Array:
+    return (decode_signed if map == "signed" else decode_root)(codes) * units
 
 
 def encode_signed(x: Array, normal: Array, random: Bits32) -> Codes:

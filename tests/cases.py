@@ -11,6 +11,7 @@ import pytest
 import fastopt
 from fastopt.backends import native
 from fastopt.pass_options import is_plain, is_refused_on_gpu
+from fastopt.state import known_slots
 
 
 class Case(NamedTuple):
@@ -238,6 +239,9 @@ def bytes_of_run(
         info = opt.step([None if step == 1 and i == 0 else grad for i, grad in enumerate(given)])
         told.append(repr(tuple(info)).encode())
         told += [raw(opt._arrays.on_host(grad)) for grad in given]
+    slots_in_8_bits = [slots for slots in opt.state.values() if any(slot + "_scale" in slots for slot in slots)]
+    has_slots = {*opt.state["0"]} & known_slots() - case.optimizer.exact
+    assert bool(slots_in_8_bits) == (options.get("state_dtype") == "uint8" and bool(has_slots))
     arrays = [*opt._params, *(copy for copy in opt._copies if copy is not None)]
     state = [array for slots in opt.state.values() for _, array in sorted(slots.items())]
     return [*told, *(raw(opt._arrays.on_host(array)) for array in (*arrays, *state))]

@@ -29,3 +29,16 @@ def simulated(structure: Any) -> Any:
     if isinstance(structure, np.ndarray):
         return SimulatedArray(structure)
     return [None if array is None else SimulatedArray(array) for array in structure]
+
+
+def shifted(values: Any, by: int) -> Any:
+    """Return a copy that begins ``by`` elements behind an address that 16 bytes divide."""
+    buffer = np.empty(values.size + 8, values.dtype)
+    begin = -buffer.ctypes.data % 16 // values.itemsize + by
+    buffer[begin : begin + values.size] = values.reshape(-1)
+    return buffer[begin : begin + values.size].reshape(values.shape)
+
+
+def simulated_apart(arrays: Any) -> Any:
+    """Return copies on the simulated GPU, some of which no vector fits."""
+    return simulated([shifted(array, i % 2) for i, array in enumerate(arrays)])

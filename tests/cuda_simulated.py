@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BFLOAT16, CASES, Case, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
-from cuda_arrays import SimulatedArray, simulated
+from cuda_arrays import SimulatedArray, shifted, simulated, simulated_apart
 
 import fastopt
+from fastopt import quantize
 from fastopt.backends import Hyper, cuda, cuda_found, device_arrays, numba_cuda
 
 #: The simulator polls its threads, and holds the interpreter while it does.
@@ -68,14 +69,6 @@ def on_host(opt: fastopt.Optimizer) -> list[bytes]:
     ]
 
 
-def shifted(values: Any, by: int) -> Any:
-    """Return a copy that begins ``by`` elements behind an address that 16 bytes divide."""
-    buffer = np.empty(values.size + 8, values.dtype)
-    begin = -buffer.ctypes.data % 16 // values.itemsize + by
-    buffer[begin : begin + values.size] = values.reshape(-1)
-    return buffer[begin : begin + values.size].reshape(values.shape)
-
-
 @every_dtype
 @every_gpu_case
 def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
@@ -100,15 +93,18 @@ def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -
     assert on_host(opt) == on_host(reference)
 
 
-def simulated_apart(arrays: Any) -> Any:
-    """Return copies on the simulated GPU, some of which no vector fits."""
-    return simulated([shifted(array, i % 2) for i, array in enumerate(arrays)])
+#: Several blocks of 256 elements, whole ones and others; those that are below 30 keep their slots.
+SIZES_IN_BLOCKS = (300, 0, 37, 5, 512)
 
 
 @covering_gpu_options
-def test_options_have_the_bits_of_the_numpy_backend(case: Case, dtype: Any, options: dict[str, Any]) -> None:
-    expected = bytes_of_run(case, dtype, options, SIZES)
-    assert bytes_of_run(case, dtype, options, SIZES, simulated_apart) == expected
+def test_options_have_the_bits_of_the_numpy_backend(
+    case: Case, dtype: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "SMALLEST", 30)
+    sizes = SIZES_IN_BLOCKS if options.get("state_dtype") == "uint8" else SIZES
+    expected = bytes_of_run(case, dtype, options, sizes)
+    assert bytes_of_run(case, dtype, options, sizes, simulated_apart) == expected
 
 
 def test_dithered_vectors_lie_across_blocks_of_random_bits() -> None:
@@ -372,14 +368,18 @@ MOVED: list[dict[str, Any]] = [
     {},
     {"ema_decay": 0.9, "accumulate_steps": 2, "state_dtype": "bfloat16", "nonfinite": "skip"},
     {"polyak": True, "clip_global_norm": 0.5},
+    {"state_dtype": "uint8"},
 ]
 
 
 @pytest.mark.parametrize("options", MOVED, ids=str)
 @pytest.mark.parametrize("kind", [np.dtype(np.float32), BFLOAT16], ids=str)
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(order: Any, kind: Any, options: dict[str, Any]) -> None:
+def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(
+    order: Any, kind: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Saved states are NumPy's whatever the backend, so that a run goes on elsewhere with the same bits."""
+    monkeypatch.setattr(quantize, "SMALLEST", 10)
     rng = np.random.default_rng(4)
     start = np.array(rng.normal(size=(3, 5)).astype(kind), order=order)
     grads = [np.array(rng.normal(size=(3, 5)), dtype=np.float32, order=order) for _ in range(9)]
@@ -404,6 +404,8 @@ def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(order: Any, kind: Any, opt
     assert there.tobytes() == straight.tobytes()
     saved, wanted = back.state_dict()["state"]["0"], reference.state_dict()["state"]["0"]
     assert all(saved[slot].tobytes() == wanted[slot].tobytes() for slot in wanted)
+    read, expected = cuda.to_host(back.slot("0", "v")), reference.slot("0", "v")
+    assert (read.dtype, read.tobytes(order)) == (np.float32, expected.tobytes(order))
 
 
 def test_streams() -> None:
@@ -589,13 +591,7 @@ if __name__ == "__main__":
     sys.exit(pytest.main([__file__, "-q", *sys.argv[1:]]))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"max_norm": 1.0},
-        {"state_dtype": "uint8"},
-    ],
-)
+@pytest.mark.parametrize("options", [{"max_norm": 1.0}])
 def test_what_is_not_done_on_a_gpu_is_refused(options: dict[str, Any]) -> None:
     message = rf"{next(iter(options))}=.*: is not done on a GPU yet; leave it out, or use NumPy arrays"
     with pytest.raises(ValueError, match=message):

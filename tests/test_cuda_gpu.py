@@ -228,11 +228,17 @@ def test_a_thousand_arrays_in_one_launch() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"ema_decay": 0.9, "accumulate_steps": 2, "state_dtype": "bfloat16", "nonfinite": "skip"}], ids=str
+    "options",
+    [
+        {},
+        {"ema_decay": 0.9, "accumulate_steps": 2, "state_dtype": "bfloat16", "nonfinite": "skip"},
+        {"state_dtype": "uint8"},
+    ],
+    ids=str,
 )
 def test_state_goes_on_on_the_other_side(options: dict[str, Any]) -> None:
     rng = np.random.default_rng(5)
-    plain, grads = rng.normal(size=100).astype(np.float32), rng.normal(size=(6, 100)).astype(np.float32)
+    plain, grads = rng.normal(size=5000).astype(np.float32), rng.normal(size=(6, 5000)).astype(np.float32)
     reference = plain.copy()
     param = numba_target.to_device(plain)
     on_gpu, on_cpu = fastopt.Adam(param, **options), fastopt.Adam(plain, **options)
@@ -243,6 +249,7 @@ def test_state_goes_on_on_the_other_side(options: dict[str, Any]) -> None:
         on_gpu.step(numba_target.to_device(grads[k]))
     plain[:] = cuda.to_host(param)
     on_cpu.load_state_dict(on_gpu.state_dict())
+    assert cuda.to_host(on_gpu.slot("0", "v")).tobytes() == on_cpu.slot("0", "v").tobytes()
     for k in range(3, 6):
         on_cpu.step(grads[k])
     assert plain.tobytes() == reference.tobytes()
@@ -274,7 +281,8 @@ opt = fastopt.AdamW(params, clip_norm=1.0, clip_global_norm=1.0, ema_decay=0.9, 
 for _ in range(3):
     info = opt.step(grads)
 fastopt.LAMB(params).step(grads)
-fastopt.SGD(params, momentum=0.9, state_dtype="bfloat16").step(grads)
+for state_dtype in ("bfloat16", "uint8"):
+    fastopt.SGD(params, momentum=0.9, state_dtype=state_dtype).step(grads)
 from fastopt.backends import cuda as backend
 kernel = backend.plain_kernel(0, backend.numba_cuda.sums)
 print(float(info.grad_norm), sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))

@@ -23,7 +23,7 @@ from fastopt.backends import cuda_kernels, numba_cuda
 from fastopt.backends.cuda_kernels import Options, Row, Stages
 
 NONE = Options()
-ALL = Options(*[True] * len(Options._fields))._replace(scaled=())
+ALL = Options(*[True] * len(Options._fields))._replace(scaled=(), maps=())
 EACH = [NONE._replace(**{name: True}) for name, value in NONE._asdict().items() if value is False]
 
 
@@ -57,8 +57,7 @@ def compiled(
 ) -> str:
     rule, scalars = {**RULES, "descend": (rules.descend, rules.DescendScalars)}[name]
     computed = cuda_kernels.computed_in(dtypes.param)
-    kernel = numba_cuda.update_kernel(cuda_kernels.update_key(make, rule, options, dtypes))
-    bounds = numba_cuda.launch_bounds(computed, len(dtypes.present()))
+    kernel, bounds = cuda_kernels.uncompiled_kernel(make, rule, options, dtypes)
     return numba_cuda.ptx(kernel, numba_cuda.update_signature(computed, Stages, scalars), bounds, capability)
 
 
@@ -86,13 +85,17 @@ def test_every_rule(name: str, options: Options, dtype: str, capability: tuple[i
     count = len(dtypes.present()) - (name == "adam_direction")  # its direction is not read, its parameter not written
     check(ptx, dtype, loads=count, stores=count - (not options.zero_grads))
     registers = linked_registers(ptx, capability)
-    stages = "all options" if options == ALL else "no option"
-    target = f"{dtype}, compute capability {capability[0]}.{capability[1]}, {stages}"
-    record_property("registers", (target, f"{name} {registers}"))
+    record_property("registers", (target_of(dtype, options, capability), f"{name} {registers}"))
     # More than five numbers have to be held somewhere.
     more = len(dtypes.present()) - 5
     most = 64 if dtype == "float32" and more <= 0 else 80 + 8 * max(0, more)
     assert registers is None or registers <= most
+
+
+def target_of(dtype: str, options: Options, capability: tuple[int, int]) -> str:
+    """Return what a kernel was compiled for."""
+    stages = "all options" if options.zero_grads else "no option"
+    return f"{dtype}, compute capability {capability[0]}.{capability[1]}, {stages}"
 
 
 def linked_registers(ptx: str, capability: tuple[int, int]) -> int | None:
@@ -167,6 +170,37 @@ def test_memory_in_few_bits(dtypes: Row, capability: tuple[int, int]) -> None:
     assert len(re.findall(r"(?:ld|st)\.global\.(?:v4\.[bu]16|v2\.[bu]32|[bu]64)", ptx)) >= halves
     registers = linked_registers(ptx, capability)
     assert registers is None or registers <= 88
+
+
+IN_8_BITS = [
+    *((name, ALL, "float32") for name, (rule, _) in RULES.items() if rules.slots(rule)),
+    *((name, NONE, "float32") for name in ("momentum", "adam")),
+    ("adam", ALL, "bfloat16"),
+]
+
+
+@every_capability
+@pytest.mark.parametrize(("name", "options", "param"), IN_8_BITS)
+def test_slots_in_8_bits(
+    name: str, options: Options, param: str, capability: tuple[int, int], record_property: Any
+) -> None:
+    """A maximum is found by 5 exchanges between 32 threads, without shared memory; nothing is fused or spilled."""
+    count = len(rules.slots(RULES[name][0]))
+    options = options._replace(maps=("signed", "root", "signed", "root")[:count])
+    average, accumulated = ("float32" if asked else None for asked in (options.blend, options.mean))
+    scales = ("float32",) * count
+    dtypes = Row(param, param, ("uint8",) * count, average, accumulated, scales=scales)
+    ptx = compiled(name, dtypes, options, capability)
+    assert ".shared" not in ptx
+    # Of a thread's 8 elements each array is read and written in two vectors.
+    floats = dtypes.present().count("float32") - count
+    is_written = name != "adam_direction"
+    check(ptx, "float32", 2 * floats, 2 * (floats - (not options.zero_grads) - (not is_written)))
+    assert len(re.findall(r"ld\.global\.(?:v4\.u8|u32)", ptx)) >= 2 * (count - (not is_written))
+    # In whole blocks of 256 elements, and in others.
+    assert ptx.count("shfl.sync.bfly") == 2 * 5 * count
+    registers = linked_registers(ptx, capability)
+    record_property("registers", (f"slots in 8 bits, {target_of(param, options, capability)}", f"{name} {registers}"))
 
 
 @every_capability

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..quantize import Map
 from ..rules import SGDScalars, sgd
 from . import CLEAR, FINISH, UPDATE, Beside, Hyper, Source, Trust, numba_cuda
 from .cuda_kernels import (
@@ -213,6 +214,7 @@ class CudaTable:
             finish=bool(hyper.stages & FINISH),
             guarded=self.is_guarded,
             scaled=self.trusts[launch.row].scaled if self.trusts else (),
+            maps=tuple(None if scaled is None else scaled[0] for scaled in self.scales(launch.indices[0])),
         )
 
     def work(self, launch: Launch, hyper: Hyper) -> Work:
@@ -392,7 +394,14 @@ class CudaTable:
     def row_of(self, i: int) -> Row:
         """Return what an array has."""
         beside = self.beside[i]
-        return Row(self.params[i], self.grads[i], tuple(self.slots[i]), beside.average, beside.accumulated, beside.copy)
+        scales = tuple(None if scaled is None else scaled[1] for scaled in self.scales(i))
+        more = beside.average, beside.accumulated, beside.copy, scales
+        return Row(self.params[i], self.grads[i], tuple(self.slots[i]), *more)
+
+    def scales(self, i: int) -> Sequence[tuple[Map, Any] | None]:
+        """Return, for each slot of an array, its map and scales if it is in 8 bits; nothing if none is."""
+        scales = self.beside[i].scales
+        return scales if any(scales) else ()
 
     def members(self) -> dict[tuple[int, Row], list[int]]:
         """Return the arrays of each launch."""

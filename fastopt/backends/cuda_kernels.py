@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .. import dither, halves, pipeline, rules
+from .. import dither, halves, pipeline, quantize, rules
 from ..dither import PARAM_STREAM
+from ..quantize import Map
 from ..rules import Rule
 from . import Hyper, Source, numba_cuda
 from .device_arrays import computed_in
@@ -42,6 +43,8 @@ class Options(NamedTuple):
     guarded: bool = False
     #: The scalars that are the array's own: its rate.
     scaled: tuple[str, ...] = ()
+    #: For each slot its map if it is in 8 bits; empty if none is.
+    maps: tuple[Map | None, ...] = ()
 
 
 class Stages(NamedTuple):
@@ -66,9 +69,11 @@ class Row(NamedTuple):
     average: Any = None
     accumulated: Any = None
     copy: Any = None
+    #: For each slot its scales if it is in 8 bits; empty if none is.
+    scales: tuple[Any, ...] = ()
 
     def flat(self) -> tuple[Any, ...]:
-        return self.param, self.grad, *self.slots, self.average, self.accumulated, self.copy
+        return self.param, self.grad, *self.slots, self.average, self.accumulated, self.copy, *self.scales
 
     def present(self) -> tuple[Any, ...]:
         return tuple(each for each in self.flat() if each is not None)
@@ -77,10 +82,12 @@ class Row(NamedTuple):
         """Return values, one for each of what is present here, by their names."""
         remaining = iter(values)
         found = [None if each is None else next(remaining) for each in self.flat()]
-        return Row(found[0], found[1], tuple(found[2:-3]), *found[-3:])
+        end = 2 + len(self.slots)
+        average, accumulated, copy, *scales = found[end:]
+        return Row(found[0], found[1], tuple(found[2:end]), average, accumulated, copy, tuple(scales))
 
     def nothing(self) -> Row:
-        return Row(None, None, (None,) * len(self.slots))
+        return Row(None, None, (None,) * len(self.slots), scales=(None,) * len(self.scales))
 
     def of(self, other: Row) -> tuple[Any, ...]:
         """Return what the other has of that which is present here."""
@@ -118,11 +125,46 @@ def whole_grad(options: Options, factors: Any, stages: Any, row: Row) -> Any:
     return pipeline.with_l1(g, row.param, stages.l1, stages.l1 - stages.l1) if options.l1 else g
 
 
+def random_bits(place: Any, stream: int) -> Any:
+    key, number, indices = place.key, place.array, place.indices
+    if place.offsets is None:
+        return dither.random_bits_near(key, number, stream, indices)
+    return dither.random_bits_within(key, number, stream, indices, place.offsets)
+
+
 def stored(value: Any, dtype: str, place: Any, stream: int) -> Any:
     """Return a new parameter or slot as it is to lie in memory of this dtype."""
-    if dtype != "bfloat16":
-        return value
-    return halves.dithered(value, dither.random_bits_near(place.key, place.array, stream, place.indices))
+    return halves.dithered(value, random_bits(place, stream)) if dtype == "bfloat16" else value
+
+
+def quantized(value: Any, map: Map, place: Any, stream: int) -> tuple[Any, Any]:
+    """Return the codes of a new slot and the scale of its block."""
+    scale = quantize.scales_of(place.largest(quantize.magnitudes(value)))
+    normal = quantize.normals_of(scale, map)
+    value = np.where(normal > 0, value, np.float32(0))
+    return quantize.encode(value, normal, random_bits(place, stream), map), scale
+
+
+def with_slots(row: Row, maps: Sequence[Map | None]) -> Row:
+    """Return a row with its slots in the dtype that is computed in."""
+    scaled = zip(row.slots, row.scales, maps, strict=True)
+    slots = tuple(
+        slot if map is None else quantize.decode(slot, quantize.units_of(scale, map), map)
+        for slot, scale, map in scaled
+    )
+    return row._replace(slots=slots)
+
+
+def written_slots(slots: Sequence[Any], options: Options, dtypes: Row, place: Any) -> dict[str, tuple[Any, ...]]:
+    """Return what is written of the new slots, the first of the array's, and of their scales."""
+    new, scales = list(dtypes.nothing().slots), list(dtypes.nothing().scales)
+    for k, slot in enumerate(slots):
+        map = options.maps[k] if options.maps else None
+        if map is None:
+            new[k] = stored(slot, dtypes.slots[k], place, k)
+        else:
+            new[k], scales[k] = quantized(slot, map, place, k)
+    return {"slots": tuple(new), "scales": tuple(scales)}
 
 
 def step_of(rule: Rule, options: Options, dtypes: Row) -> Callable[..., Sequence[Any]]:
@@ -143,10 +185,9 @@ def step_of(rule: Rule, options: Options, dtypes: Row) -> Callable[..., Sequence
         row = dtypes.like(values)
         p, written = row.param, nothing
         if options.update:
-            p, *slots = update(factors, stages, h, row)
-            new = [stored(slot, dtypes.slots[k], place, k) for k, slot in enumerate(slots)]
-            kept = written.slots[len(new) :]
-            written = written._replace(param=stored(p, dtypes.param, place, PARAM_STREAM), slots=(*new, *kept))
+            p, *slots = update(factors, stages, h, with_slots(row, options.maps) if options.maps else row)
+            new = written_slots(slots, options, dtypes, place)
+            written = written._replace(param=stored(p, dtypes.param, place, PARAM_STREAM), **new)
         if options.clear:
             grad, accumulated = (0 if asked else None for asked in (options.zero_grads, options.mean))
             written = written._replace(grad=grad, accumulated=accumulated)
@@ -209,13 +250,15 @@ def sources(of: Any) -> str:
     """Return a mark of the sources that a kernel is made from: Numba's cache on disk looks at numba_cuda.py only."""
     file, code = Path(inspect.getfile(of)), of.__code__
     own = file.read_bytes() if file.exists() else repr((code.co_code, code.co_consts, code.co_names)).encode()
-    common = b"".join(Path(str(module.__file__)).read_bytes() for module in (dither, halves, pipeline, numba_cuda))
+    modules = dither, halves, pipeline, quantize, numba_cuda
+    common = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
     return hashlib.sha256(own + common + Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def traced(key: str, function: Callable[..., Sequence[Any]], options: Options, dtypes: Row) -> str:
     """Return the key, under which numba_cuda knows the function from now on."""
-    entry = numba_cuda.Traced(function, computed_in(dtypes.param), dtypes.present(), options.guarded)
+    scales = len(dtypes.present()) - len(dtypes._replace(scales=()).present())
+    entry = numba_cuda.Traced(function, computed_in(dtypes.param), dtypes.present(), options.guarded, scales)
     numba_cuda.TRACED.setdefault(key, entry)
     return key
 
@@ -230,12 +273,19 @@ def products_key(left: Source, right: Source, options: Options, dtypes: Row) -> 
     return traced(key, prepare_of(left, right, options, dtypes), options, dtypes)
 
 
+def uncompiled_kernel(make: Maker, rule: Rule, options: Options, dtypes: Row) -> tuple[Callable[..., None], Any]:
+    """Return the kernel that does to every element what ``make`` returns, and its launch bounds."""
+    key = update_key(make, rule, options, dtypes)
+    if make is step_of and options.update and any(options.maps[: len(rules.slots(rule))]):
+        return numba_cuda.block_kernel(key), None
+    return numba_cuda.update_kernel(key), numba_cuda.launch_bounds(computed_in(dtypes.param), len(dtypes.present()))
+
+
 @cache
 def update_kernel(device: int, make: Maker, rule: Rule, options: Options, dtypes: Row, scalars: type) -> Any:
-    """Return the compiled kernel that does to every element what ``make`` returns."""
+    """Return the same, compiled."""
     dtype = computed_in(dtypes.param)
-    kernel = numba_cuda.update_kernel(update_key(make, rule, options, dtypes))
-    bounds = numba_cuda.launch_bounds(dtype, len(dtypes.present()))
+    kernel, bounds = uncompiled_kernel(make, rule, options, dtypes)
     return numba_cuda.compiled(kernel, numba_cuda.update_signature(dtype, Stages, scalars), bounds)
 
 

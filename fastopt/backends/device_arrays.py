@@ -23,6 +23,9 @@ COMPUTED = ("float32", "float64")
 HALVES = ("float16", "bfloat16")
 FLOATS = (*COMPUTED, *HALVES)
 
+#: What may be in an optimizer's state.
+STORED = (*FLOATS, "uint8")
+
 
 class Flags(NamedTuple):
     c_contiguous: bool
@@ -180,7 +183,7 @@ def device_of(params: Sequence[DeviceArray]) -> int:
 
 
 def in_memory_order(array: Any) -> DeviceArray:
-    return array if isinstance(array, DeviceArray) else seen("array", array, FLOATS)
+    return array if isinstance(array, DeviceArray) else seen("array", array, STORED)
 
 
 def is_half(dtype: Any) -> bool:
@@ -226,8 +229,7 @@ def slot_like(param: Any, value: float, dtype: Any) -> Any:
 
 def in_computed(array: Any) -> Any:
     """Return a copy of a parameter in the dtype that it is computed in; made by way of the host."""
-    param = in_memory_order(array)
-    return numba_cuda.from_host(halves.in_computed(to_host(param.owner)), max(param.device, 0))
+    return beside(array, halves.in_computed(on_host(array)))
 
 
 def on_host(array: Any, copy: bool = True) -> npt.NDArray[Any]:
@@ -243,6 +245,17 @@ def write(array: Any, values: npt.NDArray[Any]) -> None:
         array[...] = values
     else:
         numba_cuda.write(owner(array), values)
+
+
+def scales(count: int, value: float, param: Any) -> Any:
+    """Return new scales of a slot in 8 bits, on the device of a parameter."""
+    with numba_cuda.on_device(max(in_memory_order(param).device, 0)):
+        return numba_cuda.full((count,), "float32", "C", value)
+
+
+def beside(array: Any, values: npt.NDArray[Any]) -> Any:
+    """Return values from NumPy's memory on the device of an array."""
+    return numba_cuda.from_host(values, max(in_memory_order(array).device, 0))
 
 
 def number(value: float, param: DeviceArray) -> Any:

@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from numba import cuda
 from numba.cuda import config, types
 
 from .. import halves
+from ..dither import BLOCK
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
@@ -34,10 +35,13 @@ LANES = 16
 #: Threads of a block that updates a chunk, chunks of a block that adds squares; the simulator starts them one by one.
 THREADS = 2 if SIMULATED else 256
 CHUNKS_A_BLOCK = 1 if SIMULATED else 16
+
+#: Threads that exchange numbers without shared memory; together they do BLOCK elements where slots are in 8 bits.
+WARP = 1 if SIMULATED else 32
 TILE = 256
 
 #: The words (int64) of a table's row: length, elements before the first aligned one, array number, first chunk; then
-#: the addresses of what the array has, the parameter and the gradient first.
+#: the addresses of what the array has, the parameter and the gradient first, the scales of slots in 8 bits last.
 ROW_HEAD = 4
 
 NUMPY_DTYPES: dict[str, Any] = {
@@ -45,6 +49,7 @@ NUMPY_DTYPES: dict[str, Any] = {
     "float64": np.float64,
     "float16": np.float16,
     "bfloat16": np.uint16,
+    "uint8": np.uint8,
 }
 ITEM_SIZES: dict[str, int] = {name: np.dtype(dtype).itemsize for name, dtype in NUMPY_DTYPES.items()}
 
@@ -54,7 +59,7 @@ class Traced(NamedTuple):
 
     ``function(factors, stages, h, place, *values)`` gets a value for each address of a row, converted to the dtype that
     is computed in, and returns one for each: None for what is not written, 0 for what is cleared. A value is rounded to
-    the nearest of its memory's dtype, unless it is of the bits that are to lie there.
+    the nearest of its memory's dtype, unless it is of the bits that are to lie there. Codes are not converted.
     """
 
     function: Callable[..., Sequence[Any]]
@@ -62,6 +67,12 @@ class Traced(NamedTuple):
     dtypes: tuple[str, ...]
     #: Whether to do nothing where the number at ``Work.guard`` is not 0.
     guarded: bool = False
+    #: How many of the last addresses are of scales, one for each BLOCK elements.
+    scales: int = 0
+
+    def lengths(self) -> tuple[int, ...]:
+        """Return how many elements have one value, by the addresses."""
+        return (1,) * (len(self.dtypes) - self.scales) + (BLOCK,) * self.scales
 
 
 class Factors(NamedTuple):
@@ -78,6 +89,10 @@ class Place(NamedTuple):
     key: Any
     array: Any
     indices: Any
+    #: Where they are all in one BLOCK: uint32, how far they are behind the first, which is the only index then.
+    offsets: Any = None
+    #: There too: returns the greatest uint32 of all elements of the block.
+    largest: Callable[[Any], Any] | None = None
 
 
 MASK = 2**64 - 1
@@ -112,6 +127,8 @@ if SIMULATED:
         return np.frombuffer(buffer, NUMPY_DTYPES[dtype])
 
     def read_as(values: npt.NDArray[Any], dtype: str, to: str) -> npt.NDArray[Any]:
+        if dtype == "uint8":
+            return values
         if dtype == "bfloat16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(NUMPY_DTYPES[to])
@@ -129,25 +146,35 @@ if SIMULATED:
         kinds.get(type(value), ctypes.c_double).from_address(int(address)).value = value
 
     def simulated(
-        key: str, count: int, work: Work, row: Any, index: int, factors: Any, stages: Any, h: Any
+        key: str, count: int, work: Work, row: Any, index: int, factors: Any, stages: Any, h: Any, largest: Any = None
     ) -> tuple[list[Any], Sequence[Any]]:
         """Return the memory of so many elements, and what the function makes of them."""
         entry = TRACED[key]
-        arrays = [memory(a, index, count, d) for a, d in zip(row[ROW_HEAD:], entry.dtypes, strict=True)]
+        arrays = [
+            memory(at, index // length, count if length == 1 else 1, dtype)
+            for at, dtype, length in zip(row[ROW_HEAD:], entry.dtypes, entry.lengths(), strict=True)
+        ]
         values = [read_as(a, dtype, entry.computed) for a, dtype in zip(arrays, entry.dtypes, strict=True)]
-        indices = np.arange(index, index + count, dtype=np.uint64)
-        key_bits, number = (np.array([each], np.uint64) for each in (work.dither_key & MASK, row[2]))
-        place = Place(key_bits, number, indices)
+        key_bits, number, first = (np.array([each], np.uint64) for each in (work.dither_key & MASK, row[2], index))
+        offsets = np.arange(count, dtype=np.uint32)
+        place = Place(key_bits, number, first + offsets)
+        if largest is not None:
+            place = Place(key_bits, number, first, offsets, largest)
         with np.errstate(all="ignore"):
             return arrays, entry.function(Factors(*factors), stages, h, place, *values)
 
-    def apply(key: str, count: int, work: Work, row: Any, index: int, factors: Any, stages: Any, h: Any) -> None:
-        arrays, results = simulated(key, count, work, row, index, factors, stages, h)
+    def apply(
+        key: str, count: int, work: Work, row: Any, index: int, factors: Any, stages: Any, h: Any, largest: Any = None
+    ) -> None:
+        arrays, results = simulated(key, count, work, row, index, factors, stages, h, largest)
         for array, dtype, result in zip(arrays, TRACED[key].dtypes, results, strict=True):
             if result is not None:
                 is_nearest = dtype == "bfloat16" and getattr(result, "dtype", None) == np.float32
                 with np.errstate(all="ignore"):
                     array[...] = halves.nearest(result) if is_nearest else result
+
+    def apply_block(key: str, count: int, work: Work, row: Any, index: int, factors: Any, stages: Any, h: Any) -> None:
+        apply(key, min(BLOCK, row[0] - index), work, row, index, factors, stages, h, lambda values: values.max())
 
     def product(key: str, work: Work, row: Any, index: int, factors: Any, stages: Any) -> tuple[float, int]:
         _, (left, right, *others) = simulated(key, 1, work, row, index, factors, stages, ())
@@ -160,14 +187,18 @@ else:
     from numba.cuda import cgutils
     from numba.cuda.extending import intrinsic
 
-    I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+    I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
     HALF, FLOAT, DOUBLE = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+    ALL_OF_WARP, BUTTERFLY = I32(-1), I32(3)
+    BLOCK_SHIFT = I64(BLOCK.bit_length() - 1)
     LLVM_TYPES = {
         "float32": FLOAT,
         "float64": DOUBLE,
         "float16": HALF,
         "bfloat16": I16,
+        "uint8": I8,
         "uint16": I16,
+        "int32": I32,
         "uint32": I32,
         "uint64": I64,
         "bool": ir.IntType(1),
@@ -209,8 +240,9 @@ else:
         "greater": lambda builder, a, b: builder.fcmp_ordered(">", a, b),
         "less": lambda builder, a, b: builder.fcmp_ordered("<", a, b),
     }
-    #: The same of numbers without sign.
-    UNSIGNED_OPERATIONS: dict[str, Callable[..., Any]] = {
+    #: The same of whole numbers: all without sign, but for minimum, which is of int32.
+    WHOLE_OPERATIONS: dict[str, Callable[..., Any]] = {
+        "minimum": lambda builder, a, b: builder.select(builder.icmp_signed("<", a, b), a, b),
         "add": lambda builder, a, b: builder.add(a, b),
         "multiply": lambda builder, a, b: builder.mul(a, b),
         "bitwise_and": lambda builder, a, b: builder.and_(a, b),
@@ -219,13 +251,14 @@ else:
         "left_shift": lambda builder, a, b: builder.shl(a, b),
         "right_shift": lambda builder, a, b: builder.lshr(a, b),
         "greater": lambda builder, a, b: builder.icmp_unsigned(">", a, b),
+        "less": lambda builder, a, b: builder.icmp_unsigned("<", a, b),
     }
 
     def operation(builder: Any, name: str, *values: Any) -> Any:
         """Put one of the operations on values of one type into the kernel."""
         if name == "where":
             return builder.select(*values)
-        operations = FLOAT_OPERATIONS if values[0].type in (FLOAT, DOUBLE) else UNSIGNED_OPERATIONS
+        operations = FLOAT_OPERATIONS if values[0].type in (FLOAT, DOUBLE) else WHOLE_OPERATIONS
         if name not in operations:
             raise NotImplementedError(f"rules: {name} is not among the operations of CUDA kernels")
         return operations[name](builder, *values)
@@ -245,9 +278,14 @@ else:
             return Lanes(self.builder, self.values[which])
 
         def astype(self, dtype: Any) -> Lanes:
-            """Return numbers without sign, or whether something is so, in another dtype."""
-            to = LLVM_TYPES[np.dtype(dtype).name]
-            cast = self.builder.uitofp if to in (FLOAT, DOUBLE) else self.builder.trunc
+            """Return numbers without sign, or whether something is so, in another dtype; floats as int32."""
+            to, of = LLVM_TYPES[np.dtype(dtype).name], self.values[0].type
+            if to in (FLOAT, DOUBLE):
+                cast = self.builder.uitofp
+            elif of in (FLOAT, DOUBLE):
+                cast = self.builder.fptosi
+            else:
+                cast = self.builder.zext if to.width > of.width else self.builder.trunc
             return Lanes(self.builder, [cast(value, to) for value in self.values])
 
         def view(self, dtype: Any) -> Lanes:
@@ -266,10 +304,10 @@ else:
             return Lanes(self.builder, [operation(self.builder, name, *each) for each in zip(*spread, strict=True)])
 
         def constant(self, function: Any, operand: Any, kind: Any) -> Lanes:
-            """Return an operand as lanes: whole numbers are exact in every dtype."""
+            """Return an operand as lanes: whole numbers, and those of float32, are exact in every dtype."""
             if isinstance(operand, Lanes):
                 return operand
-            if isinstance(operand, (int, np.unsignedinteger)):
+            if isinstance(operand, (int, np.unsignedinteger, np.float32)):
                 is_float = kind in (FLOAT, DOUBLE)
                 return Lanes(self.builder, [ir.Constant(kind, float(operand) if is_float else int(operand))])
             raise TypeError(
@@ -364,6 +402,8 @@ else:
             builder.store(piece, pointer, align=alignment)
 
     def converted(builder: Any, value: Any, dtype: str, to: str) -> Any:
+        if dtype == "uint8":
+            return value
         if dtype == "bfloat16":
             value = builder.bitcast(builder.shl(builder.zext(value, I32), I32(16)), FLOAT)
             dtype = "float32"
@@ -381,24 +421,52 @@ else:
         if not isinstance(result, Lanes):
             kind = LLVM_TYPES[dtype]
             return [ir.Constant(kind, 0 if kind == I16 else 0.0)] * count
+        if dtype == "uint8":
+            return list(result.values)
         if dtype == "bfloat16":
             return list((result if result.dtype == np.uint16 else nearest(result)).values)
         return [converted(builder, value, computed, dtype) for value in result.values]
 
-    def traced(builder: Any, key: str, count: int, work: Any, row: Any, index: Any, *scalars: Any) -> list[Any]:
-        """Put into the kernel: read all values, convert them, call the function; return its results."""
+    def traced(
+        builder: Any, key: str, count: int, row: Any, starts: Sequence[Any], place: Place, *scalars: Any
+    ) -> list[Any]:
+        """Put into the kernel: read all values, convert them, call the function; return its results.
+
+        Values are so many from each of the starts on; of scales, that of the first start's block.
+        """
         entry = TRACED[key]
-        values = [
-            Lanes(
-                builder,
-                [converted(builder, x, dtype, entry.computed) for x in loaded(builder, at, index, count, dtype)],
-            )
-            for at, dtype in zip(row[ROW_HEAD:], entry.dtypes, strict=True)
-        ]
-        indices = [builder.add(index, I64(k)) for k in range(count)]
-        place = Place(Lanes(builder, [work.dither_key]), Lanes(builder, [row[2]]), Lanes(builder, indices))
+        block = builder.lshr(starts[0], BLOCK_SHIFT)
+        values = []
+        for at, dtype, length in zip(row[ROW_HEAD:], entry.dtypes, entry.lengths(), strict=True):
+            places = [(start, count) for start in starts] if length == 1 else [(block, 1)]
+            read = [x for index, many in places for x in loaded(builder, at, index, many, dtype)]
+            values.append(Lanes(builder, [converted(builder, x, dtype, entry.computed) for x in read]))
         factors, stages, h = scalars
         return list(entry.function(Factors(*factors), stages, h, place, *values))
+
+    def place_of(builder: Any, work: Any, row: Any, indices: Sequence[Any]) -> Place:
+        return Place(Lanes(builder, [work.dither_key]), Lanes(builder, [row[2]]), Lanes(builder, indices))
+
+    def greater(builder: Any, a: Any, b: Any) -> Any:
+        return builder.select(builder.icmp_unsigned(">", a, b), a, b)
+
+    def largest_of_warp(lanes: Lanes) -> Lanes:
+        """Return the greatest uint32 of all threads of a warp, which exchange theirs."""
+        builder = lanes.builder
+        found = reduce(partial(greater, builder), lanes.values)
+        kind = ir.FunctionType(ir.LiteralStructType((I32, ir.IntType(1))), [I32] * 5)
+        shuffle = cgutils.get_or_insert_function(builder.module, kind, "llvm.nvvm.shfl.sync.i32")
+        distance = WARP // 2
+        while distance:
+            numbers = ALL_OF_WARP, BUTTERFLY, found, I32(distance), I32(WARP - 1)
+            found = greater(builder, found, builder.extract_value(builder.call(shuffle, numbers), 0))
+            distance //= 2
+        return Lanes(builder, [found])
+
+    def wait_for_warp(builder: Any) -> None:
+        """Let no thread go on before all of its warp have come here, and see what the others wrote."""
+        kind = ir.FunctionType(ir.VoidType(), [I32])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.nvvm.bar.warp.sync"), [ALL_OF_WARP])
 
     def named(builder: Any, kind: Any, values: Any) -> Any:
         """Return a tuple of numbers by its names, if it has any."""
@@ -419,12 +487,57 @@ else:
             words = named(builder, row, args[3])
             kinds = (factors, stages, h)
             numbers = [scalars(builder, kind, values) for kind, values in zip(kinds, args[5:], strict=True)]
-            results = traced(
-                builder, key.literal_value, length, named(builder, work, args[2]), words, args[4], *numbers
-            )
+            indices = [builder.add(args[4], I64(k)) for k in range(length)]
+            place = place_of(builder, named(builder, work, args[2]), words, indices)
+            results = traced(builder, key.literal_value, length, words, [args[4]], place, *numbers)
             for at, dtype, result in zip(words[ROW_HEAD:], entry.dtypes, results, strict=True):
                 if result is not None:
                     stored(builder, written(builder, result, entry.computed, dtype, length), at, args[4], dtype)
+            return context.get_dummy_value()
+
+        return types.none(key, count, work, row, index, factors, stages, h), code
+
+    def apply_block_(
+        _: Any, key: Any, count: Any, work: Any, row: Any, index: Any, factors: Any, stages: Any, h: Any
+    ) -> Any:
+        if not (isinstance(key, types.Literal) and isinstance(count, types.Literal)):
+            return None  # Numba asks again with the constants
+
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            entry, length = TRACED[key.literal_value], count.literal_value
+            words = named(builder, row, args[3])
+            kinds = (factors, stages, h)
+            numbers = [scalars(builder, kind, values) for kind, values in zip(kinds, args[5:], strict=True)]
+            runs = range(0, BLOCK, length * WARP)
+            starts = [builder.add(args[4], I64(first)) for first in runs]
+            are_there = [builder.icmp_signed("<", start, words[0]) for start in starts]
+            read = starts
+            if length == 1:
+                # Behind the end the last element once more, which changes no maximum.
+                last = builder.sub(words[0], I64(1))
+                read = [builder.select(*each, last) for each in zip(are_there, starts, strict=True)]
+            offsets = Lanes(builder, [I32(first + k) for first in runs for k in range(length)])
+            place = place_of(builder, named(builder, work, args[2]), words, [args[4]])
+            place = place._replace(offsets=offsets, largest=largest_of_warp)
+            results = traced(builder, key.literal_value, length, words, read, place, *numbers)
+            memory = [
+                (at, dtype, written(builder, result, entry.computed, dtype, length * len(starts)), lasts == BLOCK)
+                for at, dtype, lasts, result in zip(
+                    words[ROW_HEAD:], entry.dtypes, entry.lengths(), results, strict=True
+                )
+                if result is not None
+            ]
+            # All have read before one writes: a scale, and the last element, are read by many.
+            wait_for_warp(builder)
+            with builder.if_then(builder.icmp_signed("==", builder.and_(args[4], I64(BLOCK - 1)), I64(0))):
+                for at, dtype, values, is_scale in memory:
+                    if is_scale:
+                        stored(builder, values, at, builder.lshr(args[4], BLOCK_SHIFT), dtype)
+            for k, (start, is_there) in enumerate(zip(starts, are_there, strict=True)):
+                with builder.if_then(is_there) if length == 1 else nullcontext():
+                    for at, dtype, values, is_scale in memory:
+                        if not is_scale:
+                            stored(builder, values[k * length : (k + 1) * length], at, start, dtype)
             return context.get_dummy_value()
 
         return types.none(key, count, work, row, index, factors, stages, h), code
@@ -438,9 +551,8 @@ else:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             words = named(builder, row, args[2])
             numbers = [scalars(builder, kind, values) for kind, values in zip((factors, stages), args[4:], strict=True)]
-            left, right, *others = traced(
-                builder, key.literal_value, 1, named(builder, work, args[1]), words, args[3], *numbers, ()
-            )
+            place = place_of(builder, named(builder, work, args[1]), words, [args[3]])
+            left, right, *others = traced(builder, key.literal_value, 1, words, [args[3]], place, *numbers, ())
             computed, count = TRACED[key.literal_value].computed, I64(0)
             wide = [converted(builder, each.values[0], computed, "float64") for each in (left, right)]
             for other in others:
@@ -479,7 +591,8 @@ else:
 
         return types.none(address, value), code
 
-    apply, product, words = intrinsic(apply_), intrinsic(product_), intrinsic(words_)
+    apply, apply_block = intrinsic(apply_), intrinsic(apply_block_)
+    product, words = intrinsic(product_), intrinsic(words_)
     real, put = intrinsic(real_), intrinsic(put_)
 
 
@@ -515,6 +628,31 @@ def update_kernel(key: str) -> Callable[..., None]:
         # What lies before and behind the vectors, one by one.
         for i in range(cuda.threadIdx.x, size - vectors * wide, THREADS):
             apply(key, 1, work, row, begin + (i if i < head else i + vectors * wide), factors, stages, h)
+
+    return named_by(update, key)
+
+
+def block_kernel(key: str) -> Callable[..., None]:
+    """Return the kernel of a step with slots in 8 bits: as update_kernel, but a warp does BLOCK elements at a time."""
+    entry = TRACED[key]
+    wide, row_words, guarded = width(entry.computed), ROW_HEAD + len(entry.dtypes), entry.guarded
+    item_size = ITEM_SIZES[entry.computed]
+
+    def update(work: Work, stages: Any, h: tuple[float, ...]) -> None:
+        if guarded and words(work.guard, 1)[0] != 0:
+            return
+        entry = words(work.chunks + 8 * cuda.blockIdx.x, 1)[0]
+        begin = (entry & 0xFFFFFFFF) * CHUNK
+        row = words(work.table + (entry >> 32) * (8 * row_words), row_words)
+        like, number = stages.scale, row[2] * item_size
+        factors = (real(like, work.clips + number), real(like, work.global_clip), real(like, work.rates + number))
+        lane, first = cuda.threadIdx.x & (WARP - 1), cuda.threadIdx.x // WARP
+        for at in range(begin + first * BLOCK, min(begin + CHUNK, row[0]), THREADS // WARP * BLOCK):
+            # Vectors must be aligned from the first element on, as the blocks are.
+            if row[1] == 0 and at + BLOCK <= row[0]:
+                apply_block(key, wide, work, row, at + lane * wide, factors, stages, h)
+            else:
+                apply_block(key, 1, work, row, at + lane, factors, stages, h)
 
     return named_by(update, key)
 
