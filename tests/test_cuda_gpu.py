@@ -39,7 +39,7 @@ pytestmark = [
 if WHY_NOT is None:
     from numba import cuda as numba_target
 
-    from fastopt.backends import cuda, numba_cuda
+    from fastopt.backends import cuda, cuda_kernels, numba_cuda
 
 SIZES = (0, 1, 5, 1000, 4095, 4096, 4097, 70_001)
 
@@ -103,6 +103,23 @@ def test_a_skipped_step_is_not_waited_for() -> None:
     assert time.perf_counter() - start < 0.15
     assert (bool(info.applied), info.step, opt.step_count) == (False, 1, 1)  # waits
     assert (cuda.to_host(param) == -1).all()
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_a_kernel_that_only_numba_can_start(is_found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    handles, real_handle = [], numba_cuda.driver_handle
+    monkeypatch.setattr(numba_cuda, "driver_handle", lambda made: handles.append(real_handle(made)) or handles[-1])
+    if not is_found:
+        monkeypatch.setattr(numba_cuda, "driver_handle", lambda made: None)
+    cuda_kernels.update_kernel.cache_clear()
+    plain, grad = np.linspace(-1, 1, 5000, dtype=np.float32), np.ones(5000, np.float32)
+    param = numba_target.to_device(plain)
+    fastopt.AdamW(param, clip_global_norm=1.0).step(numba_target.to_device(grad))
+    fastopt.AdamW(plain, clip_global_norm=1.0, backend="numpy").step(grad)
+    cuda_kernels.update_kernel.cache_clear()
+    assert alike(cuda.to_host(param)) == alike(plain)
+    assert bool(handles) == is_found
+    assert all(handle is not None for handle in handles)
 
 
 def test_averages() -> None:
@@ -285,7 +302,8 @@ for state_dtype in ("bfloat16", "uint8"):
     fastopt.SGD(params, momentum=0.9, state_dtype=state_dtype).step(grads)
 from fastopt.backends import cuda as backend
 kernel = backend.plain_kernel(0, backend.numba_cuda.sums)
-print(float(info.grad_norm), sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+stats = kernel.dispatcher.stats
+print(float(info.grad_norm), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 
 

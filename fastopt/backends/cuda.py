@@ -98,7 +98,7 @@ class CudaTable:
         self.clips_arrays = self.clips_all = self.is_guarded = False
         with numba_cuda.on_device(self.device):
             numba_cuda.synchronize()  # slots may still be written, or used by an earlier table, in any stream
-            #: Where the last work ends.
+            #: Where the last work ends, in a stream that may go.
             self.end = numba_cuda.Mark()
             self.factors = {dtype: numba_cuda.empty(self.count + 1, dtype) for dtype in COMPUTED}
             self.rates = {dtype: numba_cuda.empty(self.count, dtype) for dtype in COMPUTED}
@@ -357,7 +357,8 @@ class CudaTable:
             try:
                 yield stream
             finally:
-                self.end.record(stream)
+                if self.last_stream != 0:
+                    self.end.record(stream)
 
     def entered_stream(self) -> Any:
         """Return the stream to work in: as asked, else the gradients' own; it waits for all that must come before."""
@@ -368,7 +369,9 @@ class CudaTable:
         for producer in producers:
             if producer != handle:
                 numba_cuda.wait_for(producer, handle)
-        if self.last_stream not in (None, handle):
+        if self.last_stream == 0 != handle:
+            numba_cuda.wait_for(0, handle)
+        elif self.last_stream not in (None, handle):
             self.end.wait_in(stream)  # that stream itself may be gone
         self.last_stream = handle
         return stream
