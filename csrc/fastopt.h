@@ -87,6 +87,9 @@ void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, 
                      int32_t right, int32_t count_nonfinite, fo_reading *partials, fo_reading *readings,
                      int32_t threads);
 
+/* sums[outer][inner] += the squares of values[outer][size][inner], which are of FO_FLOAT32 or FO_FLOAT64. */
+void fo_sum_squares(const void *values, int32_t dtype, int64_t outer, int64_t size, int64_t inner, double *sums);
+
 /* memory[i] <- where that of the NumPy array i is; return 0 (and some of it) unless each is of this very Python type, has
    the dtype object dtypes[i], the shape of models[i], and these of NumPy's flags. Objects are given by their addresses. */
 int32_t fo_find_memory(const uintptr_t *arrays, const uintptr_t *models, const uintptr_t *dtypes, int64_t count,

@@ -5,12 +5,13 @@
 #include "compiler.h"
 #include "fastopt.h"
 
-/* For one dtype; elements [begin, end) of one array. */
+/* For one dtype; elements [begin, end) of one array, or sums over an axis as fo_sum_squares. */
 typedef struct {
     void (*step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
     void (*accumulate_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
     fo_reading (*sum_products_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
                                      const fo_hyper *hyper, int32_t left, int32_t right, int32_t count_nonfinite);
+    void (*sum_squares)(const void *values, int64_t outer, int64_t size, int64_t inner, double *sums);
 } fo_kernels;
 
 /* Indexed by fo_dtype. */

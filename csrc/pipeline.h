@@ -327,6 +327,8 @@ static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *gr
     return (fo_reading){lanes[0], nonfinite};
 }
 
+#include "axis_sums.h"
+
 #undef MAXIMUM
 #undef MINIMUM
 #undef SIGN

@@ -105,6 +105,11 @@ void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, 
     }
 }
 
+void fo_sum_squares(const void *values, int32_t dtype, int64_t outer, int64_t size, int64_t inner, double *sums)
+{
+    fo_kernels_in_use()[dtype].sum_squares(values, outer, size, inner, sums);
+}
+
 #define RULE(name) #name,
 static const char *const rule_names[] = {FO_RULES(RULE)};
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import FLOAT64, Array
+from .arrays import Array
+from .backends.axis_sums import Adder, sum_squares
 
 
 def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
-    """Return the axes of a unit's incoming weights in an array of so many dimensions.
+    """Return the axes, ascending, of a unit's incoming weights in an array of so many dimensions.
 
     Raises
     ------
@@ -20,15 +21,15 @@ def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
     if not all(-ndim <= each < ndim for each in axes):
         raise ValueError(f"max_norm_axis={axis!r}: {name!r} has {ndim} dimensions; give its group an axis that it has")
-    return tuple(int(each) % ndim for each in axes)
+    return tuple(sorted({int(each) % ndim for each in axes}))
 
 
-def hold(p: Array, limit: float, axes: tuple[int, ...]) -> None:
+def hold(p: Array, limit: float, axes: tuple[int, ...], add: Adder) -> None:
     """Multiply in place each unit's weights whose norm is above ``limit`` by ``limit / norm``.
 
-    The norms are added in double precision. Norms that are NaN leave their weights as they are.
+    Norms that are NaN leave their weights as they are.
     """
     with np.errstate(all="ignore"):
-        norms = np.sqrt(np.sum(np.square(p, dtype=FLOAT64), axis=axes, keepdims=True))
+        norms = np.sqrt(sum_squares(p, axes, add))
         if (norms > limit).any():
             p *= np.where(norms > limit, limit / norms, 1.0).astype(p.dtype)

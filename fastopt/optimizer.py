@@ -86,7 +86,7 @@ class Optimizer:
     max_norm : float, optional
         At least 0: after the step each unit's incoming weights whose norm is above are multiplied by
         ``max_norm / norm``. Arrays of fewer than two dimensions (biases) are left alone. Not for bfloat16 without
-        master.
+        master. The norms are added in double precision in a fixed order, with the same bits on every machine.
     max_norm_axis : int or tuple of int, default 0
         The axes of a unit's incoming weights: 0 for ``x @ W``, 1 for ``W @ x``, (1, 2, 3) for convolutions
         (out, in, height, width).
@@ -1288,8 +1288,9 @@ class Optimizer:
         stages = [(UPDATE | CLEAR, FINISH) if held else (WHOLE_PASS, 0) for held in is_held]
         first_rows = [hyper._replace(stages=first) for hyper, (first, _) in zip(hypers, stages, strict=True)]
         self._run(table, groups, first_rows)
+        add = backends.adder(self.backend)
         for computed, limit, axes in units:
-            max_norm.hold(computed, limit, axes)
+            max_norm.hold(computed, limit, axes, add)
         table.step([hyper._replace(stages=then) for hyper, (_, then) in zip(hypers, stages, strict=True)])
 
     def _take_copies(self, copy_to: Any) -> None:

@@ -152,6 +152,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "polyak": {"polyak": True, "polyak_start": 2},
     "l1": {"l1": 0.1, "zero_grads": True},
     "prox_l1": {"prox_l1": 0.3, "ema_decay": 0.5},
+    "max_norm": {"max_norm": 2.0, "ema_decay": 0.5},
+    "max_norm of rows": {"max_norm": 1.5, "max_norm_axis": -1, "zero_grads": True, "nonfinite": "skip"},
     "grad_scale": {"grad_scale": 1024.0, "nonfinite": "skip"},
     "accumulate": {"accumulate_steps": 2, "zero_grads": True, "ema_decay": 0.9, "grad_scale": 3.0},
     "accumulate, clip": {"accumulate_steps": 3, "clip_global_norm": 0.5, "nonfinite": "raise", "l1": 0.01},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -27,13 +28,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastopt
-from fastopt import threads
-from fastopt.backends import native
+from fastopt import max_norm, threads
+from fastopt.backends import adder, native
+from fastopt.backends.axis_sums import sum_squares
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
 
 #: Lengths around the blocks, and above the least of 8-bit slots.
-LENGTHS = [0, 1, 127, 1025, 4095, 4096, 5000, 16385]
+LENGTHS: list[Any] = [0, 1, 127, 1025, 4095, 4096, 5000, 16385, (67, 15)]
 
 ALL = [*CASES, *MATRIX_CASES]
 every_case = pytest.mark.parametrize("case", ALL, ids=str)
@@ -61,8 +63,10 @@ def taken(options: dict[str, dict[str, Any]], cases: list[Case] = ALL) -> Any:
     )
 
 
-def shape_of(case: Case, length: int) -> tuple[int, ...]:
-    """Return a shape of about so many elements that an optimizer takes."""
+def shape_of(case: Case, length: Any) -> tuple[int, ...]:
+    """Return a shape of about so many elements that an optimizer takes, or the shape itself."""
+    if isinstance(length, tuple):
+        return length
     return (-(-length // 4), 4) if case in MATRIX_CASES else (length,)
 
 
@@ -483,6 +487,60 @@ def test_prox_l1_that_rounds_to_0() -> None:
     assert results[0] == results[1]
 
 
+def slow_sum_squares(array: Any, axes: tuple[int, ...]) -> Any:
+    """One element after the other, in the order that csrc/axis_sums.h has."""
+    others = [axis for axis in range(array.ndim) if axis not in axes]
+    sums = np.zeros([array.shape[axis] for axis in others])
+    units = array.transpose(*others, *axes).reshape(*sums.shape, math.prod(array.shape[axis] for axis in axes))
+    for place in np.ndindex(sums.shape):
+        squares = (units[place].astype(np.float64) ** 2).tolist()
+        for begin in range(0, len(squares), 4096):
+            lanes = [0.0] * 16
+            for i, square in enumerate(squares[begin : begin + 4096]):
+                lanes[i % 16] += square
+            while len(lanes) > 1:
+                half = len(lanes) // 2
+                lanes = [a + b for a, b in zip(lanes[:half], lanes[half:], strict=True)]
+            sums[place] += lanes[0]
+    return np.expand_dims(sums, axes)
+
+
+AXES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((5, 7), (0,)),
+    ((5, 7), (1,)),
+    ((5, 7), (0, 1)),
+    ((5, 7), ()),
+    ((8195, 3), (0,)),
+    ((3, 8195), (1,)),
+    ((17, 260), (0,)),
+    ((260, 17), (1,)),
+    ((2, 4097, 3), (1,)),
+    ((3, 4, 5, 6), (1, 2, 3)),
+    ((3, 4, 5, 6), (0, 2)),
+    ((3, 4, 5, 6), (1, 3)),
+    ((3, 0), (0,)),
+    ((3, 0), (1,)),
+    ((3300, 40), (1,)),
+    ((1100, 300), (0,)),
+]
+
+
+@every_backend
+@every_dtype
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("shape", "axes"), AXES)
+def test_sums_over_axes(shape: tuple[int, ...], axes: tuple[int, ...], order: Any, dtype: Any, backend: str) -> None:
+    """In the same order whatever the layout, on every backend and instruction set."""
+    array = np.array(np.random.default_rng(3).normal(size=shape).astype(dtype), order=order)
+    expected = slow_sum_squares(array, axes)
+    for isa in ISAS if backend == "native" else [None]:
+        if isa is not None:
+            native.use_isa(isa)
+        found = sum_squares(array, axes, adder(backend))
+        assert found.shape == expected.shape
+        np.testing.assert_array_equal(found, expected)
+
+
 @every_backend
 @every_dtype
 @pytest.mark.parametrize("case", [case for case in EACH if "max_norm" not in case.optimizer.refused], ids=str)
@@ -500,7 +558,7 @@ def test_max_norm(backend: str, case: Case, dtype: Any, axis: Any) -> None:
         grads = {name: rng.normal(size=param.shape).astype(dtype) for name, param in params.items()}
         opt.step(grads)
         reference.step(grads)
-        norms = np.sqrt(np.sum(plain["W"].astype(np.float64) ** 2, axis=axis, keepdims=True))
+        norms = np.sqrt(slow_sum_squares(plain["W"], max_norm.axes_of("W", 2, axis)))
         plain["W"] *= np.where(norms > 2.2, 2.2 / norms, 1).astype(dtype)
         for name in params:
             np.testing.assert_array_equal(params[name], plain[name])

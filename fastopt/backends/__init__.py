@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from .. import threads
 from ..arrays import Array, is_on_device
 from ..quantize import Map
 from ..rules import Rule, sgd
+
+if TYPE_CHECKING:
+    from .axis_sums import Adder
 
 NAMES = ("native", "numpy", "cuda")
 
@@ -236,6 +239,17 @@ def table_class(name: str) -> type[Table]:
     from . import numpy
 
     return numpy.NumpyTable
+
+
+def adder(name: str) -> Adder:
+    """Return what adds squares over an axis of NumPy arrays."""
+    if name == "native":
+        from . import native
+
+        return native.add_runs
+    from . import axis_sums
+
+    return axis_sums.add_runs
 
 
 def most_threads(name: str) -> int:

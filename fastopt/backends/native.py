@@ -203,6 +203,13 @@ class NativeTable:
         self.hyper_memory = ffi.buffer(self.hypers)
 
 
+def add_runs(runs: Array, sums: npt.NDArray[np.float64]) -> None:
+    """Do what axis_sums.add_runs does."""
+    values = np.ascontiguousarray(runs)
+    into = ffi.from_buffer("double[]", sums, require_writable=True)
+    lib.fo_sum_squares(from_buffer(values), number_of(values.dtype), *values.shape, into)
+
+
 def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:
     """Return where CPython's objects themselves are."""
     return np.fromiter(map(id, objects), np.uintp, len(objects))

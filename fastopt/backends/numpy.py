@@ -19,6 +19,7 @@ from ..arrays import FLOAT64, Array, address, are_like, computed_in
 from ..dither import PARAM_STREAM, random_bits
 from . import Beside, Hyper, Source
 from .calls import Program
+from .lanes import CHUNK, added, folded, rows_of_lanes
 from .programs import ACCUMULATED, GRAD, PARAM, Row, accumulate_program, grad_program, row_of, step_program
 from .workers import buffers, results_of
 
@@ -31,10 +32,6 @@ BLOCK_BYTES, THREADED_BLOCK_BYTES = 1 << 18, 1 << 20
 
 #: More would only wait for that lock.
 MOST_THREADS = 8
-
-#: As in csrc/fastopt.h: what makes a norm's bits.
-CHUNK = 4096
-LANES = 16
 
 #: Arrays of at most so many elements go through a pass together, many to a block; one chunk is also one partial sum.
 SMALL = CHUNK
@@ -376,35 +373,14 @@ def clear(views: Sequence[Array]) -> None:
 
 
 def lane_sums(block: Block, a: Array, b: Array) -> Array:
-    """Return the LANES running sums of products of each chunk of a block."""
+    """Return the running sums of products of each chunk of a block."""
     sums = []
     begin = 0
     for count, size in block.chunks:
         end = begin + count * size
-        left = rows_of_lanes(a[begin:end], count, size)
-        right = left if a is b else rows_of_lanes(b[begin:end], count, size)
+        left = rows_of_lanes(a[begin:end].reshape(count, size))
+        right = left if a is b else rows_of_lanes(b[begin:end].reshape(count, size))
         np.multiply(left, right, out=left)
-        # Adding along an axis that is not the last goes in index order.
-        sums.append(np.add.reduce(left, axis=0).reshape(count, LANES))
+        sums.append(added(left))
         begin = end
     return np.concatenate(sums)
-
-
-def rows_of_lanes(values: Array, count: int, size: int) -> Array:
-    """Return chunks of one size in double precision, filled up with zeros: row k has the k-th LANES of each of them."""
-    whole, rest = divmod(size, LANES)
-    rows = buffers.array((whole + (rest > 0)) * count * LANES, FLOAT64).reshape(-1, count, LANES)
-    chunks = values.reshape(count, size)
-    rows[:whole].transpose(1, 0, 2)[...] = chunks[:, : whole * LANES].reshape(count, whole, LANES)
-    if rest:
-        rows[whole, :, :rest] = chunks[:, whole * LANES :]
-        rows[whole, :, rest:] = 0
-    return rows.reshape(len(rows), count * LANES)
-
-
-def folded(lanes: Array) -> Array:
-    """Return the sum of each chunk: its lanes, folded in halves."""
-    while lanes.shape[1] > 1:
-        half = lanes.shape[1] // 2
-        lanes = lanes[:, :half] + lanes[:, half:]
-    return lanes[:, 0]
