@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,15 @@ def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
     if not all(-ndim <= each < ndim for each in axes):
         raise ValueError(f"max_norm_axis={axis!r}: {name!r} has {ndim} dimensions; give its group an axis that it has")
     return tuple(sorted({int(each) % ndim for each in axes}))
+
+
+class Held(NamedTuple):
+    """An array, or the touched rows of one, the norms of whose units are held in a step."""
+
+    number: int
+    weights: Any
+    limit: float
+    axes: tuple[int, ...]
 
 
 def hold(p: Array, limit: float, axes: tuple[int, ...], add: Adder) -> None:

@@ -18,7 +18,6 @@ from .arrays import (
     FLOAT64,
     Array,
     Extents,
-    is_half,
 )
 from .backends import CLEAR, FINISH, UPDATE, WHOLE_PASS, Beside, Hyper, Table
 from .clip import clip_factor, total_norm
@@ -28,13 +27,14 @@ from .groups import Grouped, matching
 from .hyperparameters import RANGES, Allowed, Group, Range, check, differ, is_scheduled, plain, value_at
 from .interrupts import uninterrupted
 from .loss_scale import DynamicLossScale
-from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain, is_refused_on_gpu
+from .pass_options import PLAIN_OPTIONS, PassOptions, is_plain
 from .results import LoadResult, StepInfo
 from .rules import Rule
 from .sparse import NOT_BY_ROWS, RowSparseTable
 from .structure import Branch, is_container
 
 if TYPE_CHECKING:
+    from .backends.cuda import CudaTable
     from .backends.native import NativeTable
 
 #: It counts as 0 in every sum with a number that matters.
@@ -810,8 +810,6 @@ class Optimizer:
         for name, value in options.items():
             if is_plain(name, value):
                 continue
-            if self.backend == "cuda" and is_refused_on_gpu(name, value):
-                raise ValueError(f"{name}={value!r:.80}: is not done on a GPU yet; leave it out, or use NumPy arrays")
             if name in self.refused:
                 raise ValueError(
                     f"{name}={value!r:.80}: {type(self).__name__} does not take it: {self.refused[name]}; leave it out"
@@ -1107,7 +1105,7 @@ class Optimizer:
         table: Table,
         groups: Sequence[Group],
         hypers: list[Hyper],
-        units: list[tuple[Array, float, tuple[int, ...]]],
+        units: list[max_norm.Held],
     ) -> None:
         """Change the parameters and slots, and count the step."""
         if self.accumulated_calls:
@@ -1260,20 +1258,20 @@ class Optimizer:
                 'nonfinite="raise"; nothing was changed'
             )
 
-    def _units(self, touched: Mapping[int, Array]) -> list[tuple[Array, float, tuple[int, ...]]]:
-        """Return the arrays, or their touched rows, whose units' norms are held in this step; the limit; the axes."""
+    def _units(self, touched: Mapping[int, Array]) -> list[max_norm.Held]:
+        """Return the arrays, or their touched rows, whose units' norms are held in this step."""
         groups = [settled.values for settled in self._settled]
         units = []
         for i in np.flatnonzero(self._gradients.present):
             group, computed = groups[self._group_of[i]], touched.get(int(i), self._computed[i])
             if group["max_norm"] is None or computed.ndim < 2:
                 continue
-            if is_half(computed.dtype):
+            if self._arrays.is_half(computed.dtype):
                 raise ValueError(
                     f"max_norm: {self._names[i]!r} is bfloat16 without a master; expected stochastic_rounding=False"
                 )
             axes = max_norm.axes_of(self._names[i], computed.ndim, group["max_norm_axis"])
-            units.append((computed, group["max_norm"], axes))
+            units.append(max_norm.Held(int(i), computed, group["max_norm"], axes))
         return units
 
     def _step_with_units(
@@ -1281,16 +1279,19 @@ class Optimizer:
         table: Table,
         groups: Sequence[Group],
         hypers: list[Hyper],
-        units: list[tuple[Array, float, tuple[int, ...]]],
+        units: list[max_norm.Held],
     ) -> None:
         """Step, hold the units' norms, then average and copy what came of it."""
         is_held = [self._settled[group].values["max_norm"] is not None for group, _ in self._rows]
         stages = [(UPDATE | CLEAR, FINISH) if held else (WHOLE_PASS, 0) for held in is_held]
         first_rows = [hyper._replace(stages=first) for hyper, (first, _) in zip(hypers, stages, strict=True)]
         self._run(table, groups, first_rows)
-        add = backends.adder(self.backend)
-        for computed, limit, axes in units:
-            max_norm.hold(computed, limit, axes, add)
+        if self.backend == "cuda":
+            cast("CudaTable", table).hold_norms(first_rows, units)
+        else:
+            add = backends.adder(self.backend)
+            for each in units:
+                max_norm.hold(each.weights, each.limit, each.axes, add)
         table.step([hyper._replace(stages=then) for hyper, (_, then) in zip(hypers, stages, strict=True)])
 
     def _take_copies(self, copy_to: Any) -> None:

@@ -38,8 +38,3 @@ def is_plain(name: str, value: Any) -> bool:
     """Tell whether an option around the rule leaves it alone."""
     plain_value = PLAIN_OPTIONS[name]
     return value is None if plain_value is None else bool(value == plain_value)
-
-
-def is_refused_on_gpu(name: str, value: Any) -> bool:
-    """Tell whether an option that does not leave the rule alone is not done for arrays on a GPU."""
-    return name == "max_norm"

@@ -10,7 +10,6 @@ import pytest
 
 import fastopt
 from fastopt.backends import native
-from fastopt.pass_options import is_plain, is_refused_on_gpu
 from fastopt.state import known_slots
 
 
@@ -250,12 +249,8 @@ def bytes_of_run(
 
 
 def covering() -> list[Any]:
-    """Return every case with three rows of options that are done on a GPU, by turns, and some cases with all rows."""
-    rows = {
-        name: options
-        for name, options in {**OPTIONS, **STORAGE}.items()
-        if not any(is_refused_on_gpu(key, value) and not is_plain(key, value) for key, value in options.items())
-    }
+    """Return every case with three rows of options, by turns, and some cases with all rows."""
+    rows = {**OPTIONS, **STORAGE}
     pairs = []
     for i, case in enumerate(case for case in CASES if case.optimizer.runs_on_gpu):
         names = [name for name, row in rows.items() if taken_by(case, row)]

@@ -17,7 +17,8 @@ from cuda_arrays import SimulatedArray, shifted, simulated, simulated_apart
 
 import fastopt
 from fastopt import quantize
-from fastopt.backends import Hyper, cuda, cuda_found, device_arrays, numba_cuda
+from fastopt.backends import Hyper, adder, cuda, cuda_found, device_arrays, numba_cuda
+from fastopt.max_norm import Held, hold
 
 #: The simulator polls its threads, and holds the interpreter while it does.
 sys.setswitchinterval(1e-5)
@@ -53,7 +54,7 @@ def shared_arrays_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "__init__", init)
 
 
-SIZES = (5, 0, 37, 1, 41)
+SIZES: Any = (5, 0, 37, 1, 41, (5, 3))
 
 
 def alike(array: Any) -> bytes:
@@ -105,6 +106,43 @@ def test_options_have_the_bits_of_the_numpy_backend(
     sizes = SIZES_IN_BLOCKS if options.get("state_dtype") == "uint8" else SIZES
     expected = bytes_of_run(case, dtype, options, sizes)
     assert bytes_of_run(case, dtype, options, sizes, simulated_apart) == expected
+
+
+@every_dtype
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((5, 7), 0), ((5, 7), -1), ((3, 2, 2, 3), (1, 2, 3)), ((3, 2, 2, 3), (0, 2)), ((2, 3, 2), 1)]
+)
+def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dtype: Any) -> None:
+    """Some units are above the limit, one has a NaN, one something infinite; a step that is skipped holds none."""
+    rng = np.random.default_rng(9)
+    plain = np.array(rng.normal(size=shape).astype(dtype), order=order)
+    plain.flat[:2] = np.nan, np.inf
+    on_gpu = plain.copy(order="K")
+    options: dict[str, Any] = {"max_norm": 1.5, "max_norm_axis": axes, "nonfinite": "skip", "ema_decay": 0.5}
+    opt, reference = fastopt.SGD(SimulatedArray(on_gpu), **options), fastopt.SGD(plain, backend="numpy", **options)
+    for step in range(3):
+        grad = np.array(rng.normal(size=shape).astype(dtype), order=order)
+        if step == 1:
+            grad.flat[0] = np.nan
+            opt.param_groups[0]["max_norm"] = reference.param_groups[0]["max_norm"] = 0.5
+        assert opt.step(SimulatedArray(grad)) == reference.step(grad)
+        assert alike(on_gpu) == alike(plain)
+    assert on_host(opt) == on_host(reference)
+
+
+def test_held_norms_over_many_chunks_have_the_bits_of_every_backend() -> None:
+    rng = np.random.default_rng(9)
+    plain = [rng.normal(size=shape).astype(np.float32) for shape in ((2, 4097), (4097, 2), (4097,))]
+    on_gpu = [param.copy() for param in plain]
+    opt = fastopt.SGD(simulated(on_gpu))
+    opt._take_grads(opt._ready_table(), simulated([np.zeros_like(param) for param in plain]), is_last=True)
+    table: Any = opt._ready_table()
+    held = [Held(i, None, limit, (axis,)) for i, axis, limit in ((0, 1, 64.0), (1, 0, 1.0))]
+    table.hold_norms(opt._hypers([opt._values(0)]), held)
+    for i, _, limit, axes in held:
+        hold(plain[i], limit, axes, adder("numpy"))
+    assert [param.tobytes() for param in on_gpu] == [param.tobytes() for param in plain]
 
 
 def test_dithered_vectors_lie_across_blocks_of_random_bits() -> None:
@@ -589,13 +627,6 @@ def test_what_was_found() -> None:
 
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__, "-q", *sys.argv[1:]]))
-
-
-@pytest.mark.parametrize("options", [{"max_norm": 1.0}])
-def test_what_is_not_done_on_a_gpu_is_refused(options: dict[str, Any]) -> None:
-    message = rf"{next(iter(options))}=.*: is not done on a GPU yet; leave it out, or use NumPy arrays"
-    with pytest.raises(ValueError, match=message):
-        fastopt.SGD([SimulatedArray(np.ones(2, np.float32))], **options)
 
 
 def test_a_loss_scale_on_a_gpu() -> None:

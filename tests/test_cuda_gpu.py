@@ -41,7 +41,7 @@ if WHY_NOT is None:
 
     from fastopt.backends import cuda, cuda_kernels, numba_cuda
 
-SIZES = (0, 1, 5, 1000, 4095, 4096, 4097, 70_001)
+SIZES: Any = (0, 1, 5, 1000, 4095, 4096, 4097, 70_001, (300, 70))
 
 
 def alike(array: Any) -> bytes:
@@ -51,8 +51,8 @@ def alike(array: Any) -> bytes:
 def shifted(values: Any, by: int) -> Any:
     """Return a copy on the device that begins ``by`` elements behind where memory was allocated."""
     buffer = numba_target.device_array(values.size + by, values.dtype)
-    buffer[by:].copy_to_device(values)
-    return buffer[by:]
+    buffer[by:].copy_to_device(values.reshape(-1))
+    return buffer[by:].reshape(values.shape)
 
 
 @every_dtype
@@ -86,6 +86,25 @@ def on_device(arrays: Any) -> Any:
 @covering_gpu_options
 def test_options_have_the_bits_of_the_numpy_backend(case: Case, dtype: Any, options: dict[str, Any]) -> None:
     assert bytes_of_run(case, dtype, options, SIZES, on_device) == bytes_of_run(case, dtype, options, SIZES)
+
+
+@every_dtype
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((4097, 300), 0), ((300, 4097), 1), ((64, 32, 3, 3), (1, 2, 3)), ((64, 32, 3, 3), (0, 2))]
+)
+def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dtype: Any) -> None:
+    rng = np.random.default_rng(9)
+    plain = np.array(rng.normal(size=shape).astype(dtype), order=order)
+    plain.flat[:2] = np.nan, np.inf
+    param = cuda.from_host(plain)
+    options: dict[str, Any] = {"max_norm": 16.0, "max_norm_axis": axes, "ema_decay": 0.5}
+    opt, reference = fastopt.SGD(param, **options), fastopt.SGD(plain, backend="numpy", **options)
+    for _ in range(2):
+        grad = np.array(rng.normal(size=shape).astype(dtype), order=order)
+        opt.step(cuda.from_host(grad))
+        reference.step(grad)
+        assert alike(cuda.to_host(param)) == alike(plain)
 
 
 def test_a_skipped_step_is_not_waited_for() -> None:
@@ -300,6 +319,7 @@ for _ in range(3):
 fastopt.LAMB(params).step(grads)
 for state_dtype in ("bfloat16", "uint8"):
     fastopt.SGD(params, momentum=0.9, state_dtype=state_dtype).step(grads)
+fastopt.SGD(cuda.to_device(np.ones((9, 5))), max_norm=1.0).step(cuda.to_device(np.ones((9, 5))))
 from fastopt.backends import cuda as backend
 kernel = backend.plain_kernel(0, backend.numba_cuda.sums)
 stats = kernel.dispatcher.stats

@@ -19,7 +19,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("Numba's simulator compiles nothing", allow_module_level=True)
 
 from fastopt import rules
-from fastopt.backends import cuda_kernels, numba_cuda
+from fastopt.backends import cuda_axes, cuda_kernels, numba_cuda
 from fastopt.backends.cuda_kernels import Options, Row, Stages
 
 NONE = Options()
@@ -221,6 +221,29 @@ def test_norm_kernels(left: Any, right: Any, options: Options, dtype: str, capab
     for text in (ptx, *(numba_cuda.ptx(k, s, None, capability) for k, s in numba_cuda.plain_signatures().items())):
         assert ".local" not in text
         assert "fma." not in text
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize("kernel", ["squares", "norm_factors", "shrink"])
+def test_kernels_over_axes(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
+    """Nothing fused or spilled, where an element lies is found in registers, and sums are in double precision."""
+    if kernel == "squares":
+        key = cuda_kernels.products_key("param", "param", NONE, row("adam", dtype, dtype, NONE))
+        function, signature = cuda_axes.squares_function(key), cuda_axes.squares_signature(dtype)
+    else:
+        function = getattr(cuda_axes, kernel)
+        signature = cuda_axes.plain_signature(function, dtype)
+    ptx = numba_cuda.ptx(function, signature, None, capability)
+    assert ".local" not in ptx
+    assert "call" not in ptx
+    assert "fma." not in ptx
+    assert not re.search(r"\.approx|\.ftz|\.full", ptx)
+    operation = {"squares": "mul.rn.f64", "norm_factors": "div.rn.f64", "shrink": f"mul.rn.f{dtype[-2:]}"}[kernel]
+    assert operation in ptx
+    assert ("add.rn.f64" in ptx or "add.f64" in ptx) == (kernel != "shrink")
+    registers = linked_registers(ptx, capability)
+    assert registers is None or registers <= 80
 
 
 @every_capability

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..max_norm import Held
 from ..quantize import Map
 from ..rules import SGDScalars, sgd
 from . import CLEAR, FINISH, UPDATE, Beside, Hyper, Source, Trust, numba_cuda
+from .cuda_axes import HeldNorms
 from .cuda_kernels import (
     GRAD_OPTIONS,
     Maker,
@@ -109,6 +111,9 @@ class CudaTable:
         self.guards: Any = None
         self.told_counts: numba_cuda.Told | None = None
         self.norms: DeviceNorms | None = None
+        #: Where the units are whose norms are held, and of which plan and axes.
+        self.held_norms: HeldNorms | None = None
+        self.held_for: tuple[Any, Any] = None, None
 
     def set_grads(self, grads: Sequence[DeviceArray | None]) -> None:
         self.grads = [None if grad is None else grad._replace(owner=None) for grad in grads]
@@ -170,7 +175,7 @@ class CudaTable:
         ready = [
             (launch, guard, *self.kernel_of(make, launch, hypers[launch.row]))
             for launch in self.launches
-            if hypers[launch.row].stages
+            if is_written(launch, hypers[launch.row])
         ]
         if self.is_guarded:
             ready += [
@@ -320,6 +325,14 @@ class CudaTable:
                 numba_cuda.launch(kernel, -(-count // numba_cuda.THREADS), numba_cuda.THREADS, stream, *args)
         self.trusts = trusts
 
+    def hold_norms(self, hypers: Sequence[Hyper], units: Sequence[Held]) -> None:
+        """Hold the norms of these arrays' units, unless the step is not done."""
+        with self.in_stream() as stream:
+            axes = {each.number: each.axes for each in units}
+            if self.held_norms is None or (self.planned, axes) != self.held_for:
+                self.held_norms, self.held_for = HeldNorms(self, axes, stream), (self.planned, axes)
+            self.held_norms.hold(self, hypers, {each.number: each.limit for each in units}, stream)
+
     def add_squares(
         self, hypers: Sequence[Hyper], stream: Any, source: Source = "clipped_grad", sums: Any = None
     ) -> None:
@@ -450,6 +463,12 @@ class CudaTable:
 def starts_of(owners: Sequence[Any], readers: Sequence[Callable[[Any], int]]) -> list[int]:
     """Return where arrays begin now."""
     return [read(owner) for read, owner in zip(readers, owners, strict=True)]
+
+
+def is_written(launch: Launch, hyper: Hyper) -> bool:
+    """Tell whether the stages of a pass write something of these arrays."""
+    is_finished = launch.dtypes.average is not None or launch.dtypes.copy is not None
+    return bool(hyper.stages & (UPDATE | CLEAR | (FINISH if is_finished else 0)))
 
 
 def heads_of(addresses: npt.NDArray[np.int64], dtypes: Row, sizes: npt.NDArray[np.int64]) -> Any:

@@ -247,7 +247,7 @@ def prepare_of(left: Source, right: Source, options: Options, dtypes: Row) -> Ca
 
 @cache
 def sources(of: Any) -> str:
-    """Return a mark of the sources that a kernel is made from: Numba's cache on disk looks at numba_cuda.py only."""
+    """Return a mark of the sources that a kernel is made from: Numba's cache on disk looks at a kernel's file only."""
     file, code = Path(inspect.getfile(of)), of.__code__
     own = file.read_bytes() if file.exists() else repr((code.co_code, code.co_consts, code.co_names)).encode()
     modules = dither, halves, pipeline, quantize, numba_cuda

@@ -145,6 +145,18 @@ if SIMULATED:
         kinds: dict[type, Any] = {np.float32: ctypes.c_float, int: ctypes.c_int64}
         kinds.get(type(value), ctypes.c_double).from_address(int(address)).value = value
 
+    def times(a: Any, b: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return a * b
+
+    def offset_of(index: int, axes: int, count: int) -> int:
+        offset = 0
+        for k in range(count - 1):
+            length, step = words(axes + 16 * k, 2)
+            index, place = divmod(index, length)
+            offset += place * step
+        return offset + index * words(axes + 16 * (count - 1), 2)[1]
+
     def simulated(
         key: str, count: int, work: Work, row: Any, index: int, factors: Any, stages: Any, h: Any, largest: Any = None
     ) -> tuple[list[Any], Sequence[Any]]:
@@ -583,6 +595,32 @@ else:
 
         return like(like, address), code
 
+    def times_(_: Any, a: Any, b: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return FLOAT_OPERATIONS["multiply"](builder, *args)
+
+        return a(a, b), code
+
+    def offset_of_(_: Any, index: Any, axes: Any, count: Any) -> Any:
+        """Return how far an element of some axes lies behind the first; they are pairs of words, length and step."""
+
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def word(at: Any) -> Any:
+                return builder.load(builder.inttoptr(at, I64.as_pointer(addrspace=1)), align=8)
+
+            index, offset = (cgutils.alloca_once_value(builder, value) for value in (args[0], I64(0)))
+            last = builder.sub(args[2], I64(1))
+            with cgutils.for_range(builder, last) as loop:
+                at = builder.add(args[1], builder.mul(loop.index, I64(16)))
+                length, step, rest = word(at), word(builder.add(at, I64(8))), builder.load(index)
+                place = builder.mul(builder.urem(rest, length), step)
+                builder.store(builder.add(builder.load(offset), place), offset)
+                builder.store(builder.udiv(rest, length), index)
+            step = word(builder.add(args[1], builder.add(builder.mul(last, I64(16)), I64(8))))
+            return builder.add(builder.load(offset), builder.mul(builder.load(index), step))
+
+        return types.int64(index, axes, count), code
+
     def put_(_: Any, address: Any, value: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = builder.inttoptr(args[0], args[1].type.as_pointer(addrspace=1))
@@ -593,7 +631,7 @@ else:
 
     apply, apply_block = intrinsic(apply_), intrinsic(apply_block_)
     product, words = intrinsic(product_), intrinsic(words_)
-    real, put = intrinsic(real_), intrinsic(put_)
+    real, put, times, offset_of = map(intrinsic, (real_, put_, times_, offset_of_))
 
 
 # The kernels. All of them get addresses as integers, and numbers in the dtype that is computed in.
