@@ -33,7 +33,9 @@ static void NAME(sum_squares_columns)(const REAL *restrict columns, int64_t size
     double lanes[FO_LANES][COLUMNS];
     for (int64_t begin = 0; begin < size; begin += FO_CHUNK) {
         const int64_t end = size - begin < FO_CHUNK ? size : begin + FO_CHUNK;
-        memset(lanes, 0, sizeof lanes);
+        const int used = end - begin < FO_LANES ? (int)(end - begin) : FO_LANES; /* the others are 0 */
+        for (int j = 0; j < used; j++)
+            memset(lanes[j], 0, (size_t)width * sizeof(double));
         for (int64_t i = begin; i < end; i++) {
             const REAL *restrict row = columns + i * inner;
             double *restrict lane = lanes[(i - begin) % FO_LANES];
@@ -42,7 +44,7 @@ static void NAME(sum_squares_columns)(const REAL *restrict columns, int64_t size
                 lane[k] += (double)row[k] * (double)row[k];
         }
         for (int half = FO_LANES / 2; half > 0; half /= 2)
-            for (int j = 0; j < half; j++) {
+            for (int j = 0; j < half && j + half < used; j++) {
                 FO_SIMD
                 for (int64_t k = 0; k < width; k++)
                     lanes[j][k] += lanes[j + half][k];

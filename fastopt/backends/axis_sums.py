@@ -48,21 +48,27 @@ def as_runs(array: Array, axes: tuple[int, ...]) -> Array:
 
 
 def add_runs(runs: Array, sums: npt.NDArray[np.float64]) -> None:
-    """Add the squares of each run, chunk by chunk, block by block."""
+    """Add the squares of each run, chunk by chunk."""
     outer, size, inner = runs.shape
-    for begin in range(0, size, CHUNK):
-        chunks = runs[:, begin : begin + CHUNK]
-        length = chunks.shape[1]
-        width = max(SIDE_BY_SIDE, BLOCK // length)
-        height = max(1, BLOCK // (length * min(width, inner or 1)))
-        for i in range(0, outer, height):
-            for k in range(0, inner, width):
-                block = slice(i, i + height), slice(k, k + width)
-                sums[block] += sums_of(chunks[block[0], :, block[1]])
+    whole = size // CHUNK
+    if outer == 1 and whole > 1:  # all chunks at once, then in index order
+        chunks = sums_of(runs[0, : whole * CHUNK].reshape(whole, CHUNK, inner))
+        sums += np.cumsum(chunks, axis=0)[-1]
+        runs = runs[:, whole * CHUNK :]
+    for begin in range(0, runs.shape[1], CHUNK):
+        sums += sums_of(runs[:, begin : begin + CHUNK])
 
 
 def sums_of(chunks: Array) -> npt.NDArray[np.float64]:
-    buffers.reset()
-    rows = rows_of_lanes(chunks)
-    np.multiply(rows, rows, out=rows)
-    return folded(added(rows))
+    """Return the sums of squares of chunks (count, size, inner), block by block."""
+    count, size, inner = chunks.shape
+    sums = np.empty((count, inner))
+    width = max(SIDE_BY_SIDE, BLOCK // size)
+    height = max(1, BLOCK // (size * min(width, inner or 1)))
+    for i in range(0, count, height):
+        for k in range(0, inner, width):
+            buffers.reset()
+            rows = rows_of_lanes(chunks[i : i + height, :, k : k + width])
+            np.multiply(rows, rows, out=rows)
+            sums[i : i + height, k : k + width] = folded(added(rows))
+    return sums

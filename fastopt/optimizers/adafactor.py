@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from .. import backends
 from ..array_optimizer import Direction, DirectionOptimizer
 from ..arrays import Array, in_memory_order
+from ..backends.axis_sums import Adder, sum_squares
 from ..hyperparameters import NON_NEGATIVE, NON_POSITIVE, OPTIONAL, Allowed, Group, Range, Schedulable
 
 if TYPE_CHECKING:
@@ -63,8 +65,8 @@ class Adafactor(DirectionOptimizer):
     -----
     State, of O(rows + columns), in the dtype of the parameter: ``row_var`` of shape (..., rows, 1) and ``col_var`` of
     shape (..., 1, columns); ``variance``, with the shape of its parameter, of arrays with fewer than two axes. A step
-    makes ``u``, which is as large as the gradient, and lets go of it. Means are added in double precision by NumPy,
-    whatever the backend. ``state_dtype`` is an error: there is little to store in fewer bits.
+    makes ``u``, which is as large as the gradient, and lets go of it. Means are added in double precision in a fixed
+    order, with the same bits on every machine. ``state_dtype`` is an error: there is little to store in fewer bits.
 
     Source: Shazeer and Stern, arXiv 1804.04235;
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Adafactor.html.
@@ -117,15 +119,14 @@ class Adafactor(DirectionOptimizer):
         eps1, eps2 = group["eps"]
         eps1 = float(np.finfo(param.dtype).eps) if eps1 is None else eps1
         weight = float(step) ** group["beta2_decay"]
+        add = backends.adder(self.backend)
         if param.ndim < 2:
             approach(state["variance"], np.square(g, dtype=np.float64), weight)
             u = g / np.sqrt(np.maximum(state["variance"], param.dtype.type(eps1 * eps1)))
-            mean_square = float(np.square(u, dtype=np.float64).mean())
         else:
-            u, mean_square = factored(np.ascontiguousarray(g), state["row_var"], state["col_var"], weight, eps1)
-        scale = math.sqrt(mean_square_of(param))
-        step_size = max(eps2, scale) * min(group["lr"], 1.0 / math.sqrt(step))
-        return Direction(u, step_size / max(1.0, math.sqrt(mean_square) / group["d"]))
+            u = factored(g, state["row_var"], state["col_var"], weight, eps1, add)
+        step_size = max(eps2, math.sqrt(mean_square(param, add))) * min(group["lr"], 1.0 / math.sqrt(step))
+        return Direction(u, step_size / max(1.0, math.sqrt(mean_square(u, add)) / group["d"]))
 
 
 def approach(values: Array, goal: Array, weight: float) -> None:
@@ -133,11 +134,10 @@ def approach(values: Array, goal: Array, weight: float) -> None:
     values[...] = (1.0 - weight) * values.astype(np.float64) + weight * goal
 
 
-def mean_square_of(array: Array) -> float:
-    """Return the mean of the squares, added block by block in double precision."""
-    flat = in_memory_order(array).reshape(-1)
-    sums = [np.square(flat[i : i + BLOCK], dtype=np.float64).sum() for i in range(0, flat.size, BLOCK)]
-    return float(np.cumsum(sums)[-1] / flat.size)
+def mean_square(array: Array, add: Adder) -> float:
+    """Return the mean of the squares of all elements, as they lie in memory."""
+    memory = in_memory_order(array)
+    return float(sum_squares(memory, tuple(range(array.ndim)), add).reshape(()) / array.size)
 
 
 def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
@@ -153,24 +153,18 @@ def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slic
             yield slice(i, i + 1), slice(row, row + run)
 
 
-def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: float) -> tuple[Array, float]:
-    """Return ``u`` of an array with two or more axes, and its mean square; brings the means up to date."""
+def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: float, add: Adder) -> Array:
+    """Return ``u`` of an array with two or more axes, in its order of memory; brings the means up to date."""
     rows, columns = g.shape[-2:]
-    matrices = g.reshape(-1, rows, columns)
-    row, col = np.zeros((len(matrices), rows, 1)), np.zeros((len(matrices), 1, columns))
-    for those, of_rows in blocks(*matrices.shape):
-        squares = np.square(matrices[those, of_rows], dtype=np.float64)
-        row[those, of_rows] = squares.mean(axis=-1, keepdims=True)
-        col[those] += squares.sum(axis=-2, keepdims=True)
-    approach(row_var, row.reshape(row_var.shape), weight)
-    approach(col_var, (col / rows).reshape(col_var.shape), weight)
-    r, c = row_var.reshape(row.shape), col_var.reshape(col.shape)
-    dtype = g.dtype.type
-    mean = np.maximum(r.mean(axis=-2, keepdims=True, dtype=np.float64), eps1).astype(g.dtype)
+    approach(row_var, sum_squares(g, (g.ndim - 1,), add) / columns, weight)
+    approach(col_var, sum_squares(g, (g.ndim - 2,), add) / rows, weight)
+    matrices = np.ascontiguousarray(g).reshape(-1, rows, columns)
+    r, c = row_var.reshape(-1, rows, 1), col_var.reshape(-1, 1, columns)
+    # In index order.
+    mean = np.cumsum(r, axis=1, dtype=np.float64)[:, -1:] / rows
+    mean = np.maximum(mean, eps1).astype(g.dtype)
     u = np.empty_like(matrices)
-    sums = []
     for those, of_rows in blocks(*matrices.shape):
-        v = np.maximum(r[those, of_rows] * c[those] / mean[those], dtype(eps1 * eps1))
-        part = np.divide(matrices[those, of_rows], np.sqrt(v, out=v), out=u[those, of_rows])
-        sums.append(np.square(part, dtype=np.float64).sum())
-    return u.reshape(g.shape), float(np.cumsum(sums)[-1] / u.size)
+        v = np.maximum(r[those, of_rows] * c[those] / mean[those], g.dtype.type(eps1 * eps1))
+        np.divide(matrices[those, of_rows], np.sqrt(v, out=v), out=u[those, of_rows])
+    return np.asarray(u.reshape(g.shape), order="C" if g.flags.c_contiguous else "F")
