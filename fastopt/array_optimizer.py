@@ -96,7 +96,8 @@ class DirectionOptimizer(ArrayOptimizer):
     """An optimizer that makes of each gradient, as a whole, a direction, and goes along it: the elementwise pass is
     SGD's.
 
-    The directions are made in NumPy, whatever the backend, from gradients that are scaled, clipped and decayed already.
+    The directions are made in NumPy, whatever the backend of the CPU, from gradients that are scaled, clipped and
+    decayed already.
     """
 
     runs_on_gpu = False

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BFLOAT16, CASES, Case, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
+from cases import BFLOAT16, CASES, MATRIX_CASES, Case, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
 from cuda_arrays import SimulatedArray, shifted, simulated, simulated_apart
 
 import fastopt
 from fastopt import quantize
 from fastopt.backends import Hyper, adder, cuda, cuda_found, device_arrays, numba_cuda
+from fastopt.backends.axis_sums import sum_squares
+from fastopt.backends.cuda_adafactor import Means, Numbers
 from fastopt.max_norm import Held, hold
 
 #: The simulator polls its threads, and holds the interpreter while it does.
@@ -131,6 +133,56 @@ def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dt
     assert on_host(opt) == on_host(reference)
 
 
+@pytest.mark.parametrize(
+    ("shape", "order", "dtype", "options"),
+    [
+        ((3, 5), "F", np.float32, {"max_norm": 0.5, "ema_decay": 0.5, "zero_grads": True, "clip_norm": 1.0}),
+        ((2, 3, 2, 2), "F", np.float64, {"l1": 0.1, "decoupled": False, "weight_decay": 0.1}),
+        ((3, 2, 2, 2), "C", np.float32, {"accumulate_steps": 2, "eps": (0.0, 1e-3)}),
+        ((4, 3), "C", np.float64, {"eps": (0.0, 0.0), "nonfinite": "propagate"}),
+        ((), "C", np.float32, {}),
+    ],
+)
+def test_adafactor_in_any_shape_and_order_of_memory(shape: Any, order: Any, dtype: Any, options: Any) -> None:
+    """Some means are 0, a step is skipped, the state goes from the GPU to NumPy and into a new optimizer."""
+    rng = np.random.default_rng(10)
+    plain = np.array(rng.normal(size=shape).astype(dtype), order=order)
+    on_gpu = plain.copy(order="K")
+    device = SimulatedArray(on_gpu)
+    options = {"nonfinite": "skip", **options}
+    opt, reference = fastopt.Adafactor(device, **options), fastopt.Adafactor(plain, backend="numpy", **options)
+    for step in range(4):
+        grad = np.array(rng.normal(size=shape).astype(dtype), order=order)
+        if step == 0 and shape:
+            grad[..., :1] = 0
+        if step == 1:
+            grad.reshape(-1, order="A")[0] = np.nan
+        given = grad.copy(order="K")
+        assert opt.step(SimulatedArray(given)) == reference.step(grad)
+        assert alike(given) == alike(grad)
+        assert alike(on_gpu) == alike(plain)
+        assert on_host(opt) == on_host(reference)
+        if step == 2:
+            saved = opt.state_dict()
+            opt = fastopt.Adafactor(device, **options)
+            opt.load_state_dict(saved)
+            reference.load_state_dict(saved)
+
+
+def test_adafactors_means_over_several_chunks() -> None:
+    grad = np.random.default_rng(10).normal(size=(2, 4097)).astype(np.float32)
+    opt = fastopt.Adafactor(SimulatedArray(np.ones_like(grad)))
+    table: Any = opt._ready_table()
+    opt._keep_new_slots()
+    opt._take_grads(table, SimulatedArray(grad), is_last=True)
+    table.plan(numba_cuda.stream_of(0))
+    # The rows only: with the columns the simulator would start 65 thousand threads.
+    means = Means(table, opt._factored.slots, -1, numba_cuda.stream_of(0))
+    means.follow(table, opt._hypers([opt._values(0)]), [Numbers(1.0, None, 1e-3, 1.0, 1.0)], 0, numba_cuda.stream_of(0))
+    expected = sum_squares(grad, (1,), adder("numpy")) / 4097
+    assert np.array_equal(cuda.to_host(opt.state["0"]["row_var"]), expected.astype(np.float32))
+
+
 def test_held_norms_over_many_chunks_have_the_bits_of_every_backend() -> None:
     rng = np.random.default_rng(9)
     plain = [rng.normal(size=shape).astype(np.float32) for shape in ((2, 4097), (4097, 2), (4097,))]
@@ -156,7 +208,8 @@ def test_dithered_vectors_lie_across_blocks_of_random_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    "optimizer", sorted({case.optimizer.__name__ for case in CASES if not case.optimizer.runs_on_gpu})
+    "optimizer",
+    sorted({case.optimizer.__name__ for case in [*CASES, *MATRIX_CASES] if not case.optimizer.runs_on_gpu}),
 )
 def test_optimizers_that_are_cpu_only_say_so(optimizer: str) -> None:
     with pytest.raises(ValueError, match=f"{optimizer}: expected NumPy arrays, got arrays on a GPU"):

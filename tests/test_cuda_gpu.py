@@ -319,7 +319,8 @@ for _ in range(3):
 fastopt.LAMB(params).step(grads)
 for state_dtype in ("bfloat16", "uint8"):
     fastopt.SGD(params, momentum=0.9, state_dtype=state_dtype).step(grads)
-fastopt.SGD(cuda.to_device(np.ones((9, 5))), max_norm=1.0).step(cuda.to_device(np.ones((9, 5))))
+for optimizer, options in ((fastopt.SGD, {"max_norm": 1.0}), (fastopt.Adafactor, {})):
+    optimizer(cuda.to_device(np.ones((9, 5))), **options).step(cuda.to_device(np.ones((9, 5))))
 from fastopt.backends import cuda as backend
 kernel = backend.plain_kernel(0, backend.numba_cuda.sums)
 stats = kernel.dispatcher.stats

@@ -19,7 +19,7 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("Numba's simulator compiles nothing", allow_module_level=True)
 
 from fastopt import rules
-from fastopt.backends import cuda_axes, cuda_kernels, numba_cuda
+from fastopt.backends import cuda_adafactor, cuda_axes, cuda_kernels, numba_cuda
 from fastopt.backends.cuda_kernels import Options, Row, Stages
 
 NONE = Options()
@@ -225,12 +225,18 @@ def test_norm_kernels(left: Any, right: Any, options: Options, dtype: str, capab
 
 @every_capability
 @every_dtype
-@pytest.mark.parametrize("kernel", ["squares", "norm_factors", "shrink"])
+@pytest.mark.parametrize("kernel", ["squares", "norm_factors", "shrink", "directions", "approach", "rates"])
 def test_kernels_over_axes(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
     """Nothing fused or spilled, where an element lies is found in registers, and sums are in double precision."""
     if kernel == "squares":
         key = cuda_kernels.products_key("param", "param", NONE, row("adam", dtype, dtype, NONE))
         function, signature = cuda_axes.squares_function(key), cuda_axes.squares_signature(dtype)
+    elif kernel == "directions":
+        key = cuda_adafactor.directions_key(ALL, row("adam", dtype, dtype, ALL)._replace(slots=(dtype,)))
+        function, signature = cuda_adafactor.directions_function(key), cuda_adafactor.directions_signature(dtype)
+    elif kernel in ("approach", "rates"):
+        function = getattr(cuda_adafactor, kernel)
+        signature = cuda_adafactor.own_signature(function, dtype)
     else:
         function = getattr(cuda_axes, kernel)
         signature = cuda_axes.plain_signature(function, dtype)
@@ -239,9 +245,16 @@ def test_kernels_over_axes(kernel: str, dtype: str, capability: tuple[int, int])
     assert "call" not in ptx
     assert "fma." not in ptx
     assert not re.search(r"\.approx|\.ftz|\.full", ptx)
-    operation = {"squares": "mul.rn.f64", "norm_factors": "div.rn.f64", "shrink": f"mul.rn.f{dtype[-2:]}"}[kernel]
-    assert operation in ptx
-    assert ("add.rn.f64" in ptx or "add.f64" in ptx) == (kernel != "shrink")
+    operations = {
+        "squares": ["mul.rn.f64", "add.f64"],
+        "norm_factors": ["add.f64", "sqrt.rn.f64", "div.rn.f64"],
+        "shrink": [f"mul.rn.f{dtype[-2:]}"],
+        "directions": [f"sqrt.rn.f{dtype[-2:]}", f"div.rn.f{dtype[-2:]}"],
+        "approach": ["add.f64", "mul.rn.f64"],
+        "rates": ["sqrt.rn.f64", "div.rn.f64"],
+    }
+    for operation in operations[kernel]:
+        assert operation in ptx or operation.replace(".f64", ".rn.f64") in ptx
     registers = linked_registers(ptx, capability)
     assert registers is None or registers <= 80
 

@@ -222,6 +222,13 @@ class CudaTable:
             maps=tuple(None if scaled is None else scaled[0] for scaled in self.scales(launch.indices[0])),
         )
 
+    def options_of(self, launch: Launch, hyper: Hyper, *of: Source) -> Options:
+        """Return the options that make these sources."""
+        asked = self.options(launch, hyper)
+        if {"grad", "clipped_grad"}.isdisjoint(of):
+            return Options()
+        return Options(**{name: getattr(asked, name) for name in GRAD_OPTIONS})
+
     def work(self, launch: Launch, hyper: Hyper) -> Work:
         """Return what a kernel works on."""
         clips, global_clip = self.factor_addresses(computed_in(launch.dtypes.param))
@@ -344,10 +351,7 @@ class CudaTable:
         a_block = numba_cuda.CHUNKS_A_BLOCK
         for launch in self.launches:
             hyper = hypers[launch.row]
-            asked = self.options(launch, hyper)
-            options = Options()
-            if not {left, right}.isdisjoint(("grad", "clipped_grad")):
-                options = Options(**{name: getattr(asked, name) for name in GRAD_OPTIONS})
+            options = self.options_of(launch, hyper, left, right)
             kernel = products_kernel(self.device, left, right, options, launch.dtypes)
             stages = stages_of(hyper, computed_in(launch.dtypes.param))
             blocks, threads = -(-launch.chunk_count // a_block), (numba_cuda.LANES, a_block)

@@ -16,7 +16,7 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from . import Hyper, numba_cuda
+from . import Hyper, Source, numba_cuda
 from .cuda_kernels import Options, Row, Stages, products_key, stages_of
 from .device_arrays import DeviceArray, computed_in
 from .numba_cuda import (
@@ -68,6 +68,8 @@ class Units:
     def __init__(self, table: CudaTable, axes: Mapping[int, tuple[int, ...]], stream: Any) -> None:
         """``axes``: for the number of an array the axes that are added, ascending."""
         self.parts: list[Part] = []
+        #: For the number of an array the first of its chunks, and how many chunks and units there are in all.
+        self.first_chunks: dict[int, int] = {}
         self.chunks = self.count = 0
         for k, launch in enumerate(table.launches):
             places = [(place, i) for place, i in enumerate(launch.indices.tolist()) if i in axes]
@@ -90,6 +92,7 @@ class Units:
             kept, added = steps_of(params[i], axes[i])
             count, size = (math.prod(length for length, _ in each) for each in (kept, added))
             chunks = count * -(-size // CHUNK)
+            self.first_chunks[i] = self.chunks
             is_side_by_side = kept[0][1] == 1
             entries.append(len(rows) << 32 | np.arange(-(-chunks // CHUNKS_A_BLOCK)))
             numbers = place, params[i].address, count, size, self.chunks, self.count, is_side_by_side
@@ -104,12 +107,13 @@ class Units:
         entries_there = numba_cuda.uploaded(all_entries, None, stream)
         return Part(launch, [i for _, i in places], steps_there, rows_there, entries_there, len(all_entries))
 
-    def add_squares(self, table: CudaTable, hypers: Sequence[Hyper], stream: Any) -> None:
-        """Put the sums of squares of the parameters into ``partials``: for each array chunk by chunk, of all units."""
+    def add_squares(self, table: CudaTable, hypers: Sequence[Hyper], stream: Any, source: Source = "param") -> None:
+        """Put the sums of a source's squares into ``partials``: for each array chunk by chunk, of all units."""
         for part in self.parts:
             launch = table.launches[part.launch]
             hyper = hypers[launch.row]
-            kernel = squares_kernel(table.device, Options(), launch.dtypes)
+            options = table.options_of(launch, hyper, source)
+            kernel = squares_kernel(table.device, source, options, launch.dtypes)
             work, stages = table.work(launch, hyper), stages_of(hyper, computed_in(launch.dtypes.param))
             args = work, stages, *part.addresses(), numba_cuda.address(self.partials)
             numba_cuda.launch(kernel, part.blocks, THREADS, stream, *args)
@@ -145,14 +149,14 @@ class HeldNorms:
 
 
 def steps_of(array: DeviceArray, axes: Sequence[int]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return lengths and steps of the axes that are kept, the least step first, and of these, the last axis first."""
+    """Return lengths and steps of the axes that are kept, and of these; of each the last axis first."""
     by_step = range(array.ndim)[::-1] if array.flags.c_contiguous else range(array.ndim)
     strides = dict.fromkeys(by_step, 1)
     step = 1
     for axis in by_step:
         strides[axis] = step
         step *= array.shape[axis]
-    kept = [axis for axis in by_step if axis not in axes]
+    kept = [axis for axis in range(array.ndim)[::-1] if axis not in axes]
     return joined(array.shape, strides, kept), joined(array.shape, strides, axes[::-1])
 
 
@@ -262,9 +266,9 @@ def plain_signature(kernel: Callable[..., None], dtype: str) -> Any:
 
 
 @cache
-def squares_kernel(device: int, options: Options, dtypes: Row) -> Any:
+def squares_kernel(device: int, source: Source, options: Options, dtypes: Row) -> Any:
     dtype = computed_in(dtypes.param)
-    kernel = squares_function(products_key("param", "param", options, dtypes))
+    kernel = squares_function(products_key(source, source, options, dtypes))
     return numba_cuda.compiled(kernel, squares_signature(dtype), None)
 
 

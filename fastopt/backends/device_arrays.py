@@ -227,6 +227,12 @@ def slot_like(param: Any, value: float, dtype: Any) -> Any:
         return numba_cuda.full(param.shape, str(dtype), "C" if param.flags.c_contiguous else "F", value)
 
 
+def zeros(shape: tuple[int, ...], dtype: Any, param: Any) -> Any:
+    """Return a new array of this shape, in C order, on the device of a parameter."""
+    with numba_cuda.on_device(max(in_memory_order(param).device, 0)):
+        return numba_cuda.full(shape, str(dtype), "C", 0.0)
+
+
 def in_computed(array: Any) -> Any:
     """Return a copy of a parameter in the dtype that it is computed in; made by way of the host."""
     return beside(array, halves.in_computed(on_host(array)))

@@ -145,6 +145,10 @@ if SIMULATED:
         kinds: dict[type, Any] = {np.float32: ctypes.c_float, int: ctypes.c_int64}
         kinds.get(type(value), ctypes.c_double).from_address(int(address)).value = value
 
+    def number_like(like: Any, value: float) -> Any:
+        with np.errstate(all="ignore"):
+            return np.float32(value) if isinstance(like, np.float32) else float(value)
+
     def times(a: Any, b: Any) -> Any:
         with np.errstate(all="ignore"):
             return a * b
@@ -595,6 +599,12 @@ else:
 
         return like(like, address), code
 
+    def number_like_(_: Any, like: Any, value: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return converted(builder, args[1], value.name, like.name)
+
+        return like(like, value), code
+
     def times_(_: Any, a: Any, b: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return FLOAT_OPERATIONS["multiply"](builder, *args)
@@ -632,6 +642,7 @@ else:
     apply, apply_block = intrinsic(apply_), intrinsic(apply_block_)
     product, words = intrinsic(product_), intrinsic(words_)
     real, put, times, offset_of = map(intrinsic, (real_, put_, times_, offset_of_))
+    number_like = intrinsic(number_like_)
 
 
 # The kernels. All of them get addresses as integers, and numbers in the dtype that is computed in.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import backends
 from ..array_optimizer import Direction, DirectionOptimizer
 from ..arrays import Array, in_memory_order
+from ..backends import Hyper
 from ..backends.axis_sums import Adder, sum_squares
 from ..hyperparameters import NON_NEGATIVE, NON_POSITIVE, OPTIONAL, Allowed, Group, Range, Schedulable
+from ..optimizer import Optimizer
+from ..quantize import Map
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,8 +69,9 @@ class Adafactor(DirectionOptimizer):
     -----
     State, of O(rows + columns), in the dtype of the parameter: ``row_var`` of shape (..., rows, 1) and ``col_var`` of
     shape (..., 1, columns); ``variance``, with the shape of its parameter, of arrays with fewer than two axes. A step
-    makes ``u``, which is as large as the gradient, and lets go of it. Means are added in double precision in a fixed
-    order, with the same bits on every machine. ``state_dtype`` is an error: there is little to store in fewer bits.
+    makes ``u``, which is as large as the gradient, and lets go of it (on a GPU its memory is kept). Means are added in
+    double precision in a fixed order, with the same bits on every machine. ``state_dtype`` is an error: there is little
+    to store in fewer bits.
 
     Source: Shazeer and Stern, arXiv 1804.04235;
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Adafactor.html.
@@ -81,6 +86,7 @@ class Adafactor(DirectionOptimizer):
     (0.99, 2008)
     """
 
+    runs_on_gpu = True
     refused: ClassVar[Mapping[str, str]] = {"state_dtype": "its state is of O(rows + columns) already"}
     ranges: ClassVar[Mapping[str, Allowed]] = {
         "beta2_decay": NON_POSITIVE,
@@ -109,23 +115,66 @@ class Adafactor(DirectionOptimizer):
         super().__init__(params, options, **common)
 
     def slots(self, param: Array) -> Mapping[str, tuple[int, ...]]:
-        if param.ndim < 2:
-            return {"variance": param.shape}
-        return {"row_var": (*param.shape[:-1], 1), "col_var": (*param.shape[:-2], 1, param.shape[-1])}
+        shape = tuple(param.shape)
+        if len(shape) < 2:
+            return {"variance": shape}
+        return {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])}
+
+    def _apart(self) -> Sequence[npt.NDArray[Any]]:
+        return [] if self.backend == "cuda" else super()._apart()
+
+    def _slot(self, name: str, computed: Any, group: Group, slot: str) -> tuple[Any, tuple[Map, Any] | None]:
+        shape = self.slots(computed)[slot]
+        if self.backend != "cuda" or shape == tuple(computed.shape):
+            return super()._slot(name, computed, group, slot)
+        dtype = self._arrays.computed_in(computed.dtype)
+        zeros = self._arrays.zeros(shape, dtype, computed)
+        return self._kept(name, slot, zeros, dtype, lambda: zeros), None
+
+    def _new_table(self) -> Any:
+        if self.backend != "cuda":
+            return super()._new_table()
+        from ..backends.cuda_adafactor import Factored
+
+        table: Any = Optimizer._new_table(self)
+        slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
+        self._factored = Factored(table, slots)
+        return table
+
+    def _run(self, table: Any, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+        if self.backend != "cuda":
+            super()._run(table, groups, hypers)
+            return
+        from ..backends.cuda_adafactor import Numbers
+
+        numbers = []
+        for k, step in self._rows:
+            group = groups[k]
+            eps1, eps2 = group["eps"]
+            numbers.append(Numbers(self.weight(group, step + 1), eps1, eps2, self.rate(group, step + 1), group["d"]))
+        self._factored.step(table, hypers, numbers)
+
+    def weight(self, group: Group, step: int) -> float:
+        """Return the weight of a step's squares in their means."""
+        return float(float(step) ** group["beta2_decay"])
+
+    def rate(self, group: Group, step: int) -> float:
+        """Return the step size, but for the parameter's size and the direction's."""
+        return float(min(group["lr"], 1.0 / math.sqrt(step)))
 
     def direction(self, group: Group, step: int, param: Array, g: Array, state: Mapping[str, Array]) -> Direction:
         if param.size == 0:
             return Direction(g, 0.0)
         eps1, eps2 = group["eps"]
         eps1 = float(np.finfo(param.dtype).eps) if eps1 is None else eps1
-        weight = float(step) ** group["beta2_decay"]
+        weight = self.weight(group, step)
         add = backends.adder(self.backend)
         if param.ndim < 2:
             approach(state["variance"], np.square(g, dtype=np.float64), weight)
             u = g / np.sqrt(np.maximum(state["variance"], param.dtype.type(eps1 * eps1)))
         else:
             u = factored(g, state["row_var"], state["col_var"], weight, eps1, add)
-        step_size = max(eps2, math.sqrt(mean_square(param, add))) * min(group["lr"], 1.0 / math.sqrt(step))
+        step_size = max(eps2, math.sqrt(mean_square(param, add))) * self.rate(group, step)
         return Direction(u, step_size / max(1.0, math.sqrt(mean_square(u, add)) / group["d"]))
 
 
