@@ -1,4 +1,7 @@
-"""The CUDA backend on a GPU: ``pytest -m gpu``. Skipped, with the reason, where there is none."""
+"""The CUDA backend on a GPU: ``pytest -m gpu``. Skipped, with the reason, where there is none.
+
+Most of it also runs without one: ``python tests/gpu_stand_in -m pytest tests/test_cuda_gpu.py``.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,13 @@ pytestmark = [
     # Kernels of the tests' own have one block.
     pytest.mark.filterwarnings("ignore:Grid size 1 will likely result:Warning"),
 ]
+
+needs_other_software = pytest.mark.skipif(
+    "GPU_STAND_IN" in os.environ, reason="needs a real GPU: others than Numba use it"
+)
+needs_time = pytest.mark.skipif(
+    "GPU_STAND_IN" in os.environ, reason="needs a real GPU: a stand-in has done its work when it is asked for more"
+)
 
 if WHY_NOT is None:
     from numba import cuda as numba_target
@@ -107,6 +117,7 @@ def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dt
         assert alike(cuda.to_host(param)) == alike(plain)
 
 
+@needs_time
 def test_a_skipped_step_is_not_waited_for() -> None:
     kernel = numba_target.jit(slow)
     stream = numba_target.stream()
@@ -177,6 +188,7 @@ def test_gradients_of_any_float_dtype(dtype: Any, grad_dtype: str) -> None:
     assert alike(cuda.to_host(param)) == alike(plain)
 
 
+@needs_other_software
 def test_torch_in_place() -> None:
     torch = pytest.importorskip("torch")
     param = torch.nn.Parameter(torch.ones(5, 7, device="cuda"))
@@ -198,6 +210,7 @@ def test_torch_in_place() -> None:
         opt.step(torch.ones(5, 7))
 
 
+@needs_other_software
 def test_cupy_in_place() -> None:
     cupy = pytest.importorskip("cupy")
     param, plain = cupy.ones((5, 7), np.float32), np.ones((5, 7), np.float32)
@@ -219,6 +232,7 @@ def slow(array: Any, value: float, nanoseconds: int) -> None:
         array[numba_target.grid(1)] = value
 
 
+@needs_time
 def test_a_step_runs_behind_the_work_in_its_stream_and_does_not_wait_for_it() -> None:
     kernel = numba_target.jit(slow)
     stream = numba_target.stream()
@@ -338,6 +352,7 @@ def test_kernels_are_kept_on_disk(tmp_path: Any) -> None:
     assert told == [["0", "1"], ["1", "0"]]
 
 
+@needs_other_software
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck"])
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     program = shutil.which("compute-sanitizer")
