@@ -168,7 +168,16 @@ static size_t behind(u64 address)
 bool is_allocated(u64 address, u64 size)
 {
     size_t index = behind(address);
-    return index && address + size <= allocations[index - 1].address + allocations[index - 1].size;
+    return index && address - allocations[index - 1].address + size <= allocations[index - 1].size;
+}
+
+// The same, asked by the host, of which several threads may be here.
+static bool holds(u64 address, u64 size)
+{
+    pthread_mutex_lock(&turn);
+    bool is_held = is_allocated(address, size);
+    pthread_mutex_unlock(&turn);
+    return is_held;
 }
 
 Result cuMemAlloc_v2(Pointer *pointer, size_t size)
@@ -226,7 +235,7 @@ enum { DEVICE_POINTER = 3, DEVICE_ORDINAL = 9 };
 
 Result cuPointerGetAttribute(void *value, int attribute, Pointer pointer)
 {
-    if (!is_allocated(pointer, 1))
+    if (!holds(pointer, 1))
         return INVALID_VALUE;
     switch (attribute) {
     case DEVICE_ORDINAL: *(int *)value = 0; return SUCCESS;
@@ -239,7 +248,7 @@ static Result copied(void *to, const void *from, Pointer device, size_t size)
 {
     if (!context_depth)
         return INVALID_CONTEXT;
-    if (!is_allocated(device, size))
+    if (!holds(device, size))
         return INVALID_VALUE;
     memmove(to, from, size);
     return SUCCESS;
@@ -267,14 +276,14 @@ Result cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t size, Handle stream)
 
 Result cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t size)
 {
-    return is_allocated(from, size) ? copied((void *)to, (void *)from, to, size) : INVALID_VALUE;
+    return holds(from, size) ? copied((void *)to, (void *)from, to, size) : INVALID_VALUE;
 }
 
 Result cuMemsetD8_v2(Pointer to, unsigned char value, size_t size)
 {
     if (!context_depth)
         return INVALID_CONTEXT;
-    if (!is_allocated(to, size))
+    if (!holds(to, size))
         return INVALID_VALUE;
     memset((void *)to, value, size);
     return SUCCESS;
@@ -402,7 +411,7 @@ Result cuLaunchKernelEx(const Launch *launch, Handle function, void **arguments,
     if (!context_depth)
         return INVALID_CONTEXT;
     const unsigned *grid = launch->grid, *block = launch->block;
-    if (grid[1] != 1 || grid[2] != 1 || block[2] != 1)
+    if (grid[1] != 1 || grid[2] != 1 || block[2] != 1 || launch->shared_size)
         return INVALID_VALUE;
     Loaded *loaded = function;
     pthread_mutex_lock(&turn);

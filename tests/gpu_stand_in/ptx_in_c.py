@@ -25,6 +25,7 @@ OF_WHOLE_NUMBERS = {
     "add": "{0} + {1}",
     "sub": "{0} - {1}",
     "mul.lo": "{0} * {1}",
+    "mul.hi": "(__int128){0} * {1} >> 8 * sizeof({0})",
     "mad.lo": "{0} * {1} + {2}",
     "neg": "-{0}",
     "min": "{0} < {1} ? {0} : {1}",
@@ -162,6 +163,8 @@ class Translation:
             return f"((Register){{.u64 = 0x{operand[2:]}}}).f64"
         if re.fullmatch(r"-?\d+", operand):
             return f"(({type})0x{int(operand) % 2**64:x}ull)"
+        if not re.fullmatch(r"\w+", operand):
+            raise NotImplementedError(f"PTX: the operand {operand} is not among what the stand-in knows")
         return f"((u64){operand})"
 
     def write(self, operand: str, type: str, value: str) -> str:
@@ -186,6 +189,7 @@ class Translation:
             "shfl": self.shuffle,
             "setp": self.compare,
             "cvt": self.convert,
+            "mov": self.move,
             "nanosleep": lambda _: "",
         }
         name = given.words[0]
@@ -202,6 +206,14 @@ class Translation:
         if result != type:
             values = [f"(({result}){value})" for value in values]
         return self.write(given.operands[0], result, formula.format(*values))
+
+    def move(self, given: Instruction) -> str:
+        """A move to several registers gives each its part of the bits, the lowest first."""
+        names = elements(given.operands[0])
+        if len(names) == 1:
+            return self.arithmetic(given)
+        size, value = int(given.type[1:]) // len(names), self.read(given.operands[1], given.type)
+        return " ".join(self.write(name, f"b{size}", f"{value} >> {k * size}") for k, name in enumerate(names))
 
     def compare(self, given: Instruction) -> str:
         formula = known(COMPARISONS, ".".join(given.words[1:-1]), given)

@@ -14,8 +14,11 @@ from ptx_in_c import Translation
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ["GPU_STAND_IN"])
-# As the kernels are compiled: nothing is fused, whole numbers wrap, and memory may be read as anything.
-FLAGS = ["-w", "-O1", "-ffp-contract=off", "-fwrapv", "-fno-strict-aliasing", "-shared", "-fPIC"]
+#: As on a GPU nothing is fused, whole numbers wrap, and memory may be read as anything; a thread's stack has 256 KiB.
+FLAGS = [
+    *("-O1", "-ffp-contract=off", "-fwrapv", "-fno-strict-aliasing", "-shared", "-fPIC"),
+    "-Werror=frame-larger-than=131072",
+]
 
 
 def built(ptx: str) -> Path:

@@ -4,11 +4,10 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>
 
-enum { WARP = 32, MOST_THREADS = 1024, STACK = 32768 };
+enum { WARP = 32, MOST_THREADS = 1024, STACK = 1 << 18 };
 
 typedef enum { READY, AT_WARP_BARRIER, AT_BLOCK_BARRIER, DONE } State;
 
@@ -25,7 +24,7 @@ struct Here here;
 char launch_error[512];
 
 static Thread threads[MOST_THREADS];
-static char *stacks;
+static _Alignas(16) char stacks[MOST_THREADS][STACK];
 static ucontext_t scheduler;
 static unsigned thread_count, current;
 static const Kernel *kernel;
@@ -69,7 +68,7 @@ void *device_shared(u64 address, unsigned size, const char *place)
 {
     bool is_inside = false;
     for (const Span *span = kernel->shared; span->size; span++)
-        is_inside |= address >= span->address && address + size <= span->address + span->size;
+        is_inside |= address >= span->address && address - span->address + size <= span->size;
     return checked(address, size, is_inside, place);
 }
 
@@ -100,7 +99,7 @@ void device_warp_barrier(u32 mask, const char *place)
 
 u32 device_exchanged(u32 value, u32 distance, u32 clamp, u32 mask, const char *place)
 {
-    if (clamp != WARP - 1) {
+    if (clamp != WARP - 1 || distance >= WARP) {
         report(place, "warps exchange as a whole only");
         end_launch();
     }
@@ -152,7 +151,7 @@ static void run_block(unsigned width, bool is_descending)
         memset((void *)span->address, 0xAB, span->size);
     for (unsigned i = 0; i < thread_count; i++) {
         getcontext(&threads[i].context);
-        threads[i].context.uc_stack = (stack_t){.ss_sp = stacks + (size_t)i * STACK, .ss_size = STACK};
+        threads[i].context.uc_stack = (stack_t){.ss_sp = stacks[i], .ss_size = STACK};
         threads[i].context.uc_link = &scheduler;
         makecontext(&threads[i].context, run_thread, 0);
         threads[i].state = READY;
@@ -189,8 +188,6 @@ bool run_kernel(const Kernel *which, unsigned blocks, unsigned width, unsigned h
         snprintf(launch_error, sizeof launch_error, "%u blocks of %u threads can't be launched", blocks, thread_count);
         return false;
     }
-    if (!stacks)
-        stacks = malloc((size_t)MOST_THREADS * STACK);
     kernel = which;
     arguments = with;
     for (unsigned i = 0; i < blocks && !launch_error[0]; i++) {
