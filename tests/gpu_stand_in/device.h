@@ -52,9 +52,9 @@ typedef struct {
     const Span *shared;     // ends with a size of 0
 } Kernel;
 
-// Which thread this is.
+// Which thread this is, and how many beside each other the block has.
 extern struct Here {
-    u32 x, y, block;
+    u32 x, y, block, width;
 } here;
 
 // Each of these ends the launch with an error where a GPU would end it, or may do anything. `place` is the statement of

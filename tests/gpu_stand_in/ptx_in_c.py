@@ -18,6 +18,8 @@ OF_FLOATS = {
     "sqrt.rn": "sqrt({0})",
     "abs": "fabs({0})",
     "neg": "-{0}",
+    "min": "fmin({0}, {1})",
+    "max": "fmax({0}, {1})",
     "selp": "{2} ? {0} : {1}",
 }
 OF_WHOLE_NUMBERS = {
@@ -27,6 +29,8 @@ OF_WHOLE_NUMBERS = {
     "mul.lo": "{0} * {1}",
     "mul.hi": "(__int128){0} * {1} >> 8 * sizeof({0})",
     "mad.lo": "{0} * {1} + {2}",
+    "div": "{0} / {1}",
+    "rem": "{0} % {1}",
     "neg": "-{0}",
     "min": "{0} < {1} ? {0} : {1}",
     "max": "{0} > {1} ? {0} : {1}",
@@ -34,6 +38,8 @@ OF_WHOLE_NUMBERS = {
     "or": "{0} | {1}",
     "xor": "{0} ^ {1}",
     "not": "~{0}",
+    # There is one address space.
+    "cvta.to.global": "{0}",
     # Bits that are shifted by more than there are go out of the register.
     "shl": "{1} < 8 * sizeof({0}) ? {0} << {1} : 0",
     "shr": "{0} >> ({1} < 8 * sizeof({0}) ? {1} : 8 * sizeof({0}) - 1) >> ({1} >= 8 * sizeof({0}))",
@@ -70,7 +76,7 @@ CONVERSIONS = {
     "u.s": "{0}",
     "u.u": "{0}",
 }
-SPECIAL_REGISTERS = {"%tid.x": "here.x", "%tid.y": "here.y", "%ctaid.x": "here.block"}
+SPECIAL_REGISTERS = {"%tid.x": "here.x", "%tid.y": "here.y", "%ctaid.x": "here.block", "%ntid.x": "here.width"}
 
 #: The types of operands that are not of the instruction's.
 THIRD_IS_PREDICATE = {2: "pred"}

@@ -136,15 +136,15 @@ static bool is_any_released(void)
     return is_any;
 }
 
-static void go_on(unsigned number, unsigned width)
+static void go_on(unsigned number)
 {
     current = number;
-    here.x = number % width;
-    here.y = number / width;
+    here.x = number % here.width;
+    here.y = number / here.width;
     swapcontext(&scheduler, &threads[number].context);
 }
 
-static void run_block(unsigned width, bool is_descending)
+static void run_block(bool is_descending)
 {
     // Nobody may count on what was there.
     for (const Span *span = kernel->shared; span->size; span++)
@@ -162,7 +162,7 @@ static void run_block(unsigned width, bool is_descending)
         for (unsigned i = 0; i < thread_count; i++) {
             unsigned number = is_descending ? thread_count - 1 - i : i;
             if (threads[number].state == READY)
-                go_on(number, width);
+                go_on(number);
             if (launch_error[0])
                 return;
             left += threads[number].state != DONE;
@@ -173,8 +173,8 @@ static void run_block(unsigned width, bool is_descending)
     unsigned waiting = 0;
     while (threads[waiting].state == DONE)
         waiting++;
-    here.x = waiting % width;
-    here.y = waiting / width;
+    here.x = waiting % here.width;
+    here.y = waiting / here.width;
     report(threads[waiting].place, "waits for threads that do not come here");
 }
 
@@ -190,9 +190,10 @@ bool run_kernel(const Kernel *which, unsigned blocks, unsigned width, unsigned h
     }
     kernel = which;
     arguments = with;
+    here.width = width;
     for (unsigned i = 0; i < blocks && !launch_error[0]; i++) {
         here.block = is_descending ? blocks - 1 - i : i;
-        run_block(width, is_descending);
+        run_block(is_descending);
     }
     return !launch_error[0];
 }
