@@ -1,7 +1,9 @@
-// Runs kernels that were translated to C: a thread is a context of its own, left at barriers only.
+// Runs kernels that were translated to C: a thread has a stack of its own, left at barriers only. A switch is a jump, as
+// that of ucontext is a call of the system; the stack stays for the threads of this number in other blocks.
 #define _GNU_SOURCE
 #include "threads.h"
 
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,7 +14,8 @@ enum { WARP = 32, MOST_THREADS = 1024, STACK = 1 << 18 };
 typedef enum { READY, AT_WARP_BARRIER, AT_BLOCK_BARRIER, DONE } State;
 
 typedef struct {
-    ucontext_t context;
+    bool has_stack;
+    jmp_buf left_at;
     State state;
     const char *place;
     // By turns: a thread may be at its next exchange before another has read what it gave to this one.
@@ -25,7 +28,7 @@ char launch_error[512];
 
 static Thread threads[MOST_THREADS];
 static _Alignas(16) char stacks[MOST_THREADS][STACK];
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static unsigned thread_count, current;
 static const Kernel *kernel;
 static void *const *arguments;
@@ -43,7 +46,13 @@ static void report(const char *place, const char *format, ...)
 // No thread goes on.
 static void end_launch(void)
 {
-    setcontext(&scheduler);
+    _longjmp(scheduler, 1);
+}
+
+static void leave(void)
+{
+    if (!_setjmp(threads[current].left_at))
+        _longjmp(scheduler, 1);
 }
 
 static void *checked(u64 address, unsigned size, bool is_inside, const char *place)
@@ -76,7 +85,7 @@ static void wait_at(State barrier, const char *place)
 {
     threads[current].state = barrier;
     threads[current].place = place;
-    swapcontext(&threads[current].context, &scheduler);
+    leave();
 }
 
 void device_block_barrier(u32 barrier, const char *place)
@@ -111,8 +120,11 @@ u32 device_exchanged(u32 value, u32 distance, u32 clamp, u32 mask, const char *p
 
 static void run_thread(void)
 {
-    kernel->run(arguments);
-    threads[current].state = DONE;
+    for (;;) {
+        kernel->run(arguments);
+        threads[current].state = DONE;
+        leave();
+    }
 }
 
 // Let a group of threads go on where all of it are at one barrier.
@@ -141,7 +153,16 @@ static void go_on(unsigned number)
     current = number;
     here.x = number % here.width;
     here.y = number / here.width;
-    swapcontext(&scheduler, &threads[number].context);
+    if (_setjmp(scheduler))
+        return;
+    if (threads[number].has_stack)
+        _longjmp(threads[number].left_at, 1);
+    threads[number].has_stack = true;
+    ucontext_t first;
+    getcontext(&first);
+    first.uc_stack = (stack_t){.ss_sp = stacks[number], .ss_size = STACK};
+    makecontext(&first, run_thread, 0);
+    setcontext(&first);
 }
 
 static void run_block(bool is_descending)
@@ -150,10 +171,6 @@ static void run_block(bool is_descending)
     for (const Span *span = kernel->shared; span->size; span++)
         memset((void *)span->address, 0xAB, span->size);
     for (unsigned i = 0; i < thread_count; i++) {
-        getcontext(&threads[i].context);
-        threads[i].context.uc_stack = (stack_t){.ss_sp = stacks[i], .ss_size = STACK};
-        threads[i].context.uc_link = &scheduler;
-        makecontext(&threads[i].context, run_thread, 0);
         threads[i].state = READY;
         threads[i].exchanges = 0;
     }
@@ -195,5 +212,9 @@ bool run_kernel(const Kernel *which, unsigned blocks, unsigned width, unsigned h
         here.block = is_descending ? blocks - 1 - i : i;
         run_block(is_descending);
     }
+    // Threads that were left in the middle begin anew.
+    if (launch_error[0])
+        for (unsigned i = 0; i < MOST_THREADS; i++)
+            threads[i].has_stack = false;
     return !launch_error[0];
 }
