@@ -277,6 +277,18 @@ def test_a_thousand_arrays_in_one_launch() -> None:
     assert all(cuda.to_host(p).tobytes() == q.tobytes() for p, q in zip(params, plain, strict=True))
 
 
+def test_a_norm_of_more_chunks_than_are_added_at_once() -> None:
+    size = (numba_cuda.TILE + 3) * numba_cuda.CHUNK - 5
+    rng = np.random.default_rng(7)
+    plain = np.zeros(size, np.float32)
+    param = numba_target.to_device(plain)
+    opt, reference = (fastopt.SGD(each, lr=1.0, clip_global_norm=1.0) for each in (param, plain))
+    for _ in range(2):
+        grad = rng.normal(size=size).astype(np.float32)
+        assert opt.step(numba_target.to_device(grad)) == reference.step(grad)
+    assert cuda.to_host(param).tobytes() == plain.tobytes()
+
+
 @pytest.mark.parametrize(
     "options",
     [
