@@ -108,7 +108,7 @@ def test_memory_that_was_given_back_is_not_used(capfd: pytest.CaptureFixture[str
     kernel, address = cuda.jit(last_writer), array.__cuda_array_interface__["data"][0]
     kernel[1, SIZE](address)
     del array
-    cuda.current_context().deallocations.clear()
+    cuda.current_context().memory_manager.deallocations.clear()
     with pytest.raises(Exception, match="CUDA_ERROR_LAUNCH_FAILED"):
         kernel[1, SIZE](address)
     assert "are not all in memory that was allocated" in capfd.readouterr().err
