@@ -366,10 +366,16 @@ typedef struct {
 Result cuLibraryLoadData(Handle *library, const void *image, Handle options, Handle values, unsigned count,
                          Handle more, Handle more_values, unsigned more_count)
 {
-    *library = dlopen(image, RTLD_NOW | RTLD_LOCAL);
-    if (!*library)
+    void *file = dlopen(image, RTLD_NOW | RTLD_LOCAL);
+    if (!file) {
         fprintf(stderr, "stand-in: no kernel in C: %s\n", dlerror());
-    return *library ? SUCCESS : INVALID_IMAGE;
+        return INVALID_IMAGE;
+    }
+    // A handle of its own, also of what was loaded before.
+    void **loaded = malloc(sizeof *loaded);
+    *loaded = file;
+    *library = loaded;
+    return SUCCESS;
 }
 
 Result cuLibraryUnload(Handle library)
@@ -379,7 +385,7 @@ Result cuLibraryUnload(Handle library)
 
 Result cuLibraryGetKernel(Handle *found, Handle library, const char *name)
 {
-    const Kernel *kernel = dlsym(library, "kernel");
+    const Kernel *kernel = dlsym(*(void **)library, "kernel");
     if (!kernel || strcmp(kernel->name, name))
         return NOT_FOUND;
     Loaded *loaded = calloc(1, sizeof *loaded);
