@@ -28,11 +28,11 @@ class Direction(NamedTuple):
 
 
 class ArrayOptimizer(Optimizer):
-    """An optimizer that keeps numbers of every array, on which its row of hyperparameters depends.
+    """An optimizer that keeps numbers of every array, or needs some of whole arrays.
 
-    :meth:`hyper` finds the array's ``numbers`` beside the options of its group. A subclass may run the table more than
-    once in a step (``_run``), with sums over whole arrays in between (:meth:`Table.sum_products`). The elements
-    themselves always go through rules.
+    :meth:`hyper` finds the ``numbers`` of its row's first array beside the options of the group; arrays of one row
+    agree in those that ``_apart`` names. A subclass may run the table more than once in a step (``_run``), with sums
+    over whole arrays in between (:meth:`Table.sum_products`). The elements themselves always go through rules.
 
     Attributes
     ----------
@@ -64,15 +64,12 @@ class ArrayOptimizer(Optimizer):
     def _progress(self) -> list[npt.NDArray[Any]]:
         return [*super()._progress(), self._numbers]
 
-    def _history(self) -> bytes:
-        return super()._history() + self._numbers.tobytes()
-
     def _apart(self) -> Sequence[npt.NDArray[Any]]:
         return list(self._numbers)
 
     def _with_numbers(self, groups: Sequence[Group]) -> list[Group]:
-        """Return the options of each row's group, and the numbers of its arrays beside them."""
-        numbers = self._numbers[:, self._arrays_of_rows].T.tolist()
+        """Return the options of each row's group, and the numbers of its first array beside them."""
+        numbers = self._numbers[:, self._first_of_rows].T.tolist()
         return [
             {**groups[group], **dict(zip(self.numbers, its, strict=True))}
             for (group, _), its in zip(self._rows, numbers, strict=True)
@@ -141,7 +138,7 @@ class DirectionOptimizer(ArrayOptimizer):
         prepared.rows[:], prepared.array_clip[:] = table.rows, table.array_clip
         ways: list[Array | None] = [None] * len(self._params)
         rows = []
-        for hyper, i, (k, step) in zip(hypers, self._arrays_of_rows, self._rows, strict=True):
+        for hyper, i, (k, step) in zip(hypers, self._first_of_rows, self._rows, strict=True):
             way, step_size = self._direction_of(i, hyper, groups[k], step + 1)
             ways[i] = in_memory_order(np.asarray(way, order="C" if self._params[i].flags.c_contiguous else "F"))
             rows.append(

@@ -131,7 +131,7 @@ class Optimizer:
         At least 0; of the random numbers for rounding, which depend on it, the array, its step and the element alone
         (where the gradient is row-sparse, on its place among the rows named).
     backend : str, optional
-        "native" or "numpy".
+        "native" or "numpy"; of arrays on a GPU "cuda", which they choose by themselves.
 
     Attributes
     ----------
@@ -219,6 +219,9 @@ class Optimizer:
 
     #: The options that differ for arrays with a :class:`fastopt.RowSparse` gradient; None: such gradients are refused.
     row_sparse_options: ClassVar[Mapping[str, Any] | None] = None
+
+    #: Whether a step leaves arrays alike that were alike in all that their row depends on.
+    rows_stay: ClassVar[bool] = True
 
     #: Rules that a step runs besides that of :meth:`rule`; their slots are the first of its slots.
     further_rules: ClassVar[Sequence[Rule]] = ()
@@ -386,6 +389,10 @@ class Optimizer:
         ------
         TypeError, ValueError
             As the optimizer's constructor does; also for a name that is taken.
+
+        Notes
+        -----
+        The numbers of the state, such as ``opt.state["W"]["step"]``, are other arrays afterwards: look them up again.
         """
         if not is_group(group):
             raise TypeError(f"param group: expected a dict with the key 'params', got {group!r:.80}")
@@ -982,9 +989,13 @@ class Optimizer:
             leaves = self._filled(leaves)
         if self._frozen:
             leaves = [None if name in self._frozen else leaf for name, leaf in zip(self._names, leaves, strict=True)]
+        # First: an interrupt from here on has the rows numbered anew.
+        last, self._last_history = self._last_history, b""
         has_changed = self._gradients.take(table, leaves)
-        if has_changed or self._history() != self._last_history:
+        history = self._history()
+        if has_changed or history != last:
             self._number_rows(table)
+        self._last_history = history
 
     def _refuse_changed_params(self) -> None:
         """Raise if a parameter was given another dtype, or one that is to be changed was made read-only."""
@@ -1066,8 +1077,8 @@ class Optimizer:
             _, first, row_of = np.unique(row_of * found.size + place, return_index=True, return_inverse=True)
         table.rows[present] = row_of
         #: The first array of each row.
-        self._arrays_of_rows: list[int] = np.flatnonzero(present)[first].tolist()
-        self._rows = [(int(self._group_of[i]), int(self._steps[i])) for i in self._arrays_of_rows]
+        self._first_of_rows: list[int] = np.flatnonzero(present)[first].tolist()
+        self._rows = [(int(self._group_of[i]), int(self._steps[i])) for i in self._first_of_rows]
 
     def _apart(self) -> Sequence[npt.NDArray[Any]]:
         """Return what tells the rows of arrays apart besides group and step count, by array."""
@@ -1090,7 +1101,7 @@ class Optimizer:
 
     def _history(self) -> bytes:
         """Return what the rows of arrays depend on besides their groups."""
-        return self._steps.tobytes()
+        return b"".join(values.tobytes() for values in (self._steps, *self._apart()))
 
     def _accumulate(self, table: Table, hypers: list[Hyper]) -> None:
         """Add the gradients to those of earlier calls, and count the call."""
@@ -1120,7 +1131,8 @@ class Optimizer:
             uninterrupted(partial(self._run, table, groups, hypers), partial(self._count, 0))
         # In this order: an interrupt in between has the rows numbered anew, instead of left one step behind.
         self._rows = [(group, step + 1) for group, step in self._rows]
-        self._last_history = self._history()
+        if self.rows_stay:
+            self._last_history = self._history()
 
     def _count(self, row: int) -> None:
         """Count a call in this row of the counts, as csrc/fastopt.h says: at once, without a place for an interrupt."""
@@ -1173,7 +1185,7 @@ class Optimizer:
             self.hyper(group, step),
             mean,
             group["l1"],
-            lr * group["prox_l1"],
+            max(lr * group["prox_l1"], 0.0),  # SWATS may find a negative lr, by which nothing shrinks
             weight,
             dither.step_key(self.seed, step) if self._is_dithered else 0,
             WHOLE_PASS,

@@ -254,7 +254,7 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
         rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
         lr = separate.step(theirs).lr
         for param, mean, rate in zip(separate._params, average, rates, strict=True):
-            limit = dtype((rate or lr) * options.get("prox_l1", 0))
+            limit = dtype(max((rate or lr) * options.get("prox_l1", 0), 0.0))
             param[...] = np.where(np.abs(param) > limit, param - np.copysign(limit, param), 0)
             mean += dtype(1 - 0.9) * (param - mean)
         assert info == (True, norm, lr, step + 1)
@@ -477,6 +477,16 @@ def test_prox_l1_makes_exact_zeros_and_l1_does_not() -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("backend", ["numpy", *(["native"] if ISAS else [])])
+def test_nothing_shrinks_by_a_negative_rate(backend: str) -> None:
+    """SWATS may find one."""
+    theta = np.float32([1.0, -1.0, 0.01])
+    opt = fastopt.SWATS(theta, prox_l1=0.5, backend=backend)
+    opt.state["0"]["switch_step"][...], opt.state["0"]["sgd_lr"][...] = 1, -0.1
+    opt.step(np.zeros(3, np.float32))
+    assert theta.tolist() == np.float32([1.0, -1.0, 0.01]).tolist()
+
+
 def test_prox_l1_that_rounds_to_0() -> None:
     """The sign of a zero is the same on both backends."""
     results = []

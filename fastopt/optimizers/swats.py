@@ -84,6 +84,7 @@ class SWATS(ArrayOptimizer):
     (2, 0.046)
     """
 
+    rows_stay = False  # one of them may switch
     further_rules = (rules.descend, rules.momentum)
     non_negative = frozenset({"v"})
     exact = frozenset({"u"})
@@ -152,10 +153,6 @@ class SWATS(ArrayOptimizer):
                 if measured.size:
                     sums = float(np.cumsum(squares[measured])[-1]), float(np.cumsum(products[measured])[-1])
                     self._judge(group, arrays, 1 + int(self._steps[measured].max()), *sums)
-
-    def _apply(self, *args: Any) -> None:
-        super()._apply(*args)
-        self._last_history = b""  # the arrays of a row part when one of them switches
 
     def _judge(self, group: Group, arrays: npt.NDArray[np.intp], step: int, square: float, product: float) -> None:
         """Bring the rate's average of these arrays up to date, and switch them to SGD where it has settled."""
