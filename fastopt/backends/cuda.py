@@ -105,8 +105,8 @@ class CudaTable:
             self.factors = {dtype: numba_cuda.empty(self.count + 1, dtype) for dtype in COMPUTED}
             self.rates = {dtype: numba_cuda.empty(self.count, dtype) for dtype in COMPUTED}
             self.sums, self.param_sums, self.counts = (numba_cuda.empty(self.count, "float64") for _ in range(3))
-        #: By row, once the trust ratios of the step are set.
-        self.trusts: Sequence[Trust] = ()
+        #: By row the rule's scalars that are ``rates``, once those of the step are set.
+        self.scaled: Sequence[tuple[str, ...]] = ()
         self.ratios: Any = None
         self.guards: Any = None
         self.told_counts: numba_cuda.Told | None = None
@@ -218,7 +218,7 @@ class CudaTable:
             clear=bool(hyper.stages & CLEAR),
             finish=bool(hyper.stages & FINISH),
             guarded=self.is_guarded,
-            scaled=self.trusts[launch.row].scaled if self.trusts else (),
+            scaled=self.scaled[launch.row] if self.scaled else (),
             maps=tuple(None if scaled is None else scaled[0] for scaled in self.scales(launch.indices[0])),
         )
 
@@ -250,7 +250,7 @@ class CudaTable:
     ) -> DeviceNumber | None:
         """Set the clip factors and guards of the next step, on the device; return the global norm if it is limited."""
         self.clips_arrays = self.clips_all = self.is_guarded = False
-        self.trusts = ()
+        self.scaled = ()
         if limits is None and global_limit is None and not count_nonfinite:
             return None
         norm = None
@@ -330,7 +330,7 @@ class CudaTable:
                 numbers = float(lr), float(coefficient), float(eps), int(adapt)
                 args = table, launch.table.array.shape[1], count, *sums, *numbers, guard, *places
                 numba_cuda.launch(kernel, -(-count // numba_cuda.THREADS), numba_cuda.THREADS, stream, *args)
-        self.trusts = trusts
+        self.scaled = [trust.scaled for trust in trusts]
 
     def hold_norms(self, hypers: Sequence[Hyper], units: Sequence[Held]) -> None:
         """Hold the norms of these arrays' units, unless the step is not done."""

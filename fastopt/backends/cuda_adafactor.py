@@ -12,7 +12,7 @@ from numba import cuda
 from numba.cuda import types
 
 from ..rules import DescendScalars, descend
-from . import Hyper, Trust, numba_cuda
+from . import Hyper, numba_cuda
 from .cuda import CudaTable
 from .cuda_axes import CHUNKS_A_BLOCK, THREADS, WORDS, Units
 from .cuda_kernels import Options, Row, Stages, plain_kernel, sources, stages_of, traced, whole_grad
@@ -117,7 +117,7 @@ class Factored:
             table.add_squares(hypers, stream, "param", table.param_sums)
             table.add_squares(hypers, stream, 0)
             self.make_rates(table, numbers, stream)
-        table.trusts = [Trust(0.0, 0.0, 0.0, True, ("step_size",))] * len(hypers)
+        table.scaled = [("step_size",)] * len(hypers)
         table.step([hyper._replace(rule=descend, scalars=DescendScalars(0.0)) for hyper in hypers])
 
     def lay_out(self, table: CudaTable, stream: Any) -> None:
