@@ -1,5 +1,5 @@
 /* Half-precision conversions of one element, without branches so that the loops around them vectorise. To the nearest,
-   ties to even; too large becomes infinite; NaN stays NaN. fastopt/halves.py has their twins. */
+   ties to even; too large becomes infinite; NaN stays NaN. fastopt/arithmetic/halves.py has their twins. */
 #ifndef FO_CONVERT_H
 #define FO_CONVERT_H
 

@@ -1,6 +1,6 @@
 /* Random numbers for rounding, from counters alone: the same whichever thread, instruction set or backend asks.
    FO_SCALE_BLOCK elements share a hash of (step's seed, array, stream, block); inside, the elements' numbers in
-   reversed bits, which spread evenly, tell them apart. fastopt/dither.py is the twin. */
+   reversed bits, which spread evenly, tell them apart. fastopt/arithmetic/dither.py is the twin. */
 #ifndef FO_DITHER_H
 #define FO_DITHER_H
 

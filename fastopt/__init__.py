@@ -4,11 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import averaging, clip, quantize
+from . import rules as rules
+from .about import __version__ as __version__
+from .backends.information import info
+from .backends.threads import get_num_threads, set_num_threads
 from .clip import clip_grad_norm_, clip_grad_value_
-from .groups import group_by
-from .information import info
-from .loss_scale import DynamicLossScale
-from .optimizer import Optimizer
+from .core.optimizer import Optimizer
+from .core.results import LoadResult, StepInfo
+from .core.row_sparse import RowSparse
 from .optimizers import (
     ASGD,
     LAMB,
@@ -37,16 +40,13 @@ from .optimizers import (
     SparseAdam,
     Yogi,
 )
-from .results import LoadResult, StepInfo
-from .sparse import RowSparse
-from .threads import get_num_threads, set_num_threads
+from .options.group_by import group_by
+from .options.loss_scale import DynamicLossScale
 
 if TYPE_CHECKING:
     from . import convert, init, lr_scheduler, schedules
     from .checkpoint import Checkpoint, CheckpointError, load, save
     from .training import EarlyStopping, SnapshotEnsemble
-
-__version__ = "0.1.0"
 
 #: The modules, and the names in them, that are imported when they are first used.
 LAZY = {

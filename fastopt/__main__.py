@@ -12,7 +12,11 @@ COMMANDS = {
     "bench": "time each optimizer, beside the speed of this machine's memory",
     "schedules": "draw every learning-rate schedule into one picture",
 }
-MODULES = {"demo": "fastopt.demo", "bench": "fastopt.bench", "schedules": "fastopt.plot_schedules"}
+MODULES = {
+    "demo": "fastopt.commands.demo",
+    "bench": "fastopt.commands.bench",
+    "schedules": "fastopt.commands.plot_schedules",
+}
 
 
 def usage() -> str:
@@ -31,7 +35,7 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         if command == "info":
-            from .information import told
+            from .backends.information import told
 
             print(told())
             return 0

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import FLOAT64, Array, described, is_float
-from .structure import Branch, is_container
+from .arrays.dtypes import FLOAT64, Array, is_float
+from .arrays.memory import described
+from .arrays.structure import Branch, is_container
 
 
 def mean(list_of_params: Sequence[Any]) -> Any:
@@ -65,13 +66,3 @@ def mean(list_of_params: Sequence[Any]) -> Any:
                 sums[i] += array
     means = [(sum_ / len(snapshots)).astype(first.dtype) for sum_, first in zip(sums, firsts, strict=True)]
     return means[0] if is_single else root.rebuilt(iter(means))
-
-
-def ema_weight(decay: float, bias_correction: bool, step: int) -> float:
-    """Return the weight of the new parameter in an exponential average, at an array's step number ``step``, from 1."""
-    return (1.0 - decay) / (1.0 - decay**step) if bias_correction else 1.0 - decay
-
-
-def polyak_weight(start: int, step: int) -> float:
-    """Return the weight of the new parameter in the mean since step number ``start``; before it, 1."""
-    return 1.0 / (step - start + 1) if step >= start else 1.0

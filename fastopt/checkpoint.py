@@ -18,11 +18,12 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from . import state
-from .arrays import Array, described
-from .optimizer import Optimizer
+from .arrays.dtypes import Array
+from .arrays.memory import described
+from .core import state_dict as state
+from .core.optimizer import Optimizer
+from .core.results import LoadResult
 from .packing import DTYPES, Packer, check_key, unpack
-from .results import LoadResult
 
 #: The version of what is written; files of a newer one are refused.
 FORMAT_VERSION = 1
@@ -268,7 +269,7 @@ def check_metadata(metadata: Any, arrays: Mapping[str, Array]) -> None:
 
 
 def replace_file(target: Path, write: Callable[[Path], None]) -> None:
-    """Put a file in the place of another, at once."""
+    """Replace a file at once."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.touch(exist_ok=False)
@@ -354,7 +355,7 @@ def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, tuple[np.
 
 
 def is_extension(name: str) -> bool:
-    """Tell whether a dtype of this name is one of ml_dtypes, which NumPy's own formats forget."""
+    """Return whether a dtype of this name is one of ml_dtypes, which NumPy's own formats forget."""
     return name.startswith(("bfloat", "float8"))
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import backends
-from .arrays import FLOAT32, FLOAT64, Array, described, in_memory_order, is_float
-from .structure import Branch, is_container
+from .arrays.dtypes import FLOAT32, FLOAT64, Array, is_float
+from .arrays.memory import described, in_memory_order
+from .arrays.structure import Branch, is_container
+from .backends import norms
 
 
 def global_norm(grads: Any, norm_type: float = 2.0) -> float:
@@ -141,7 +142,7 @@ def norm_of(arrays: list[Array], norm_type: float) -> float:
     with np.errstate(all="ignore"):
         if norm_type == 2:
             native = [array if array.dtype in (FLOAT32, FLOAT64) else array.astype(FLOAT64) for array in arrays]
-            return total_norm(backends.sum_squares(native))
+            return total_norm(norms.sum_squares(native))
         if norm_type == math.inf:
             return float(np.max([float(np.max(np.abs(array), initial=0)) for array in arrays]))
         powers = [np.sum(np.abs(array.astype(FLOAT64)) ** norm_type) for array in arrays]

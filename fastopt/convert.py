@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import optimizers, rules, state
-from .arrays import FLOAT32, FLOAT64, Array, described
-from .groups import Grouped, check_unique
-from .hyperparameters import plain, value_at
-from .optimizer import Optimizer
+from . import optimizers
+from .arithmetic import rules
+from .arrays.dtypes import FLOAT32, FLOAT64, Array
+from .arrays.memory import described
+from .core import state_dict as state
+from .core.optimizer import Optimizer
+from .options.group_by import Grouped, check_unique
+from .options.ranges import plain
+from .options.values import value_at
 
 
 class Counterpart(NamedTuple):

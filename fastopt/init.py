@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array
+from .arrays.dtypes import Array
 
 LAYOUTS = ("in_out", "out_in")
 MODES = ("fan_in", "fan_out", "fan_avg")

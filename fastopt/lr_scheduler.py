@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from . import schedules
-from .optimizer import Optimizer
+from .core.optimizer import Optimizer
 
 __all__ = [
     "ChainedScheduler",
@@ -598,7 +598,7 @@ class CyclicLR(LRScheduler):
     gamma : float, default 1
         For ``"exp_range"``.
     scale_fn : callable or None, default None
-        In the place of ``mode``: the height of the cycle, from the cycle's number (from 1) or the step.
+        Instead of ``mode``: the height of the cycle, from the cycle's number (from 1) or the step.
     scale_mode : {"cycle", "iterations"}
         What ``scale_fn`` takes.
     cycle_momentum : bool, default True
@@ -1030,7 +1030,7 @@ class ReduceLROnPlateau(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def is_better(self, metric: float) -> bool:
-        """Tell whether a metric improves upon the best so far."""
+        """Return whether a metric improves upon the best so far."""
         sign = 1 if self.mode == "max" else -1
         if self.threshold_mode == "rel":
             return sign * metric > sign * self.best * (1 + sign * self.threshold)
@@ -1051,7 +1051,7 @@ def is_function(value: Any) -> bool:
 
 
 def is_resumed(optimizer: Optimizer) -> bool:
-    """Tell whether the rates were just loaded, together with those that the groups began with."""
+    """Return whether the rates were just loaded, together with those that the groups began with."""
     return optimizer._resumed_at == optimizer.step_count
 
 

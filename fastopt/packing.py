@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, described
+from .arrays.dtypes import Array
+from .arrays.memory import described
 
 #: What may be in an array, and what safetensors calls it.
 DTYPES: Mapping[str, str] = {

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import Array
-from .structure import Branch, is_container
+from .arrays.dtypes import Array
+from .arrays.structure import Branch, is_container
 
 if TYPE_CHECKING:
-    from .optimizer import Optimizer
+    from .core.optimizer import Optimizer
 
 
 class EarlyStopping:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.backends import native
-from fastopt.state import known_slots
+from fastopt.backends.native import library as native
+from fastopt.core.state_dict import known_slots
 
 
 class Case(NamedTuple):

@@ -16,11 +16,17 @@ from cases import BFLOAT16, CASES, MATRIX_CASES, Case, bytes_of_run, covering_gp
 from cuda_arrays import SimulatedArray, shifted, simulated, simulated_apart
 
 import fastopt
-from fastopt import quantize
-from fastopt.backends import Hyper, adder, cuda, cuda_found, device_arrays, numba_cuda
-from fastopt.backends.axis_sums import sum_squares
-from fastopt.backends.cuda_adafactor import Means, Numbers
-from fastopt.max_norm import Held, hold
+from fastopt.arithmetic import quantize
+from fastopt.backends import norms
+from fastopt.backends.choosing import adder
+from fastopt.backends.cuda import arrays as device_arrays
+from fastopt.backends.cuda import found as cuda_found
+from fastopt.backends.cuda import numba_cuda
+from fastopt.backends.cuda import table as cuda
+from fastopt.backends.cuda.adafactor import Means, Numbers
+from fastopt.backends.numpy.axis_sums import sum_squares
+from fastopt.backends.table import HyperRow
+from fastopt.core.max_norm import Held, hold
 
 #: The simulator polls its threads, and holds the interpreter while it does.
 sys.setswitchinterval(1e-5)
@@ -184,7 +190,9 @@ def test_adafactors_means_over_several_chunks() -> None:
     table.plan(numba_cuda.stream_of(0))
     # The rows only: with the columns the simulator would start 65 thousand threads.
     means = Means(table, opt._factored.slots, -1, numba_cuda.stream_of(0))
-    means.follow(table, opt._hypers([opt._values(0)]), [Numbers(1.0, None, 1e-3, 1.0, 1.0)], 0, numba_cuda.stream_of(0))
+    means.follow(
+        table, opt._hyper_rows([opt._values(0)]), [Numbers(1.0, None, 1e-3, 1.0, 1.0)], 0, numba_cuda.stream_of(0)
+    )
     expected = sum_squares(grad, (1,), adder("numpy")) / 4097
     assert np.array_equal(cuda.to_host(opt.state["0"]["row_var"]), expected.astype(np.float32))
 
@@ -197,7 +205,7 @@ def test_held_norms_over_many_chunks_have_the_bits_of_every_backend() -> None:
     opt._take_grads(opt._ready_table(), simulated([np.zeros_like(param) for param in plain]), is_last=True)
     table: Any = opt._ready_table()
     held = [Held(i, None, limit, (axis,)) for i, axis, limit in ((0, 1, 64.0), (1, 0, 1.0))]
-    table.hold_norms(opt._hypers([opt._values(0)]), held)
+    table.hold_norms(opt._hyper_rows([opt._values(0)]), held)
     for i, _, limit, axes in held:
         hold(plain[i], limit, axes, adder("numpy"))
     assert [param.tobytes() for param in on_gpu] == [param.tobytes() for param in plain]
@@ -256,7 +264,7 @@ def test_norms_over_many_chunks_have_the_bits_of_every_backend(length: int) -> N
     sums = table.sum_products(
         [opt._hyper(opt._values(0), opt.rule(opt.param_groups[0]), 1)], "clipped_grad", "clipped_grad"
     )
-    assert np.array_equal(sums, fastopt.backends.sum_squares(grads))
+    assert np.array_equal(sums, norms.sum_squares(grads))
 
 
 def test_a_step_over_several_chunks() -> None:
@@ -655,15 +663,15 @@ def test_a_rule_of_the_users_own() -> None:
 
 
 def test_what_is_not_done_on_a_gpu_is_an_error() -> None:
-    """A field of Hyper that the kernels don't know must not be passed over."""
+    """A field of HyperRow that the kernels don't know must not be passed over."""
 
     values = np.ones(2, np.float32)
     opt = fastopt.SGD(SimulatedArray(values))
     opt.step(array(2))
     table: Any = opt._ready_table()
     before = values.copy()
-    More = namedtuple("More", [*Hyper._fields, "brightness"], defaults=[*Hyper._field_defaults.values(), 0.0])
-    fields = opt._hypers([opt._values(0)])[0]._asdict()
+    More = namedtuple("More", [*HyperRow._fields, "brightness"], defaults=[*HyperRow._field_defaults.values(), 0.0])
+    fields = opt._hyper_rows([opt._values(0)])[0]._asdict()
     with pytest.raises(ValueError, match="brightness: not done on a GPU yet"):
         table.step([More(**fields, brightness=1.0)])
     assert (values == before).all()

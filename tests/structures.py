@@ -39,7 +39,7 @@ def flat(params: Any) -> list[Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values are the same to the last bit, in types, dtypes, shapes and memory orders."""
+    """Return whether two values are the same to the last bit, in types, dtypes, shapes and memory orders."""
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray):

@@ -12,7 +12,7 @@ from cases import everything, needs_native
 
 import fastopt
 from fastopt import rules
-from fastopt.backends import native
+from fastopt.backends.native import library as native
 
 
 class Bad(NamedTuple):

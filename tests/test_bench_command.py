@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import bench
+from fastopt.commands import bench
 
 NUMBER = r"(\d+(?:\.\d+)?)"
 
@@ -95,7 +95,10 @@ def test_without_tqdm_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_matplotlib_is_one_line(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; from fastopt.bench import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from fastopt.commands.bench import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", code, "--plot", str(tmp_path / "bench.png")]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (1, "")
@@ -126,7 +129,7 @@ def test_wrong_arguments_leave_with_usage(wrong: list[str], message: str, capsys
 
 
 def test_command_is_listed_and_not_imported_before_it_is_used() -> None:
-    code = "import sys, fastopt; fastopt.SGD; print('fastopt.bench' in sys.modules)"
+    code = "import sys, fastopt; fastopt.SGD; print('fastopt.commands.bench' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8").stdout == "False\n"
     done = subprocess.run([sys.executable, "-m", "fastopt", "--help"], capture_output=True, encoding="utf-8")
     assert re.search(r"^  bench +\S", done.stdout, re.MULTILINE)

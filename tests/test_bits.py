@@ -13,9 +13,10 @@ import pytest
 from cases import CASES, ISAS, Case, every_case, every_dtype, everything, needs_native
 
 import fastopt
-from fastopt import rules, threads
-from fastopt.backends import native
-from fastopt.backends import numpy as fallback
+from fastopt.arithmetic import rules
+from fastopt.backends import threads
+from fastopt.backends.native import library as native
+from fastopt.backends.numpy import table as fallback
 
 BLOCK, CHUNK = 1024, 4096
 LENGTHS = [0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 1000]

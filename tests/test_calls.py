@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastopt import rules
-from fastopt.backends.calls import Program
+from fastopt.backends.numpy.calls import Program
 
 EXAMPLES: dict[str, tuple[Callable[..., Sequence[Any]], list[int | None], int]] = {
     "in place": (lambda a, b, c: [a - b * c], [0], 1),

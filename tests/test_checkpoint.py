@@ -27,7 +27,8 @@ from hypothesis.extra import numpy as hnp
 from structures import copied, flat, like, model, same
 
 import fastopt
-from fastopt import CheckpointError, checkpoint, halves, packing
+from fastopt import CheckpointError, checkpoint, packing
+from fastopt.arithmetic import halves
 
 needs_extra = pytest.mark.skipif(
     find_spec("safetensors") is None or find_spec("ml_dtypes") is None, reason="needs the extra checkpoint"
@@ -695,7 +696,7 @@ MORE = {
 
 
 def is_trained(number: int, name: str) -> bool:
-    """Tell whether a row is trained so: of what does not depend on the rule, every fifth that takes it."""
+    """Return whether a row is trained so: of what does not depend on the rule, every fifth that takes it."""
     if name in ("plain", "scheduled"):
         return True
     return number % 5 == 2 and not CASES[number].optimizer.refused.keys() & MORE[name].options.keys()
@@ -751,7 +752,7 @@ def test_importing_loads_only_what_is_used() -> None:
         "import sys, numpy; before = set(sys.modules); import fastopt; "  # NumPy 1 itself loads hashlib
         "names = {'safetensors', 'ml_dtypes', 'matplotlib', 'torch', 'hashlib', "
         "'fastopt.schedules', "
-        "'fastopt.checkpoint', 'fastopt.lr_scheduler', 'fastopt.state'}; "
+        "'fastopt.checkpoint', 'fastopt.lr_scheduler', 'fastopt.core.state_dict'}; "
         "print(sorted((names & set(sys.modules)) - before)); "
         "print(fastopt.schedules.constant(0.1), fastopt.init.fans((2, 3)), fastopt.load, 'save' in dir(fastopt))"
     )

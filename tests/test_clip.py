@@ -11,8 +11,10 @@ from cases import ISAS, every_dtype, everything, needs_native
 
 import fastopt
 from fastopt import clip
-from fastopt.backends import PLAIN, native
-from fastopt.backends import numpy as fallback
+from fastopt.backends import threads
+from fastopt.backends.native import library as native
+from fastopt.backends.norms import PLAIN
+from fastopt.backends.numpy import table as fallback
 
 NORM_TYPES = (0.5, 1, 2, 3, math.inf)
 
@@ -251,17 +253,19 @@ def test_norm_bits(dtype: Any) -> None:
         table.set_grads(arrays)
         return bytes(table.sum_products([PLAIN], "clipped_grad", "clipped_grad").tobytes())
 
+    from fastopt.backends.native.table import NativeTable
+
     expected = sums(fallback.NumpyTable)
-    before, isa = fastopt.threads.asked_for, native.isa()
+    before, isa = threads.asked_for, native.isa()
     try:
         for name in ISAS:
             native.use_isa(name)
-            for threads in (1, 2, 3, 7):
-                fastopt.set_num_threads(threads)
-                assert sums(native.NativeTable) == expected
+            for count in (1, 2, 3, 7):
+                fastopt.set_num_threads(count)
+                assert sums(NativeTable) == expected
     finally:
         native.use_isa(isa)
-        fastopt.threads.asked_for = before
+        threads.asked_for = before
     exact = [math.fsum(float(x) ** 2 for x in array) for array in arrays]
     np.testing.assert_allclose(np.frombuffer(expected), exact, rtol=1e-13)
 

@@ -17,7 +17,7 @@ import pytest
 from cases import Case, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
 
 import fastopt
-from fastopt.backends import cuda_found
+from fastopt.backends.cuda import found as cuda_found
 
 
 def reason() -> str | None:
@@ -49,7 +49,8 @@ needs_time = pytest.mark.skipif(
 if WHY_NOT is None:
     from numba import cuda as numba_target
 
-    from fastopt.backends import cuda, cuda_kernels, numba_cuda
+    from fastopt.backends.cuda import cuda_kernels, numba_cuda
+    from fastopt.backends.cuda import table as cuda
 
 SIZES: Any = (0, 1, 5, 1000, 4095, 4096, 4097, 70_001, (300, 70))
 

@@ -19,8 +19,10 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("Numba's simulator compiles nothing", allow_module_level=True)
 
 from fastopt import rules
-from fastopt.backends import cuda_adafactor, cuda_axes, cuda_kernels, numba_cuda
-from fastopt.backends.cuda_kernels import Options, Row, Stages
+from fastopt.backends.cuda import adafactor as cuda_adafactor
+from fastopt.backends.cuda import axes as cuda_axes
+from fastopt.backends.cuda import cuda_kernels, numba_cuda
+from fastopt.backends.cuda.cuda_kernels import Options, Row, Stages
 
 NONE = Options()
 ALL = Options(*[True] * len(Options._fields))._replace(scaled=(), maps=())
@@ -56,7 +58,7 @@ def compiled(
     name: str, dtypes: Row, options: Options, capability: tuple[int, int], make: Any = cuda_kernels.step_of
 ) -> str:
     rule, scalars = {**RULES, "descend": (rules.descend, rules.DescendScalars)}[name]
-    computed = cuda_kernels.computed_in(dtypes.param)
+    computed = cuda_kernels.compute_dtype(dtypes.param)
     kernel, bounds = cuda_kernels.uncompiled_kernel(make, rule, options, dtypes)
     return numba_cuda.ptx(kernel, numba_cuda.update_signature(computed, Stages, scalars), bounds, capability)
 

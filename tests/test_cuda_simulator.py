@@ -14,7 +14,7 @@ import pytest
 from cuda_arrays import SimulatedArray
 
 import fastopt
-from fastopt.backends import cuda_found
+from fastopt.backends.cuda import found as cuda_found
 
 FILE = Path(__file__).with_name("cuda_simulated.py")
 needs_numba = pytest.mark.skipif(
@@ -35,7 +35,7 @@ def test_all_in_the_simulator() -> None:
 def test_numpy_arrays_import_nothing_of_cuda() -> None:
     code = (
         "import sys, numpy as np, fastopt; fastopt.Adam(np.ones(3), clip_global_norm=1.0).step(np.ones(3)); "
-        "fastopt.backends.cuda_missing(); "
+        "from fastopt.backends import choosing; choosing.cuda_missing(); "
         "print([m for m in sys.modules if m.split('.')[0] in ('numba', 'numba_cuda', 'cuda', 'llvmlite')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastopt.demo import REQUIRED, main, mlp, naive
-from fastopt.demo.methods import METHODS, Method
+from fastopt.commands.demo import REQUIRED, main, mlp, naive
+from fastopt.commands.demo.methods import METHODS, Method
 
 SIZES = (5, 7, 6, 3)
 
@@ -73,7 +73,7 @@ def test_naive_updates_are_those_of_fastopt(method: Method) -> None:
 @pytest.mark.usefixtures("needs_packages")
 @pytest.mark.parametrize("label", ["SGD momentum", "Adam"])
 def test_ten_epochs_reach_96_percent(label: str) -> None:
-    from fastopt.demo import train
+    from fastopt.commands.demo import train
 
     method = next(method for method in METHODS if method.label == label)
     run = train.train(method, train.load(), epochs=10, seed=0, on_epoch=lambda: None)
@@ -115,7 +115,7 @@ def test_command_prints_the_same_accuracies_every_time_and_on_every_backend(tmp_
 
 
 def test_missing_package_is_one_line() -> None:
-    code = "import sys; sys.modules['sklearn'] = None; from fastopt.demo import main; sys.exit(main([]))"
+    code = "import sys; sys.modules['sklearn'] = None; from fastopt.commands.demo import main; sys.exit(main([]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert done.returncode == 1
     assert re.fullmatch(r"the demo needs .*sklearn.*: pip install 'fastopt\[demo\]'\n", done.stderr)

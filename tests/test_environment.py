@@ -14,8 +14,10 @@ import pytest
 from cases import ISAS, needs_native
 
 import fastopt
-from fastopt import backends, threads
-from fastopt.backends import cuda_found, native
+from fastopt.backends import choosing as backends
+from fastopt.backends import threads
+from fastopt.backends.cuda import found as cuda_found
+from fastopt.backends.native import library as native
 
 OURS = ("FASTOPT_BACKEND", "FASTOPT_ISA", "FASTOPT_NUM_THREADS")
 #: Where the package that is tested here is imported from: the checkout, or where the wheel was installed.

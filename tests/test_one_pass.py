@@ -9,7 +9,7 @@ import pytest
 from cases import CASES, Case, every_case, needs_native
 
 import fastopt
-from fastopt.backends import native
+from fastopt.backends.native import library as native
 
 pytestmark = needs_native
 
@@ -36,8 +36,11 @@ def calls_of_a_step(case: Case, count: int, monkeypatch: pytest.MonkeyPatch, **o
     grads = [[param * 0.5 for param in half] for half in halves]
     for _ in range(2):
         opt.step([[grad.copy() for grad in half] for half in grads])
+    from fastopt.backends.native import ndarrays, table
+
     recorder = Recorder(native.lib)
-    monkeypatch.setattr(native, "lib", recorder)
+    for module in (ndarrays, table):
+        monkeypatch.setattr(module, "lib", recorder)
     opt.step(grads)
     monkeypatch.undo()
     return recorder.called

@@ -28,9 +28,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastopt
-from fastopt import max_norm, threads
-from fastopt.backends import adder, native
-from fastopt.backends.axis_sums import sum_squares
+from fastopt.backends import threads
+from fastopt.backends.choosing import adder
+from fastopt.backends.native import library as native
+from fastopt.backends.numpy.axis_sums import sum_squares
+from fastopt.core import max_norm
+from fastopt.core.row_sparse import NOT_BY_ROWS
+from fastopt.core.whole_arrays import ArrayOptimizer
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
 
@@ -44,9 +48,7 @@ every_case = pytest.mark.parametrize("case", ALL, ids=str)
 SOME = [case for case in CASES if case.optimizer in (fastopt.Adam, fastopt.AdamW)][-4:]
 EACH = [
     SOME[0],
-    *{
-        case.optimizer: case for case in ALL if issubclass(case.optimizer, fastopt.array_optimizer.ArrayOptimizer)
-    }.values(),
+    *{case.optimizer: case for case in ALL if issubclass(case.optimizer, ArrayOptimizer)}.values(),
 ]
 
 
@@ -837,7 +839,7 @@ def test_a_group_can_not_ask_later_for_what_is_refused() -> None:
 
 #: Those of the options that are done by rows.
 BY_ROWS = {
-    name: {key: value for key, value in row.items() if key not in fastopt.sparse.NOT_BY_ROWS or value == "bfloat16"}
+    name: {key: value for key, value in row.items() if key not in NOT_BY_ROWS or value == "bfloat16"}
     for name, row in {**OPTIONS, **STORAGE}.items()
     if not row.keys() & {"ema_bias_correction", "polyak_start"}
 }
@@ -858,7 +860,7 @@ SPARSE = [
     "options", [row for row in BY_ROWS.values() if row], ids=[key for key in BY_ROWS if BY_ROWS[key]]
 )
 def test_row_sparse_gradients_are_dense_ones_of_their_rows(case: Case, options: dict[str, Any], backend: str) -> None:
-    """Beside a dense gradient: the bits of the rows, and of all that belongs to them; no other row is touched."""
+    """ArrayExtras a dense gradient: the bits of the rows, and of all that belongs to them; no other row is touched."""
     rng = np.random.default_rng(15)
     indices = rng.permutation(900)[:300]
     start = [rng.normal(size=(900, 6)).astype(np.float32), rng.normal(size=1025).astype(np.float32)]

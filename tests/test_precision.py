@@ -12,8 +12,9 @@ import pytest
 from cases import ISAS, needs_native
 
 import fastopt
-from fastopt import dither, halves, quantize
-from fastopt.backends import native
+from fastopt import quantize
+from fastopt.arithmetic import dither, halves
+from fastopt.backends.native import library as native
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]

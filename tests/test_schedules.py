@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastopt import plot_schedules, schedules
+from fastopt import schedules
+from fastopt.commands import plot_schedules
 from fastopt.schedules import (
     Schedule,
     chain,
@@ -386,5 +387,5 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch, capsys):
 
 
 def test_importing_leaves_matplotlib_alone():
-    code = "import fastopt.schedules, fastopt.plot_schedules, sys; sys.exit('matplotlib' in sys.modules)"
+    code = "import fastopt.schedules, fastopt.commands.plot_schedules, sys; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

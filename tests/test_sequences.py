@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.backends import native
+from fastopt.backends.native import library as native
 
 BACKENDS = ["numpy"] if native.missing is not None else ["native", "numpy"]
 SHAPES: list[tuple[int, ...]] = [(4, 3), (3,), (), (0,), (2, 3, 2), (5000,), (17000,), (1,)]

@@ -11,8 +11,8 @@ import pytest
 from cases import ISAS, everything, needs_native
 
 import fastopt
-from fastopt import threads
-from fastopt.backends import native
+from fastopt.backends import threads
+from fastopt.backends.native import library as native
 
 ROWS, COLUMNS = 40, 6
 

@@ -14,7 +14,8 @@ from cases import CASES, Case, every_case, every_dtype, everything
 from structures import copied, flat, like, model, same
 
 import fastopt
-from fastopt import schedules, state
+from fastopt import schedules
+from fastopt.core import state_dict as state
 
 RNG = np.random.default_rng(1)
 

@@ -494,8 +494,10 @@ def test_wrong_gradients_of_a_later_step(
 
 
 def native_module() -> Any:
-    from fastopt.backends import native
+    from fastopt.backends.native import library
 
-    if native.missing is not None:
-        pytest.skip(f"needs the native backend: {native.missing}")
-    return native
+    if library.missing is not None:
+        pytest.skip(f"needs the native backend: {library.missing}")
+    from fastopt.backends.native import ndarrays
+
+    return ndarrays

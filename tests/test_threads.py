@@ -15,9 +15,9 @@ import pytest
 from cases import needs_native
 
 import fastopt
-from fastopt import threads
-from fastopt.backends import numpy as fallback
-from fastopt.backends import workers
+from fastopt.backends import threads
+from fastopt.backends.numpy import table as fallback
+from fastopt.backends.numpy import workers
 
 
 @needs_native

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import backends
-from ..array_optimizer import Direction, DirectionOptimizer
-from ..arrays import Array, in_memory_order
-from ..backends import Hyper
-from ..backends.axis_sums import Adder, sum_squares
-from ..hyperparameters import NON_NEGATIVE, NON_POSITIVE, OPTIONAL, Allowed, Group, Range, Schedulable
-from ..optimizer import Optimizer
-from ..quantize import Map
+from ..arithmetic.quantize import Map
+from ..arrays.dtypes import Array
+from ..arrays.memory import in_memory_order
+from ..backends import choosing
+from ..backends.numpy.axis_sums import Adder, sum_squares
+from ..backends.table import HyperRow
+from ..core.optimizer import Optimizer
+from ..core.whole_arrays import Direction, DirectionOptimizer
+from ..options.ranges import NON_NEGATIVE, NON_POSITIVE, OPTIONAL, Allowed, Group, Range, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 #: Elements of a block: few enough for temporaries to stay in cache.
 BLOCK = 16384
@@ -127,32 +128,32 @@ class Adafactor(DirectionOptimizer):
         shape = self.slots(computed)[slot]
         if self.backend != "cuda" or shape == tuple(computed.shape):
             return super()._slot(name, computed, group, slot)
-        dtype = self._arrays.computed_in(computed.dtype)
+        dtype = self._arrays.compute_dtype(computed.dtype)
         zeros = self._arrays.zeros(shape, dtype, computed)
         return self._kept(name, slot, zeros, dtype, lambda: zeros), None
 
     def _new_table(self) -> Any:
         if self.backend != "cuda":
             return super()._new_table()
-        from ..backends.cuda_adafactor import Factored
+        from ..backends.cuda.adafactor import Factored
 
         table: Any = Optimizer._new_table(self)
         slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
         self._factored = Factored(table, slots)
         return table
 
-    def _run(self, table: Any, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+    def _run(self, table: Any, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
         if self.backend != "cuda":
-            super()._run(table, groups, hypers)
+            super()._run(table, groups, hyper_rows)
             return
-        from ..backends.cuda_adafactor import Numbers
+        from ..backends.cuda.adafactor import Numbers
 
         numbers = []
         for k, step in self._rows:
             group = groups[k]
             eps1, eps2 = group["eps"]
             numbers.append(Numbers(self.weight(group, step + 1), eps1, eps2, self.rate(group, step + 1), group["d"]))
-        self._factored.step(table, hypers, numbers)
+        self._factored.step(table, hyper_rows, numbers)
 
     def weight(self, group: Group, step: int) -> float:
         """Return the weight of a step's squares in their means."""
@@ -168,7 +169,7 @@ class Adafactor(DirectionOptimizer):
         eps1, eps2 = group["eps"]
         eps1 = float(np.finfo(param.dtype).eps) if eps1 is None else eps1
         weight = self.weight(group, step)
-        add = backends.adder(self.backend)
+        add = choosing.adder(self.backend)
         if param.ndim < 2:
             approach(state["variance"], np.square(g, dtype=np.float64), weight)
             u = g / np.sqrt(np.maximum(state["variance"], param.dtype.type(eps1 * eps1)))

@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import rules
-from ..hyperparameters import Group, Schedulable
-from ..optimizer import Optimizer
-from ..rules import Rule
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..core.optimizer import Optimizer
+from ..options.ranges import Group, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 
 class Adam(Optimizer):
@@ -26,7 +26,7 @@ class Adam(Optimizer):
         v = beta2 * v + (1 - beta2) * g * g
         p -= lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t) + eps_root) + eps)
 
-    amsgrad: the largest ``v`` so far in the place of ``v``.
+    amsgrad: the largest ``v`` so far instead of ``v``.
 
     A :class:`fastopt.RowSparse` gradient updates its rows as :class:`SparseAdam` does.
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .. import rules
-from ..hyperparameters import Group, Schedulable
-from ..optimizer import Optimizer
-from ..rules import Rule
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..core.optimizer import Optimizer
+from ..options.ranges import Group, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 
 class Adamax(Optimizer):
-    r"""Adamax, as ``torch.optim.Adamax``: Adam with the largest gradient, fading, in the place of the root mean square.
+    r"""Adamax, as ``torch.optim.Adamax``: Adam with the largest gradient, fading, instead of the root mean square.
 
     For step ``t`` from 1::
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import rules
-from ..array_optimizer import ArrayOptimizer, making_slots
-from ..backends import Hyper, Source, Table, Trust
-from ..hyperparameters import NON_NEGATIVE, Allowed, Group, Schedulable
-from ..rules import Rule
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..backends.table import HyperRow, Source, Table, Trust
+from ..core.whole_arrays import ArrayOptimizer, making_slots
+from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 
 class _Layerwise(ArrayOptimizer):
@@ -38,19 +38,19 @@ class _Layerwise(ArrayOptimizer):
         return []  # the ratio is beside the row, not in it
 
     def _step_by_ratios(
-        self, table: Any, groups: Sequence[Group], norms: list[Hyper], update: Source, hypers: list[Hyper]
+        self, table: Any, groups: Sequence[Group], norms: list[HyperRow], update: Source, hyper_rows: list[HyperRow]
     ) -> None:
-        """Find the trust ratios, by the rows ``norms``, and step by the rows ``hypers``, which are without them yet."""
+        """Find the trust ratios by the rows ``norms``, put them into ``hyper_rows``, and step by these."""
         trusts = [
             Trust(groups[k]["lr"], *self._trust(groups[k]), groups[k]["adapt"], self._scaled(groups[k]))
             for k, _ in self._rows
         ]
         if self.backend == "cuda":
             table.set_trust_ratios(norms, update, trusts, [self.state[name]["trust_ratio"] for name in self._names])
-            table.step(hypers)
+            table.step(hyper_rows)
             return
         present = self._gradients.present
-        rows = table.rows[present]
+        rows = table.row_numbers[present]
         param_sums, update_sums = (table.sum_products(norms, each, each)[present] for each in ("param", update))
         lrs, coefficients, eps, adapt = np.array([trust[:4] for trust in trusts]).reshape(-1, 4)[rows].T
         with np.errstate(all="ignore"):
@@ -59,16 +59,16 @@ class _Layerwise(ArrayOptimizer):
             ratios = np.where(is_defined, coefficients * param_norms / (update_norms + eps), 1.0)
             rates = lrs * ratios
         self._numbers[0, present] = ratios
-        table.rows[present] = np.arange(rows.size)
+        table.row_numbers[present] = np.arange(rows.size)
         try:
             table.step(
                 [
-                    scaled_by(hypers[row], trusts[row].scaled, rate)
+                    scaled_by(hyper_rows[row], trusts[row].scaled, rate)
                     for row, rate in zip(rows.tolist(), rates.tolist(), strict=True)
                 ]
             )
         finally:
-            table.rows[present] = rows
+            table.row_numbers[present] = rows
 
     def _trust(self, group: Group) -> tuple[float, float]:
         """Return the ratio's coefficient, and what is added to its denominator."""
@@ -79,8 +79,8 @@ class _Layerwise(ArrayOptimizer):
         return ("step_size",)
 
 
-def scaled_by(hyper: Hyper, scaled: Sequence[str], rate: float) -> Hyper:
-    """Return the row with this rate in the place of these of its scalars."""
+def scaled_by(hyper: HyperRow, scaled: Sequence[str], rate: float) -> HyperRow:
+    """Return the row with this rate instead of these of its scalars."""
     return hyper._replace(scalars=hyper.scalars._replace(**dict.fromkeys(scaled, rate)))  # type: ignore[attr-defined]
 
 
@@ -170,8 +170,8 @@ class LARS(_Layerwise):
             return rules.NesterovScalars(group["momentum"], group["lr"], group["lr"], 1.0)
         return rules.MomentumScalars(group["momentum"], group["lr"], 1.0)
 
-    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
-        self._step_by_ratios(table, groups, hypers, "grad", hypers)
+    def _run(self, table: Table, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
+        self._step_by_ratios(table, groups, hyper_rows, "grad", hyper_rows)
 
     def _trust(self, group: Group) -> tuple[float, float]:
         return group["trust_coefficient"], group["eps"]
@@ -273,13 +273,13 @@ class LAMB(_Layerwise):
         eps, eps_root = group["eps"] * root, group["eps_root"] * correction2
         return rules.AdamDirectionScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, decay, eps, eps_root)
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+    def _hyper(self, group: Group, rule: Rule, step: int) -> HyperRow:
         return super()._hyper(group, rule, step)._replace(decay=1.0)
 
-    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
-        table.step(making_slots(hypers))
+    def _run(self, table: Table, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
+        table.step(making_slots(hyper_rows))
         descents = [
             hyper._replace(rule=rules.descend, scalars=rules.DescendScalars(groups[k]["lr"]))
-            for hyper, (k, _) in zip(hypers, self._rows, strict=True)
+            for hyper, (k, _) in zip(hyper_rows, self._rows, strict=True)
         ]
-        self._step_by_ratios(table, groups, hypers, 0, descents)
+        self._step_by_ratios(table, groups, hyper_rows, 0, descents)

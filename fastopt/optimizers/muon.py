@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..array_optimizer import Direction, DirectionOptimizer
-from ..arrays import Array
-from ..hyperparameters import ANY_NUMBER, Allowed, Choice, Group, Range, Schedulable
+from ..arrays.dtypes import Array
+from ..core.whole_arrays import Direction, DirectionOptimizer
+from ..options.ranges import ANY_NUMBER, Allowed, Choice, Group, Range, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 
 class Muon(DirectionOptimizer):

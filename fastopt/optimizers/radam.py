@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .. import rules
-from ..hyperparameters import Group, Schedulable
-from ..optimizer import Optimizer
-from ..rules import Rule
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..core.optimizer import Optimizer
+from ..options.ranges import Group, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 
 class RAdam(Optimizer):

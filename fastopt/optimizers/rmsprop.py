@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import rules
-from ..hyperparameters import BELOW_ONE, Allowed, Group, Schedulable
-from ..optimizer import Optimizer
-from ..rules import Rule
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..core.optimizer import Optimizer
+from ..options.ranges import BELOW_ONE, Allowed, Group, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 
 class RMSprop(Optimizer):
@@ -24,7 +24,7 @@ class RMSprop(Optimizer):
         v = alpha * v + (1 - alpha) * g * g
         p -= lr * g / (sqrt(v) + eps)
 
-    centered: ``m = alpha * m + (1 - alpha) * g``, and ``sqrt(v - m * m)`` in the place of ``sqrt(v)`` (a difference
+    centered: ``m = alpha * m + (1 - alpha) * g``, and ``sqrt(v - m * m)`` instead of ``sqrt(v)`` (a difference
     that rounding makes negative counts as 0). With momentum: ``b = momentum * b + g / (sqrt(v) + eps); p -= lr * b``.
 
     Parameters

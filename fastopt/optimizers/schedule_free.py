@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .. import rules
-from ..array_optimizer import ArrayOptimizer
-from ..arrays import Array
-from ..backends import Hyper, Table
-from ..hyperparameters import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
-from ..results import StepInfo
-from ..rules import Rule
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..arrays.dtypes import Array
+from ..backends.table import HyperRow, Table
+from ..core.results import StepInfo
+from ..core.whole_arrays import ArrayOptimizer
+from ..options.ranges import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 AVERAGING: Mapping[str, Allowed] = {"warmup_steps": NON_NEGATIVE, "r": ANY_NUMBER, "weight_lr_power": NON_NEGATIVE}
 
@@ -96,18 +96,18 @@ class _ScheduleFree(ArrayOptimizer):
         """Return the part of ``x`` in ``y``."""
         raise NotImplementedError
 
-    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
-        super()._run(table, groups, hypers)
+    def _run(self, table: Table, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
+        super()._run(table, groups, hyper_rows)
         made = [self.warmed_up(its, step + 1) for its, (_, step) in zip(self._options, self._rows, strict=True)]
         _, largest, weight = np.array(made).reshape(-1, 3).T
         present = self._gradients.present
-        rows = table.rows[present]
+        rows = table.row_numbers[present]
         self._numbers[0, present] += weight[rows]
         self._numbers[1, present] = largest[rows]
 
 
 class ScheduleFreeSGD(_ScheduleFree):
-    r"""Schedule-Free SGD: momentum by averaging, in the place of a schedule.
+    r"""Schedule-Free SGD: momentum by averaging, instead of a schedule.
 
     For step ``t`` from 1, with ``x = y = z = p`` before it::
 
@@ -203,7 +203,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         lr, c = self.averaging(group, step)
         return rules.ScheduleFreeSGDScalars(1.0 - c, c, lr * (1.0 - group["momentum"] * (1.0 - c)), lr)
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+    def _hyper(self, group: Group, rule: Rule, step: int) -> HyperRow:
         # Decay at y is L2, whichever way it is asked for.
         return super()._hyper(group, rule, step)._replace(l2=group["weight_decay"], decay=1.0)
 
@@ -212,7 +212,7 @@ class ScheduleFreeSGD(_ScheduleFree):
 
 
 class ScheduleFreeAdamW(_ScheduleFree):
-    r"""Schedule-Free AdamW: AdamW with averaging in the place of momentum and schedule.
+    r"""Schedule-Free AdamW: AdamW with averaging instead of momentum and schedule.
 
     For step ``t`` from 1, with ``x = y = z = p`` before it::
 
@@ -318,7 +318,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
             beta2, 1.0 - beta2, root, decay, 1.0 - c, c, step_size, lr, group["eps"] * root
         )
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+    def _hyper(self, group: Group, rule: Rule, step: int) -> HyperRow:
         return super()._hyper(group, rule, step)._replace(decay=1.0)
 
     def _interpolation(self, group: Group) -> float:

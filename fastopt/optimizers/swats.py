@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import rules
-from ..array_optimizer import ArrayOptimizer, making_slots
-from ..backends import Hyper, Table
-from ..hyperparameters import Group, Schedulable
-from ..rules import Rule
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..backends.table import HyperRow, Table
+from ..core.whole_arrays import ArrayOptimizer, making_slots
+from ..options.ranges import Group, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 
 class SWATS(ArrayOptimizer):
@@ -123,29 +123,29 @@ class SWATS(ArrayOptimizer):
         step_size = group["lr"] * math.sqrt(1.0 - beta2**step) / (1.0 - beta1**step)
         return rules.AdamDirectionScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, 0.0, group["eps"], 0.0)
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> Hyper:
+    def _hyper(self, group: Group, rule: Rule, step: int) -> HyperRow:
         if group["switch_step"]:
             group, rule = {**group, "lr": group["sgd_lr"]}, rules.momentum
         return super()._hyper(group, rule, step)
 
-    def _run(self, table: Table, groups: Sequence[Group], hypers: list[Hyper]) -> None:
+    def _run(self, table: Table, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
         first, second = [], []
-        for hyper, making in zip(hypers, making_slots(hypers), strict=True):
+        for hyper, making in zip(hyper_rows, making_slots(hyper_rows), strict=True):
             in_adams_phase = hyper.rule is rules.adam_direction
             first.append(making if in_adams_phase else hyper)
             descent = {"rule": rules.descend, "scalars": rules.DescendScalars(1.0)} if in_adams_phase else {"stages": 0}
             second.append(hyper._replace(**descent))
         table.step(first)
-        is_adams = np.array([hyper.rule is rules.adam_direction for hyper in hypers], bool)
+        is_adams = np.array([hyper.rule is rules.adam_direction for hyper in hyper_rows], bool)
         if not is_adams.any():
             return
-        squares = table.sum_products(hypers, 0, 0)
-        products = table.sum_products(hypers, 0, "grad")
+        squares = table.sum_products(hyper_rows, 0, 0)
+        products = table.sum_products(hyper_rows, 0, "grad")
         table.step(second)
         if self._verdict is not None and not self._verdict:
             return  # skipped by a GPU
         in_adam = self._gradients.present.copy()
-        in_adam[in_adam] = is_adams[table.rows[in_adam]]
+        in_adam[in_adam] = is_adams[table.row_numbers[in_adam]]
         for k, group in enumerate(groups):
             of_group = np.flatnonzero(self._group_of == k)
             for arrays in [of_group] if group["per_group"] else of_group[:, None]:

@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import rules
-from ..hyperparameters import NON_NEGATIVE, Allowed, Group, Schedulable
-from ..optimizer import Optimizer
-from ..rules import Rule
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..core.optimizer import Optimizer
+from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ..hyperparameters import Common
+    from ..options.common import Common
 
 
 class Yogi(Optimizer):

@@ -1,0 +1,34 @@
+"""The dtypes of parameters and gradients."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+
+#: What the kernels read as a gradient as it stands, besides bfloat16; other float dtypes are converted before.
+NATIVE_GRADS = (FLOAT32, FLOAT64, np.dtype(np.float16))
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype is of floats, those of ml_dtypes (which NumPy calls void) included."""
+    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    return dtype == np.float16 or is_bfloat16(dtype)
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "V" and dtype.name == "bfloat16"
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that a parameter of this one is computed in."""
+    return FLOAT64 if dtype == FLOAT64 else FLOAT32

@@ -1,0 +1,362 @@
+"""Arrays on a GPU, as their ``__cuda_array_interface__`` tells of them.
+
+The names that backends/host_arrays.py has too are what the optimizer asks of the arrays of either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...arithmetic import halves
+from ...arrays.memory import Extents, described
+from .. import host_arrays
+from . import numba_cuda
+from .numba_cuda import to_host
+
+#: What is computed in, and what may be a parameter or a gradient.
+COMPUTED = ("float32", "float64")
+HALVES = ("float16", "bfloat16")
+FLOATS = (*COMPUTED, *HALVES)
+
+#: What may be in an optimizer's state.
+STORED = (*FLOATS, "uint8")
+
+
+class Flags(NamedTuple):
+    c_contiguous: bool
+    aligned: bool = True
+
+
+class DeviceArray(NamedTuple):
+    """An array on a device as its ``__cuda_array_interface__`` told it. It keeps the array alive."""
+
+    owner: Any
+    address: int
+    shape: tuple[int, ...]
+    dtype: str
+    flags: Flags
+    device: int
+    stream: int | None
+    read_only: bool
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * numba_cuda.ITEM_SIZES[self.dtype]
+
+
+def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
+    """Return an array as a kernel sees it.
+
+    Raises
+    ------
+    TypeError
+        If it is no array on a device, or of none of these dtypes.
+    ValueError
+        If it is not one aligned, contiguous run of memory.
+    """
+    try:
+        interface = numba_cuda.interface(array)
+    except AttributeError:
+        raise TypeError(
+            f"{what} is {described(array)}, not on the GPU, where other arrays of this optimizer are; move it there "
+            "(cupy.asarray(a), torch_tensor.cuda()), or build an optimizer for each place"
+        ) from None
+    except RuntimeError as error:  # torch: of tensors that require grad
+        raise TypeError(f"{what} does not show its memory ({error}); give its .detach(), which shares it") from None
+    dtype = dtype_name(array, interface)
+    if dtype not in dtypes:
+        raise TypeError(f"{what} has dtype {dtype}; expected one of {', '.join(dtypes)}")
+    if interface.get("mask") is not None:
+        raise TypeError(f"{what} is a masked array; give its data")
+    shape, strides = tuple(interface["shape"]), interface.get("strides")
+    item_size = numba_cuda.ITEM_SIZES[dtype]
+    is_c = strides is None or is_contiguous(shape, strides, item_size)
+    pointer, read_only = interface["data"]
+    is_fortran = strides is not None and is_contiguous(shape[::-1], strides[::-1], item_size)
+    if not (is_c or is_fortran) or pointer % item_size:
+        raise ValueError(
+            f"{what} is not one contiguous, aligned run of memory (shape {shape}, strides {strides}); give a "
+            "contiguous copy (torch: .contiguous(), CuPy: cupy.ascontiguousarray())"
+        )
+    stream = interface.get("stream")
+    device = numba_cuda.device_of(pointer) if pointer else -1
+    return DeviceArray(array, int(pointer), shape, dtype, Flags(is_c), device, stream, bool(read_only))
+
+
+def dtype_name(array: Any, interface: dict[str, Any]) -> str:
+    if interface["typestr"] in ("<V2", "|V2") and str(getattr(array, "dtype", "")).endswith("bfloat16"):
+        return "bfloat16"
+    return str(np.dtype(interface["typestr"]).name)
+
+
+def is_contiguous(shape: Sequence[int], strides: Sequence[int], item_size: int) -> bool:
+    """Return whether the elements lie in C order without gaps."""
+    if 0 in shape:
+        return True
+    expected = item_size
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if length != 1 and stride != expected:
+            return False
+        expected *= length
+    return True
+
+
+def checked_param(name: str, array: Any) -> DeviceArray:
+    """Return a parameter as the kernels see it; raise unless it can be updated in place.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`seen`; ValueError too if it is read-only.
+    """
+    return writeable(f"params: {name!r}", seen(f"params: {name!r}", array, FLOATS))
+
+
+def writeable(what: str, array: DeviceArray) -> DeviceArray:
+    """Return an array that can be written; raise for others."""
+    if array.read_only:
+        raise ValueError(f"{what} is read-only, and is to be updated in place; give a writeable one or a copy")
+    return array
+
+
+def checked_copy(name: str, copy: Any, param: DeviceArray) -> DeviceArray:
+    """Return ``copy``; raise unless it can be written wherever ``param`` is updated.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of float16 or bfloat16 on the GPU, or its parameter is not float32.
+    ValueError
+        If its shape, device or order of memory is not the parameter's, or it is read-only.
+    """
+    found = writeable(f"copy_to: {name!r}", seen(f"copy_to: {name!r}", copy, HALVES))
+    if param.dtype != "float32":
+        raise TypeError(f"copy_to: {name!r} is a copy of a parameter of {param.dtype}; expected one of float32")
+    if not are_alike(found, param):
+        raise ValueError(
+            f"copy_to: {name!r} has shape {found.shape} and is on device {found.device}; expected one of shape "
+            f"{param.shape} on device {param.device}, in its parameter's order of memory"
+        )
+    return found
+
+
+def are_alike(array: DeviceArray, param: DeviceArray) -> bool:
+    """Return whether an array has the shape, the device and the order of memory of a parameter."""
+    is_ordered = array.flags == param.flags or param.ndim <= 1 or param.size <= 1
+    return array.shape == param.shape and array.device == param.device and is_ordered
+
+
+def extents(names: Sequence[str], params: Sequence[DeviceArray]) -> Extents:
+    """Return the runs of memory of all parameters, which must be on one device.
+
+    Raises
+    ------
+    ValueError
+        If they are on two, or two of them overlap.
+    """
+    first = device_of(params)
+    for name, param in zip(names, params, strict=True):
+        if param.device not in (-1, first):
+            raise ValueError(
+                f"params: {name!r} is on device {param.device}, and other parameters on device {first}; build an "
+                "optimizer for each device"
+            )
+    return Extents(names, [param.address for param in params], [param.nbytes for param in params])
+
+
+def device_of(params: Sequence[DeviceArray]) -> int:
+    """Return the device of the first array that has memory."""
+    return next((param.device for param in params if param.device >= 0), 0)
+
+
+def in_memory_order(array: Any) -> DeviceArray:
+    return array if isinstance(array, DeviceArray) else seen("array", array, STORED)
+
+
+def is_half(dtype: Any) -> bool:
+    return str(dtype) in HALVES
+
+
+def is_bfloat16(dtype: Any) -> bool:
+    return str(dtype) == "bfloat16"
+
+
+def compute_dtype(dtype: Any) -> str:
+    """Return the dtype that a parameter of this one is computed in."""
+    return "float64" if str(dtype) == "float64" else "float32"
+
+
+def check_slot(where: str, slot: Any, param: Any, dtype: Any) -> None:
+    """Raise unless a slot that came from outside can serve its parameter.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of that dtype on the GPU.
+    ValueError
+        If anything else differs.
+    """
+    if isinstance(param, np.ndarray):  # a count
+        host_arrays.check_slot(where, slot, param, dtype)
+        return
+    found, param = seen(where, slot, (str(dtype),)), in_memory_order(param)
+    if found.read_only or not are_alike(found, param):
+        raise ValueError(
+            f"{where} has shape {found.shape} and is on device {found.device}; expected one of shape {param.shape} on "
+            f"device {param.device}, writeable, in its parameter's order of memory"
+        )
+
+
+def slot_like(param: Any, value: float, dtype: Any) -> Any:
+    """Return a new array of a parameter's shape, order of memory and device, filled with one number."""
+    param = in_memory_order(param)
+    with numba_cuda.on_device(max(param.device, 0)):
+        return numba_cuda.full(param.shape, str(dtype), "C" if param.flags.c_contiguous else "F", value)
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, param: Any) -> Any:
+    """Return a new array of this shape, in C order, on the device of a parameter."""
+    with numba_cuda.on_device(max(in_memory_order(param).device, 0)):
+        return numba_cuda.full(shape, str(dtype), "C", 0.0)
+
+
+def to_compute_dtype(array: Any) -> Any:
+    """Return a copy of a parameter in the dtype that it is computed in; made by way of the host."""
+    return to_device_of(array, halves.to_compute_dtype(on_host(array)))
+
+
+def on_host(array: Any, copy: bool = True) -> npt.NDArray[Any]:
+    """Return a copy of an array in NumPy's memory; counts are there already."""
+    if isinstance(array, np.ndarray):
+        return array.copy(order="K") if copy else array
+    return to_host(owner(array))
+
+
+def write(array: Any, values: npt.NDArray[Any]) -> None:
+    """Write values from NumPy's memory into a parameter, a slot or a count."""
+    if isinstance(array, np.ndarray):
+        array[...] = values
+    else:
+        numba_cuda.write(owner(array), values)
+
+
+def scales(count: int, value: float, param: Any) -> Any:
+    """Return new scales of a slot in 8 bits, on the device of a parameter."""
+    with numba_cuda.on_device(max(in_memory_order(param).device, 0)):
+        return numba_cuda.full((count,), "float32", "C", value)
+
+
+def to_device_of(array: Any, values: npt.NDArray[Any]) -> Any:
+    """Return values from NumPy's memory on the device of an array."""
+    return numba_cuda.from_host(values, max(in_memory_order(array).device, 0))
+
+
+def number(value: float, param: DeviceArray) -> Any:
+    """Return a number of an array's state, on the device of a parameter."""
+    with numba_cuda.on_device(max(param.device, 0)):
+        return numba_cuda.full((), "float64", "C", value)
+
+
+def clear(array: Any) -> None:
+    write(array, np.zeros(array.shape))
+
+
+def write_rounded(array: Any, values: Any) -> None:
+    """Write a parameter's values into an array of its own dtype or a lower precision, by way of the host."""
+    rounded = on_host(array)
+    host_arrays.write_rounded(rounded, on_host(values))
+    write(array, rounded)
+
+
+def owner(array: Any) -> Any:
+    return array.owner if isinstance(array, DeviceArray) else array
+
+
+def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
+    """Raise unless the gradients can be cleared: are writeable, each of memory of its own; None is passed over.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one can't.
+    """
+    there = [
+        (name, seen(f"grads: {name!r}", grad, FLOATS))
+        for name, grad in zip(names, grads, strict=True)
+        if grad is not None
+    ]
+    for name, grad in there:
+        if grad.read_only:
+            raise ValueError(f"grads: {name!r} is read-only, which zero_grads=True can't clear; give a copy")
+    there.sort(key=lambda item: item[1].address)
+    for (name, grad), (next_name, next_grad) in pairwise(there):
+        if next_grad.address < grad.address + grad.nbytes and next_grad.size:
+            raise ValueError(
+                f"grads: {name!r} and {next_name!r} share memory, and zero_grads=True would clear the one before the "
+                "other is read; give copies"
+            )
+
+
+def grad_in_memory_order(name: str, grad: Any, param: DeviceArray) -> tuple[DeviceArray, bool]:
+    """Return a gradient as the kernels see it, and that it is the caller's own memory.
+
+    Raises
+    ------
+    TypeError
+        If it is no float array on the GPU.
+    ValueError
+        If its shape, device or order of memory is not the parameter's.
+    """
+    found = seen(f"grads: {name!r}", grad, FLOATS)
+    if found.shape != param.shape:
+        raise ValueError(f"grads: {name!r} has shape {found.shape}; its parameter has shape {param.shape}")
+    if -1 not in (found.device, param.device) and found.device != param.device:
+        raise ValueError(
+            f"grads: {name!r} is on device {found.device}, and its parameter on device {param.device}; move it there"
+        )
+    if found.flags != param.flags and found.ndim > 1 and found.size > 1:
+        raise ValueError(
+            f"grads: {name!r} and its parameter differ in the order of memory (C or Fortran); give a copy in the "
+            "parameter's"
+        )
+    return found, True
+
+
+def are_aligned(grads: Sequence[Any]) -> bool:
+    """Return whether all of these can be read as they are: others were refused."""
+    return True
+
+
+def models_of(grads: Sequence[Any]) -> list[Any] | None:
+    """Return all that makes torch's tensors alike but their places; None where one is of another kind."""
+    if not all(hasattr(type(grad), "data_ptr") for grad in grads):
+        return None
+    try:
+        return [(type(grad), grad.dtype, grad.shape, grad.stride(), grad.device, grad.requires_grad) for grad in grads]
+    except RuntimeError:  # a sparse one has no strides
+        return None
+
+
+def pointer_reader(array: Any) -> Callable[[Any], int]:
+    """Return the fastest way to tell where an array of this kind begins now; None has no place."""
+    if array is None:
+        return lambda nothing: 0
+    if hasattr(type(array), "data_ptr"):  # torch
+        return type(array).data_ptr  # type: ignore[no-any-return]
+    if hasattr(getattr(array, "data", None), "ptr"):  # CuPy
+        return lambda array: int(array.data.ptr) if array.size else 0  # as its interface says
+    return numba_cuda.address

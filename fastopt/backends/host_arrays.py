@@ -1,0 +1,247 @@
+"""NumPy arrays as the core sees them: what may be a parameter or a gradient, and how slots are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arithmetic import halves
+from ..arithmetic.halves import to_compute_dtype as to_compute_dtype
+from ..arrays.dtypes import FLOAT32, FLOAT64, NATIVE_GRADS, Array, is_float
+from ..arrays.dtypes import compute_dtype as compute_dtype
+from ..arrays.dtypes import is_bfloat16 as is_bfloat16
+from ..arrays.dtypes import is_half as is_half
+from ..arrays.memory import (
+    CACHE_LINE,
+    Extents,
+    address,
+    described,
+    extent,
+)
+from ..arrays.memory import in_memory_order as in_memory_order
+
+
+def checked_param(name: str, array: Any) -> Array:
+    """Return ``array``; raise unless it can be updated in place.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of native float32, float64, float16 or bfloat16.
+    ValueError
+        If it is read-only, masked, or not one run of memory.
+    """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"params: {name!r} is {described(array)}; expected a NumPy array of floats, which can be "
+            "updated in place (make one with np.asarray(..., dtype=np.float32))"
+        )
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"params: {name!r} is a masked array; give its .data, or np.asarray() of it")
+    if array.dtype not in (FLOAT32, FLOAT64) and not is_half(array.dtype):
+        raise TypeError(
+            f"params: {name!r} has dtype {array.dtype}; expected float32, float64, float16 or bfloat16 in this "
+            f"machine's "
+            "byte order (convert it with .astype(np.float32))"
+        )
+    check_memory(f"params: {name!r}", array)
+    return array
+
+
+def checked_copy(name: str, copy: Any, param: Array) -> Array:
+    """Return ``copy``; raise unless it can be written wherever ``param`` is updated.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of native float16 or bfloat16, or its parameter is not float32.
+    ValueError
+        If its shape or memory order is not the parameter's, or it is read-only or not one run of memory.
+    """
+    if not isinstance(copy, np.ndarray) or not is_half(copy.dtype):
+        found = f"has dtype {copy.dtype}" if isinstance(copy, np.ndarray) else f"is {described(copy)}"
+        raise TypeError(
+            f"copy_to: {name!r} {found}; expected a NumPy array of float16 or bfloat16, or None for no copy"
+        )
+    if param.dtype != FLOAT32:
+        raise TypeError(f"copy_to: {name!r} is a copy of a parameter of {param.dtype}; expected one of float32")
+    if copy.shape != param.shape:
+        raise ValueError(f"copy_to: {name!r} has shape {copy.shape}; its parameter has shape {param.shape}")
+    check_memory(f"copy_to: {name!r}", copy)
+    if copy.flags.c_contiguous < param.flags.c_contiguous or copy.flags.f_contiguous < param.flags.f_contiguous:
+        raise ValueError(f"copy_to: {name!r} is not in its parameter's memory order; make it with np.empty_like(param)")
+    return copy
+
+
+def check_memory(where: str, array: Array) -> None:
+    """Raise unless an array is one writeable run of memory."""
+    if not array.flags.writeable:
+        raise ValueError(f"{where} is read-only, and is to be updated in place; give a writeable one or a copy")
+    if not (array.flags.c_contiguous or array.flags.f_contiguous) or not array.flags.aligned:
+        raise ValueError(
+            f"{where} is not one contiguous, aligned run of memory (shape {array.shape}, strides "
+            f"{array.strides}); give np.ascontiguousarray() of it, and keep that"
+        )
+
+
+def check_slot(where: str, slot: Any, param: Array, dtype: np.dtype[Any]) -> None:
+    """Raise unless ``slot`` has this dtype, the shape and order of memory of its parameter, and can be written.
+
+    Raises
+    ------
+    TypeError
+        If it is no array of that dtype.
+    ValueError
+        If anything else differs.
+    """
+    if not isinstance(slot, np.ndarray) or slot.dtype != dtype:
+        found = f"an array of {slot.dtype}" if isinstance(slot, np.ndarray) else described(slot)
+        raise TypeError(f"{where} is {found}; expected a NumPy array of {dtype}, as when it was made")
+    is_contiguous = slot.flags.c_contiguous if param.flags.c_contiguous else slot.flags.f_contiguous
+    if slot.shape != param.shape or not (is_contiguous and slot.flags.aligned and slot.flags.writeable):
+        raise ValueError(
+            f"{where} has shape {slot.shape}, strides {slot.strides}; expected one of shape {param.shape}, writeable, "
+            f"in its parameter's order of memory; write into the slot instead: {where}[...] = values"
+        )
+
+
+def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
+    """Return a new array like a parameter, full of ``value``, as far from a cache line's start as the parameter is.
+
+    So one cut into cache lines serves both (csrc/step.c).
+    """
+    size = param.size * dtype.itemsize
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    begin = (address(param) - address(memory)) % CACHE_LINE
+    slot = memory[begin : begin + size].view(dtype)
+    if value != 0:
+        slot[...] = value
+    return slot.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
+
+
+def owner(array: Array | None) -> Array | None:
+    """Return the array that was given: of arrays in NumPy's memory itself."""
+    return array
+
+
+def are_aligned(grads: Sequence[Array | None]) -> bool:
+    """Return whether all of these can be read as they are."""
+    return all(grad is None or grad.flags.aligned for grad in grads)
+
+
+def on_host(array: Array, copy: bool = True) -> Array:
+    """Return a copy of an array in the same order of memory."""
+    return array.copy(order="K") if copy else array
+
+
+def write(array: Array, values: Array) -> None:
+    """Write values into a parameter, a slot or a count."""
+    array[...] = values
+
+
+def scales(count: int, value: float, param: Array) -> Array:
+    """Return new scales of a slot in 8 bits."""
+    return np.full(count, value, FLOAT32)
+
+
+def to_device_of(array: Array, values: Array) -> Array:
+    """Return values where an array is."""
+    return values
+
+
+def number(value: float, param: Array) -> Array:
+    """Return a number of an array's state."""
+    return np.full((), value)
+
+
+def clear(array: Array) -> None:
+    array[...] = 0
+
+
+def write_rounded(array: Array, values: Array) -> None:
+    """Write a parameter's values into an array of its own dtype or a lower precision."""
+    if is_half(array.dtype):
+        halves.round_into(array, values)
+    else:
+        array[...] = values
+
+
+def grad_in_memory_order(name: str, grad: Any, param: Array) -> tuple[Array, bool]:
+    """Return a gradient in its parameter's order of memory, and whether that is the caller's own memory.
+
+    Raises
+    ------
+    TypeError
+        If it is not a float array.
+    ValueError
+        If its shape is not the parameter's.
+    """
+    given = grad
+    if isinstance(grad, (np.floating, float)):
+        grad = np.asarray(grad)
+    if not isinstance(grad, np.ndarray):
+        raise TypeError(
+            f"grads: {name!r} is {described(grad)}; expected a float NumPy array of shape {param.shape}, or None to "
+            "skip it"
+        )
+    if isinstance(grad, np.ma.MaskedArray):
+        raise TypeError(f"grads: {name!r} is a masked array; give grad.filled(0), or None to skip it")
+    if not is_float(grad.dtype):
+        raise TypeError(
+            f"grads: {name!r} has dtype {grad.dtype}; expected a float dtype (convert it with .astype('{param.dtype}'))"
+        )
+    if grad.shape != param.shape:
+        raise ValueError(
+            f"grads: {name!r} has shape {grad.shape}; its parameter has shape {param.shape}"
+            + (" (sum over the broadcast axes, or reshape it)" if grad.ndim != param.ndim else "")
+        )
+    if grad.dtype not in NATIVE_GRADS and not is_bfloat16(grad.dtype):
+        with np.errstate(all="ignore"):
+            grad = grad.astype(compute_dtype(param.dtype))
+    is_c_order = param.flags.c_contiguous
+    if not (grad.flags.c_contiguous if is_c_order else grad.flags.f_contiguous) or not grad.flags.aligned:
+        grad = np.array(grad, order="C" if is_c_order else "F")
+    return (grad if is_c_order else grad.T), grad is given
+
+
+def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
+    """Raise unless the gradients can be cleared: are writeable arrays, each of memory of its own; None is passed over.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one can't.
+    """
+    there = [(name, grad) for name, grad in zip(names, grads, strict=True) if grad is not None]
+    for name, grad in there:
+        if not isinstance(grad, np.ndarray):
+            raise TypeError(f"grads: {name!r} is {described(grad)}, which zero_grads=True can't clear; give an array")
+        if not grad.flags.writeable:
+            raise ValueError(f"grads: {name!r} is read-only, which zero_grads=True can't clear; give a copy")
+    extents = np.array([extent(grad) for _, grad in there], np.intp).reshape(-1, 2)
+    order = np.argsort(extents[:, 0], kind="stable")
+    if not (extents[order[1:], 0] < extents[order[:-1], 1]).any():
+        return
+    # Strided gradients may lie between each other.
+    for k, i in enumerate(order):
+        for j in order[k + 1 :]:
+            if extents[j, 0] >= extents[i, 1]:
+                break
+            if np.shares_memory(there[i][1], there[j][1]):
+                raise ValueError(
+                    f"grads: {there[i][0]!r} and {there[j][0]!r} share memory, and zero_grads=True would clear the one "
+                    "before the other is read; give copies"
+                )
+
+
+def extents(names: Sequence[str], arrays: Sequence[Array]) -> Extents:
+    """Return the runs of memory of all parameters.
+
+    Raises
+    ------
+    ValueError
+        If two of them overlap.
+    """
+    return Extents(names, [address(array) for array in arrays], [array.nbytes for array in arrays])

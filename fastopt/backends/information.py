@@ -1,0 +1,78 @@
+"""What runs here, and why: for programs (:func:`info`) and for people (``python -m fastopt``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import choosing, threads
+
+
+def info() -> dict[str, Any]:
+    """Return what runs here, and why.
+
+    Returns
+    -------
+    dict
+        ``backend`` (of new optimizers), ``native_missing`` (why the native one can't be had, or None), ``isas_found``,
+        ``isa`` (in use), ``threads`` (of large steps, at most), ``cuda`` (a dict: ``missing``, why it can't be used, or
+        None; ``driver`` and ``package``, their versions; ``devices``, their names), ``versions``.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        If ``FASTOPT_BACKEND`` asks for what is not there.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> sorted(fastopt.info())
+    ['backend', 'cuda', 'isa', 'isas_found', 'native_missing', 'threads', 'versions']
+    """
+    import platform  # slow to import, and rarely needed
+
+    from ..about import __version__
+    from .cuda import found as cuda_found
+    from .native import library as native
+
+    backend, is_there = choosing.choice(None), native.missing is None
+    return {
+        "backend": backend,
+        "native_missing": native.missing,
+        "isas_found": native.isas_found() if is_there else [],
+        "isa": native.isa() if is_there else None,
+        "threads": min(threads.get_num_threads(), choosing.most_threads(backend)),
+        "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
+        "versions": {
+            "fastopt": __version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def told() -> str:
+    """Return :func:`info` as lines for people."""
+    found = info()
+    if found["native_missing"] is not None:
+        why = f"the native part is missing: {found['native_missing']}"
+    elif found["backend"] == "native":
+        why = "compiled kernels"
+    else:
+        why = "asked for by FASTOPT_BACKEND"
+    rows = [
+        ("backend", f"{found['backend']} ({why})"),
+        ("instruction sets", f"found {', '.join(found['isas_found']) or 'none'}; in use {found['isa'] or 'none'}"),
+        ("threads", str(found["threads"])),
+        ("CUDA", told_of_cuda(found["cuda"])),
+        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+    ]
+    return "\n".join(f"{name:<17} {value}" for name, value in rows)
+
+
+def told_of_cuda(cuda: dict[str, Any]) -> str:
+    if cuda["missing"] is not None:
+        return f"no: {cuda['missing']}"
+    devices = ", ".join(cuda["devices"]) or "devices not listed"
+    return f"driver {cuda['driver']}, numba-cuda {cuda['package']}, {devices}"

@@ -1,0 +1,92 @@
+"""NumPy's array objects as C reads them: many arrays are checked in one call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...arrays.dtypes import FLOAT32, Array
+from ...arrays.memory import address, are_writeable_as
+from .library import (
+    ffi,
+    lib,
+)
+
+#: Flags of NumPy's C interface: NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE.
+C_ORDER, WRITEABLE = 0x0001, 0x0400
+
+
+def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:
+    """Return where CPython's objects themselves are."""
+    return np.fromiter(map(id, objects), np.uintp, len(objects))
+
+
+def uintptrs(addresses: npt.NDArray[np.uintp]) -> Any:
+    return ffi.from_buffer("uintptr_t[]", addresses)
+
+
+def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
+    """Return where each C-contiguous array begins."""
+    objects, dtypes = addresses_of(arrays), addresses_of([array.dtype for array in arrays])
+    memory = np.empty(len(arrays), np.uintp)
+    if has_known_ndarrays and find_memory(objects, objects, dtypes, C_ORDER, ffi.from_buffer("void *[]", memory)):
+        return memory
+    return np.array([address(array) for array in arrays], np.uintp)
+
+
+def writeable_check(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
+    """Return a function that tells whether all of these have these dtypes and can be written."""
+    if not has_known_ndarrays or {type(array) for array in arrays} != {np.ndarray}:
+        return lambda: are_writeable_as(arrays, dtypes)
+    objects, dtype_objects = uintptrs(addresses_of(arrays)), uintptrs(addresses_of(dtypes))
+    memory, type_ = ffi.new("void *[]", len(arrays)), id(np.ndarray)
+    owners = arrays, dtypes
+
+    def are_writeable() -> bool:
+        count = len(owners[0])
+        return bool(lib.fo_find_memory(objects, objects, dtype_objects, count, type_, WRITEABLE, memory))
+
+    return are_writeable
+
+
+def find_memory(
+    arrays: npt.NDArray[np.uintp],
+    models: npt.NDArray[np.uintp],
+    dtypes: npt.NDArray[np.uintp],
+    flags: int,
+    memory: Any,
+) -> bool:
+    """Return whether these arrays have the models' shapes, these dtypes and flags; write where their memory is."""
+    objects = [uintptrs(addresses) for addresses in (arrays, models, dtypes)]
+    return bool(lib.fo_find_memory(*objects, len(arrays), id(np.ndarray), flags, memory))
+
+
+def knows_ndarrays() -> bool:
+    """Try out whether arrays are laid out in memory as csrc/ndarray.c takes them to be."""
+    if sys.implementation.name != "cpython":
+        return False
+    array, other = np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)
+    fixed = np.zeros((2, 3), np.float32)
+    fixed.flags.writeable = False
+    found = ffi.new("void *[]", 1)
+
+    def is_found(candidate: Array, dtype: np.dtype[Any] = FLOAT32, flags: int = C_ORDER) -> bool:
+        models, dtypes = addresses_of([array]), addresses_of([dtype])
+        return find_memory(addresses_of([candidate]), models, dtypes, flags, found)
+
+    wrong = [other, other.T, np.float32(0), np.zeros((2, 3)), np.zeros(2, np.float32), np.ma.zeros((2, 3), np.float32)]
+    return (
+        is_found(array, flags=C_ORDER | WRITEABLE)
+        and int(ffi.cast("uintptr_t", found[0])) == address(array)
+        and is_found(fixed)
+        and not is_found(fixed, flags=WRITEABLE)
+        and not is_found(array, np.dtype(np.float64))
+        and not any(map(is_found, wrong))
+    )
+
+
+has_known_ndarrays = knows_ndarrays()

@@ -1,0 +1,184 @@
+"""The native backend's table: C kernels over a table of pointers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...arithmetic import rules
+from ...arrays.dtypes import Array
+from ...arrays.memory import address, are_like
+from .. import threads
+from ..table import ArrayExtras, HyperRow, Source
+from . import ndarrays
+from .library import (
+    ARRAY,
+    DOUBLE,
+    NO_SCALARS,
+    NULL,
+    READING,
+    ROW,
+    RULES,
+    SINGLE,
+    SOURCES,
+    ffi,
+    from_buffer,
+    lib,
+    number_of,
+)
+from .ndarrays import (
+    C_ORDER,
+    WRITEABLE,
+    addresses_of,
+    find_memory,
+    memory_of,
+)
+
+
+class NativeTable:
+    """The arrays of an optimizer as C structs. It keeps the memory alive that they point to."""
+
+    def __init__(
+        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], extras: Sequence[ArrayExtras] | None = None
+    ) -> None:
+        count = len(params)
+        self.count = count
+        self.arrays = ffi.new("fo_array[]", count)
+        self.grads = ffi.new("void *[]", count)
+        self.grad_owners: Sequence[Any] = ()
+        self.grad_dtypes: list[np.dtype[Any] | None] = []
+        self.shapes = [param.shape for param in params]
+        self.param_addresses = addresses_of(params)
+        self.owners = params, slots, extras
+        columns = np.frombuffer(ffi.buffer(self.arrays), dtype=ARRAY)
+        self.row_numbers = columns["hyper"]
+        self.array_clip = columns["array_clip"]
+        self.nonfinite = np.zeros(count, np.int64)
+        self.array_clip[:] = 1
+        self.numbers = columns["number"]
+        self.numbers[:] = np.arange(count)
+        self.sizes = np.array([param.size for param in params], np.int64)
+        self.present: list[bool] = []
+        columns["param_dtype"] = param_dtypes = [number_of(param.dtype) for param in params]
+        columns["dtype"] = [DOUBLE if dtype == DOUBLE else SINGLE for dtype in param_dtypes]
+        columns["is_stored"] = columns["param_dtype"] != columns["dtype"]
+        columns["param"] = memory_of(params)
+        for column, array_slots in zip(columns, slots, strict=True) if any(slots) else ():
+            for k, slot in enumerate(array_slots):
+                column["slots"][k] = address(slot)
+                column["slot_dtypes"][k] = number_of(slot.dtype)
+                column["is_stored"] |= column["slot_dtypes"][k] != column["dtype"]
+        self.columns = columns
+        for column, array_extras in zip(columns, extras or (), strict=False):
+            set_extras(column, array_extras)
+        self.make_hyper_rows(1)
+        self.readings = ffi.new("fo_reading[]", count)
+        self.read = np.frombuffer(ffi.buffer(self.readings), dtype=READING)
+
+    def number_chunks(self, lengths: npt.NDArray[np.int64]) -> None:
+        chunks = -(-lengths // lib.FO_CHUNK)
+        self.columns["first_chunk"] = np.cumsum(chunks) - chunks
+        self.partials = ffi.new("fo_reading[]", int(chunks.sum()))
+
+    def set_grads(self, grads: Sequence[Array | None]) -> None:
+        self.point_to(grads)
+        present = [grad is not None for grad in grads]
+        if present != self.present:
+            # An array without a gradient has no chunks, so that no thread goes through them.
+            self.columns["length"] = self.sizes * np.array(present)
+            self.number_chunks(self.columns["length"])
+            self.present = present
+        self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
+        self.dtype_addresses = addresses_of(self.grad_dtypes)
+        self.columns["grad_dtype"] = [0 if dtype is None else number_of(dtype) for dtype in self.grad_dtypes]
+
+    def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
+        if not ndarrays.has_known_ndarrays:
+            if not are_like(grads, self.grad_dtypes, self.shapes, are_written):
+                return False
+            self.point_to(grads)
+            return True
+        flags = C_ORDER | WRITEABLE if are_written else C_ORDER
+        if not find_memory(addresses_of(grads), self.param_addresses, self.dtype_addresses, flags, self.grads):
+            return False
+        self.grad_owners = grads
+        return True
+
+    def point_to(self, grads: Sequence[Array | None]) -> None:
+        self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
+        self.grads[0 : self.count] = self.grad_owners
+
+    def grad_addresses(self) -> npt.NDArray[np.uintp]:
+        return np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
+
+    def is_current(self) -> bool:
+        return True
+
+    def check_rules(self, asked: Sequence[rules.Rule]) -> None:
+        for rule in asked:
+            if rule not in RULES:
+                raise ValueError(f'the rule {rule.__name__} is not among the compiled ones; use backend="numpy"')
+
+    def use_counts(self, counts: npt.NDArray[np.int64]) -> None:
+        """Take the counts, of shape (2, 1 + arrays), that calls with ``is_counted`` bring up to date."""
+        self.counts = ffi.from_buffer("int64_t[]", counts, require_writable=True)
+
+    def step(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
+        self.set_hyper_rows(hyper_rows)
+        counts = self.counts if is_counted else NULL
+        lib.fo_step(self.arrays, self.grads, self.count, self.hyper_rows, threads.wanted(), counts)
+
+    def accumulate(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
+        self.set_hyper_rows(hyper_rows)
+        counts = self.counts if is_counted else NULL
+        lib.fo_accumulate(self.arrays, self.grads, self.count, self.hyper_rows, threads.wanted(), counts)
+
+    def sum_products(
+        self, hyper_rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
+    ) -> npt.NDArray[np.float64]:
+        self.set_hyper_rows(hyper_rows)
+        into = self.partials, self.readings
+        read = self.arrays, self.grads, self.count, self.hyper_rows
+        sources = SOURCES.get(left, left), SOURCES.get(right, right)
+        lib.fo_sum_products(*read, *sources, count_nonfinite, *into, threads.wanted())
+        if count_nonfinite:
+            self.nonfinite = self.read["nonfinite"].copy()
+        sums: npt.NDArray[np.float64] = self.read["sum"].copy()
+        return sums
+
+    def set_hyper_rows(self, hyper_rows: Sequence[HyperRow]) -> None:
+        if len(hyper_rows) * ROW.size > len(self.hyper_memory):
+            self.make_hyper_rows(len(hyper_rows))
+        for k, hyper in enumerate(hyper_rows):
+            rule, scale, clip_value, global_clip, l2, decay, scalars, mean, l1, *finish = hyper
+            before = scale, mean, clip_value, global_clip, l2, l1, decay
+            fill = NO_SCALARS[len(scalars) :]
+            ROW.pack_into(self.hyper_memory, k * ROW.size, *before, *scalars, *fill, *finish, RULES[rule])
+
+    def make_hyper_rows(self, count: int) -> None:
+        self.hyper_rows = ffi.new("fo_hyper[]", count)
+        self.hyper_memory = ffi.buffer(self.hyper_rows)
+
+
+def add_runs(runs: Array, sums: npt.NDArray[np.float64]) -> None:
+    """Do what axis_sums.add_runs does."""
+    values = np.ascontiguousarray(runs)
+    into = ffi.from_buffer("double[]", sums, require_writable=True)
+    lib.fo_sum_squares(from_buffer(values), number_of(values.dtype), *values.shape, into)
+
+
+def set_extras(column: Any, extras: ArrayExtras) -> None:
+    """Write what an array has besides its parameter and slots into its row of the table."""
+    for name in ("average", "accumulated", "copy"):
+        array = getattr(extras, name)
+        column[name] = 0 if array is None else address(array)
+    if extras.copy is not None:
+        column["copy_dtype"] = number_of(extras.copy.dtype)
+    for k, scaled in enumerate(extras.scales):
+        if scaled is not None:
+            map, scales = scaled
+            column["scales"][k] = address(scales)
+            column["slot_dtypes"][k] = lib.FO_SIGNED8 if map == "signed" else lib.FO_ROOT8

@@ -1,0 +1,45 @@
+"""The order in which sums go, in double precision: what makes their bits, as in csrc/fastopt.h.
+
+Elements are cut into chunks. A chunk has LANES running sums, each of every LANES-th element, which are folded in
+halves; chunks are added in index order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...arrays.dtypes import FLOAT64, Array
+from .workers import buffers
+
+CHUNK = 4096
+LANES = 16
+
+
+def rows_of_lanes(chunks: Array) -> Array:
+    """Return chunks (count, size, ...) in double precision, filled up with zeros: row k has the k-th LANES of each."""
+    count, size, *inner = chunks.shape
+    whole, rest = divmod(size, LANES)
+    row_size = count * LANES * math.prod(inner)
+    rows = buffers.array((whole + (rest > 0)) * row_size, FLOAT64).reshape(-1, count, LANES, *inner)
+    rows[:whole].swapaxes(0, 1)[...] = chunks[:, : whole * LANES].reshape(count, whole, LANES, *inner)
+    if rest:
+        rows[whole, :, :rest] = chunks[:, whole * LANES :]
+        rows[whole, :, rest:] = 0
+    return rows
+
+
+def added(rows: Array) -> Array:
+    """Return the running sums: those of the rows."""
+    # Adding along an axis that is not the last goes in index order.
+    sums: Array = np.add.reduce(rows.reshape(len(rows), -1), axis=0)
+    return sums.reshape(rows.shape[1:])
+
+
+def folded(lanes: Array) -> Array:
+    """Return the sum of each chunk: its lanes (axis 1), folded in halves."""
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0]

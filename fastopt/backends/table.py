@@ -1,0 +1,108 @@
+"""The contract between the core and every backend: csrc/fastopt.h in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arithmetic.quantize import Map
+from ..arithmetic.rules import Rule
+from ..arrays.dtypes import Array
+
+#: The stages of a pass, as in csrc/fastopt.h.
+UPDATE, CLEAR, FINISH = 1, 2, 4
+WHOLE_PASS = UPDATE | CLEAR | FINISH
+
+
+class HyperRow(NamedTuple):
+    """One row of the hyperparameter table, in double precision; csrc/fastopt.h says what each field does."""
+
+    rule: Rule
+    grad_scale: float
+    clip_value: float
+    global_clip: float
+    l2: float
+    decay: float
+    scalars: tuple[float, ...]
+    mean: float = 0.0
+    l1: float = 0.0
+    threshold: float = 0.0
+    average_weight: float = 1.0
+    dither: int = 0
+    stages: int = WHOLE_PASS
+    zero_grads: bool = False
+
+
+class ArrayExtras(NamedTuple):
+    """What an array has besides its parameter and slots; all of it C-contiguous."""
+
+    average: Array | None = None
+    accumulated: Array | None = None
+    copy: Array | None = None
+    #: For each slot its map and scales if it is in 8 bits.
+    scales: Sequence[tuple[Map, Array] | None] = ()
+
+
+class Trust(NamedTuple):
+    """What a GPU makes the trust ratio of an array of; ``scaled`` are the rule's scalars that become lr * ratio."""
+
+    lr: float
+    coefficient: float
+    eps: float
+    adapt: bool
+    scaled: tuple[str, ...]
+
+
+#: What a sum is taken of: "param"; "clipped_grad", the gradient after scale, mean, value and norms; "grad", that with
+#: l2 * param and l1 * sign(param) added; or the number of a slot, one that is not stored in another dtype.
+Source: TypeAlias = str | int
+
+
+class Table(Protocol):
+    """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters.
+
+    A row's rule may have fewer slots than its arrays: it gets the first of them.
+    """
+
+    row_numbers: npt.NDArray[np.int32]
+    array_clip: npt.NDArray[np.float64]
+
+    #: For each array its number in the optimizer: its stream of random numbers.
+    numbers: npt.NDArray[np.int64]
+
+    #: For each array how many elements were infinite or NaN when the gradients were last read to be counted.
+    nonfinite: npt.NDArray[np.int64]
+
+    def __init__(
+        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], extras: Sequence[ArrayExtras] | None = None
+    ) -> None: ...
+
+    def set_grads(self, grads: Sequence[Array | None]) -> None:
+        """Take these gradients, which are C-contiguous, from now on. None skips an array."""
+
+    def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
+        """Take these from now on if they are NumPy arrays like those that were set last, one for each array, in C order
+        (and writeable); else return False."""
+
+    def grad_addresses(self) -> npt.NDArray[np.uintp]:
+        """Return where each gradient begins."""
+
+    def is_current(self) -> bool:
+        """Return whether the gradients are still where they were when they were set."""
+
+    def step(self, hyper_rows: Sequence[HyperRow]) -> None:
+        """Apply one step to every array that has a gradient."""
+
+    def accumulate(self, hyper_rows: Sequence[HyperRow]) -> None:
+        """Add every gradient, after its scale, to what its array has accumulated."""
+
+    def sum_products(
+        self, hyper_rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """Return, for each array that has a gradient, the sum of the products of two sources' elements; else 0.
+
+        ``count_nonfinite``: count in ``nonfinite`` too; the left source is a gradient then.
+        """

@@ -1,0 +1,373 @@
+"""``python -m fastopt bench``: how fast each optimizer's step is here, next to this machine's memory.
+
+The memory limit that steps are compared with is NumPy's ``np.negative(x, out=x)`` on an array of 128 MiB, far larger
+than the usual caches, cut into as many slices as the step has threads, each negated by a thread of its own (NumPy
+releases the GIL). That reads and writes every byte once and computes next to nothing. It is taken right before each
+turn of a step, the better of two times, so that a noisy host slows both; a step's percentage is the median over its
+turns of limit / step, for the bytes that the step has to move: each array that it changes read and written once, the
+gradient read once. A step whose arrays stay in cache can be above 100 %, and a step that reads more than it writes
+(SGD's) by a little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import optimizers
+from ..arrays.dtypes import Array
+from ..backends.information import info
+from ..backends.threads import set_num_threads
+from ..core.optimizer import Optimizer
+
+#: Of the arrays in the tables: 25 M elements are then 161 arrays, about as ResNet-50 has them. They are matrices, since
+#: some optimizers take nothing else; of few rows, since Muon's work grows with them.
+MATRIX = (64, 2432)
+
+#: SWATS would turn into SGD at once, as the gradients stay the same: it never does so with eps=0.
+OPTIONS: dict[str, dict[str, Any]] = {"SWATS": {"eps": 0.0}}
+
+LIMIT_ELEMENTS = 1 << 25
+SMALLEST = 1 << 10
+
+#: Seconds. Threads of OpenMP spin for some milliseconds after a step, and would slow the limit if it did not wait.
+REST = 0.01
+TURN = 0.02
+MOST_TURNS = 100
+LEAST_TURNS = 3
+
+
+class Precision(NamedTuple):
+    """The dtypes of Adam's parameters and gradients, and its options."""
+
+    name: str
+    param: str
+    grad: str
+    options: dict[str, Any]
+
+
+FLOAT32 = Precision("float32", "float32", "float32", {})
+
+PRECISIONS = (
+    FLOAT32,
+    Precision("float64", "float64", "float64", {}),
+    Precision("bfloat16 gradients", "float32", "bfloat16", {}),
+    Precision("float16 gradients", "float32", "float16", {}),
+    Precision("bfloat16 slots", "float32", "float32", {"state_dtype": "bfloat16"}),
+    Precision("8-bit slots", "float32", "float32", {"state_dtype": "uint8"}),
+    Precision("bfloat16 parameters", "bfloat16", "bfloat16", {}),
+    Precision("float16 parameters", "float16", "float16", {}),
+    Precision("bfloat16, no master", "bfloat16", "bfloat16", {"stochastic_rounding": True}),
+)
+
+
+class Job(NamedTuple):
+    """What is to be measured: a step of this optimizer on arrays of these shapes."""
+
+    label: str
+    optimizer: type[Optimizer]
+    precision: Precision
+    shapes: list[tuple[int, ...]]
+
+
+class Result(NamedTuple):
+    """What a job came to: medians over its turns."""
+
+    job: Job
+    elements: int
+    bytes: int
+    seconds: float
+    share_of_limit: float
+    limit: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure every optimizer and every precision of Adam; print tables, draw a picture.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``bench``.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 1 where matplotlib is asked for and not installed, or the picture can't be written.
+    """
+    parser, args = parse(argv)
+    if args.plot is not None:
+        if find_spec("matplotlib") is None:
+            print("the picture needs matplotlib: pip install 'fastopt[plot]'", file=sys.stderr)
+            return 1
+        check_format(parser, args.plot)
+    if args.threads is not None:
+        set_num_threads(args.threads)
+
+    found = info()
+    threads = found["threads"] if found["backend"] == "native" else 1
+    isa = found["isa"] if found["backend"] == "native" else "NumPy's own"
+    head = f"backend {found['backend']}, instruction set {isa}, threads {threads}"
+    print(f"{head}; {machine()}", flush=True)
+
+    elements = args.elements or (1_000_000 if args.quick else 25_000_000)
+    largest = args.elements or (1 << 20 if args.quick else 1 << 26)
+    precisions, left_out = available(PRECISIONS)
+    by_optimizer = [
+        Job(name, getattr(optimizers, name), FLOAT32._replace(options=OPTIONS.get(name, {})), matrices(elements))
+        for name in sorted(optimizers.__all__, key=str.casefold)
+    ]
+    by_precision = [Job(each.name, optimizers.Adam, each, matrices(elements)) for each in precisions]
+    by_size = [Job(each.name, optimizers.Adam, each, [(size,)]) for each in precisions for size in sizes(largest)]
+    jobs = by_optimizer + by_precision + (by_size if args.plot is not None else [])
+    with ThreadPoolExecutor(threads) as pool:
+        limit = memory_limit(pool, threads)
+        seconds = 0.1 if args.quick else 0.7
+        results = [measure(job, limit, seconds if len(job.shapes) > 1 else seconds / 2) for job in progress(jobs)]
+
+    of_optimizers, of_precisions = results[: len(by_optimizer)], results[len(by_optimizer) :][: len(by_precision)]
+    limits = median(result.limit for result in results)
+    print(f"memory limit: {limits / 1e9:.1f} GB/s, read and written in place; what stays in cache can be above 100 %")
+    print(f"\none step, {elements:,} elements of float32, matrices: {len(matrices(elements))}\n{table(of_optimizers)}")
+    print(f"\none step of Adam, the same in each precision\n{table(of_precisions)}")
+    for line in left_out:
+        print(line)
+    if args.plot is not None:
+        try:
+            draw(results[len(by_optimizer) + len(by_precision) :], f"One step of Adam: {head}", args.plot)
+        except OSError as error:
+            print(f"{parser.prog}: --plot: {error}", file=sys.stderr)
+            return 1
+        print(f"\npicture: {args.plot}")
+    return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Read the command line; leave with its usage where it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fastopt bench", description="Time each optimizer's step against this machine's memory."
+    )
+    parser.add_argument("--quick", action="store_true", help="1 M elements and few turns: a first impression")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PICTURE", help="draw time per element against size, such as a.png"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of each step (default: as many as other steps have)")
+    parser.add_argument(
+        "--elements",
+        type=int,
+        metavar="N",
+        help="of the tables, and of the largest array in the picture (default: 25 M and 64 M, with --quick 1 M)",
+    )
+    args = parser.parse_args(argv)
+    if args.threads is not None and args.threads < 1:
+        parser.error(f"--threads must be at least 1, not {args.threads}")
+    if args.elements is not None and args.elements < SMALLEST:
+        parser.error(f"--elements must be at least {SMALLEST}, not {args.elements}")
+    if args.plot is not None and not args.plot.parent.is_dir():
+        parser.error(f"--plot: there is no folder {args.plot.parent}")
+    return parser, args
+
+
+def check_format(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Leave with the usage, before anything is measured, if matplotlib can't write such a file."""
+    from matplotlib.figure import Figure
+
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        parser.error(f"--plot: {path} ends in none of .{', .'.join(sorted(formats))}")
+
+
+def machine() -> str:
+    """Return the processor, the system and the versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else platform.processor() or platform.machine()
+    versions = ", ".join(f"{name} {version}" for name, version in info()["versions"].items())
+    return f"{model}, {platform.system()} {platform.machine()}, {versions}"
+
+
+def matrices(elements: int) -> list[tuple[int, ...]]:
+    """Return the shapes of so many elements: matrices, the last of one row."""
+    rows, columns = MATRIX
+    count, rest = divmod(elements, rows * columns)
+    return [*[MATRIX] * count, *[(1, rest)] * (rest > 0)]
+
+
+def sizes(largest: int) -> list[int]:
+    """Return the powers of 4 from 1 K on."""
+    return [1 << power for power in range(10, 27, 2) if 1 << power <= largest]
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
+
+
+def available(precisions: Sequence[Precision]) -> tuple[list[Precision], list[str]]:
+    """Return those that Adam takes here, and a line for each other one that says why not."""
+    taken, left_out = [], []
+    for precision in precisions:
+        try:
+            params = [np.ones(SMALLEST, dtype_of(precision.param))]
+            optimizers.Adam(params, **precision.options).step([np.ones(SMALLEST, dtype_of(precision.grad))])
+            taken.append(precision)
+        except ImportError as error:
+            left_out.append(f"{precision.name}: left out, {error.name} is not installed")
+        except (TypeError, ValueError) as error:
+            left_out.append(f"{precision.name}: left out, Adam does not take it: {error}")
+    return taken, left_out
+
+
+def progress(jobs: list[Job]) -> Iterable[Job]:
+    """Show a bar on a terminal, where tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return jobs
+    bar: Iterable[Job] = tqdm(jobs, disable=None, leave=False)
+    return bar
+
+
+def memory_limit(pool: ThreadPoolExecutor, threads: int) -> Callable[[], float]:
+    """Return a function that measures how many bytes a second these threads read and write (see the module)."""
+    x = np.ones(LIMIT_ELEMENTS, np.float32)
+    parts = np.array_split(x, threads)
+
+    def negate(part: Array) -> None:
+        np.negative(part, out=part)
+
+    def once() -> float:
+        start = time.perf_counter()
+        list(pool.map(negate, parts))
+        return time.perf_counter() - start
+
+    return lambda: 2 * x.nbytes / min(once(), once())
+
+
+def measure(job: Job, limit: Callable[[], float], seconds: float) -> Result:
+    """Take turns, of the limit and the step, for so many seconds.
+
+    A turn is several steps, if they are short; then its first one only wakes threads and fills caches.
+    """
+    normal = np.random.default_rng(0).standard_normal(1 << 16)
+    params = [np.ones(shape, dtype_of(job.precision.param)) for shape in job.shapes]
+    grads = [np.resize(normal.astype(dtype_of(job.precision.grad)), shape) for shape in job.shapes]
+    opt = job.optimizer(params, **job.precision.options)
+
+    def step() -> float:
+        start = time.perf_counter()
+        opt.step(grads)
+        return time.perf_counter() - start
+
+    # The first one makes the slots.
+    step()
+    steps = min(200, max(1, int(TURN / step())))
+    moved = bytes_moved(opt, params, grads)
+    times: list[float] = []
+    limits: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < LEAST_TURNS or (len(times) < MOST_TURNS and time.perf_counter() - begin < seconds):
+        time.sleep(REST)
+        limits.append(limit())
+        turn = [step() for _ in range(steps)]
+        times.append(median(turn[1:] or turn))
+    share = median(moved / each_limit / each for each_limit, each in zip(limits, times, strict=True))
+    return Result(job, sum(p.size for p in params), moved, median(times), share, median(limits))
+
+
+def bytes_moved(opt: Optimizer, params: Sequence[Array], grads: Sequence[Array]) -> int:
+    """Return the bytes that a step has to move: the gradient read, the parameter and each array of state both ways.
+
+    A parameter that has a master is written only.
+    """
+    moved = sum(grad.nbytes for grad in grads)
+    for param, state in zip(params, opt.state.values(), strict=True):
+        moved += param.nbytes if "master" in state else 2 * param.nbytes
+        moved += sum(2 * slot.nbytes for slot in state.values() if slot.ndim > 0)
+    return moved
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return one line for each result under a heading."""
+    lines = [f"{'':22}{'µs':>12}{'bytes/element':>16}{'GB/s':>9}{'% of memory limit':>20}"]
+    for result in results:
+        lines.append(
+            f"{result.job.label:22}{1e6 * result.seconds:12.1f}{result.bytes / result.elements:16.2f}"
+            f"{result.bytes / result.seconds / 1e9:9.1f}{100 * result.share_of_limit:20.0f}"
+        )
+    return "\n".join(lines)
+
+
+# Okabe and Ito's palette, told apart with every common colour blindness; its yellow is too pale for a line on white.
+COLOURS = ("#000000", "#56b4e9", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7")
+LINES = ("-", "--")
+
+
+def draw(results: Sequence[Result], title: str, path: Path) -> None:
+    """Draw the time per element against the size, a line for each precision, and what memory allows float32.
+
+    Raises
+    ------
+    OSError
+        If the file can't be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    figure = Figure(figsize=(11, 6.5), dpi=120, layout="constrained")
+    ax = figure.subplots()
+    lines: dict[str, list[Result]] = {}
+    for result in results:
+        lines.setdefault(result.job.label, []).append(result)
+    for i, (label, points) in enumerate(lines.items()):
+        ax.plot(
+            [point.elements for point in points],
+            [1e9 * point.seconds / point.elements for point in points],
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=LINES[i // len(COLOURS)],
+            linewidth=2,
+            marker=".",
+            label=f"{label}, {points[-1].bytes / points[-1].elements:.4g} bytes",
+        )
+    largest = lines[FLOAT32.name][-1]
+    limit = median(result.limit for result in results)
+    ax.axhline(
+        1e9 * largest.bytes / largest.elements / limit,
+        color="#808080",
+        linestyle=":",
+        linewidth=2,
+        label=f"memory limit of float32's bytes, {limit / 1e9:.1f} GB/s",
+    )
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.set_xticks([point.elements for point in lines[FLOAT32.name]], map(short, sizes(largest.elements)))
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.set(title=title, xlabel="elements of the one array", ylabel="median time per element [ns]")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, title="precision, bytes moved per element")
+    figure.savefig(path)
+
+
+def short(size: int) -> str:
+    """Return a size as people say it.
+
+    >>> short(4096), short(1 << 26)
+    ('4 K', '64 M')
+    """
+    return f"{size >> 20} M" if size >= 1 << 20 else f"{size >> 10} K"

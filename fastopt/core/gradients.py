@@ -1,0 +1,172 @@
+"""The gradients of a step: every one is checked, unless it is the very array, or in the place, of one that was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import is_
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays.dtypes import Array
+from ..arrays.memory import Extents, address, extent, overlap_each_other
+from ..backends.table import Table
+from .row_sparse import Rows, RowSparse, check_row_sparse
+
+#: How many sets of places to remember; new gradients often come to where those of an earlier step were.
+MOST_PLACES = 8
+
+
+class Gradients:
+    """What the arrays of an optimizer got as gradients last, checked and handed to its table.
+
+    Parameters
+    ----------
+    arrays : module
+        Knows the arrays of the backend.
+    names, params : sequence
+        Of the optimizer's arrays.
+    extents : Extents
+        The memory that is written in a step.
+    refuse_beside_rows : callable
+        Raises if array number i can't have a row-sparse gradient.
+    are_cleared : bool
+        Whether the step clears them.
+
+    Attributes
+    ----------
+    present : bool array
+        Which arrays have a gradient.
+    are_all_present : bool
+        Whether all have.
+    given : sequence of (array or None)
+        What the table reads.
+    sparse : dict
+        The row-sparse ones by number of array.
+    clearable, converted : list of array
+        The caller's arrays, and those of them that the table reads a converted copy of.
+    """
+
+    def __init__(
+        self,
+        arrays: ModuleType,
+        names: Sequence[str],
+        params: Sequence[Array],
+        extents: Extents,
+        refuse_beside_rows: Callable[[int], None],
+        are_cleared: bool,
+    ) -> None:
+        self.arrays, self.names, self.params, self.extents = arrays, names, params, extents
+        self.refuse_beside_rows, self.are_cleared = refuse_beside_rows, are_cleared
+        self.present = np.zeros(len(params), bool)
+        self.are_all_present = False
+        self.given: Sequence[Any] = ()
+        self.sparse: dict[int, Rows] = {}
+        self.clearable: list[Any] = []
+        self.converted: list[Any] = []
+        self._last: list[Any] | None = None
+        #: Whether the last ones were read as they are, one for each array: none row-sparse, None or converted.
+        self._are_plain = False
+        self._sizes = np.zeros(len(params), np.intp)
+        #: Where gradients like these were found clear of all that is written.
+        self._disjoint: set[bytes] = set()
+
+    def take(self, table: Table, leaves: list[Any]) -> bool:
+        """Check these and hand them over; return whether other arrays than before have one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one can't be the gradient of its array.
+        """
+        if self._last is not None and all(map(is_, leaves, self._last)) and table.is_current():
+            return False
+        self._last = None
+        if self._are_plain and table.move_grads(leaves, self.are_cleared) and self._are_apart(table, leaves):
+            self._last = self.given = self.clearable = leaves
+            return False
+        self._are_plain = False
+        present = self.present
+        are_callers = self._check_each(table, leaves)
+        # A converted copy would miss what the caller writes into the array before the next step.
+        self._last = leaves if are_callers else None
+        return self.present is not present
+
+    def _are_apart(self, table: Table, grads: Sequence[Array | None]) -> bool:
+        """Raise if a gradient overlaps what is written; return whether all can be used as they are."""
+        starts = table.grad_addresses()
+        places = starts.tobytes()
+        if places in self._disjoint:
+            return True
+        self._refuse_overlap(range(len(grads)), starts, self._sizes)
+        if (starts % 8).any() and not self.arrays.are_aligned(grads):
+            return False
+        if self.are_cleared and overlap_each_other(starts, self._sizes):
+            return False
+        if len(self._disjoint) == MOST_PLACES:
+            self._disjoint.clear()
+        self._disjoint.add(places)
+        return True
+
+    def _check_each(self, table: Table, leaves: list[Any]) -> bool:
+        """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
+        sparse = {i: self._rows_of(i, grad) for i, grad in enumerate(leaves) if isinstance(grad, RowSparse)}
+        callers = [grad.values if isinstance(grad, RowSparse) else grad for grad in leaves]
+        if self.are_cleared:
+            self.arrays.check_clearable(self.names, callers)
+        checked = [
+            (None, i not in sparse)
+            if grad is None or i in sparse
+            else self.arrays.grad_in_memory_order(name, grad, param)
+            for i, (name, grad, param) in enumerate(zip(self.names, leaves, self.params, strict=True))
+        ]
+        grads = [grad for grad, _ in checked]
+        are_callers = all(is_callers for _, is_callers in checked)
+        self._disjoint.clear()
+        self._sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
+        converted = [
+            array
+            for i, (array, (grad, is_callers)) in enumerate(zip(callers, checked, strict=True))
+            if i in sparse or (grad is not None and not is_callers)
+        ]
+        if self.are_cleared and converted:
+            self._refuse_overlap_of_strided(callers)
+        table.set_grads(grads)
+        self._are_apart(table, grads)
+        self.given = grads
+        self.clearable, self.converted = [array for array in callers if array is not None], converted
+        self.sparse = sparse
+        present = np.array([grad is not None for grad in leaves])
+        if not np.array_equal(present, self.present):
+            self.present = present
+            self.are_all_present = bool(present.all())
+        are_as_given = all(map(is_, map(self.arrays.owner, grads), leaves))
+        self._are_plain = are_callers and self.are_all_present and are_as_given
+        return are_callers
+
+    def _rows_of(self, i: int, grad: RowSparse) -> Rows:
+        """Check the row-sparse gradient of array number ``i``."""
+        self.refuse_beside_rows(i)
+        rows = check_row_sparse(self.names[i], grad, self.params[i])
+        sizes = np.array([rows.values.nbytes], np.intp)
+        self._refuse_overlap([i], np.array([address(rows.values)], np.uintp), sizes)
+        return rows
+
+    def _refuse_overlap(
+        self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]
+    ) -> None:
+        """Raise if the gradient of one of these arrays, which begins at ``starts``, overlaps what a step writes."""
+        overlap = self.extents.overlapped(starts, sizes)
+        if overlap is not None:
+            written = f"the parameter {overlap[1]!r}" if overlap[1] in self.names else overlap[1]
+            raise ValueError(
+                f"grads: {self.names[places[overlap[0]]]!r} overlaps the memory of {written}, "
+                "which is changed while it is read; give a copy"
+            )
+
+    def _refuse_overlap_of_strided(self, leaves: list[Any]) -> None:
+        """Raise if a gradient of any strides, which is to be cleared, overlaps a parameter."""
+        extents = np.array([(0, 0) if leaf is None else extent(leaf) for leaf in leaves], np.intp)
+        self._refuse_overlap(range(len(leaves)), extents[:, 0].astype(np.uintp), extents[:, 1] - extents[:, 0])

@@ -1,0 +1,1 @@
+"""The options of optimizers: their names, ranges and values."""

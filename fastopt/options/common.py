@@ -1,0 +1,72 @@
+"""The options that every optimizer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
+
+    from .loss_scale import DynamicLossScale
+
+
+class Common(TypedDict, total=False):
+    """The keywords that every optimizer takes besides its own."""
+
+    decoupled: NotRequired[bool]
+    maximize: NotRequired[bool]
+    clip_value: NotRequired[float | None]
+    clip_norm: NotRequired[float | None]
+    clip_global_norm: NotRequired[float | None]
+    l1: NotRequired[float]
+    prox_l1: NotRequired[float]
+    max_norm: NotRequired[float | None]
+    max_norm_axis: NotRequired[int | tuple[int, ...]]
+    nonfinite: NotRequired[Literal["propagate", "skip", "raise"]]
+    grad_scale: NotRequired[float | DynamicLossScale]
+    zero_grads: NotRequired[bool]
+    accumulate_steps: NotRequired[int]
+    ema_decay: NotRequired[float | None]
+    ema_bias_correction: NotRequired[bool]
+    polyak: NotRequired[bool]
+    polyak_start: NotRequired[int]
+    copy_to: NotRequired[Any]
+    state_dtype: NotRequired[Literal["bfloat16", "uint8"] | None]
+    stochastic_rounding: NotRequired[bool]
+    seed: NotRequired[int]
+    backend: NotRequired[str | None]
+
+
+class StepOptions(NamedTuple):
+    """What is done around the rule, in the same pass; fixed when an optimizer is built."""
+
+    nonfinite: str
+    zero_grads: bool
+    accumulate_steps: int
+    ema_decay: float | None
+    ema_bias_correction: bool
+    polyak: bool
+    polyak_start: int
+    state_dtype: str | None
+    stochastic_rounding: bool
+
+    @property
+    def averages(self) -> bool:
+        return self.polyak or self.ema_decay is not None
+
+
+#: The options around the rule, and which values leave it alone.
+PLAIN_OPTIONS: Mapping[str, Any] = {
+    **StepOptions("propagate", False, 1, None, False, False, 1, None, False)._asdict(),
+    "l1": 0,
+    "prox_l1": 0,
+    "max_norm": None,
+    "copy_to": None,
+}
+
+
+def is_plain(name: str, value: Any) -> bool:
+    """Return whether an option around the rule leaves it alone."""
+    plain_value = PLAIN_OPTIONS[name]
+    return value is None if plain_value is None else bool(value == plain_value)

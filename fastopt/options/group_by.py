@@ -1,0 +1,113 @@
+"""Groups by name: which options go to which arrays, by glob patterns over their names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from ..arrays.structure import Branch, is_container
+from .ranges import Group
+
+
+class Grouped(NamedTuple):
+    """Parameters in their own structure, with the group of each: what :func:`group_by` gives to an optimizer.
+
+    Attributes
+    ----------
+    params : structure of arrays
+        The very structure that was given; gradients have its form.
+    options : list of dict
+        The options of each group.
+    group_of : dict
+        The number of the group, for the name of each array.
+    """
+
+    params: Any
+    options: list[Group]
+    group_of: dict[str, int]
+
+
+def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Group]]) -> Grouped:
+    """Sort parameters into groups with options of their own, by patterns over their names.
+
+    The first pattern that matches a name wins. Gradients keep the parameters' structure, and the names stay.
+
+    Parameters
+    ----------
+    params : dict, list, tuple or nested mix of arrays
+        As an optimizer takes it, but not yet in groups.
+    patterns : dict or sequence of pairs
+        Glob patterns and the options of the arrays that match: ``*`` is any text (dots too), ``?`` one character,
+        ``[ab]`` one of these. A pattern whose names all went to earlier ones makes no group.
+
+    Returns
+    -------
+    Grouped
+        To be given to an optimizer instead of the parameters. ``param_groups`` is in the order of the patterns.
+
+    Raises
+    ------
+    TypeError
+        If the parameters are no container, or the options of a pattern no dict.
+    ValueError
+        If an array matches no pattern, a pattern no array, or a name or pattern is there twice.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"hidden": {"W": np.ones((2, 2)), "b": np.ones(2)}, "norm": np.ones(2)}
+    >>> opt = fastopt.AdamW(fastopt.group_by(params, {"*.b": {"weight_decay": 0}, "norm*": {"lr": 1e-4}, "*": {}}))
+    >>> [group["weight_decay"] for group in opt.param_groups]
+    [0, 0.01, 0.01]
+    >>> info = opt.step({"hidden": {"W": np.ones((2, 2)), "b": np.ones(2)}, "norm": None})
+    """
+    if not is_container(params) or isinstance(params, Grouped):
+        raise TypeError(f"group_by: expected a dict, list or tuple of arrays, got {type(params).__name__}")
+    if isinstance(params, (list, tuple)) and any(isinstance(item, Mapping) and "params" in item for item in params):
+        raise TypeError("group_by: these are groups already (dicts with the key 'params'); give the arrays themselves")
+    pairs = list(patterns.items()) if isinstance(patterns, Mapping) else list(patterns)
+    for pattern, options in pairs:
+        if not isinstance(pattern, str) or not isinstance(options, Mapping):
+            raise TypeError(f"group_by: expected a pattern and a dict of options, got {pattern!r}: {options!r:.80}")
+    check_unique("patterns", [pattern for pattern, _ in pairs])
+    names = list(Branch(params).names())
+    check_unique("names", names)
+    for pattern, _ in pairs:
+        matching(pattern, names)
+    first_match = {
+        name: next((k for k, (pattern, _) in enumerate(pairs) if fnmatchcase(name, pattern)), None) for name in names
+    }
+    unmatched = [name for name, k in first_match.items() if k is None]
+    if unmatched:
+        raise ValueError(
+            f"group_by: no pattern matches {unmatched}; the patterns are {[pattern for pattern, _ in pairs]} (add "
+            "'*': {} at the end for all others)"
+        )
+    used = sorted({k for k in first_match.values() if k is not None})
+    return Grouped(
+        params,
+        [dict(pairs[k][1]) for k in used],
+        {name: used.index(k) for name, k in first_match.items() if k is not None},
+    )
+
+
+def matching(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return the names that a glob pattern matches.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        raise ValueError(f"no array's name matches {pattern!r}; the names are {list(names)}")
+    return found
+
+
+def check_unique(what: str, given: Sequence[str]) -> None:
+    twice = [item for item, count in Counter(given).items() if count > 1]
+    if twice:
+        raise ValueError(f"group_by: the {what} {twice} are there more than once; give each once")

@@ -1,0 +1,126 @@
+"""Dynamic loss scaling for gradients in few bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .ranges import Range, check
+
+
+class DynamicLossScale:
+    """A loss scale that grows while gradients are finite and backs off when they are not, as torch's ``GradScaler``.
+
+    Multiply the loss (or its gradient) by ``scale``, and give this object to an optimizer as ``grad_scale``, with
+    ``nonfinite="skip"``: the optimizer divides the gradients by the scale, skips steps that have something infinite or
+    NaN, and calls :meth:`update` after each.
+
+    Parameters
+    ----------
+    init_scale : float, default 65536.0
+        Above 0.
+    growth_factor : float, default 2.0
+        Above 1: what the scale is multiplied by after ``growth_interval`` applied steps in a row.
+    backoff_factor : float, default 0.5
+        Above 0 and below 1: what it is multiplied by after a step that was skipped.
+    growth_interval : int, default 2000
+        At least 1.
+
+    Attributes
+    ----------
+    scale : float
+        The scale now.
+    growth_tracker : int
+        Applied steps since it last changed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments out of these ranges.
+
+    Notes ----- Source: https://docs.pytorch.org/docs/stable/amp.html#gradient-scaling; Micikevicius et al., Mixed
+    Precision Training (arXiv 1710.03740).
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theta = np.float32([1.0])
+    >>> scale = fastopt.DynamicLossScale(init_scale=1024.0)
+    >>> opt = fastopt.SGD(theta, lr=0.5, grad_scale=scale, nonfinite="skip")
+    >>> opt.step(np.float16([np.inf])).applied, scale.scale
+    (False, 512.0)
+    >>> opt.step(np.float16([512.0])).applied, theta
+    (True, array([0.5], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+    ) -> None:
+        self.scale = init_scale
+        self.growth_factor = growth_factor
+        self.backoff_factor = backoff_factor
+        self.growth_interval = growth_interval
+        self.growth_tracker = 0
+        self._check()
+
+    def _check(self) -> None:
+        check("init_scale", self.scale, Range(0.0))
+        check("growth_factor", self.growth_factor, Range(1.0))
+        check("backoff_factor", self.backoff_factor, Range(0.0, 1.0))
+        check("growth_interval", self.growth_interval, Range(1, whole=True))
+        check("growth_tracker", self.growth_tracker, Range(0, whole=True))
+        for name, value, bound in (
+            ("init_scale", self.scale, 0),
+            ("growth_factor", self.growth_factor, 1),
+            ("backoff_factor", self.backoff_factor, 0),
+        ):
+            if value == bound:
+                raise ValueError(f"{name}={value!r}: expected a number above {bound}")
+
+    def update(self, applied: bool) -> None:
+        """Take note of a step: ``applied`` is that of its :class:`fastopt.StepInfo`. The optimizer calls it."""
+        if not applied:
+            self.scale = max(self.scale * self.backoff_factor, SMALLEST)
+            self.growth_tracker = 0
+            return
+        self.growth_tracker += 1
+        if self.growth_tracker == self.growth_interval:
+            # As torch: a scale that would be infinite stays.
+            grown = self.scale * self.growth_factor
+            self.scale = grown if grown < LARGEST else self.scale
+            self.growth_tracker = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all attributes, as numbers."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take all attributes from what :meth:`state_dict` returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it has other keys, or values that are out of range. Nothing is changed then.
+        """
+        if state_dict.keys() != vars(self).keys():
+            raise ValueError(f"state_dict: expected the keys {list(vars(self))}, got {list(state_dict)}")
+        before = self.state_dict()
+        vars(self).update(state_dict)
+        try:
+            self._check()
+        except (TypeError, ValueError):
+            vars(self).update(before)
+            raise
+
+    def __repr__(self) -> str:
+        return (
+            f"DynamicLossScale(scale={self.scale:g}, growth_factor={self.growth_factor:g}, "
+            f"backoff_factor={self.backoff_factor:g}, growth_interval={self.growth_interval})"
+        )
+
+
+#: The finite numbers of float32, in which torch holds the scale; it must not become 0.
+SMALLEST, LARGEST = 2.0**-126, 2.0**128
