@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .arithmetic.norms import clip_factor, total_norm
 from .arrays.dtypes import FLOAT32, FLOAT64, Array, is_float
 from .arrays.memory import described, in_memory_order
 from .arrays.structure import Branch, is_container
@@ -123,16 +123,6 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
         for grad in float_arrays(grads, to_be_written=True):
             limit = np.asarray(clip_value, FLOAT64).astype(grad.dtype)
             np.minimum(np.maximum(grad, -limit, out=grad), limit, out=grad)
-
-
-def clip_factor(norm: Any, max_norm: Any) -> npt.NDArray[np.float64]:
-    """Return ``min(1, max_norm / (norm + 1e-6))``, NaN for a norm that is NaN; elementwise, in double precision."""
-    return np.minimum(1.0, max_norm / (norm + 1e-6))  # type: ignore[no-any-return]
-
-
-def total_norm(sums: npt.NDArray[np.float64]) -> float:
-    """Return the 2-norm of all arrays from the sum of squares of each, added in index order on every machine."""
-    return math.sqrt(np.add.accumulate(sums)[-1]) if sums.size else 0.0
 
 
 def norm_of(arrays: list[Array], norm_type: float) -> float:

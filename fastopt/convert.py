@@ -11,7 +11,7 @@ from . import optimizers
 from .arithmetic import rules
 from .arrays.dtypes import FLOAT32, FLOAT64, Array
 from .arrays.memory import described
-from .core import state_dict as state
+from .core import state_dict
 from .core.optimizer import Optimizer
 from .options.group_by import Grouped, check_unique
 from .options.ranges import plain
@@ -114,7 +114,7 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             group_of,
         )
     )
-    saved = state.of(opt)
+    saved = state_dict.of(opt)
     for index, name in name_of.items():
         steps = as_number(sd["state"].get(index, {}).get("step", 1 if slots[index] else 0))
         missing = [slot for slot in rules.slots(opt.rule(opt.param_groups[group_of[name]])) if slot not in slots[index]]
@@ -171,7 +171,7 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
     check_expressible(opt, counterpart)
     import torch
 
-    saved = state.of(opt, copy=False)
+    saved = state_dict.of(opt, copy=False)
     states: dict[int, dict[str, Any]] = {}
     groups = []
     index = 0
@@ -263,13 +263,14 @@ def check_expressible(opt: Optimizer, counterpart: Counterpart) -> None:
     for name, value in opt.pass_options._asdict().items():
         if value != getattr(fresh.pass_options, name):
             raise ValueError(f"to_torch: torch's {counterpart.name} has no {name}={value!r}")
-    for name, param in zip(opt._names, opt._params, strict=True):
-        if opt._arrays.is_half(param.dtype):
+    parameters, is_half = opt.parts.parameters, opt.parts.backend.ops.is_half
+    for name, param in zip(parameters.names, parameters.arrays, strict=True):
+        if is_half(param.dtype):
             raise ValueError(
                 f"to_torch: {name!r} is {param.dtype}, and torch's {counterpart.name} has no float32 master of it; use "
                 "float32 parameters"
             )
-    for name in state.WHOLE_OPTIONS:
+    for name in state_dict.WHOLE_OPTIONS:
         if getattr(opt, name) != getattr(fresh, name):
             raise ValueError(
                 f"to_torch: torch's {counterpart.name} has no {name}={getattr(opt, name)!r}; set it to "

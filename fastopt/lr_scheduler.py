@@ -78,7 +78,7 @@ class LRScheduler:
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer)
-        initial_lrs = optimizer._initial_lrs
+        initial_lrs = optimizer.parts.groups.initial_lrs
         for k, group in enumerate(optimizer.param_groups):
             if k not in initial_lrs and last_epoch != -1:
                 raise ValueError(
@@ -758,7 +758,7 @@ class OneCycleLR(LRScheduler):
         lrs = [self.schedule(k)(0) for k in range(len(self.max_lrs))]
         if last_epoch == -1 and not is_resumed(optimizer):
             begin_at(optimizer, lrs)
-            optimizer._initial_lrs.update(enumerate(lrs))
+            optimizer.parts.groups.initial_lrs.update(enumerate(lrs))
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> schedules.one_cycle:
@@ -790,7 +790,7 @@ class Combined(LRScheduler):
 
     def _restart(self) -> None:
         for k, group in enumerate(self.optimizer.param_groups):
-            group["lr"] = self.optimizer._initial_lrs[k]
+            group["lr"] = self.optimizer.parts.groups.initial_lrs[k]
         self._begin()
 
     def state_dict(self) -> dict[str, Any]:
@@ -1052,7 +1052,7 @@ def is_function(value: Any) -> bool:
 
 def is_resumed(optimizer: Optimizer) -> bool:
     """Return whether the rates were just loaded, together with those that the groups began with."""
-    return optimizer._resumed_at == optimizer.step_count
+    return optimizer.parts.groups.resumed_at == optimizer.step_count
 
 
 def begin_at(optimizer: Optimizer, lrs: Sequence[float]) -> None:

@@ -134,7 +134,7 @@ class EarlyStopping:
         names = [] if opt is None else names_in(opt, params)
         copy_into(params, self.best_params)
         if opt is not None:
-            opt._follow_params(names)
+            opt.parts.follow_params(names)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it, for the ``extra`` of :func:`fastopt.save`; the parameters are not copied."""
@@ -313,7 +313,8 @@ def names_in(opt: Optimizer, params: Any) -> list[str]:
     ValueError
         If one is not its parameter.
     """
-    name_of = {id(param): name for name, param in zip(opt._names, opt._params, strict=True)}
+    parameters = opt.parts.parameters
+    name_of = {id(param): name for name, param in zip(parameters.names, parameters.arrays, strict=True)}
     branch = branch_of(params)
     others = [name for name, array in zip(branch.names(), branch.arrays(), strict=True) if id(array) not in name_of]
     if others:

@@ -10,7 +10,7 @@ import pytest
 
 import fastopt
 from fastopt.backends.native import library as native
-from fastopt.core.state_dict import known_slots
+from fastopt.core.slots import known_slots
 
 
 class Case(NamedTuple):
@@ -239,13 +239,13 @@ def bytes_of_run(
         given = grads if place is None else place(grads)
         info = opt.step([None if step == 1 and i == 0 else grad for i, grad in enumerate(given)])
         told.append(repr(tuple(info)).encode())
-        told += [raw(opt._arrays.on_host(grad)) for grad in given]
+        told += [raw(opt.parts.backend.ops.on_host(grad)) for grad in given]
     slots_in_8_bits = [slots for slots in opt.state.values() if any(slot + "_scale" in slots for slot in slots)]
     has_slots = {*opt.state["0"]} & known_slots() - case.optimizer.exact
     assert bool(slots_in_8_bits) == (options.get("state_dtype") == "uint8" and bool(has_slots))
-    arrays = [*opt._params, *(copy for copy in opt._copies if copy is not None)]
+    arrays = [*opt.parts.parameters.arrays, *(copy for copy in opt.parts.parameters.copies if copy is not None)]
     state = [array for slots in opt.state.values() for _, array in sorted(slots.items())]
-    return [*told, *(raw(opt._arrays.on_host(array)) for array in (*arrays, *state))]
+    return [*told, *(raw(opt.parts.backend.ops.on_host(array)) for array in (*arrays, *state))]
 
 
 def covering() -> list[Any]:

@@ -1,14 +1,29 @@
-"""Markers, registered here so that the tests also run where there is no pyproject.toml; what tests have measured."""
+"""What all tests share; where there is no pyproject.toml (the built wheel's tests) it is all the configuration."""
 
+from __future__ import annotations
+
+import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+# The helpers that stand directly here (cases.py and others) are imported by their names.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+import tiers
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "huge: needs more than 10 GB of memory; runs where the machine has it")
-    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU and fastopt[cuda]; skipped elsewhere")
+    for name, meaning in tiers.MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the items are chosen by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.mark_grids(items)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-
-from ..arrays.dtypes import Array
-from ..arrays.memory import are_writeable_as, is_on_device
-from . import host_arrays, threads
-
-if TYPE_CHECKING:
-    from .numpy.axis_sums import Adder
-
-from .table import HyperRow, Table
+from ..arrays.memory import is_on_device
+from .backend import Backend
+from .host import HostBackend
 
 NAMES = ("native", "numpy", "cuda")
 
@@ -54,8 +46,8 @@ def default() -> str:
     return "native" if native_missing() is None else "numpy"
 
 
-def choice_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]) -> str:
-    """Return the name of the backend for these parameters: ``cuda`` if and only if they are on a GPU.
+def backend_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]) -> Backend:
+    """Return the backend for these parameters: CUDA's if and only if they are on a GPU.
 
     Raises
     ------
@@ -72,7 +64,7 @@ def choice_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any])
                 f"{source}cuda: params: {names[0]!r} is not on a GPU; give arrays that have __cuda_array_interface__ "
                 "(CuPy, torch, Numba), or leave the backend unset"
             )
-        return chosen
+        return named(chosen)
     if name not in (None, "cuda"):
         raise ValueError(
             f"{source}{name}: params: {device_name!r} is on the GPU; leave the backend unset, or give NumPy arrays"
@@ -80,96 +72,40 @@ def choice_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any])
     reason = cuda_missing()
     if reason is not None:
         raise RuntimeError(f"params: {device_name!r} is on the GPU: {reason}")
-    return "cuda"
-
-
-def arrays_of(name: str) -> ModuleType:
-    """Return the module that knows the arrays of a backend: what may be a parameter or gradient, how slots are made."""
-    if name == "cuda":
-        from .cuda import arrays as device_arrays
-
-        return device_arrays
-    return host_arrays
-
-
-def set_stream(name: str, table: Any, stream: Any) -> None:
-    """Say in which stream the next step is to run; None: as the gradients say."""
-    if name != "cuda":
-        raise ValueError(f"stream={stream!r}: only steps on a GPU have a stream; leave it unset for NumPy arrays")
-    from .cuda import table as cuda
-
-    table.stream = None if stream is None else cuda.stream_handle(stream)
-
-
-def read_on_device(
-    table: Any,
-    hyper_rows: Sequence[HyperRow],
-    max_norms: Sequence[float | None],
-    group_of: Any,
-    global_limit: float | None,
-    count_nonfinite: bool,
-) -> float | None:
-    """Set the clip factors, and whether it is done, of a CudaTable's next step; return the norm if it is limited."""
-    limits = None
-    if any(max_norm is not None for max_norm in max_norms):
-        limits = np.array([np.inf if max_norm is None else max_norm for max_norm in max_norms])[group_of]
-    return table.read_grads(hyper_rows, limits, global_limit, count_nonfinite)  # type: ignore[no-any-return]
+    return named("cuda")
 
 
 def native_missing() -> str | None:
     """Return why the native backend can't be had, None where it can."""
-    from .native import library as native
+    from .native import library
 
-    return native.missing
+    return library.missing
 
 
 def cuda_missing() -> str | None:
     """Return why the CUDA backend can't be had, None where it can."""
-    from .cuda import found as cuda_found
+    from .cuda import found
 
-    return cuda_found.missing()
+    return found.missing()
 
 
-def table_class(name: str) -> type[Table]:
-    """Return the class of the tables of a backend."""
+def named(name: str) -> Backend:
+    """Return the backend of this name."""
     if name == "cuda":
-        from .cuda import table as cuda
+        from .cuda import backend
 
-        return cuda.CudaTable  # type: ignore[return-value]
+        return backend.BACKEND
+    return host_backend(name)
+
+
+def host_backend(name: str | None = None) -> HostBackend:
+    """Return the backend of this name for NumPy arrays; of the name "cuda" and without one the default."""
+    if name in (None, "cuda"):
+        name = default()
     if name == "native":
-        from .native.table import NativeTable
+        from .native import backend as native
 
-        return NativeTable
-    from .numpy.table import NumpyTable
+        return native.BACKEND
+    from .numpy import backend as numpy
 
-    return NumpyTable
-
-
-def adder(name: str) -> Adder:
-    """Return what adds squares over an axis of NumPy arrays."""
-    if name == "native":
-        from .native import table
-
-        return table.add_runs
-    from .numpy import axis_sums
-
-    return axis_sums.add_runs
-
-
-def most_threads(name: str) -> int:
-    """Return how many threads a backend can use at all; of a GPU's: those of arrays on the host."""
-    from .native import library as native
-    from .numpy import table as numpy
-
-    if name != "numpy" and native.missing is None:
-        return threads.MOST if native.has_threads() else 1
-    return numpy.MOST_THREADS
-
-
-def writeable_check(name: str, arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
-    """Return a function that tells whether all of these arrays have these dtypes and can be written."""
-    if name == "native":
-        from .native import ndarrays
-
-        return ndarrays.writeable_check(arrays, dtypes)
-    return lambda: are_writeable_as(arrays, dtypes)
+    return numpy.BACKEND

@@ -121,6 +121,11 @@ def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
     return slot.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
 
 
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any], param: Array) -> Array:
+    """Return a new array of zeros, in C order, where a parameter is."""
+    return np.zeros(shape, dtype)
+
+
 def owner(array: Array | None) -> Array | None:
     """Return the array that was given: of arrays in NumPy's memory itself."""
     return array

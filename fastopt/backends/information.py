@@ -42,7 +42,7 @@ def info() -> dict[str, Any]:
         "native_missing": native.missing,
         "isas_found": native.isas_found() if is_there else [],
         "isa": native.isa() if is_there else None,
-        "threads": min(threads.get_num_threads(), choosing.most_threads(backend)),
+        "threads": min(threads.get_num_threads(), choosing.host_backend(backend).most_threads()),
         "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {
             "fastopt": __version__,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..arithmetic.rules import sgd
 from ..arrays.dtypes import Array
-from .choosing import choice, default, table_class
+from .choosing import choice, host_backend
 from .table import HyperRow
 
 #: A row that leaves a gradient as it is, for norms alone.
@@ -18,7 +18,6 @@ PLAIN = HyperRow(sgd, 1.0, np.inf, 1.0, 0.0, 1.0, ())
 
 def sum_squares(arrays: Sequence[Array]) -> npt.NDArray[np.float64]:
     """Return the sum of squares of each C-contiguous float32 or float64 array, added in double precision."""
-    name = choice(None)
-    table = table_class(default() if name == "cuda" else name)(arrays, [()] * len(arrays))
+    table = host_backend(choice(None)).table(arrays, [()] * len(arrays))
     table.set_grads(arrays)
     return table.sum_products([PLAIN], "clipped_grad", "clipped_grad")

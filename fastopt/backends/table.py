@@ -46,14 +46,43 @@ class ArrayExtras(NamedTuple):
     scales: Sequence[tuple[Map, Array] | None] = ()
 
 
+class LimitedUnits(NamedTuple):
+    """An array, or the touched rows of one, whose units' norms a step limits."""
+
+    number: int
+    weights: Any
+    limit: float
+    axes: tuple[int, ...]
+
+
+class Reading(NamedTuple):
+    """The result of reading all gradients before a step: the global norm, and whether the step is skipped."""
+
+    #: The norm before clipping; None where no global norm is limited.
+    norm: Any = None
+    found_nonfinite: bool = False
+    #: On a GPU, with nonfinite="skip": whether the step is applied, a number still being computed on the device.
+    verdict: Any = None
+
+
 class Trust(NamedTuple):
-    """What a GPU makes the trust ratio of an array of; ``scaled`` are the rule's scalars that become lr * ratio."""
+    """The numbers of an array's trust ratio; ``scaled`` names the rule's scalars that become lr * ratio."""
 
     lr: float
     coefficient: float
     eps: float
     adapt: bool
     scaled: tuple[str, ...]
+
+
+class AdafactorScalars(NamedTuple):
+    """What the arrays of a row have in common; ``eps1`` None: the machine epsilon of their dtype."""
+
+    weight: float
+    eps1: float | None
+    eps2: float
+    rate: float
+    d: float
 
 
 #: What a sum is taken of: "param"; "clipped_grad", the gradient after scale, mean, value and norms; "grad", that with
@@ -69,6 +98,8 @@ class Table(Protocol):
 
     row_numbers: npt.NDArray[np.int32]
     array_clip: npt.NDArray[np.float64]
+    #: Whether a factor of ``array_clip`` may differ from 1.
+    is_clipped: bool
 
     #: For each array its number in the optimizer: its stream of random numbers.
     numbers: npt.NDArray[np.int64]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import is_
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from ..arrays.dtypes import Array
 from ..arrays.memory import Extents, address, extent, overlap_each_other
+from ..backends.backend import ArrayOps
 from ..backends.table import Table
 from .row_sparse import Rows, RowSparse, check_row_sparse
 
@@ -24,14 +24,12 @@ class Gradients:
 
     Parameters
     ----------
-    arrays : module
-        Knows the arrays of the backend.
+    ops : ArrayOps
+        The operations on the backend's arrays.
     names, params : sequence
         Of the optimizer's arrays.
     extents : Extents
         The memory that is written in a step.
-    refuse_beside_rows : callable
-        Raises if array number i can't have a row-sparse gradient.
     are_cleared : bool
         Whether the step clears them.
 
@@ -51,15 +49,14 @@ class Gradients:
 
     def __init__(
         self,
-        arrays: ModuleType,
+        ops: ArrayOps,
         names: Sequence[str],
         params: Sequence[Array],
         extents: Extents,
-        refuse_beside_rows: Callable[[int], None],
         are_cleared: bool,
     ) -> None:
-        self.arrays, self.names, self.params, self.extents = arrays, names, params, extents
-        self.refuse_beside_rows, self.are_cleared = refuse_beside_rows, are_cleared
+        self.ops, self.names, self.params, self.extents = ops, names, params, extents
+        self.are_cleared = are_cleared
         self.present = np.zeros(len(params), bool)
         self.are_all_present = False
         self.given: Sequence[Any] = ()
@@ -73,8 +70,10 @@ class Gradients:
         #: Where gradients like these were found clear of all that is written.
         self._disjoint: set[bytes] = set()
 
-    def take(self, table: Table, leaves: list[Any]) -> bool:
+    def take(self, table: Table, leaves: list[Any], check_row_sparse_allowed: Callable[[int], None]) -> bool:
         """Check these and hand them over; return whether other arrays than before have one.
+
+        ``check_row_sparse_allowed`` raises if the array of this number can't have a row-sparse gradient.
 
         Raises
         ------
@@ -89,7 +88,7 @@ class Gradients:
             return False
         self._are_plain = False
         present = self.present
-        are_callers = self._check_each(table, leaves)
+        are_callers = self._check_each(table, leaves, check_row_sparse_allowed)
         # A converted copy would miss what the caller writes into the array before the next step.
         self._last = leaves if are_callers else None
         return self.present is not present
@@ -101,7 +100,7 @@ class Gradients:
         if places in self._disjoint:
             return True
         self._refuse_overlap(range(len(grads)), starts, self._sizes)
-        if (starts % 8).any() and not self.arrays.are_aligned(grads):
+        if (starts % 8).any() and not self.ops.are_aligned(grads):
             return False
         if self.are_cleared and overlap_each_other(starts, self._sizes):
             return False
@@ -110,16 +109,18 @@ class Gradients:
         self._disjoint.add(places)
         return True
 
-    def _check_each(self, table: Table, leaves: list[Any]) -> bool:
+    def _check_each(self, table: Table, leaves: list[Any], check_row_sparse_allowed: Callable[[int], None]) -> bool:
         """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
-        sparse = {i: self._rows_of(i, grad) for i, grad in enumerate(leaves) if isinstance(grad, RowSparse)}
+        sparse: dict[int, Rows] = {}
+        for i, grad in enumerate(leaves):
+            if isinstance(grad, RowSparse):
+                check_row_sparse_allowed(i)
+                sparse[i] = self._rows_of(i, grad)
         callers = [grad.values if isinstance(grad, RowSparse) else grad for grad in leaves]
         if self.are_cleared:
-            self.arrays.check_clearable(self.names, callers)
+            self.ops.check_clearable(self.names, callers)
         checked = [
-            (None, i not in sparse)
-            if grad is None or i in sparse
-            else self.arrays.grad_in_memory_order(name, grad, param)
+            (None, i not in sparse) if grad is None or i in sparse else self.ops.grad_in_memory_order(name, grad, param)
             for i, (name, grad, param) in enumerate(zip(self.names, leaves, self.params, strict=True))
         ]
         grads = [grad for grad, _ in checked]
@@ -142,13 +143,12 @@ class Gradients:
         if not np.array_equal(present, self.present):
             self.present = present
             self.are_all_present = bool(present.all())
-        are_as_given = all(map(is_, map(self.arrays.owner, grads), leaves))
+        are_as_given = all(map(is_, map(self.ops.owner, grads), leaves))
         self._are_plain = are_callers and self.are_all_present and are_as_given
         return are_callers
 
     def _rows_of(self, i: int, grad: RowSparse) -> Rows:
         """Check the row-sparse gradient of array number ``i``."""
-        self.refuse_beside_rows(i)
         rows = check_row_sparse(self.names[i], grad, self.params[i])
         sizes = np.array([rows.values.nbytes], np.intp)
         self._refuse_overlap([i], np.array([address(rows.values)], np.uintp), sizes)

@@ -53,3 +53,20 @@ class StepInfo(NamedTuple):
     grad_norm: float | None
     lr: float
     step: int
+
+
+class Misfit(NamedTuple):
+    """A part of a saved state, or of the optimizer, that the other has not in this form."""
+
+    path: str
+    missing: bool
+    unexpected: bool
+    text: str
+
+
+def missing(path: str) -> Misfit:
+    return Misfit(path, True, False, f"missing: {path}")
+
+
+def unexpected(path: str) -> Misfit:
+    return Misfit(path, False, True, f"unexpected: {path}")

@@ -176,6 +176,14 @@ class RowSparseTable:
         self.touched.numbers[:] = self.places
         self.touched.set_grads([each.values for each in self.sparse])
 
+    @property
+    def is_clipped(self) -> bool:
+        return self.table.is_clipped
+
+    @is_clipped.setter
+    def is_clipped(self, is_clipped: bool) -> None:
+        self.table.is_clipped = is_clipped
+
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.table.set_grads(grads)
 

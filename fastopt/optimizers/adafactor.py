@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic.quantize import Map
 from ..arrays.dtypes import Array
 from ..arrays.memory import in_memory_order
-from ..backends import choosing
-from ..backends.numpy.axis_sums import Adder, sum_squares
-from ..backends.table import HyperRow
-from ..core.optimizer import Optimizer
-from ..core.whole_arrays import Direction, DirectionOptimizer
+from ..backends.table import AdafactorScalars
+from ..core.directions import Direction, DirectionOptimizer
+from ..core.step import Step
+from ..core.workspace import Workspace
 from ..options.ranges import NON_NEGATIVE, NON_POSITIVE, OPTIONAL, Allowed, Group, Range, Schedulable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..options.common import Common
+
+#: Sums the squares of an array over these axes.
+SumSquares: TypeAlias = Callable[[Array, tuple[int, ...]], npt.NDArray[np.float64]]
 
 #: Elements of a block: few enough for temporaries to stay in cache.
 BLOCK = 16384
@@ -121,39 +122,27 @@ class Adafactor(DirectionOptimizer):
             return {"variance": shape}
         return {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])}
 
-    def _apart(self) -> Sequence[npt.NDArray[Any]]:
-        return [] if self.backend == "cuda" else super()._apart()
+    def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        return super().row_keys(numbers) if self.parts.backend.on_host else []
 
-    def _slot(self, name: str, computed: Any, group: Group, slot: str) -> tuple[Any, tuple[Map, Any] | None]:
-        shape = self.slots(computed)[slot]
-        if self.backend != "cuda" or shape == tuple(computed.shape):
-            return super()._slot(name, computed, group, slot)
-        dtype = self._arrays.compute_dtype(computed.dtype)
-        zeros = self._arrays.zeros(shape, dtype, computed)
-        return self._kept(name, slot, zeros, dtype, lambda: zeros), None
-
-    def _new_table(self) -> Any:
-        if self.backend != "cuda":
-            return super()._new_table()
-        from ..backends.cuda.adafactor import Factored
-
-        table: Any = Optimizer._new_table(self)
-        slots = [[self._arrays.in_memory_order(slot) for slot in its] for its in self._slots]
-        self._factored = Factored(table, slots)
-        return table
-
-    def _run(self, table: Any, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
-        if self.backend != "cuda":
-            super()._run(table, groups, hyper_rows)
+    def prepare(self, workspace: Workspace) -> None:
+        if workspace.backend.on_host:
+            super().prepare(workspace)
             return
-        from ..backends.cuda.adafactor import Numbers
+        in_order = workspace.backend.ops.in_memory_order
+        slots = [list(map(in_order, memory.slots)) for memory in workspace.memory]
+        workspace.own = workspace.backend.adafactor(workspace.table, slots)
 
-        numbers = []
-        for k, step in self._rows:
-            group = groups[k]
+    def update(self, step: Step) -> None:
+        if step.parts.backend.on_host:
+            super().update(step)
+            return
+        scalars = []
+        for group, (_, steps) in zip(step.row_options, step.workspace.rows.members, strict=True):
             eps1, eps2 = group["eps"]
-            numbers.append(Numbers(self.weight(group, step + 1), eps1, eps2, self.rate(group, step + 1), group["d"]))
-        self._factored.step(table, hyper_rows, numbers)
+            weight, rate = self.weight(group, steps + 1), self.rate(group, steps + 1)
+            scalars.append(AdafactorScalars(weight, eps1, eps2, rate, group["d"]))
+        step.workspace.own.step(step.table, step.hyper_rows, scalars)
 
     def weight(self, group: Group, step: int) -> float:
         """Return the weight of a step's squares in their means."""
@@ -169,14 +158,14 @@ class Adafactor(DirectionOptimizer):
         eps1, eps2 = group["eps"]
         eps1 = float(np.finfo(param.dtype).eps) if eps1 is None else eps1
         weight = self.weight(group, step)
-        add = choosing.adder(self.backend)
+        sums = self.parts.backend.sum_squares
         if param.ndim < 2:
             approach(state["variance"], np.square(g, dtype=np.float64), weight)
             u = g / np.sqrt(np.maximum(state["variance"], param.dtype.type(eps1 * eps1)))
         else:
-            u = factored(g, state["row_var"], state["col_var"], weight, eps1, add)
-        step_size = max(eps2, math.sqrt(mean_square(param, add))) * self.rate(group, step)
-        return Direction(u, step_size / max(1.0, math.sqrt(mean_square(u, add)) / group["d"]))
+            u = factored(g, state["row_var"], state["col_var"], weight, eps1, sums)
+        step_size = max(eps2, math.sqrt(mean_square(param, sums))) * self.rate(group, step)
+        return Direction(u, step_size / max(1.0, math.sqrt(mean_square(u, sums)) / group["d"]))
 
 
 def approach(values: Array, goal: Array, weight: float) -> None:
@@ -184,10 +173,10 @@ def approach(values: Array, goal: Array, weight: float) -> None:
     values[...] = (1.0 - weight) * values.astype(np.float64) + weight * goal
 
 
-def mean_square(array: Array, add: Adder) -> float:
+def mean_square(array: Array, sum_squares: SumSquares) -> float:
     """Return the mean of the squares of all elements, as they lie in memory."""
     memory = in_memory_order(array)
-    return float(sum_squares(memory, tuple(range(array.ndim)), add).reshape(()) / array.size)
+    return float(sum_squares(memory, tuple(range(array.ndim))).reshape(()) / array.size)
 
 
 def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
@@ -203,11 +192,11 @@ def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slic
             yield slice(i, i + 1), slice(row, row + run)
 
 
-def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: float, add: Adder) -> Array:
+def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: float, sum_squares: SumSquares) -> Array:
     """Return ``u`` of an array with two or more axes, in its order of memory; brings the means up to date."""
     rows, columns = g.shape[-2:]
-    approach(row_var, sum_squares(g, (g.ndim - 1,), add) / columns, weight)
-    approach(col_var, sum_squares(g, (g.ndim - 2,), add) / rows, weight)
+    approach(row_var, sum_squares(g, (g.ndim - 1,)) / columns, weight)
+    approach(col_var, sum_squares(g, (g.ndim - 2,)) / rows, weight)
     matrices = np.ascontiguousarray(g).reshape(-1, rows, columns)
     r, c = row_var.reshape(-1, rows, 1), col_var.reshape(-1, 1, columns)
     # In index order.

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic import rules
 from ..arithmetic.rules import Rule
-from ..backends.table import HyperRow, Source, Table, Trust
-from ..core.whole_arrays import ArrayOptimizer, making_slots
+from ..backends.table import HyperRow, Source, Trust
+from ..core.step import Step
+from ..core.whole_arrays import ArrayOptimizer, slots_only
 from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
 
 if TYPE_CHECKING:
@@ -25,63 +25,26 @@ class _Layerwise(ArrayOptimizer):
     """What LARS and LAMB share: the trust ratio."""
 
     numbers: ClassVar[Mapping[str, float]] = {"trust_ratio": 1.0}
+    measured = frozenset({"trust_ratio"})
 
-    def _keep_numbers(self) -> None:
-        if self.backend != "cuda":
-            super()._keep_numbers()
-            return
-        for state in self.state.values():
-            if "trust_ratio" not in state:
-                state["trust_ratio"] = self._arrays.number(1.0, self._params[0])
+    def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        return []  # the ratio is not in the row
 
-    def _apart(self) -> Sequence[npt.NDArray[Any]]:
-        return []  # the ratio is beside the row, not in it
-
-    def _step_by_ratios(
-        self, table: Any, groups: Sequence[Group], norms: list[HyperRow], update: Source, hyper_rows: list[HyperRow]
-    ) -> None:
-        """Find the trust ratios by the rows ``norms``, put them into ``hyper_rows``, and step by these."""
+    def step_by_ratios(self, step: Step, rows: Sequence[HyperRow], update: Source) -> None:
+        """Step by these rows, with learning rates from the norms of each parameter and of its ``update``."""
         trusts = [
-            Trust(groups[k]["lr"], *self._trust(groups[k]), groups[k]["adapt"], self._scaled(groups[k]))
-            for k, _ in self._rows
+            Trust(group["lr"], *self.trust(group), group["adapt"], self.scaled(group)) for group in step.row_options
         ]
-        if self.backend == "cuda":
-            table.set_trust_ratios(norms, update, trusts, [self.state[name]["trust_ratio"] for name in self._names])
-            table.step(hyper_rows)
-            return
-        present = self._gradients.present
-        rows = table.row_numbers[present]
-        param_sums, update_sums = (table.sum_products(norms, each, each)[present] for each in ("param", update))
-        lrs, coefficients, eps, adapt = np.array([trust[:4] for trust in trusts]).reshape(-1, 4)[rows].T
-        with np.errstate(all="ignore"):
-            param_norms, update_norms = np.sqrt(param_sums), np.sqrt(update_sums)
-            is_defined = (adapt != 0) & (param_norms != 0) & (update_norms != 0)
-            ratios = np.where(is_defined, coefficients * param_norms / (update_norms + eps), 1.0)
-            rates = lrs * ratios
-        self._numbers[0, present] = ratios
-        table.row_numbers[present] = np.arange(rows.size)
-        try:
-            table.step(
-                [
-                    scaled_by(hyper_rows[row], trusts[row].scaled, rate)
-                    for row, rate in zip(rows.tolist(), rates.tolist(), strict=True)
-                ]
-            )
-        finally:
-            table.row_numbers[present] = rows
+        ratios = step.array_numbers("trust_ratio")
+        step.parts.backend.step_by_trust(step.table, rows, step.hyper_rows, update, trusts, step.present, ratios)
 
-    def _trust(self, group: Group) -> tuple[float, float]:
+    def trust(self, group: Group) -> tuple[float, float]:
         """Return the ratio's coefficient, and what is added to its denominator."""
         return 1.0, 0.0
 
-    def _scaled(self, group: Group) -> tuple[str, ...]:
+    def scaled(self, group: Group) -> tuple[str, ...]:
         """Return the scalars of the rule that the ratio is a factor of."""
         return ("step_size",)
-
-
-def scaled_by(hyper: HyperRow, scaled: Sequence[str], rate: float) -> HyperRow:
-    """Return the row with this rate instead of these of its scalars."""
-    return hyper._replace(scalars=hyper.scalars._replace(**dict.fromkeys(scaled, rate)))  # type: ignore[attr-defined]
 
 
 class LARS(_Layerwise):
@@ -170,13 +133,13 @@ class LARS(_Layerwise):
             return rules.NesterovScalars(group["momentum"], group["lr"], group["lr"], 1.0)
         return rules.MomentumScalars(group["momentum"], group["lr"], 1.0)
 
-    def _run(self, table: Table, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
-        self._step_by_ratios(table, groups, hyper_rows, "grad", hyper_rows)
+    def update(self, step: Step) -> None:
+        self.step_by_ratios(step, step.hyper_rows, update="grad")
 
-    def _trust(self, group: Group) -> tuple[float, float]:
+    def trust(self, group: Group) -> tuple[float, float]:
         return group["trust_coefficient"], group["eps"]
 
-    def _scaled(self, group: Group) -> tuple[str, ...]:
+    def scaled(self, group: Group) -> tuple[str, ...]:
         return ("grad_weight", "lookahead_grad_weight") if group["nesterov"] else ("grad_weight",)
 
 
@@ -273,13 +236,13 @@ class LAMB(_Layerwise):
         eps, eps_root = group["eps"] * root, group["eps_root"] * correction2
         return rules.AdamDirectionScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, decay, eps, eps_root)
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> HyperRow:
-        return super()._hyper(group, rule, step)._replace(decay=1.0)
+    def adjusted(self, row: HyperRow, group: Group) -> HyperRow:
+        return row._replace(decay=1.0)
 
-    def _run(self, table: Table, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
-        table.step(making_slots(hyper_rows))
+    def update(self, step: Step) -> None:
+        step.table.step(slots_only(step.hyper_rows))
         descents = [
-            hyper._replace(rule=rules.descend, scalars=rules.DescendScalars(groups[k]["lr"]))
-            for hyper, (k, _) in zip(hyper_rows, self._rows, strict=True)
+            row._replace(rule=rules.descend, scalars=rules.DescendScalars(group["lr"]))
+            for row, group in zip(step.hyper_rows, step.row_options, strict=True)
         ]
-        self._step_by_ratios(table, groups, hyper_rows, 0, descents)
+        self.step_by_ratios(step, descents, update=0)

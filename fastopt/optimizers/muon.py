@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..arrays.dtypes import Array
-from ..core.whole_arrays import Direction, DirectionOptimizer
+from ..core.directions import Direction, DirectionOptimizer
 from ..options.ranges import ANY_NUMBER, Allowed, Choice, Group, Range, Schedulable
 
 if TYPE_CHECKING:
@@ -112,14 +112,12 @@ class Muon(DirectionOptimizer):
         }
         super().__init__(params, options, **common)
 
-    def _checked_param(self, name: str, array: Any) -> Any:
-        checked = super()._checked_param(name, array)
-        if checked.ndim != 2:
+    def check_param(self, name: str, array: Any) -> None:
+        if array.ndim != 2:
             raise ValueError(
                 f"params: {name!r} has shape {array.shape}; Muon is for matrices: give arrays that are not 2-D to "
                 "another optimizer, such as AdamW"
             )
-        return checked
 
     def slots(self, param: Array) -> Mapping[str, tuple[int, ...]]:
         return {"b": param.shape}

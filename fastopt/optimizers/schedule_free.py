@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy as np
 from ..arithmetic import rules
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
-from ..backends.table import HyperRow, Table
+from ..backends.table import HyperRow
 from ..core.results import StepInfo
+from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer
 from ..options.ranges import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
 
@@ -40,7 +41,8 @@ class _ScheduleFree(ArrayOptimizer):
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
         values = super().new_slot(group, slot, param)
         if slot == "z":
-            self._arrays.write(values, self._arrays.on_host(param, copy=False))
+            ops = self.parts.backend.ops
+            ops.write(values, ops.on_host(param, copy=False))
         return values
 
     def warmed_up(self, group: Group, step: int) -> tuple[float, float, float]:
@@ -76,34 +78,33 @@ class _ScheduleFree(ArrayOptimizer):
         self._to_mode(False)
 
     def _to_mode(self, is_training: bool) -> None:
-        self._ready_table()
-        self._keep_new_slots()
-        for i, (name, k) in enumerate(zip(self._names, self._group_of, strict=True)):
-            state, beta = self.state[name], self._interpolation(self.param_groups[k])
+        memory, parameters, ops = self.ready().memory, self.parts.parameters, self.parts.backend.ops
+        self.parts.slots.commit()
+        for i, (name, k) in enumerate(zip(parameters.names, parameters.group_of, strict=True)):
+            state, beta = self.state[name], self.interpolation(self.param_groups[k])
             if bool(state["is_training"]) == is_training:
                 continue
             weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
-            computed = self._computed[i]
-            values = self._arrays.on_host(computed)
-            values += values.dtype.type(weight) * (self._arrays.on_host(state["z"], copy=False) - values)
-            self._arrays.write(computed, values)
-            for shown in (self._params[i], self._copies[i]):
+            computed = memory[i].computed
+            values = ops.on_host(computed)
+            values += values.dtype.type(weight) * (ops.on_host(state["z"], copy=False) - values)
+            ops.write(computed, values)
+            for shown in (parameters.arrays[i], parameters.copies[i]):
                 if shown is not None and shown is not computed:
-                    self._arrays.write_rounded(shown, computed)
+                    ops.write_rounded(shown, computed)
             state["is_training"][...] = is_training
 
-    def _interpolation(self, group: Group) -> float:
+    def interpolation(self, group: Group) -> float:
         """Return the part of ``x`` in ``y``."""
         raise NotImplementedError
 
-    def _run(self, table: Table, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
-        super()._run(table, groups, hyper_rows)
-        made = [self.warmed_up(its, step + 1) for its, (_, step) in zip(self._options, self._rows, strict=True)]
-        _, largest, weight = np.array(made).reshape(-1, 3).T
-        present = self._gradients.present
-        rows = table.row_numbers[present]
-        self._numbers[0, present] += weight[rows]
-        self._numbers[1, present] = largest[rows]
+    def update(self, step: Step) -> None:
+        super().update(step)
+        members = zip(step.row_options, step.workspace.rows.members, strict=True)
+        _, largest, weight = np.array([self.warmed_up(its, steps + 1) for its, (_, steps) in members]).reshape(-1, 3).T
+        numbers, rows = step.parts.progress.numbers, step.table.row_numbers[step.present]
+        numbers[0, step.present] += weight[rows]
+        numbers[1, step.present] = largest[rows]
 
 
 class ScheduleFreeSGD(_ScheduleFree):
@@ -203,11 +204,11 @@ class ScheduleFreeSGD(_ScheduleFree):
         lr, c = self.averaging(group, step)
         return rules.ScheduleFreeSGDScalars(1.0 - c, c, lr * (1.0 - group["momentum"] * (1.0 - c)), lr)
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> HyperRow:
+    def adjusted(self, row: HyperRow, group: Group) -> HyperRow:
         # Decay at y is L2, whichever way it is asked for.
-        return super()._hyper(group, rule, step)._replace(l2=group["weight_decay"], decay=1.0)
+        return row._replace(l2=group["weight_decay"], decay=1.0)
 
-    def _interpolation(self, group: Group) -> float:
+    def interpolation(self, group: Group) -> float:
         return float(group["momentum"])
 
 
@@ -318,8 +319,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
             beta2, 1.0 - beta2, root, decay, 1.0 - c, c, step_size, lr, group["eps"] * root
         )
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> HyperRow:
-        return super()._hyper(group, rule, step)._replace(decay=1.0)
+    def adjusted(self, row: HyperRow, group: Group) -> HyperRow:
+        return row._replace(decay=1.0)
 
-    def _interpolation(self, group: Group) -> float:
+    def interpolation(self, group: Group) -> float:
         return float(group["betas"][0])

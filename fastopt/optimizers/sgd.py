@@ -144,19 +144,20 @@ class SGD(Optimizer):
         >>> theta.round(3)
         array([0.56])
         """
-        self._ready_table()  # checks the options: what was written into a group counts here too
-        if self.backend == "cuda":
+        self.ready()  # checks the options: what was written into a group counts here too
+        parameters, groups = self.parts.parameters, self.parts.groups.values(self.step_count)
+        if not self.parts.backend.on_host:
             raise ValueError("lookahead: it is not done on a GPU yet; use nesterov=True")
         if any(group["nesterov"] for group in self.param_groups):
             raise ValueError("lookahead: nesterov=True has it built in; use nesterov=False with lookahead()")
-        kept = [param.copy() for param in self._params]
+        before = [param.copy() for param in parameters.arrays]
         try:
-            for name, param, k in zip(self._names, self._params, self._group_of, strict=True):
-                group = self._values(k)
-                if group["momentum"] != 0 and "b" in self.state[name] and name not in self._frozen:
+            for name, param, k in zip(parameters.names, parameters.arrays, parameters.group_of, strict=True):
+                group = groups[k]
+                if group["momentum"] != 0 and "b" in self.state[name] and name not in parameters.frozen:
                     reach = group["momentum"] * (1.0 if group["lr_in_momentum"] else group["lr"])
                     param -= param.dtype.type(reach) * self.slot(name, "b")
             yield
         finally:
-            for param, values in zip(self._params, kept, strict=True):
+            for param, values in zip(parameters.arrays, before, strict=True):
                 param[...] = values

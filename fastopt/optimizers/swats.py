@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from ..arithmetic import rules
 from ..arithmetic.rules import Rule
-from ..backends.table import HyperRow, Table
-from ..core.whole_arrays import ArrayOptimizer, making_slots
+from ..backends.table import HyperRow
+from ..core.rows import decay_of, threshold_of
+from ..core.step import Step
+from ..core.whole_arrays import ArrayOptimizer, slots_only
 from ..options.ranges import Group, Schedulable
 
 if TYPE_CHECKING:
@@ -113,8 +115,8 @@ class SWATS(ArrayOptimizer):
     def rule(self, group: Group) -> Rule:
         return rules.adam_direction
 
-    def _apart(self) -> Sequence[npt.NDArray[Any]]:
-        return list(self._numbers[1:])  # every array has an average of its own, which no row needs
+    def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        return list(numbers[1:])  # every array has an average of its own, which no row needs
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         beta1, beta2 = group["betas"]
@@ -123,48 +125,51 @@ class SWATS(ArrayOptimizer):
         step_size = group["lr"] * math.sqrt(1.0 - beta2**step) / (1.0 - beta1**step)
         return rules.AdamDirectionScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, 0.0, group["eps"], 0.0)
 
-    def _hyper(self, group: Group, rule: Rule, step: int) -> HyperRow:
-        if group["switch_step"]:
-            group, rule = {**group, "lr": group["sgd_lr"]}, rules.momentum
-        return super()._hyper(group, rule, step)
+    def adjusted(self, row: HyperRow, group: Group) -> HyperRow:
+        if not group["switch_step"]:
+            return row
+        lr = group["sgd_lr"]
+        return row._replace(rule=rules.momentum, decay=decay_of(group, lr), threshold=threshold_of(group, lr))
 
-    def _run(self, table: Table, groups: Sequence[Group], hyper_rows: list[HyperRow]) -> None:
+    def update(self, step: Step) -> None:
+        table, rows = step.table, step.hyper_rows
         first, second = [], []
-        for hyper, making in zip(hyper_rows, making_slots(hyper_rows), strict=True):
-            in_adams_phase = hyper.rule is rules.adam_direction
-            first.append(making if in_adams_phase else hyper)
+        for row, only_slots in zip(rows, slots_only(rows), strict=True):
+            in_adams_phase = row.rule is rules.adam_direction
+            first.append(only_slots if in_adams_phase else row)
             descent = {"rule": rules.descend, "scalars": rules.DescendScalars(1.0)} if in_adams_phase else {"stages": 0}
-            second.append(hyper._replace(**descent))
+            second.append(row._replace(**descent))
         table.step(first)
-        is_adams = np.array([hyper.rule is rules.adam_direction for hyper in hyper_rows], bool)
+        is_adams = np.array([row.rule is rules.adam_direction for row in rows], bool)
         if not is_adams.any():
             return
-        squares = table.sum_products(hyper_rows, 0, 0)
-        products = table.sum_products(hyper_rows, 0, "grad")
+        squares = table.sum_products(rows, 0, 0)
+        products = table.sum_products(rows, 0, "grad")
         table.step(second)
-        if self._verdict is not None and not self._verdict:
+        if step.verdict is not None and not step.verdict:
             return  # skipped by a GPU
-        in_adam = self._gradients.present.copy()
+        in_adam = step.present.copy()
         in_adam[in_adam] = is_adams[table.row_numbers[in_adam]]
-        for k, group in enumerate(groups):
-            of_group = np.flatnonzero(self._group_of == k)
+        for k, group in enumerate(step.groups):
+            of_group = np.flatnonzero(step.parts.parameters.group_of == k)
             for arrays in [of_group] if group["per_group"] else of_group[:, None]:
                 measured = arrays[in_adam[arrays]]
                 if measured.size:
                     sums = float(np.cumsum(squares[measured])[-1]), float(np.cumsum(products[measured])[-1])
-                    self._judge(group, arrays, 1 + int(self._steps[measured].max()), *sums)
+                    judge(step, group, arrays, 1 + int(step.parts.progress.steps[measured].max()), *sums)
 
-    def _judge(self, group: Group, arrays: npt.NDArray[np.intp], step: int, square: float, product: float) -> None:
-        """Bring the rate's average of these arrays up to date, and switch them to SGD where it has settled."""
-        if product == 0:
-            return
-        beta2 = group["betas"][1]
-        rate = square / product
-        average = beta2 * self._numbers.item(0, arrays[0]) + (1.0 - beta2) * rate
-        corrected = average / (1.0 - beta2**step)
-        self._numbers[0, arrays] = average
-        if step > 1 and abs(corrected - rate) < group["eps"]:
-            self._numbers[1, arrays] = step
-            self._numbers[2, arrays] = corrected
-            for i in arrays:
-                self._arrays.clear(self.state[self._names[i]]["u"])
+
+def judge(step: Step, group: Group, arrays: npt.NDArray[np.intp], number: int, square: float, product: float) -> None:
+    """Update the average of these arrays' rate in their step of this number; switch them to SGD once it is steady."""
+    if product == 0:
+        return
+    beta2, numbers = group["betas"][1], step.parts.progress.numbers
+    rate = square / product
+    average = beta2 * numbers.item(0, arrays[0]) + (1.0 - beta2) * rate
+    corrected = average / (1.0 - beta2**number)
+    numbers[0, arrays] = average
+    if number > 1 and abs(corrected - rate) < group["eps"]:
+        numbers[1, arrays] = number
+        numbers[2, arrays] = corrected
+        for i in arrays:
+            step.parts.backend.ops.clear(step.workspace.memory[i].slots[0])  # u

@@ -51,9 +51,24 @@ class StepOptions(NamedTuple):
     state_dtype: str | None
     stochastic_rounding: bool
 
+    def check_together(self) -> None:
+        """Raise if an option asks for another one, or excludes it."""
+        if self.polyak and self.ema_decay is not None:
+            raise ValueError("polyak=True, ema_decay: expected one of the two averages, got both")
+        if (self.ema_bias_correction and self.ema_decay is None) or (self.polyak_start != 1 and not self.polyak):
+            raise ValueError(
+                "ema_bias_correction needs ema_decay, and polyak_start needs polyak=True: expected those too"
+            )
+
     @property
     def averages(self) -> bool:
+        """Whether an average of the parameters is kept."""
         return self.polyak or self.ema_decay is not None
+
+    @property
+    def is_dithered(self) -> bool:
+        """Whether anything is rounded by random bits."""
+        return self.state_dtype is not None or self.stochastic_rounding
 
 
 #: The options around the rule, and which values leave it alone.

@@ -65,7 +65,7 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
     """
     if not is_container(params) or isinstance(params, Grouped):
         raise TypeError(f"group_by: expected a dict, list or tuple of arrays, got {type(params).__name__}")
-    if isinstance(params, (list, tuple)) and any(isinstance(item, Mapping) and "params" in item for item in params):
+    if isinstance(params, (list, tuple)) and any(map(is_group, params)):
         raise TypeError("group_by: these are groups already (dicts with the key 'params'); give the arrays themselves")
     pairs = list(patterns.items()) if isinstance(patterns, Mapping) else list(patterns)
     for pattern, options in pairs:
@@ -91,6 +91,11 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
         [dict(pairs[k][1]) for k in used],
         {name: used.index(k) for name, k in first_match.items() if k is not None},
     )
+
+
+def is_group(value: Any) -> bool:
+    """Return whether something is a group of arrays with options of its own."""
+    return isinstance(value, Mapping) and "params" in value
 
 
 def matching(pattern: str, names: Sequence[str]) -> list[str]:

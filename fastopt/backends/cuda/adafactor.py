@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import cuda
 from numba.cuda import types
 
 from ...arithmetic.rules import DescendScalars, descend
-from ..table import HyperRow
+from ..table import AdafactorScalars, HyperRow
 from . import numba_cuda
 from .arrays import DeviceArray, compute_dtype, in_memory_order, slot_like
 from .axes import CHUNKS_A_BLOCK, THREADS, WORDS, Units
@@ -38,16 +38,6 @@ from .table import CudaTable
 #: The words (int64) beside an array's row of units: where their means are kept; where those of its columns are (0: it
 #: has fewer than two axes), how many rows and columns a matrix has, and the first of its matrices among those of all.
 BESIDE = 5
-
-
-class Numbers(NamedTuple):
-    """What the arrays of a row have in common; ``eps1`` None: the machine epsilon of their dtype."""
-
-    weight: float
-    eps1: float | None
-    eps2: float
-    rate: float
-    d: float
 
 
 class Means:
@@ -78,7 +68,12 @@ class Means:
         return [row_var if axis == -1 else col_var, col_var, rows, columns, first_matrix]
 
     def follow(
-        self, table: CudaTable, hyper_rows: Sequence[HyperRow], numbers: Sequence[Numbers], guard: int, stream: Any
+        self,
+        table: CudaTable,
+        hyper_rows: Sequence[HyperRow],
+        numbers: Sequence[AdafactorScalars],
+        guard: int,
+        stream: Any,
     ) -> None:
         """Bring the means up to date; the new ones replace the first chunks too."""
         self.units.add_squares(table, hyper_rows, stream, "grad")
@@ -102,7 +97,7 @@ class Factored:
         table.slots = [[in_memory_order(slot_like(p, 0.0, compute_dtype(p.dtype)))] for p in table.params]
         self.planned: Any = None
 
-    def step(self, table: CudaTable, hyper_rows: Sequence[HyperRow], numbers: Sequence[Numbers]) -> None:
+    def step(self, table: CudaTable, hyper_rows: Sequence[HyperRow], numbers: Sequence[AdafactorScalars]) -> None:
         with table.in_stream() as stream:
             if table.planned is not self.planned:
                 self.lay_out(table, stream)
@@ -129,7 +124,7 @@ class Factored:
         self.planned = table.planned
 
     def make_directions(
-        self, table: CudaTable, hyper_rows: Sequence[HyperRow], numbers: Sequence[Numbers], stream: Any
+        self, table: CudaTable, hyper_rows: Sequence[HyperRow], numbers: Sequence[AdafactorScalars], stream: Any
     ) -> None:
         matrices = numba_cuda.address(self.matrices)
         for part, beside in zip(self.rows.units.parts, self.rows.beside, strict=True):
@@ -144,7 +139,7 @@ class Factored:
             args = table.work(launch, hyper), stages_of(hyper, dtype), floor, float(eps1), *where
             numba_cuda.launch(kernel, part.blocks, THREADS, stream, *args)
 
-    def make_rates(self, table: CudaTable, numbers: Sequence[Numbers], stream: Any) -> None:
+    def make_rates(self, table: CudaTable, numbers: Sequence[AdafactorScalars], stream: Any) -> None:
         places = table.param_sums, table.sums, table.rates["float64"], table.rates["float32"]
         for launch in table.launches:
             _, _, eps2, rate, d = numbers[launch.row]

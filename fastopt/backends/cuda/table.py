@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from ...arithmetic.quantize import Map
 from ...arithmetic.rules import SGDScalars, sgd
-from ...core.max_norm import Held
-from ..table import CLEAR, FINISH, UPDATE, ArrayExtras, HyperRow, Source, Trust
+from ..table import CLEAR, FINISH, UPDATE, ArrayExtras, HyperRow, LimitedUnits, Source, Trust
 from . import numba_cuda
 from .arrays import COMPUTED, DeviceArray, compute_dtype, device_of, models_of, pointer_reader
 from .axes import HeldNorms
@@ -333,7 +332,7 @@ class CudaTable:
                 numba_cuda.launch(kernel, -(-count // numba_cuda.THREADS), numba_cuda.THREADS, stream, *args)
         self.scaled = [trust.scaled for trust in trusts]
 
-    def hold_norms(self, hyper_rows: Sequence[HyperRow], units: Sequence[Held]) -> None:
+    def hold_norms(self, hyper_rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
         """Hold the norms of these arrays' units, unless the step is not done."""
         with self.in_stream() as stream:
             axes = {each.number: each.axes for each in units}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...arithmetic import rules
 from ...arrays.dtypes import Array
 from ...arrays.memory import address, are_like
 from .. import threads
@@ -42,8 +41,13 @@ class NativeTable:
     """The arrays of an optimizer as C structs. It keeps the memory alive that they point to."""
 
     def __init__(
-        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], extras: Sequence[ArrayExtras] | None = None
+        self,
+        params: Sequence[Array],
+        slots: Sequence[Sequence[Array]],
+        extras: Sequence[ArrayExtras] | None = None,
+        counts: npt.NDArray[np.int64] | None = None,
     ) -> None:
+        """``counts``, of shape (2, 1 + arrays), are what calls with ``is_counted`` update."""
         count = len(params)
         self.count = count
         self.arrays = ffi.new("fo_array[]", count)
@@ -58,6 +62,8 @@ class NativeTable:
         self.array_clip = columns["array_clip"]
         self.nonfinite = np.zeros(count, np.int64)
         self.array_clip[:] = 1
+        self.is_clipped = False
+        self.counts = None if counts is None else ffi.from_buffer("int64_t[]", counts, require_writable=True)
         self.numbers = columns["number"]
         self.numbers[:] = np.arange(count)
         self.sizes = np.array([param.size for param in params], np.int64)
@@ -116,15 +122,6 @@ class NativeTable:
 
     def is_current(self) -> bool:
         return True
-
-    def check_rules(self, asked: Sequence[rules.Rule]) -> None:
-        for rule in asked:
-            if rule not in RULES:
-                raise ValueError(f'the rule {rule.__name__} is not among the compiled ones; use backend="numpy"')
-
-    def use_counts(self, counts: npt.NDArray[np.int64]) -> None:
-        """Take the counts, of shape (2, 1 + arrays), that calls with ``is_counted`` bring up to date."""
-        self.counts = ffi.from_buffer("int64_t[]", counts, require_writable=True)
 
     def step(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
         self.set_hyper_rows(hyper_rows)

@@ -120,6 +120,7 @@ class NumpyTable:
         self.row_numbers = np.zeros(len(params), np.int32)
         self.numbers = np.arange(len(params), dtype=np.int64)
         self.array_clip = np.ones(len(params))
+        self.is_clipped = False
         self.nonfinite = np.zeros(len(params), np.int64)
         self.grad_dtypes: list[np.dtype[Any] | None] = []
         self.present: list[bool] = []
@@ -335,8 +336,27 @@ class NumpyTable:
                 with counting:
                     self.nonfinite[run.array] += np.count_nonzero(~is_finite[part])
 
-    def whole_grad(self, i: int, hyper: HyperRow) -> Array:
-        """Return a copy of an array's gradient, clipped and decayed."""
+    def whole(self, i: int, size: int) -> Block:
+        """Return array number ``i``, or a slot of this size, as one block."""
+        return Block(self, [Run(i, 0, size)])
+
+    def param_values(self, i: int) -> Array:
+        """Return an array's parameter in the compute dtype."""
+        block = self.whole(i, self.params[i].size)
+        return self.loaded(block, block.param, PARAM_STREAM)
+
+    def slot_values(self, i: int, k: int) -> Array:
+        """Return slot number ``k`` of an array in the compute dtype."""
+        block = self.whole(i, self.slots[k][i].size)  # type: ignore[union-attr]
+        return self.loaded(block, block.slots[k], k)
+
+    def write_slot(self, i: int, k: int, values: Array, row: HyperRow) -> None:
+        """Write values into slot number ``k`` of an array that is stored in another dtype."""
+        block = self.whole(i, values.size)
+        self.store(block, block.slots[k], k, values, row)
+
+    def full_gradient(self, i: int, hyper: HyperRow) -> Array:
+        """Return a copy of an array's gradient, clipped and regularized."""
         param = self.params[i]
         elements = np.empty(param.size, compute_dtype(param.dtype))
         with np.errstate(all="ignore"):

@@ -1,0 +1,137 @@
+"""The interface of a backend: all that the core and the optimizers ask of the place where steps run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arithmetic.rules import Rule
+from ..arrays.memory import Extents
+from .table import ArrayExtras, HyperRow, LimitedUnits, Reading, Source, Trust
+
+#: Raises for gradients that are not finite; gets how many such elements each array has.
+Refuse = Callable[[npt.NDArray[np.int64]], None]
+Count = Callable[[], None]
+
+
+class ArrayOps(Protocol):
+    """Operations on the arrays of a backend: those of NumPy are the functions of ``host_arrays.py``."""
+
+    def checked_param(self, name: str, array: Any) -> Any: ...
+    def checked_copy(self, name: str, copy: Any, param: Any) -> Any: ...
+    def check_slot(self, where: str, slot: Any, param: Any, dtype: Any) -> None: ...
+    def slot_like(self, param: Any, value: float, dtype: Any) -> Any: ...
+    def zeros(self, shape: tuple[int, ...], dtype: Any, param: Any) -> Any: ...
+    def owner(self, array: Any) -> Any: ...
+    def are_aligned(self, grads: Sequence[Any]) -> bool: ...
+    def on_host(self, array: Any, copy: bool = True) -> Any: ...
+    def write(self, array: Any, values: Any) -> None: ...
+    def write_rounded(self, array: Any, values: Any) -> None: ...
+    def scales(self, count: int, value: float, param: Any) -> Any: ...
+    def to_device_of(self, array: Any, values: Any) -> Any: ...
+    def number(self, value: float, param: Any) -> Any: ...
+    def clear(self, array: Any) -> None: ...
+    def to_compute_dtype(self, array: Any) -> Any: ...
+    def compute_dtype(self, dtype: Any) -> Any: ...
+    def is_half(self, dtype: Any) -> bool: ...
+    def is_bfloat16(self, dtype: Any) -> bool: ...
+    def in_memory_order(self, array: Any) -> Any: ...
+    def grad_in_memory_order(self, name: str, grad: Any, param: Any) -> tuple[Any, bool]: ...
+    def check_clearable(self, names: Sequence[str], grads: Sequence[Any]) -> None: ...
+    def extents(self, names: Sequence[str], arrays: Sequence[Any]) -> Extents: ...
+
+
+class Backend(Protocol):
+    """A place where steps run. Tables are typed in ``table.py``; each backend knows its own."""
+
+    #: The name that ``FASTOPT_BACKEND`` and ``opt.backend`` have for it.
+    name: str
+    #: Whether arrays are NumPy's.
+    on_host: bool
+
+    @property
+    def ops(self) -> ArrayOps:
+        """The operations on this backend's arrays."""
+
+    def table(
+        self,
+        params: Sequence[Any],
+        slots: Sequence[Sequence[Any]],
+        extras: Sequence[ArrayExtras] | None = None,
+        *,
+        rules: Sequence[Rule] = (),
+        counts: npt.NDArray[np.int64] | None = None,
+    ) -> Any:
+        """Return a table of these arrays, which must be contiguous.
+
+        ``rules`` are those that will run; ``counts``, of shape (2, 1 + arrays), are the step counts that counted calls
+        update.
+
+        Raises
+        ------
+        ValueError
+            For a rule that this backend can't run.
+        """
+
+    def writeable_check(self, arrays: Sequence[Any], dtypes: Sequence[Any]) -> Callable[[], bool]:
+        """Return a function that returns whether all of these arrays still have these dtypes and can be written."""
+
+    def set_stream(self, table: Any, stream: Any) -> None:
+        """Set the stream in which the next step runs; None: the one that the gradients name.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If this backend has no streams, or this is not a stream.
+        """
+
+    def read(
+        self,
+        table: Any,
+        rows: list[HyperRow],
+        limits: npt.NDArray[np.float64] | None,
+        global_limit: float | None,
+        nonfinite: str,
+        refuse: Refuse,
+    ) -> Reading:
+        """Read all gradients before a step: set the clip factors, and look for elements that are not finite.
+
+        ``limits`` has the greatest norm of each array, ``global_limit`` that of all together. ``refuse`` is called if
+        ``nonfinite`` is "raise" and there are such elements; nothing is set then.
+        """
+
+    def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
+        """Step and count, as one piece that Ctrl-C can't divide."""
+
+    def accumulate(self, table: Any, rows: list[HyperRow], count: Count) -> None:
+        """Accumulate the gradients and count the call, as one piece that Ctrl-C can't divide."""
+
+    def limit_norms(self, table: Any, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
+        """Scale the units whose norm is above their limit."""
+
+    def step_by_trust(
+        self,
+        table: Any,
+        rows: Sequence[HyperRow],
+        norm_rows: Sequence[HyperRow],
+        update: Source,
+        trusts: Sequence[Trust],
+        present: npt.NDArray[np.bool_],
+        ratios: Any,
+    ) -> None:
+        """Step with a learning rate of each array's own, from the norms of its parameter and its update.
+
+        ``norm_rows`` are the rows that the update is read with; ``ratios`` is where the trust ratios are kept.
+        """
+
+    def numpy_table(self, params: Sequence[Any], slots: Sequence[Sequence[Any]], extras: Sequence[ArrayExtras]) -> Any:
+        """Return a table of the NumPy backend, whatever this one is; only of arrays on the host."""
+
+    def adafactor(self, table: Any, slots: Sequence[Sequence[Any]]) -> Any:
+        """Return what makes Adafactor's steps on this backend's own arrays; None where NumPy makes them."""
+
+    def sum_squares(self, array: Any, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        """Return the sums of squares over these axes of a NumPy array, in double precision and a fixed order."""

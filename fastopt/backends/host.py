@@ -1,0 +1,159 @@
+"""The part that the backends of NumPy arrays share: they read, limit and scale at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arithmetic.norms import clip_factor, total_norm
+from ..arithmetic.rules import Rule
+from ..arrays.dtypes import Array
+from ..arrays.memory import are_writeable_as
+from . import host_arrays
+from .backend import ArrayOps, Count, Refuse
+from .interrupts import uninterrupted
+from .numpy import axis_sums
+from .numpy.table import NumpyTable
+from .table import ArrayExtras, HyperRow, LimitedUnits, Reading, Source, Table, Trust
+
+NOTHING_READ = Reading()
+
+
+class HostBackend:
+    """The base of the native and the NumPy backend; :class:`fastopt.backends.backend.Backend` says what each does."""
+
+    name: str
+    on_host = True
+    #: Adds the squares of runs to sums.
+    add_runs: axis_sums.Adder
+
+    @property
+    def ops(self) -> ArrayOps:
+        return host_arrays
+
+    def table(
+        self,
+        params: Sequence[Array],
+        slots: Sequence[Sequence[Array]],
+        extras: Sequence[ArrayExtras] | None = None,
+        *,
+        rules: Sequence[Rule] = (),
+        counts: npt.NDArray[np.int64] | None = None,
+    ) -> Table:
+        raise NotImplementedError
+
+    def most_threads(self) -> int:
+        """Return how many threads a large step can use."""
+        raise NotImplementedError
+
+    def writeable_check(self, arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
+        return lambda: are_writeable_as(arrays, dtypes)
+
+    def set_stream(self, table: Any, stream: Any) -> None:
+        if stream is not None:
+            raise ValueError(f"stream={stream!r}: only steps on a GPU have a stream; leave it unset for NumPy arrays")
+
+    def read(
+        self,
+        table: Any,
+        rows: list[HyperRow],
+        limits: npt.NDArray[np.float64] | None,
+        global_limit: float | None,
+        nonfinite: str,
+        refuse: Refuse,
+    ) -> Reading:
+        if table.is_clipped:
+            table.array_clip[:] = 1
+            table.is_clipped = False
+        is_counted = nonfinite != "propagate"
+        if limits is None and global_limit is None and not is_counted:
+            return NOTHING_READ
+        sums = table.sum_products(rows, "clipped_grad", "clipped_grad", is_counted)
+        found = is_counted and bool(table.nonfinite.any())
+        if found and nonfinite == "raise":
+            refuse(table.nonfinite)
+        if limits is not None:
+            with np.errstate(all="ignore"):
+                factors = np.where(limits < math.inf, clip_factor(np.sqrt(sums), limits), 1.0)
+            table.is_clipped = True  # first: an interrupt in between has them cleared in the next step
+            table.array_clip[:] = factors
+        if global_limit is None:
+            return Reading(None, found)
+        if limits is not None:
+            sums = table.sum_products(rows, "clipped_grad", "clipped_grad")
+        norm = total_norm(sums)
+        factor = float(clip_factor(norm, float(global_limit)))
+        rows[:] = [row._replace(global_clip=factor) for row in rows]
+        return Reading(norm, found)
+
+    def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
+        uninterrupted(partial(table.step, rows), count)
+
+    def accumulate(self, table: Any, rows: list[HyperRow], count: Count) -> None:
+        uninterrupted(partial(table.accumulate, rows), count)
+
+    def limit_norms(self, table: Any, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
+        for each in units:
+            limit_norms(each.weights, each.limit, each.axes, self.add_runs)
+
+    def step_by_trust(
+        self,
+        table: Table,
+        rows: Sequence[HyperRow],
+        norm_rows: Sequence[HyperRow],
+        update: Source,
+        trusts: Sequence[Trust],
+        present: npt.NDArray[np.bool_],
+        ratios: npt.NDArray[np.float64],
+    ) -> None:
+        numbers = table.row_numbers[present]
+        param_sums, update_sums = (table.sum_products(norm_rows, each, each)[present] for each in ("param", update))
+        lrs, coefficients, eps, adapt = np.array([trust[:4] for trust in trusts]).reshape(-1, 4)[numbers].T
+        with np.errstate(all="ignore"):
+            param_norms, update_norms = np.sqrt(param_sums), np.sqrt(update_sums)
+            is_defined = (adapt != 0) & (param_norms != 0) & (update_norms != 0)
+            found = np.where(is_defined, coefficients * param_norms / (update_norms + eps), 1.0)
+            rates = lrs * found
+        ratios[present] = found
+        table.row_numbers[present] = np.arange(numbers.size)
+        try:
+            table.step(
+                [
+                    with_rate(rows[number], trusts[number].scaled, rate)
+                    for number, rate in zip(numbers.tolist(), rates.tolist(), strict=True)
+                ]
+            )
+        finally:
+            table.row_numbers[present] = numbers
+
+    def numpy_table(
+        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], extras: Sequence[ArrayExtras]
+    ) -> NumpyTable:
+        return NumpyTable(params, slots, extras)
+
+    def adafactor(self, table: Any, slots: Sequence[Sequence[Any]]) -> None:
+        return None
+
+    def sum_squares(self, array: Array, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        return axis_sums.sum_squares(array, axes, self.add_runs)
+
+
+def with_rate(row: HyperRow, scaled: Sequence[str], rate: float) -> HyperRow:
+    """Return the row with this rate instead of these of its scalars."""
+    return row._replace(scalars=row.scalars._replace(**dict.fromkeys(scaled, rate)))  # type: ignore[attr-defined]
+
+
+def limit_norms(p: Array, limit: float, axes: tuple[int, ...], add: axis_sums.Adder) -> None:
+    """Multiply in place each unit's weights whose norm is above ``limit`` by ``limit / norm``.
+
+    Weights whose norm is NaN stay as they are.
+    """
+    with np.errstate(all="ignore"):
+        norms = np.sqrt(axis_sums.sum_squares(p, axes, add))
+        if (norms > limit).any():
+            p *= np.where(norms > limit, limit / norms, 1.0).astype(p.dtype)

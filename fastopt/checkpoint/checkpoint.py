@@ -1,0 +1,219 @@
+"""Saving and loading a run: the three public names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, NamedTuple
+
+from ..arrays.memory import described
+from ..core import state_dict
+from ..core.optimizer import Optimizer
+from ..core.results import LoadResult
+from .files import replace_file
+from .metadata import CheckpointError, check_metadata, metadata_of
+from .npz import read_npz, write_npz
+from .packing import Packer, unpack
+from .safetensors import read_safetensors, write_safetensors
+
+
+class Checkpoint(NamedTuple):
+    """The content of a checkpoint file.
+
+    Attributes
+    ----------
+    params : array or structure of arrays
+        In the structure that was saved.
+    optimizer : dict or None
+        For :meth:`fastopt.Optimizer.load_state_dict`.
+    extra : dict
+        The ``extra`` that was given to :func:`save`.
+
+    Examples
+    --------
+    >>> import fastopt, numpy as np
+    >>> fastopt.Checkpoint({"W": np.ones(2)}, None, {"epoch": 3}).extra
+    {'epoch': 3}
+    """
+
+    params: Any
+    optimizer: dict[str, Any] | None
+    extra: dict[str, Any]
+
+    def restore(self, opt: Optimizer, strict: bool = True) -> LoadResult:
+        """Write the saved parameters into those of an optimizer, in place, and load the saved state.
+
+        Parameters
+        ----------
+        opt : Optimizer
+            An optimizer of the class that was saved.
+        strict : bool, default True
+            Whether all names, shapes and dtypes must match. False: load the arrays that fit, for instance the lower
+            layers of a model that has a new head.
+
+        Returns
+        -------
+        LoadResult
+            As from :meth:`fastopt.Optimizer.load_state_dict`; parameters are called ``"params.<name>"``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As from :meth:`fastopt.Optimizer.load_state_dict`, also for parameters. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt, tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.npz"
+        >>> opt = fastopt.Adam({"W": np.ones(2)})
+        >>> info = opt.step({"W": np.ones(2)})
+        >>> fastopt.save(path, opt)
+        >>> params = {"W": np.zeros(2)}
+        >>> other = fastopt.Adam(params)
+        >>> fastopt.load(path).restore(other)
+        LoadResult(missing=[], unexpected=[])
+        >>> params["W"], other.step_count
+        (array([0.999, 0.999]), 1)
+        """
+        parts = opt.parts
+        misfits, pairs = state_dict.plan_params(parts, self.params)
+        if self.optimizer is None:
+            plan, result = None, state_dict.load_result(type(opt).__name__, [], misfits, strict)
+        else:
+            plan, result = state_dict.plan(opt, self.optimizer, strict, misfits)
+        for array, value in pairs:
+            parts.backend.ops.write(array, value)
+        if plan is not None:
+            state_dict.carry_out(opt, plan)
+        loaded = plan.entries if plan is not None else {}
+        parts.follow_params([name for name in parts.parameters.names if name not in loaded])
+        return result
+
+
+def save(
+    path: str | os.PathLike[str],
+    opt: Optimizer | None = None,
+    *,
+    params: Any = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint. A process that is killed at any moment leaves the old file or the new one, both complete.
+
+    Parameters
+    ----------
+    path : path
+        The file. A path that ends in ``.npz`` selects NumPy's format, which has no bfloat16 or 8-bit floats; any other
+        selects safetensors, which needs the extra ``checkpoint``.
+    opt : Optimizer or None, default None
+        The optimizer whose state is saved.
+    params : array or structure of arrays, default None
+        The parameters to save. None: those of the optimizer.
+    extra : dict, optional
+        Anything made of None, bool, int, float, str, list, tuple, dict, NumPy arrays and NumPy's random generators,
+        such as the ``state_dict()`` of an lr_scheduler or of an EarlyStopping, the generator that shuffles the data,
+        or the epoch.
+
+    Raises
+    ------
+    TypeError
+        If a checkpoint can't hold one of the values, or ``extra`` is not a dict.
+    ImportError
+        If safetensors is missing.
+    OSError
+        If the file can't be written. The old file is unchanged.
+
+    Notes
+    -----
+    The data goes to a temporary file in the same folder, which replaces the old file once it is on the disk. A process
+    that is killed meanwhile leaves the temporary file behind: ``.<name>.<random>.tmp``.
+
+    Nothing is pickled. A schedule is saved as its name and arguments. A function is saved as its name only; loading
+    keeps the function of the optimizer that the state is loaded into.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.npz"
+    >>> opt = fastopt.SGD({"W": np.ones(2)})
+    >>> fastopt.save(path, opt, extra={"epoch": 3, "rng": np.random.default_rng(0)})
+    >>> fastopt.load(path).extra["epoch"]
+    3
+    """
+    if opt is not None and params is None:
+        parameters, on_host = opt.parts.parameters, opt.parts.backend.ops.on_host
+        params = parameters.structure([on_host(array, copy=False) for array in parameters.arrays])
+    if not isinstance(extra, (Mapping, NoneType)):
+        raise TypeError(f"extra is {described(extra)}; expected a dict: extra={{'name': value}}")
+    packer = Packer()
+    content = {
+        "params": packer.pack(params, ("params",)),
+        "optimizer": packer.pack(None if opt is None else state_dict.of(opt, copy=False), ()),
+        "extra": packer.pack({} if extra is None else dict(extra), ("extra",)),
+    }
+    metadata = metadata_of(content, packer.arrays)
+    target = Path(os.path.realpath(path))
+    write = write_npz if target.suffix == ".npz" else write_safetensors
+    replace_file(target, lambda temporary: write(temporary, packer.arrays, metadata))
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint, and check that every bit of it is as it was written.
+
+    Parameters
+    ----------
+    path : path
+        A file that :func:`save` wrote, in either format.
+
+    Returns
+    -------
+    Checkpoint
+        ``params`` in the structure that was saved, ``optimizer`` for ``load_state_dict``, and ``extra``.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is not a complete checkpoint (truncated, changed by as little as a bit, or hostile), or is of a
+        newer format. It is a ValueError.
+    ImportError
+        If the file has bfloat16 or 8-bit floats and ml_dtypes is missing.
+    OSError
+        If the file is missing, or can't be read.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.npz"
+    >>> fastopt.save(path, params=[np.ones(2), {"b": np.zeros(1)}])
+    >>> fastopt.load(path).params
+    [array([1., 1.]), {'b': array([0.])}]
+    >>> size = path.write_bytes(path.read_bytes()[:-1])
+    >>> fastopt.load(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    fastopt.checkpoint.CheckpointError: ...run.npz: it is not a complete checkpoint: ...
+    """
+    with open(path, "rb") as file:
+        is_npz = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        try:
+            arrays, metadata = read_npz(file) if is_npz else read_safetensors(file)
+            check_metadata(metadata, arrays)
+            content = json.loads(metadata["content"])
+            remaining = dict(arrays)
+            checkpoint = Checkpoint(**{name: unpack(content[name], remaining) for name in Checkpoint._fields})
+            if remaining or set(content) != set(Checkpoint._fields):
+                raise ValueError(f"nothing refers to the arrays {list(remaining)}")
+            if not isinstance(checkpoint.extra, dict) or not isinstance(checkpoint.optimizer, (dict, NoneType)):
+                raise ValueError("its 'extra' is not a dict, or its 'optimizer' neither a dict nor None")
+            return checkpoint
+        except ImportError:
+            raise
+        except CheckpointError as error:
+            raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+        except Exception as error:  # NumPy, zipfile and json raise many kinds for a broken file
+            reason = str(error) or type(error).__name__
+            raise CheckpointError(
+                f"{os.fspath(path)}: it is not a complete checkpoint: {reason:.300}; use an earlier one"
+            ) from error

@@ -1,0 +1,69 @@
+"""The metadata of a checkpoint file: its format, its version, and a digest of everything in the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..arrays.dtypes import Array
+
+#: The version that is written; files of a newer one are refused.
+FORMAT_VERSION = 1
+
+#: The names of the entries.
+ENTRIES = ("format", "format_version", "digest", "content")
+
+
+class CheckpointError(ValueError):
+    """Raised for a file that is not a complete checkpoint, or is of a newer format."""
+
+
+def metadata_of(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, str]:
+    """Return the metadata of a file with this content and these arrays."""
+    metadata = {"format": "fastopt", "format_version": str(FORMAT_VERSION), "content": json.dumps(content)}
+    metadata["digest"] = digest(metadata, arrays)
+    return metadata
+
+
+def digest(metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> str:
+    """Return the SHA-256 of the content and of every array with its name, dtype and shape."""
+    sha = hashlib.sha256()
+    sha.update(json.dumps([metadata[name] for name in ENTRIES if name != "digest"]).encode())
+    for key in sorted(arrays):
+        array = arrays[key]
+        sha.update(json.dumps([key, array.dtype.name, array.shape]).encode())
+        sha.update(array.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def check_metadata(metadata: Any, arrays: Mapping[str, Array]) -> None:
+    """Raise unless this is the metadata of these arrays, in a version that can be read.
+
+    Raises
+    ------
+    CheckpointError
+        If another program wrote the file, or a newer fastopt.
+    ValueError
+        If the file is damaged.
+    """
+    if not isinstance(metadata, dict) or metadata.get("format") != "fastopt":
+        raise CheckpointError("it was not written by fastopt.save")
+    if sorted(metadata) != sorted(ENTRIES) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"expected the metadata {ENTRIES}, got {list(metadata)}")
+    version = metadata["format_version"]
+    if not re.fullmatch("[1-9][0-9]*", version):
+        raise CheckpointError(
+            f"its format version is {version!r:.80}; expected a whole number of at least 1: use an earlier checkpoint"
+        )
+    if len(version) > 9 or int(version) > FORMAT_VERSION:  # int() refuses numbers of thousands of digits
+        raise CheckpointError(
+            f"it is of format version {version:.80}; this fastopt reads up to {FORMAT_VERSION}: use a newer fastopt"
+        )
+    if not secrets.compare_digest(metadata["digest"].encode(), digest(metadata, arrays).encode()):
+        raise ValueError("its digest is not that of its content, so it was changed since it was written")

@@ -1,0 +1,172 @@
+"""Nested Python with arrays in it as JSON and a flat dict of arrays, and back, without pickle."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..arrays.dtypes import Array
+from ..arrays.memory import described
+
+#: The dtypes that an array may have, and the names that safetensors has for them.
+DTYPES: Mapping[str, str] = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+#: The generators of NumPy that can be saved.
+GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+
+
+class Packer:
+    """Turns values into JSON, and collects their arrays under readable keys: their paths.
+
+    Attributes
+    ----------
+    arrays : dict
+        C-contiguous arrays by their keys.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}
+
+    def pack(self, value: Any, path: tuple[str, ...]) -> Any:
+        """Return a value in terms that JSON can hold.
+
+        Raises
+        ------
+        TypeError
+            If a checkpoint can't hold a part of it; says which.
+        """
+        if value is None or isinstance(value, (bool, int, str)):
+            return value
+        if isinstance(value, float) and not isinstance(value, np.generic):
+            return value if math.isfinite(value) else {"float": repr(value)}
+        if isinstance(value, np.ndarray):
+            is_fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+            return {"array": self.add_array(value, path), "order": "F" if is_fortran else "C"}
+        if isinstance(value, np.generic):
+            return {"scalar": self.add_array(np.asarray(value), path)}
+        if isinstance(value, tuple):
+            return {"tuple": [self.pack(item, (*path, str(k))) for k, item in enumerate(value)]}
+        if isinstance(value, list):
+            return [self.pack(item, (*path, str(k))) for k, item in enumerate(value)]
+        if isinstance(value, Mapping):
+            return {
+                "dict": [[self.pack_key(key, path), self.pack(item, (*path, str(key)))] for key, item in value.items()]
+            }
+        if isinstance(value, np.random.Generator):
+            state = value.bit_generator.state
+            if state["bit_generator"] in GENERATORS:
+                return {"generator": self.pack(state, path)}
+        raise TypeError(
+            f"{'.'.join(path)} is {described(value)}; a checkpoint holds None, bool, int, float, str, list, tuple, "
+            "dict, NumPy arrays and NumPy's generators"
+        )
+
+    def pack_key(self, key: Any, path: tuple[str, ...]) -> Any:
+        """Return the key of a dict, after a check of its type."""
+        if not isinstance(key, (str, int)):
+            raise TypeError(f"{'.'.join(path)} has the key {key!r}; the keys of a dict in a checkpoint are str or int")
+        return key
+
+    def add_array(self, array: Array, path: tuple[str, ...]) -> str:
+        """Collect an array, and return its key."""
+        if array.dtype.name not in DTYPES or not array.dtype.isnative:
+            raise TypeError(
+                f"{'.'.join(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}"
+            )
+        # Without characters that could make it a path of a file.
+        wanted = key = re.sub(
+            r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path)
+        )
+        number = 1
+        while key in self.arrays:
+            number += 1
+            key = f"{wanted}~{number}"
+        # ascontiguousarray would give an array of no dimensions one.
+        self.arrays[key] = np.asarray(array, order="C")
+        return key
+
+
+def is_extension(name: str) -> bool:
+    """Return whether ml_dtypes defines the dtype of this name; NumPy's own formats lose such a dtype."""
+    return name.startswith(("bfloat", "float8"))
+
+
+def check_key(key: str) -> None:
+    """Raise unless :class:`Packer` could have made this key.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, or looks like a path.
+    """
+    if not key or key.startswith((".", "~")) or re.search(r"[/\\\x00-\x1f\x7f]", key):
+        raise ValueError(f"an array is called {key!r:.80}, which looks like a path")
+
+
+def unpack(packed: Any, arrays: dict[str, Array]) -> Any:
+    """Return the value that :meth:`Packer.pack` packed. Its arrays are taken out of ``arrays``.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        If :meth:`Packer.pack` can't have packed it so.
+    """
+    if isinstance(packed, list):
+        return [unpack(item, arrays) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    kind: str
+    content: Any
+    kind, content = next(iter(packed.items()), ("nothing", None))
+    if kind == "array" and packed.get("order") in ("C", "F"):
+        return np.require(arrays.pop(content), requirements=[packed["order"], "W", "O"])
+    if len(packed) == 1:
+        if kind == "float" and content in ("nan", "inf", "-inf"):
+            return float(content)
+        if kind == "scalar":
+            return arrays.pop(content)[()]
+        if kind == "tuple" and isinstance(content, list):
+            return tuple(unpack(item, arrays) for item in content)
+        if kind == "dict" and isinstance(content, list):
+            return {key: unpack(item, arrays) for key, item in content}
+        if kind == "generator":
+            return generator(unpack(content, arrays))
+    raise ValueError(f"nothing is written like {packed!r:.80}")
+
+
+def generator(state: Any) -> np.random.Generator:
+    """Return NumPy's generator in this state.
+
+    Raises
+    ------
+    ValueError
+        If this is not the state of a generator.
+    """
+    if not isinstance(state, dict) or state.get("bit_generator") not in GENERATORS:
+        raise ValueError(f"{state!r:.80} is not the state of a generator")
+    # NumPy does not check these, and would read beyond its buffers.
+    if not 0 <= state["state"].get("pos", 0) <= 624 or not 0 <= state.get("buffer_pos", 0) <= 4:
+        raise ValueError("a generator's position is outside its buffer")
+    bit_generator = getattr(np.random, state["bit_generator"])()
+    bit_generator.state = state
+    return np.random.Generator(bit_generator)

@@ -1,0 +1,125 @@
+"""The safetensors format. It is read here, so that nothing in a hostile file reaches code that trusts it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from ..arrays.dtypes import Array
+from .packing import DTYPES, check_key, is_extension
+
+#: The longest header that is read, as in safetensors itself.
+MAX_HEADER = 100_000_000
+
+
+class Entry(NamedTuple):
+    """The form of an array in a file, and its bytes, counted from the end of the header."""
+
+    dtype: np.dtype[Any]
+    shape: list[int]
+    begin: int
+    end: int
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write arrays and metadata to a file.
+
+    Raises
+    ------
+    ImportError
+        If safetensors is missing.
+    """
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ImportError(
+            "saving this needs safetensors: pip install 'fastopt[checkpoint]', or save to a path ending in .npz"
+        ) from error
+    save_file(dict(arrays), path, metadata=dict(metadata))
+
+
+def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
+    """Return the arrays and the metadata of a file, after a check that the arrays fill it, each byte once."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    if len(start) < 8:
+        raise ValueError(f"it has {size} bytes")
+    (length,) = struct.unpack("<Q", start)
+    if length > min(size - 8, MAX_HEADER):
+        raise ValueError(f"its header claims {length} bytes, and the file has {size}")
+    header = json.loads(file.read(length), object_pairs_hook=unique)
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a dict")
+    metadata = header.pop("__metadata__", None)
+    arrays = {}
+    for key, entry in checked_entries(header, size - 8 - length).items():
+        file.seek(8 + length + entry.begin)
+        data = bytearray(file.read(entry.end - entry.begin))
+        arrays[key] = np.frombuffer(data, entry.dtype).reshape(entry.shape)
+    return arrays, metadata
+
+
+def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, Entry]:
+    """Return the arrays of a header, after a check that they fill ``size`` bytes."""
+    entries = {key: checked_entry(key, fields) for key, fields in header.items()}
+    reached = 0
+    for begin, end in sorted((entry.begin, entry.end) for entry in entries.values()):
+        if begin != reached:
+            raise ValueError(f"its arrays overlap or leave a gap at byte {reached}")
+        reached = end
+    if reached != size:
+        raise ValueError(f"its arrays end at byte {reached} of {size}")
+    return entries
+
+
+def checked_entry(key: str, fields: Any) -> Entry:
+    """Return an array of a header, after a check that its numbers are right and agree with each other."""
+    check_key(key)
+    wrong = ValueError(f"its header says of {key!r:.80}: {fields!r:.80}")
+    if (
+        set(fields) != {"dtype", "shape", "data_offsets"}
+        or len(fields["data_offsets"]) != 2
+        or len(fields["shape"]) > 64
+    ):
+        raise wrong
+    begin, end = fields["data_offsets"]
+    if not all(type(number) is int and 0 <= number < 2**62 for number in (*fields["shape"], begin, end)):
+        raise wrong
+    dtype = dtype_of(fields["dtype"])
+    if end - begin != math.prod(fields["shape"]) * dtype.itemsize:
+        raise wrong
+    return Entry(dtype, fields["shape"], begin, end)
+
+
+def dtype_of(code: str) -> np.dtype[Any]:
+    """Return the dtype with this name in safetensors; NumPy has it, or ml_dtypes.
+
+    Raises
+    ------
+    ImportError
+        If ml_dtypes is needed and missing.
+    """
+    name = {code: name for name, code in DTYPES.items()}[code]
+    if not is_extension(name):
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError(f"this checkpoint has {name} arrays, which need ml_dtypes: pip install ml-dtypes") from error
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return found
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict, and raise if a name is there twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("its header has a name twice")
+    return found

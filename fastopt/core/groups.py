@@ -1,0 +1,218 @@
+"""The groups of an optimizer: their options, checked when written and evaluated at a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..arithmetic.rules import Rule
+from ..options.common import PLAIN_OPTIONS, is_plain
+from ..options.ranges import RANGES, Allowed, Group, Range, check, plain
+from ..options.values import differ, is_scheduled, value_at
+from .results import Misfit, missing
+
+#: It counts as 0 in every sum with a number that matters.
+LEAST_POSITIVE = math.ulp(0.0)
+
+
+#: The entries of a saved group besides its options.
+NO_OPTIONS = ("params", "initial_lr")
+
+
+class SavedGroup(NamedTuple):
+    """The options of a saved group, the learning rate that its lr_scheduler began with, and its rule."""
+
+    options: Group
+    initial_lr: float | None
+    rule: Rule
+
+
+class CheckedGroup(NamedTuple):
+    """A group's options as they were last checked, and what follows from them."""
+
+    values: Group
+    #: They distinguish True from 1.0.
+    types: list[type]
+    rule: Rule
+    scheduled: tuple[str, ...]
+    clips_arrays: bool
+    limits_norms: bool
+
+
+class Groups:
+    """The groups: they know options alone.
+
+    Parameters
+    ----------
+    optimizer : str
+        The name of the optimizer's class, for errors.
+    defaults : dict
+        Each option with its default.
+    ranges, refused : dict
+        Those of :class:`fastopt.core.hooks.Hooks`.
+    """
+
+    def __init__(
+        self, optimizer: str, defaults: Group, ranges: Mapping[str, Allowed], refused: Mapping[str, str]
+    ) -> None:
+        self.optimizer, self.defaults, self.ranges, self.refused = optimizer, defaults, ranges, refused
+        self.param_groups: list[Group] = []
+        self.checked: list[CheckedGroup] = []
+        self.clips_arrays = self.limits_norms = False
+        #: Whether a group has another rule than when the table was made.
+        self.rules_changed = False
+        #: The learning rate that each group's lr_scheduler began with, by the group's number.
+        self.initial_lrs: dict[int, float] = {}
+        #: The step count that was loaded together with initial learning rates.
+        self.resumed_at: int | None = None
+
+    def check(self, name: str, value: Any, where: str = "") -> None:
+        """Raise if an option can't have this value."""
+        if name == "max_norm_axis":
+            for each in value if isinstance(value, (tuple, list)) else (value,):
+                check(f"{where}{name}", each, Range(-math.inf, whole=True))
+        else:
+            check(f"{where}{name}", value, self.ranges.get(name, RANGES.get(name)))
+
+    def check_allowed(self, options: Mapping[str, Any]) -> None:
+        """Raise if one of these options asks for what this optimizer refuses."""
+        for name, value in options.items():
+            if name in self.refused and not is_plain(name, value):
+                raise ValueError(
+                    f"{name}={value!r:.80}: {self.optimizer} does not take it: {self.refused[name]}; leave it out"
+                )
+
+    def check_known(self, groups: Sequence[Group]) -> None:
+        """Raise if a group names an option that there is not."""
+        for options in groups:
+            unknown = [name for name in options if name not in self.defaults]
+            if unknown:
+                raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
+
+    def check_group(self, options: Group, k: int, rule: Callable[[Group], Rule]) -> CheckedGroup:
+        """Check the options of group number ``k``, and derive what follows from them."""
+        for name, value in options.items():
+            if name != "params":
+                self.check(name, value, f"param_groups[{k}]: " if k else "")
+        values = {name: value if name == "params" else plain(value) for name, value in options.items()}
+        self.check_allowed({name: values[name] for name in PLAIN_OPTIONS if name in values})
+        return CheckedGroup(
+            values,
+            list(map(type, options.values())),
+            rule(values),
+            tuple(name for name, value in values.items() if name != "params" and is_scheduled(value)),
+            values["clip_norm"] is not None,
+            values["max_norm"] is not None,
+        )
+
+    def addition(
+        self, groups: Sequence[Group], members: Sequence[tuple[Any, ...]], rule: Callable[[Group], Rule]
+    ) -> list[CheckedGroup]:
+        """Check the options of new groups, and return them; nothing changes yet."""
+        first = len(self.param_groups)
+        return [
+            self.check_group({"params": its, **self.defaults, **options}, first + k, rule)
+            for k, (its, options) in enumerate(zip(members, groups, strict=True))
+        ]
+
+    def add(self, groups: Sequence[Group], checked: Sequence[CheckedGroup]) -> None:
+        """Add groups that :meth:`addition` returned."""
+        for options, group in zip(groups, checked, strict=True):
+            self.param_groups.append({"params": group.values["params"], **self.defaults, **options})
+            self.checked.append(group)
+        self.note_checked()
+
+    def note_checked(self) -> None:
+        """Keep what a step asks of all groups together."""
+        self.clips_arrays = any(group.clips_arrays for group in self.checked)
+        self.limits_norms = any(group.limits_norms for group in self.checked)
+
+    def refresh(self, rule: Callable[[Group], Rule]) -> None:
+        """Check what was written into the groups; ``rules_changed`` is set where a group has another rule then."""
+        if len(self.param_groups) != len(self.checked):
+            raise ValueError(
+                f"param_groups: expected {len(self.checked)} groups, got {len(self.param_groups)}; use "
+                "add_param_group, or build a new optimizer"
+            )
+        for k, group in enumerate(self.param_groups):
+            checked = self.checked[k]
+            if group.get("params") is not checked.values["params"]:
+                raise ValueError(
+                    f"param_groups[{k}]: 'params' was replaced; use add_param_group, or build a new optimizer"
+                )
+            if differ(group, checked.values) or list(map(type, group.values())) != checked.types:
+                if group.keys() != checked.values.keys():
+                    raise ValueError(
+                        f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
+                    )
+                self.checked[k] = self.check_group(group, k, rule)
+                self.note_checked()
+                self.rules_changed |= self.checked[k].rule is not checked.rule
+
+    def values(self, step_count: int) -> list[Group]:
+        """Return the options of each group in a step: schedules are evaluated."""
+        return [
+            self.evaluated(k, step_count) if group.scheduled else group.values for k, group in enumerate(self.checked)
+        ]
+
+    def evaluated(self, k: int, step_count: int) -> Group:
+        """Return the options of group number ``k``, with its schedules evaluated and checked."""
+        group = self.checked[k]
+        values = dict(group.values)
+        for name in group.scheduled:
+            value = value_at(values[name], step_count)
+            where = f"param_groups[{k}]: the schedule at step {step_count}: "
+            if is_scheduled(value):
+                raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
+            self.check(name, value, where)
+            values[name] = plain(value)
+        if values.get("momentum") == 0 and "momentum" in group.scheduled:
+            # momentum == 0 selects a rule without a buffer; a schedule that passes through 0 keeps its buffer.
+            values["momentum"] = LEAST_POSITIVE
+        return values
+
+    def plan(
+        self,
+        saved: Sequence[Mapping[str, Any]],
+        members: Sequence[list[str]],
+        decode: Callable[[Any, Any], Any],
+        rule: Callable[[Group], Rule],
+        misfits: list[Misfit],
+    ) -> tuple[dict[int, SavedGroup], list[str]]:
+        """Return the saved group for each group that has one, and what is wrong with the others.
+
+        ``members`` has the names of each group's arrays; ``decode`` makes an option of a saved one and the present one.
+        """
+        found: dict[int, SavedGroup] = {}
+        wrong: list[str] = []
+        for j, group in enumerate(saved):
+            k = next((k for k, names in enumerate(members) if k not in found and names == group["params"]), None)
+            if k is None:
+                text = f"param_groups[{j}] is of the arrays {group['params']}; the groups here are of {list(members)}"
+                misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
+                continue
+            current = {name: value for name, value in self.param_groups[k].items() if name != "params"}
+            given = {name: value for name, value in group.items() if name not in NO_OPTIONS}
+            if set(given) != set(current):
+                wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {list(given)}")
+                continue
+            try:
+                options = {name: decode(given[name], current[name]) for name in current}
+                checked = self.check_group(options, 0, rule)
+                found[k] = SavedGroup(options, group.get("initial_lr"), checked.rule)
+            except (TypeError, ValueError, OverflowError) as error:
+                wrong.append(f"param_groups[{j}]: {error}")
+        if not wrong:
+            misfits += [missing(f"param_groups[{k}]") for k in range(len(members)) if k not in found]
+        return found, wrong
+
+    def load(self, groups: Mapping[int, SavedGroup], step_count: int) -> None:
+        """Take over saved groups that :meth:`plan` returned."""
+        for k, group in groups.items():
+            self.param_groups[k].update(group.options)
+            if group.initial_lr is None:
+                self.initial_lrs.pop(k, None)
+            else:
+                self.initial_lrs[k] = group.initial_lr
+        self.resumed_at = step_count if self.initial_lrs else None

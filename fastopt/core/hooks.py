@@ -1,0 +1,114 @@
+"""The hooks: what an optimizer defines, and all that it may define."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy.typing as npt
+
+from ..arithmetic import rules
+from ..arithmetic.rules import Rule
+from ..arrays.dtypes import Array
+from ..backends.table import HyperRow
+from ..options.ranges import Allowed, Group
+from .step import Step
+from .workspace import Workspace
+
+
+class Hooks:
+    """What an optimizer defines: its rule and its scalars, and where needed more.
+
+    Most define :meth:`rule` and :meth:`hyper` alone. The step, the slots and the groups call these methods; no other
+    method of :class:`fastopt.Optimizer` is to be overridden.
+    """
+
+    #: The ranges of the options that are this optimizer's own.
+    ranges: ClassVar[Mapping[str, Allowed]] = {}
+
+    #: The options around the rule that this optimizer does not take, and why.
+    refused: ClassVar[Mapping[str, str]] = {}
+
+    #: The slots that are never negative: 8 bits store them by the root map.
+    non_negative: ClassVar[frozenset[str]] = frozenset({"v", "v_max", "sum", "u", "s"})
+
+    #: The slots that ``state_dtype`` leaves in the compute dtype: they must be right to the last bit.
+    exact: ClassVar[frozenset[str]] = frozenset()
+
+    #: The numbers of a whole array that its state keeps, and their values before its first step.
+    numbers: ClassVar[Mapping[str, float]] = {}
+
+    #: The numbers that the backend computes; on a GPU they stay there.
+    measured: ClassVar[frozenset[str]] = frozenset()
+
+    #: The rules that a step runs besides that of :meth:`rule`; their slots are the first of its slots.
+    further_rules: ClassVar[Sequence[Rule]] = ()
+
+    #: The options that differ for arrays with a :class:`fastopt.RowSparse` gradient; None: such gradients are refused.
+    row_sparse_options: ClassVar[Mapping[str, Any] | None] = None
+
+    #: Whether arrays that shared a row before a step share one after it.
+    rows_stay: ClassVar[bool] = True
+
+    #: Whether the optimizer runs on a GPU.
+    runs_on_gpu: ClassVar[bool] = True
+
+    def rule(self, group: Group) -> Rule:
+        """Return the rule of a group, one of :mod:`fastopt.rules`."""
+        raise NotImplementedError
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        """Return the rule's scalars, in double precision, for arrays of which this is step number ``step``, from 1.
+
+        ``group`` has the options of the group and the ``numbers`` of the array.
+        """
+        raise NotImplementedError
+
+    def adjusted(self, row: HyperRow, group: Group) -> HyperRow:
+        """Return the row of hyperparameters that was made from these options, changed where this optimizer differs."""
+        return row
+
+    def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        """Return arrays of one value for each array; arrays that differ in one do not share a row.
+
+        ``numbers`` has the shape (numbers, arrays).
+        """
+        return list(numbers)
+
+    def check_param(self, name: str, array: Any) -> None:
+        """Raise if an array can't be a parameter of this optimizer."""
+
+    def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]:
+        """Return the names of the slots of an array whose group has this rule."""
+        return rules.slots(rule)
+
+    def slot_shape(self, slot: str, param: Array) -> tuple[int, ...]:
+        """Return the shape of a slot; one that differs from the parameter's begins as zeros."""
+        return tuple(param.shape)
+
+    def initial_slot(self, group: Group, slot: str) -> float:
+        """Return the number that a slot is filled with before the first step."""
+        return 0.0
+
+    def new_slot(self, group: Group, slot: str, param: Array) -> Array:
+        """Return a slot of an array as it is before the array's first step."""
+        raise NotImplementedError
+
+    def prepare(self, workspace: Workspace) -> None:
+        """Make what :meth:`update` needs as long as the table lives, and put it into ``workspace.own``."""
+
+    def update(self, step: Step) -> None:
+        """Change the parameters and slots. An elementwise optimizer leaves this as it is: one pass over the table."""
+        step.table.step(step.hyper_rows)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what else this optimizer needs to go on, as plain Python and arrays."""
+        return {}
+
+    def check_extra_state(self, extra: Mapping[str, Any]) -> list[str]:
+        """Return what is wrong with such a dict, for people."""
+        wanted = list(self.extra_state())
+        return [] if sorted(extra) == sorted(wanted) else [f"extra: expected the entries {wanted}, got {list(extra)}"]
+
+    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        """Load a dict in which :meth:`check_extra_state` found nothing wrong."""

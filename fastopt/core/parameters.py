@@ -1,0 +1,172 @@
+"""The arrays of an optimizer: their structure and names, the copies of them, and which are frozen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays.dtypes import Array
+from ..arrays.memory import Extents
+from ..arrays.structure import Branch, is_container
+from ..backends.backend import Backend
+from ..options.group_by import is_group, matching
+
+
+class Addition(NamedTuple):
+    """Arrays that were checked and can be added."""
+
+    branch: Branch
+    names: list[str]
+    #: The arrays as the user gave them, and as the backend sees them.
+    given: list[Any]
+    arrays: list[Any]
+    extents: Extents
+
+
+class Parameters:
+    """The arrays of an optimizer. They know no options, no state and no gradients.
+
+    Parameters
+    ----------
+    params : array or structure of arrays
+        The user's; decides the form of the structure. :meth:`add` adds the arrays.
+    """
+
+    def __init__(self, params: Any) -> None:
+        self.is_single = not is_container(params)
+        self.is_grouped = isinstance(params, (list, tuple)) and any(map(is_group, params))
+        self.root = Branch({} if isinstance(params, Mapping) else [])
+        self.names: list[str] = []
+        self.arrays: list[Array] = []
+        self.dtypes: list[np.dtype[Any]] = []
+        self.copies: list[Array | None] = []
+        #: The number of each array's group.
+        self.group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self.frozen: set[str] = set()
+        #: The memory of the arrays and their copies.
+        self.extents: Extents
+
+    def branch(self, params: Any) -> Branch:
+        """Return new parameters as a branch that can be merged into the root."""
+        if self.root.is_dict:
+            if not isinstance(params, Mapping):
+                raise TypeError(
+                    f"param group: expected a dict of new names, since the parameters are a dict, got "
+                    f"{type(params).__name__}"
+                )
+            taken = [key for key in params if key in self.root.keys]
+            if taken:
+                raise ValueError(f"param group: the names {taken} are there already; give the arrays new names")
+            return Branch(params)
+        is_entries = isinstance(params, (list, tuple)) and not self.is_grouped
+        return Branch(params if is_entries else [params], offset=len(self.root.keys))
+
+    def addition(self, branch: Branch, backend: Backend, check_param: Callable[[str, Any], None]) -> Addition:
+        """Check the arrays of a branch; nothing changes yet.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one can't be updated in place, shares memory with another, or has a name that is taken.
+        """
+        names, given = list(branch.names()), list(branch.arrays())
+        arrays = []
+        for name, array in zip(names, given, strict=True):
+            arrays.append(backend.ops.checked_param(name, array))
+            check_param(name, array)
+        if not arrays:
+            raise ValueError("params: there is no array in this structure; give at least one")
+        taken = [name for name, count in Counter([*self.names, *names]).items() if count > 1]
+        if taken:
+            raise ValueError(f"params: the names {taken} are there more than once; rename them")
+        copies = [copy for copy in self.copies if copy is not None]
+        all_names, all_arrays = self.names + names + ["copy_to"] * len(copies), self.arrays + arrays + copies
+        return Addition(branch, names, given, arrays, backend.ops.extents(all_names, all_arrays))
+
+    def add(self, addition: Addition, group_of: Sequence[int]) -> None:
+        """Add arrays, each to the group of this number."""
+        self.is_single = self.is_single and not self.arrays
+        self.extents = addition.extents
+        self.root.merge(addition.branch)
+        self.names += addition.names
+        self.arrays += addition.arrays
+        self.dtypes += [array.dtype for array in addition.arrays]
+        self.copies += [None] * len(addition.arrays)
+        self.group_of = np.concatenate([self.group_of, np.array(group_of, int)])
+
+    def leaves(self, structure: Any, what: str) -> list[Any]:
+        """Return the leaves of a structure of the parameters' form, one for each array."""
+        return [structure] if self.is_single else self.root.leaves(self.ungrouped(structure), what)
+
+    def ungrouped(self, structure: Any) -> Any:
+        """Take leaves out of a list of dicts with the key 'params', where the parameters were given so."""
+        if self.is_grouped and isinstance(structure, (list, tuple)):
+            return [group["params"] if is_group(group) and len(group) == 1 else group for group in structure]
+        return structure
+
+    def structure(self, leaves: Sequence[Any]) -> Any:
+        """Return leaves, one for each array, in the parameters' form: the opposite of :meth:`leaves`."""
+        return leaves[0] if self.is_single else self.root.rebuilt(iter(leaves))
+
+    def given(self) -> Any:
+        """Return the user's own arrays in their structure (lists for tuples)."""
+        return self.structure(list(self.root.arrays()))
+
+    def members(self, group: int) -> list[str]:
+        """Return the names of the arrays of a group."""
+        return [name for name, its in zip(self.names, self.group_of, strict=True) if its == group]
+
+    def freeze(self, pattern: str) -> list[str]:
+        names = matching(pattern, self.names)
+        self.frozen.update(names)
+        return names
+
+    def unfreeze(self, pattern: str) -> list[str]:
+        names = matching(pattern, self.names)
+        self.frozen.difference_update(names)
+        return names
+
+    def check_in_place(self) -> None:
+        """Raise if a container of the user's holds another object than when it was given."""
+        replaced = self.root.replaced()
+        if replaced is not None:
+            raise ValueError(
+                f"params: {replaced!r} is no longer the object that the optimizer was given; change arrays in place "
+                "(params[...][...] = value), or build a new optimizer"
+            )
+
+    def check_writeable(self, present: npt.NDArray[np.bool_]) -> None:
+        """Raise if an array has another dtype than when it was given, or one that is to be changed is read-only."""
+        for name, param, dtype, is_present in zip(self.names, self.arrays, self.dtypes, present, strict=True):
+            if param.dtype != dtype:
+                raise ValueError(
+                    f"params: {name!r} was an array of {dtype} when the optimizer was built, and is one of "
+                    f"{param.dtype} now; set its dtype back, or build a new optimizer"
+                )
+            if is_present and not param.flags.writeable:
+                raise ValueError(
+                    f"params: {name!r} was made read-only after the optimizer was built, and is to be updated in "
+                    "place; make it writeable, or keep it as it is: opt.freeze"
+                )
+
+    def take_copies(self, copy_to: Any, backend: Backend) -> None:
+        """Check where copies of the parameters are to be written, and write them for the first time."""
+        copies = [
+            None if copy is None else backend.ops.checked_copy(name, copy, param)
+            for name, copy, param in zip(self.names, self.leaves(copy_to, "copy_to"), self.arrays, strict=True)
+        ]
+        named = [(f"copy_to: {name}", copy) for name, copy in zip(self.names, copies, strict=True) if copy is not None]
+        names, arrays = [name for name, _ in named], [copy for _, copy in named]
+        self.extents = backend.ops.extents(self.names + names, self.arrays + arrays)
+        self.copies = copies
+        self.write_copies(backend)
+
+    def write_copies(self, backend: Backend) -> None:
+        """Write the parameters into their copies."""
+        for copy, param in zip(self.copies, self.arrays, strict=True):
+            if copy is not None:
+                backend.ops.write_rounded(copy, param)

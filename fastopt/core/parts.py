@@ -1,0 +1,37 @@
+"""The parts of an optimizer, together: what the modules around it work with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..backends.backend import Backend
+from ..options.common import StepOptions
+from .groups import Groups
+from .parameters import Parameters
+from .progress import Progress
+from .slots import Slots
+from .whole_options import WholeOptions
+from .workspace import Workspace
+
+
+@dataclass(slots=True)
+class Parts:
+    """The parts of an optimizer. Each knows its own subject alone; the optimizer's methods bring them together."""
+
+    backend: Backend
+    options: StepOptions
+    whole: WholeOptions
+    parameters: Parameters
+    groups: Groups
+    slots: Slots
+    progress: Progress
+    #: Made by the first step; None where a change makes another one necessary.
+    workspace: Workspace | None = None
+
+    def follow_params(self, names: Sequence[str]) -> None:
+        """Write the parameters into their copies, and forget the masters of these arrays: they were written."""
+        self.parameters.write_copies(self.backend)
+        for name in names:
+            if self.slots.drop_master(name):
+                self.workspace = None

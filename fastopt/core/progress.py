@@ -1,0 +1,115 @@
+"""The counts of an optimizer: steps, accumulated calls, and the numbers of whole arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays.dtypes import Array
+from ..options.ranges import RANGES, check
+
+
+class Progress:
+    """What a step counts.
+
+    Parameters
+    ----------
+    numbers : dict
+        The numbers of a whole array, and their values before its first step.
+
+    Attributes
+    ----------
+    counts : int64 array of shape (2, 1 + arrays)
+        In the first row the steps that were applied, and those of each array; in the second the calls that have
+        accumulated since, and those of each array.
+    steps : int64 array of shape (arrays,)
+        The part of ``counts`` that has the steps of each array.
+    numbers : float64 array of shape (numbers, arrays)
+        The numbers of each array.
+    undone : int
+        How many steps were taken back.
+    """
+
+    def __init__(self, numbers: Mapping[str, float]) -> None:
+        self.initial_numbers = numbers
+        self.counts: npt.NDArray[np.int64] = np.zeros((2, 1), np.int64)
+        self.steps = self.counts[0, 1:]
+        self.numbers: npt.NDArray[np.float64] = np.zeros((len(numbers), 0))
+        self.undone = 0
+        #: The verdict of a GPU on the last step, and the counts before it.
+        self.pending: tuple[Any, list[npt.NDArray[Any]]] | None = None
+
+    def add(self, arrays: int) -> None:
+        """Count for this many further arrays too. All counts and numbers are other arrays then."""
+        self.counts = np.concatenate([self.counts, np.zeros((2, arrays), np.int64)], axis=1)
+        self.steps = self.counts[0, 1:]
+        initial = np.array([*self.initial_numbers.values()], np.float64)[:, None]
+        self.numbers = np.concatenate([self.numbers, np.repeat(initial, arrays, axis=1)], axis=1)
+
+    @property
+    def step_count(self) -> int:
+        """How many steps were applied."""
+        self.undo_skipped_step()
+        return self.counts.item(0)
+
+    @property
+    def accumulated_calls(self) -> int:
+        """Calls since the last applied step."""
+        return self.counts.item(1, 0)
+
+    def count_of(self, i: int, row: int) -> Array:
+        """Return the count of array number ``i`` in a row of the counts, as part of these."""
+        return self.counts[row, 1 + i : 2 + i].reshape(())
+
+    def number_of(self, i: int, k: int) -> Array:
+        """Return number ``k`` of array number ``i``, as part of all numbers."""
+        return self.numbers[k, i : i + 1].reshape(())
+
+    def count(self, row: int, present: npt.NDArray[np.bool_], are_all_present: bool) -> None:
+        """Count a call in this row of the counts, as csrc/fastopt.h says: at once, without a place for an interrupt."""
+        if row == 0 and are_all_present and not self.accumulated_calls:
+            self.counts[0] += 1
+            return
+        counts = self.counts.copy()
+        counts[row, 0] += 1
+        counts[row, 1:] += present
+        if row == 0:
+            counts[1] = 0
+        self.counts[...] = counts
+
+    def copies(self) -> list[npt.NDArray[Any]]:
+        """Return copies of the counts and numbers, to come back to if a GPU skips the step."""
+        return [self.counts.copy(), self.numbers.copy()]
+
+    def undo_skipped_step(self) -> None:
+        """Take the last step out of the counts if a GPU skipped it; waits until that is known."""
+        if self.pending is None:
+            return
+        (verdict, (counts, numbers)), self.pending = self.pending, None
+        if not verdict:
+            self.counts[...] = counts
+            self.numbers[...] = numbers
+            self.undone += 1
+
+    def check_saved(self, step_count: Any, accumulated_calls: Any, accumulate_steps: int) -> list[str]:
+        """Return what is wrong with saved counts, for people."""
+        wrong = []
+        try:
+            check("accumulated_calls", accumulated_calls, RANGES["accumulated_calls"])
+            if accumulated_calls >= accumulate_steps:
+                raise ValueError(
+                    f"accumulated_calls={accumulated_calls}: expected a number below "
+                    f"accumulate_steps={accumulate_steps}"
+                )
+        except (TypeError, ValueError, OverflowError) as error:
+            wrong.append(f"options: {error}")
+        if not 0 <= step_count < 2**63:
+            wrong.append(f"step_count: expected a number from 0 to below 2**63, got {step_count}")
+        return wrong
+
+    def load(self, step_count: int, accumulated_calls: int) -> None:
+        """Set the counts of the whole optimizer."""
+        self.counts[:, 0] = step_count, accumulated_calls

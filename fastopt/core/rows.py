@@ -1,0 +1,108 @@
+"""The rows of hyperparameters: which arrays share one, and the numbers in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arithmetic import averages, dither
+from ..arithmetic.rules import Rule
+from ..backends.table import WHOLE_PASS, HyperRow
+from ..options.common import StepOptions
+from ..options.ranges import Group
+
+
+class Rows:
+    """Which arrays share a row: those that agree in group, step count and what else the optimizer names.
+
+    Attributes
+    ----------
+    members : list of (group, step count)
+        Of each row.
+    firsts : list of int
+        The first array of each row.
+    """
+
+    __slots__ = ("firsts", "history", "members")
+
+    def __init__(self) -> None:
+        self.members: list[tuple[int, int]] = []
+        self.firsts: list[int] = []
+        #: What the rows were made from; b"" where they must be made again.
+        self.history = b""
+
+    def assign(
+        self,
+        row_numbers: npt.NDArray[np.int32],
+        present: npt.NDArray[np.bool_],
+        group_of: npt.NDArray[np.int64],
+        steps: npt.NDArray[np.int64],
+        keys: Sequence[npt.NDArray[Any]],
+    ) -> None:
+        """Give the arrays that agree in their group, step count and keys a common row."""
+        row_of = group_of[present]
+        for values in (steps, *keys):
+            found, place = np.unique(values[present], return_inverse=True)
+            _, first, row_of = np.unique(row_of * found.size + place, return_index=True, return_inverse=True)
+        row_numbers[present] = row_of
+        self.firsts = np.flatnonzero(present)[first].tolist()
+        self.members = [(int(group_of[i]), int(steps[i])) for i in self.firsts]
+
+    def follow(self, history: bytes | None) -> None:
+        """Count a step in each row; ``history`` is what they would be made from now, None to make them again."""
+        # In this order: an interrupt in between has the rows made again, instead of left one step behind.
+        self.members = [(group, step + 1) for group, step in self.members]
+        if history is not None:
+            self.history = history
+
+
+def history_of(steps: npt.NDArray[np.int64], keys: Sequence[npt.NDArray[Any]], undone: int) -> bytes:
+    """Return what rows depend on besides the groups of their arrays."""
+    history = b"".join(values.tobytes() for values in (steps, *keys))
+    return b"%d,%b" % (undone, history) if undone else history
+
+
+def hyper_row(
+    group: Group, rule: Rule, scalars: tuple[float, ...], step: int, scale: float, options: StepOptions, seed: int
+) -> HyperRow:
+    """Return the row of hyperparameters of the arrays of a group of which this is step number ``step``, from 1."""
+    lr, weight_decay, clip_value = group["lr"], group["weight_decay"], group["clip_value"]
+    sign, mean = -1.0 if group["maximize"] else 1.0, 0.0
+    if options.accumulate_steps > 1:
+        sign, mean = 1.0, sign / options.accumulate_steps
+    weight = 1.0
+    if options.polyak:
+        weight = averages.polyak_weight(options.polyak_start, step)
+    elif options.ema_decay is not None:
+        weight = averages.ema_weight(options.ema_decay, options.ema_bias_correction, step)
+    return HyperRow(
+        rule,
+        sign / scale,
+        math.inf if clip_value is None else clip_value,
+        1.0,
+        0.0 if group["decoupled"] else weight_decay,
+        decay_of(group, lr),
+        scalars,
+        mean,
+        group["l1"],
+        threshold_of(group, lr),
+        weight,
+        dither.step_key(seed, step) if options.is_dithered else 0,
+        WHOLE_PASS,
+        options.zero_grads,
+    )
+
+
+def decay_of(group: Group, lr: float) -> float:
+    """Return the factor of decoupled weight decay."""
+    return 1.0 - lr * group["weight_decay"] if group["decoupled"] else 1.0
+
+
+def threshold_of(group: Group, lr: float) -> float:
+    """Return by how much ``prox_l1`` shrinks; SWATS may find a negative lr, by which nothing shrinks."""
+    threshold: float = max(lr * group["prox_l1"], 0.0)
+    return threshold

@@ -1,0 +1,309 @@
+"""One step, in order: check, read, apply, count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays.dtypes import Array
+from ..backends.interrupts import uninterrupted
+from ..backends.table import CLEAR, FINISH, UPDATE, WHOLE_PASS, HyperRow, LimitedUnits
+from ..options.ranges import Group
+from . import max_norm
+from .parts import Parts
+from .results import StepInfo
+from .row_sparse import NOT_BY_ROWS, RowSparseTable
+from .rows import history_of, hyper_row
+from .workspace import Workspace
+
+
+class StepHooks(Protocol):
+    """The hooks that a step needs; ``hooks.py`` describes them."""
+
+    numbers: ClassVar[Mapping[str, float]]
+    row_sparse_options: ClassVar[Mapping[str, Any] | None]
+    rows_stay: ClassVar[bool]
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]: ...
+    def adjusted(self, row: HyperRow, group: Group) -> HyperRow: ...
+    def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]: ...
+    def update(self, step: Step) -> None: ...
+
+
+class Step:
+    """One step. Whatever lives for a step alone is here.
+
+    Attributes
+    ----------
+    parts, workspace
+        Of the optimizer.
+    table : Table
+        The workspace's, or one with the rows that row-sparse gradients touch.
+    present : bool array
+        Which arrays have a gradient.
+    groups : list of dict
+        The options of each group in this step: schedules are evaluated.
+    row_options : list of dict
+        For each row the options of its group, and the numbers of its first array.
+    hyper_rows : list of HyperRow
+        The rows of hyperparameters.
+    verdict : object
+        On a GPU with nonfinite="skip": whether the step is applied, a number still being computed; else None.
+    """
+
+    __slots__ = (
+        "groups",
+        "hooks",
+        "hyper_rows",
+        "is_last",
+        "parts",
+        "present",
+        "row_options",
+        "scale",
+        "table",
+        "units",
+        "verdict",
+        "workspace",
+    )
+
+    groups: list[Group]
+    row_options: list[Group]
+    hyper_rows: list[HyperRow]
+    present: npt.NDArray[np.bool_]
+    units: list[LimitedUnits]
+    verdict: Any
+
+    def __init__(self, hooks: StepHooks, parts: Parts, workspace: Workspace, scale: float) -> None:
+        self.hooks, self.parts, self.workspace, self.scale = hooks, parts, workspace, scale
+        self.table = workspace.table
+        steps = parts.options.accumulate_steps
+        self.is_last = steps == 1 or parts.progress.accumulated_calls + 1 >= steps
+
+    def run(self, grads: Any, stream: Any) -> StepInfo:
+        """Check everything, then change the parameters and count."""
+        parts, workspace = self.parts, self.workspace
+        backend, progress, options, gradients = parts.backend, parts.progress, parts.options, workspace.gradients
+        backend.set_stream(self.table, stream)
+        self.take_gradients(grads)
+        self.present = gradients.present
+        if not workspace.are_writeable():
+            parts.parameters.check_writeable(gradients.present)
+        self.groups = parts.groups.values(progress.counts.item(0))
+        touched: Mapping[int, Array] = {}
+        if gradients.sparse:
+            self.table = touching = self.row_sparse_table()
+            touched = touching.params
+        self.units = self.limited_units(touched) if parts.groups.limits_norms else []
+        self.hyper_rows = self.rows_of_step()
+        global_limit = parts.whole.clip_global_norm if self.is_last else None
+        reading = backend.read(
+            self.table, self.hyper_rows, self.limits(), global_limit, options.nonfinite, self.refuse_nonfinite
+        )
+        self.verdict, is_skipped = reading.verdict, reading.found_nonfinite
+        before = None if self.verdict is None else progress.copies()
+        if is_skipped:
+            if options.zero_grads:
+                for grad in gradients.clearable:
+                    backend.ops.clear(grad)
+        else:
+            if parts.slots.pending:
+                parts.slots.commit()
+            if self.is_last:
+                self.apply()
+            else:
+                rows = [row._replace(mean=0.0) for row in self.hyper_rows]
+                backend.accumulate(self.table, rows, self.count_call)
+        if options.zero_grads:
+            for grad in gradients.converted:
+                backend.ops.clear(grad)
+        lr = self.groups[0]["lr"]
+        if before is not None:
+            progress.pending = self.verdict, before
+            if parts.whole.dynamic_scale is None and options.accumulate_steps == 1:
+                step_count = int(before[0][0, 0])
+                step = self.verdict.then(lambda applied: step_count + applied)
+                return StepInfo(self.verdict, reading.norm, lr, step)
+            progress.undo_skipped_step()
+            is_skipped = not self.verdict
+        applied = self.is_last and not is_skipped
+        if parts.whole.dynamic_scale is not None and (applied or is_skipped):
+            parts.whole.dynamic_scale.update(applied)
+        return StepInfo(applied, reading.norm, lr, progress.counts.item(0))
+
+    def take_gradients(self, grads: Any) -> None:
+        """Check the gradients, hand them to the table, and assign rows to the arrays that have one."""
+        parts, progress, rows = self.parts, self.parts.progress, self.workspace.rows
+        parameters = parts.parameters
+        leaves = parameters.leaves(grads, "grads")
+        if self.is_last and parts.options.accumulate_steps > 1:
+            leaves = self.with_zeros(leaves)
+        if parameters.frozen:
+            frozen = parameters.frozen
+            leaves = [None if name in frozen else leaf for name, leaf in zip(parameters.names, leaves, strict=True)]
+        # First: an interrupt from here on has the rows assigned again.
+        last, rows.history = rows.history, b""
+        gradients = self.workspace.gradients
+        has_changed = gradients.take(self.workspace.table, leaves, self.check_row_sparse_allowed)
+        keys = self.hooks.row_keys(progress.numbers)
+        history = history_of(progress.steps, keys, progress.undone)
+        if has_changed or history != last:
+            numbers = self.workspace.table.row_numbers
+            rows.assign(numbers, gradients.present, parameters.group_of, progress.steps, keys)
+        rows.history = history
+
+    def with_zeros(self, leaves: list[Any]) -> list[Any]:
+        """Give zeros to the arrays that have no gradient in the last of the accumulated calls, but had one before."""
+        ops, entries, parameters = self.parts.backend.ops, self.parts.slots.entries, self.parts.parameters
+        return [
+            ops.slot_like(param, 0.0, ops.compute_dtype(param.dtype))
+            if leaf is None and entries[name].get("accumulated_calls", 0) > 0
+            else leaf
+            for name, param, leaf in zip(parameters.names, parameters.arrays, leaves, strict=True)
+        ]
+
+    def check_row_sparse_allowed(self, i: int) -> None:
+        """Raise if the optimizer, its backend or an option can't work with a row-sparse gradient of array ``i``."""
+        parts, hooks = self.parts, self.hooks
+        name, param, options = parts.parameters.names[i], parts.parameters.arrays[i], parts.options
+        if hooks.row_sparse_options is None:
+            raise TypeError(
+                f"grads: {name!r} is row-sparse, which {type(hooks).__name__} does not take (SGD, Adagrad, "
+                "Adam, AdamW and SparseAdam do); give a dense gradient"
+            )
+        if not parts.backend.on_host:
+            raise TypeError(f"grads: {name!r} is row-sparse, which is not done on a GPU yet; give a dense one")
+        group = parts.groups.checked[parts.parameters.group_of[i]].values
+        limits_norms = group["max_norm"] is not None and param.ndim > 1
+        asked = {
+            "ema_decay": options.ema_decay is not None,
+            "polyak": options.polyak,
+            "accumulate_steps": options.accumulate_steps > 1,
+            "state_dtype": any(scaled is not None for scaled in self.workspace.memory[i].extras.scales),
+            "max_norm": limits_norms and 0 in max_norm.axes_of(name, param.ndim, group["max_norm_axis"]),
+        }
+        for option, is_asked in asked.items():
+            if is_asked:
+                raise ValueError(
+                    f"grads: {name!r} is row-sparse, which is not done with {option}: {NOT_BY_ROWS[option]}; or give a "
+                    "dense gradient"
+                )
+
+    def row_sparse_table(self) -> RowSparseTable:
+        """Return the table with copies of the rows that this step's row-sparse gradients touch."""
+        sparse, memory = self.workspace.gradients.sparse, self.workspace.memory
+        group_of, steps = self.parts.parameters.group_of, self.parts.progress.steps
+        more = self.hooks.row_sparse_options or {}
+        scalars = [self.hooks.hyper({**self.groups[group_of[i]], **more}, int(steps[i]) + 1) for i in sparse]
+        return RowSparseTable(
+            self.workspace.table,
+            sparse,
+            [memory[i].computed for i in sparse],
+            [memory[i].slots for i in sparse],
+            [memory[i].extras.copy for i in sparse],
+            scalars,
+            self.workspace.buffers,
+        )
+
+    def limited_units(self, touched: Mapping[int, Array]) -> list[LimitedUnits]:
+        """Return the arrays, or their touched rows, whose units' norms are limited in this step."""
+        parameters, units = self.parts.parameters, []
+        for i in np.flatnonzero(self.present):
+            group = self.parts.groups.checked[parameters.group_of[i]].values
+            computed = touched.get(int(i), self.workspace.memory[i].computed)
+            if group["max_norm"] is None or computed.ndim < 2:
+                continue
+            name = parameters.names[i]
+            if self.parts.backend.ops.is_half(computed.dtype):
+                raise ValueError(f"max_norm: {name!r} is bfloat16 without a master; expected stochastic_rounding=False")
+            axes = max_norm.axes_of(name, computed.ndim, group["max_norm_axis"])
+            units.append(LimitedUnits(int(i), computed, group["max_norm"], axes))
+        return units
+
+    def rows_of_step(self) -> list[HyperRow]:
+        """Return the rows of hyperparameters of this step."""
+        hooks, groups, checked = self.hooks, self.groups, self.parts.groups.checked
+        scale, options, seed = self.scale, self.parts.options, self.parts.whole.seed
+        members = self.workspace.rows.members
+        self.row_options = [groups[k] for k, _ in members]
+        if hooks.numbers:
+            numbers = self.parts.progress.numbers[:, self.workspace.rows.firsts].T.tolist()
+            self.row_options = [
+                {**group, **dict(zip(hooks.numbers, its, strict=True))}
+                for group, its in zip(self.row_options, numbers, strict=True)
+            ]
+        rows = []
+        for group, (k, step) in zip(self.row_options, members, strict=True):
+            scalars = hooks.hyper(group, step + 1)
+            row = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
+            rows.append(hooks.adjusted(row, group))
+        return rows
+
+    def array_numbers(self, name: str) -> Any:
+        """Return a number of every array: one NumPy array on the host; on a GPU, of one that stays there, a list."""
+        k = list(self.hooks.numbers).index(name)
+        if self.parts.backend.on_host:
+            return self.parts.progress.numbers[k]
+        return [self.parts.slots.entries[array][name] for array in self.parts.parameters.names]
+
+    def limits(self) -> npt.NDArray[np.float64] | None:
+        """Return the greatest norm of each array; None where no array is clipped."""
+        if not (self.is_last and self.parts.groups.clips_arrays):
+            return None
+        max_norms = [group.values["clip_norm"] for group in self.parts.groups.checked]
+        of_groups = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms], np.float64)
+        limits: npt.NDArray[np.float64] = of_groups[self.parts.parameters.group_of]
+        return limits
+
+    def refuse_nonfinite(self, counts: npt.NDArray[np.int64]) -> None:
+        """Raise for the first array whose gradient has elements that are not finite."""
+        first = np.flatnonzero(counts)[0]
+        raise ValueError(
+            f"grads: {self.parts.parameters.names[first]!r} has {counts[first]} elements that are infinite or NaN, and "
+            'nonfinite="raise"; nothing was changed'
+        )
+
+    def apply(self) -> None:
+        """Change the parameters and slots, and count the step."""
+        workspace, progress = self.workspace, self.parts.progress
+        if progress.accumulated_calls:
+            self.clear_frozen()
+        if self.units:
+            uninterrupted(self.update_with_limited_norms, self.count_step)
+        elif workspace.is_one_call and not workspace.gradients.sparse:
+            self.parts.backend.step(self.table, self.hyper_rows, self.count_step)
+        else:
+            uninterrupted(self.update, self.count_step)
+        history = None
+        if self.hooks.rows_stay:
+            history = history_of(progress.steps, self.hooks.row_keys(progress.numbers), progress.undone)
+        workspace.rows.follow(history)
+
+    def clear_frozen(self) -> None:
+        """Clear what arrays have accumulated that were frozen meanwhile."""
+        counts, entries = self.parts.progress.counts, self.parts.slots.entries
+        for i in np.flatnonzero((counts[1, 1:] > 0) & ~self.present):
+            if self.verdict is None or self.verdict:
+                self.parts.backend.ops.clear(entries[self.parts.parameters.names[i]]["accumulated"])
+
+    def update(self) -> None:
+        self.hooks.update(self)
+
+    def update_with_limited_norms(self) -> None:
+        """Update, limit the units' norms, then average and copy the result."""
+        rows, groups = self.hyper_rows, self.parts.groups.checked
+        is_limited = [groups[k].values["max_norm"] is not None for k, _ in self.workspace.rows.members]
+        stages = [(UPDATE | CLEAR, FINISH) if limited else (WHOLE_PASS, 0) for limited in is_limited]
+        self.hyper_rows = [row._replace(stages=first) for row, (first, _) in zip(rows, stages, strict=True)]
+        self.hooks.update(self)
+        self.parts.backend.limit_norms(self.table, self.hyper_rows, self.units)
+        self.table.step([row._replace(stages=then) for row, (_, then) in zip(rows, stages, strict=True)])
+
+    def count_step(self) -> None:
+        self.parts.progress.count(0, self.present, self.workspace.gradients.are_all_present)
+
+    def count_call(self) -> None:
+        self.parts.progress.count(1, self.present, self.workspace.gradients.are_all_present)

@@ -1,0 +1,90 @@
+"""The options of an optimizer as a whole that can change after it was built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..options.loss_scale import DynamicLossScale
+from ..options.ranges import RANGES, Range, check
+
+
+class WholeOptions:
+    """The greatest global norm, the scale of the loss, and the seed of rounding.
+
+    Parameters
+    ----------
+    clip_global_norm, grad_scale, seed
+        As in :class:`fastopt.Optimizer`.
+    nonfinite : str
+        A DynamicLossScale needs "skip".
+    """
+
+    __slots__ = ("clip_global_norm", "dynamic_scale", "nonfinite", "scale", "seed")
+
+    def __init__(
+        self, clip_global_norm: float | None, grad_scale: float | DynamicLossScale, seed: int, nonfinite: str
+    ) -> None:
+        check("clip_global_norm", clip_global_norm, RANGES["clip_global_norm"])
+        check("seed", seed, RANGES["seed"])
+        self.clip_global_norm, self.seed, self.nonfinite = clip_global_norm, seed, nonfinite
+        self.grad_scale = grad_scale
+
+    @property
+    def grad_scale(self) -> float | DynamicLossScale:
+        """The number that the loss was multiplied by, or the object that finds it."""
+        return self.scale if self.dynamic_scale is None else self.dynamic_scale
+
+    @grad_scale.setter
+    def grad_scale(self, grad_scale: float | DynamicLossScale) -> None:
+        if isinstance(grad_scale, DynamicLossScale):
+            if self.nonfinite != "skip":
+                raise ValueError(
+                    f'grad_scale=DynamicLossScale: expected nonfinite="skip", got {self.nonfinite!r}; '
+                    "the scale is found by steps that are skipped"
+                )
+            self.scale: float = 1.0
+            self.dynamic_scale: DynamicLossScale | None = grad_scale
+            return
+        check_scale(grad_scale)
+        self.scale, self.dynamic_scale = grad_scale, None
+
+    def scale_of(self, grad_scale: float | None) -> float:
+        """Return the number that the loss was multiplied by in a step that was given ``grad_scale``."""
+        if grad_scale is None:
+            return self.scale if self.dynamic_scale is None else self.dynamic_scale.scale
+        if self.dynamic_scale is not None:
+            raise ValueError(
+                "step: grad_scale was given, but the optimizer has a DynamicLossScale; give one of the two"
+            )
+        check_scale(grad_scale)
+        return grad_scale
+
+    def check_saved(self, name: str, value: Any) -> None:
+        """Raise unless this value of an option can be loaded."""
+        if name != "grad_scale":
+            check(name, value, RANGES[name])
+            return
+        if isinstance(value, DynamicLossScale) != isinstance(self.grad_scale, DynamicLossScale):
+            raise ValueError(
+                f"grad_scale is {value!r}; this optimizer's is {self.grad_scale!r}: build it with the same"
+            )
+        if not isinstance(value, DynamicLossScale):
+            check_scale(value)
+
+    def load(self, name: str, value: Any) -> None:
+        """Set an option to a saved value that :meth:`check_saved` let pass."""
+        if isinstance(value, DynamicLossScale) and self.dynamic_scale is not None:
+            self.dynamic_scale.load_state_dict(value.state_dict())
+        else:
+            setattr(self, name, value)
+
+
+#: The options of a whole optimizer that are saved besides its groups.
+SAVED = ("clip_global_norm", "grad_scale", "seed")
+
+
+def check_scale(grad_scale: Any) -> None:
+    """Raise unless gradients can be divided by this scale."""
+    check("grad_scale", grad_scale, Range(0.0))
+    if grad_scale == 0:
+        raise ValueError(f"grad_scale={grad_scale!r}: expected a number above 0, or a DynamicLossScale")

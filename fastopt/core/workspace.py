@@ -1,0 +1,50 @@
+"""What lives as long as a table: the gradients that it reads, its rows, its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..arrays.dtypes import Array
+from ..backends.backend import Backend
+from .gradients import Gradients
+from .rows import Rows
+from .slots import ArrayMemory
+
+
+class Workspace:
+    """A table, and all that must be made again with it.
+
+    Attributes
+    ----------
+    table : Table
+        Of ``fastopt.backends.table``.
+    gradients, rows, memory
+        See their classes.
+    are_writeable : callable
+        Returns whether all parameters have their dtype still and can be written.
+    is_one_call : bool
+        Whether the optimizer's update is one pass over the table.
+    own : object
+        Whatever :meth:`Hooks.prepare` made for :meth:`Hooks.update`.
+    buffers : dict
+        The memory for copies of the rows that row-sparse gradients touch.
+    """
+
+    __slots__ = ("are_writeable", "backend", "buffers", "gradients", "is_one_call", "memory", "own", "rows", "table")
+
+    def __init__(
+        self,
+        backend: Backend,
+        table: Any,
+        gradients: Gradients,
+        memory: list[ArrayMemory],
+        are_writeable: Callable[[], bool],
+        is_one_call: bool,
+    ) -> None:
+        self.backend, self.table, self.gradients, self.memory = backend, table, gradients, memory
+        self.are_writeable = are_writeable
+        self.rows = Rows()
+        self.is_one_call = is_one_call
+        self.buffers: dict[tuple[int, int], Array] = {}
+        self.own: Any = None

@@ -1,0 +1,346 @@
+"""What the CUDA kernels are compiled to, which needs no GPU: the assembly (PTX), and the registers it uses."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES
+from places import TESTS
+
+if importlib.util.find_spec("numba_cuda") is None:
+    pytest.skip("needs numba-cuda (pip install fastopt[cuda])", allow_module_level=True)
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    pytest.skip("Numba's simulator compiles nothing", allow_module_level=True)
+
+from fastopt import rules
+from fastopt.backends.cuda import adafactor as cuda_adafactor
+from fastopt.backends.cuda import axes as cuda_axes
+from fastopt.backends.cuda import cuda_kernels, numba_cuda
+from fastopt.backends.cuda.cuda_kernels import Options, Row, Stages
+
+NONE = Options()
+ALL = Options(*[True] * len(Options._fields))._replace(scaled=(), maps=())
+EACH = [NONE._replace(**{name: True}) for name, value in NONE._asdict().items() if value is False]
+
+
+def rules_and_scalars() -> dict[str, tuple[Any, type]]:
+    """Return every rule that a row of cases.py uses, with the tuple of its scalars."""
+    found = {}
+    for case in CASES:
+        if not case.optimizer.runs_on_gpu:
+            continue
+        opt = case.build(np.zeros(1))
+        rule = opt.rule(opt.param_groups[0])
+        found[rule.__name__] = (
+            rule,
+            type(opt.hyper({**opt.parts.groups.values(opt.step_count)[0], **getattr(opt, "numbers", {})}, 1)),
+        )
+    return found
+
+
+RULES = rules_and_scalars()
+every_rule = pytest.mark.parametrize("name", RULES)
+every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+every_capability = pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["8.0", "9.0"])
+
+
+def row(name: str, dtype: str, grad_dtype: str, options: Options) -> Row:
+    """Return the dtypes of what the arrays of a rule have with these options."""
+    slots = (dtype,) * len(rules.slots(RULES[name][0]))
+    average, accumulated = (dtype if asked else None for asked in (options.blend, options.mean))
+    return Row(dtype, grad_dtype, slots, average, accumulated)
+
+
+def compiled(
+    name: str, dtypes: Row, options: Options, capability: tuple[int, int], make: Any = cuda_kernels.step_of
+) -> str:
+    rule, scalars = {**RULES, "descend": (rules.descend, rules.DescendScalars)}[name]
+    computed = cuda_kernels.compute_dtype(dtypes.param)
+    kernel, bounds = cuda_kernels.uncompiled_kernel(make, rule, options, dtypes)
+    return numba_cuda.ptx(kernel, numba_cuda.update_signature(computed, Stages, scalars), bounds, capability)
+
+
+def check(ptx: str, dtype: str, loads: int, stores: int) -> None:
+    """Everything in registers and at full precision, 16 bytes at a time, nothing fused."""
+    assert ".local" not in ptx
+    assert "call" not in ptx
+    assert "fma." not in ptx
+    assert not re.search(r"\.approx|\.ftz|\.full", ptx)
+    if dtype == "float32":
+        assert ".f64" not in ptx
+    vector = "v4.f32" if dtype == "float32" else "v2.f64"
+    # At least: the compiler may unroll a loop.
+    assert ptx.count(f"ld.global.{vector}") >= loads
+    assert ptx.count(f"st.global.{vector}") >= stores
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
+@every_rule
+def test_every_rule(name: str, options: Options, dtype: str, capability: tuple[int, int], record_property: Any) -> None:
+    dtypes = row(name, dtype, dtype, options)
+    ptx = compiled(name, dtypes, options, capability)
+    count = len(dtypes.present()) - (name == "adam_direction")  # its direction is not read, its parameter not written
+    check(ptx, dtype, loads=count, stores=count - (not options.zero_grads))
+    registers = linked_registers(ptx, capability)
+    record_property("registers", (target_of(dtype, options, capability), f"{name} {registers}"))
+    # More than five numbers have to be held somewhere.
+    more = len(dtypes.present()) - 5
+    most = 64 if dtype == "float32" and more <= 0 else 80 + 8 * max(0, more)
+    assert registers is None or registers <= most
+
+
+def target_of(dtype: str, options: Options, capability: tuple[int, int]) -> str:
+    """Return what a kernel was compiled for."""
+    stages = "all options" if options.zero_grads else "no option"
+    return f"{dtype}, compute capability {capability[0]}.{capability[1]}, {stages}"
+
+
+def linked_registers(ptx: str, capability: tuple[int, int]) -> int | None:
+    """Return how many registers the linked kernel uses, checking that none is spilled; None without a linker."""
+    try:
+        from cuda.core import Linker, LinkerOptions, ObjectCode
+    except ImportError:
+        return None
+    major, minor = capability
+    options = LinkerOptions(arch=f"sm_{major}{minor}", verbose=True)
+    linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
+    linker.link("cubin")
+    log = linker.get_info_log()
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
+    found = re.search(r"[Uu]sed (\d+) registers", log)
+    assert found
+    return int(found[1])
+
+
+@every_capability
+@pytest.mark.parametrize("options", EACH, ids=lambda options: "-".join(k for k, v in options._asdict().items() if v))
+def test_each_option_is_compiled_in_or_out(options: Options, capability: tuple[int, int]) -> None:
+    kinds = [row("adam", "float32", "float32", each) for each in (NONE, options)]
+    plain, ptx = (
+        compiled("adam", dtypes, each, capability) for dtypes, each in zip(kinds, (NONE, options), strict=True)
+    )
+    added = len(kinds[1].present()) - len(kinds[0].present())
+    check(ptx, "float32", loads=4 + added, stores=3 + added + options.zero_grads)
+    operations = re.compile(r"\b(?:mul\.rn|add|sub|setp\.\w+)\.f32|\bsetp\.\w+\.s64|\bst\.global")
+    assert len(operations.findall(ptx)) > len(operations.findall(plain))
+
+
+@every_capability
+@pytest.mark.parametrize("grad_dtype", ["float16", "bfloat16", "float64"])
+def test_gradients_of_other_dtypes(grad_dtype: str, capability: tuple[int, int]) -> None:
+    options = ALL._replace(zero_grads=False, mean=False, blend=False)
+    ptx = compiled("adam", row("adam", "float32", grad_dtype, options), options, capability)
+    assert ".local" not in ptx
+    assert "fma." not in ptx
+    assert (".f64" in ptx) == (grad_dtype == "float64")
+    assert ptx.count("ld.global.v4.f32") == 3
+    wide = {"float64": r"ld\.global\.v2\.f64"}.get(grad_dtype, r"ld\.global\.(v4\.[ub]16|v2\.[ub]32|[ub]64)")
+    assert re.search(wide, ptx)
+
+
+HALF_ROWS = {
+    "float16 copies": Row("float32", "float16", ("float32",) * 2, copy="float16"),
+    "bfloat16 copies": Row("float32", "bfloat16", ("float32",) * 2, copy="bfloat16"),
+    "bfloat16 slots": Row("float32", "float32", ("bfloat16",) * 2),
+    "all in few bits": Row("bfloat16", "bfloat16", ("bfloat16",) * 2, "float32", "float32"),
+}
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize("make", [cuda_kernels.accumulate_of, cuda_kernels.clear_of])
+def test_accumulating_and_clearing(make: Any, dtype: str, capability: tuple[int, int]) -> None:
+    dtypes = Row(dtype, dtype, (dtype,) * 2, accumulated=dtype)
+    ptx = compiled("adam", dtypes, NONE._replace(scale=True, guarded=True), capability, make)
+    check(ptx, dtype, loads=2 if make is cuda_kernels.accumulate_of else 0, stores=1)
+    assert make is cuda_kernels.accumulate_of or "ld.global.v" not in ptx
+
+
+@every_capability
+@pytest.mark.parametrize("dtypes", HALF_ROWS.values(), ids=HALF_ROWS)
+def test_memory_in_few_bits(dtypes: Row, capability: tuple[int, int]) -> None:
+    """Converted and dithered in registers, 8 bytes at a time."""
+    options = NONE._replace(blend=dtypes.average is not None, mean=dtypes.accumulated is not None)
+    ptx = compiled("adam", dtypes, options, capability)
+    check(ptx, "float32", dtypes.present().count("float32"), dtypes.present().count("float32") - 1)
+    halves = len(dtypes.present()) - dtypes.present().count("float32")
+    assert len(re.findall(r"(?:ld|st)\.global\.(?:v4\.[bu]16|v2\.[bu]32|[bu]64)", ptx)) >= halves
+    registers = linked_registers(ptx, capability)
+    assert registers is None or registers <= 88
+
+
+IN_8_BITS = [
+    *((name, ALL, "float32") for name, (rule, _) in RULES.items() if rules.slots(rule)),
+    *((name, NONE, "float32") for name in ("momentum", "adam")),
+    ("adam", ALL, "bfloat16"),
+]
+
+
+@every_capability
+@pytest.mark.parametrize(("name", "options", "param"), IN_8_BITS)
+def test_slots_in_8_bits(
+    name: str, options: Options, param: str, capability: tuple[int, int], record_property: Any
+) -> None:
+    """A maximum is found by 5 exchanges between 32 threads, without shared memory; nothing is fused or spilled."""
+    count = len(rules.slots(RULES[name][0]))
+    options = options._replace(maps=("signed", "root", "signed", "root")[:count])
+    average, accumulated = ("float32" if asked else None for asked in (options.blend, options.mean))
+    scales = ("float32",) * count
+    dtypes = Row(param, param, ("uint8",) * count, average, accumulated, scales=scales)
+    ptx = compiled(name, dtypes, options, capability)
+    assert ".shared" not in ptx
+    # Of a thread's 8 elements each array is read and written in two vectors.
+    floats = dtypes.present().count("float32") - count
+    is_written = name != "adam_direction"
+    check(ptx, "float32", 2 * floats, 2 * (floats - (not options.zero_grads) - (not is_written)))
+    assert len(re.findall(r"ld\.global\.(?:v4\.u8|u32)", ptx)) >= 2 * (count - (not is_written))
+    # In whole blocks of 256 elements, and in others.
+    assert ptx.count("shfl.sync.bfly") == 2 * 5 * count
+    registers = linked_registers(ptx, capability)
+    record_property("registers", (f"slots in 8 bits, {target_of(param, options, capability)}", f"{name} {registers}"))
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    ("left", "right"), [*((source, source) for source in ("clipped_grad", "grad", "param", 0)), (0, "grad")]
+)
+def test_norm_kernels(left: Any, right: Any, options: Options, dtype: str, capability: tuple[int, int]) -> None:
+    """Squares are added in double precision, and never fused: for float64 that would change bits."""
+    kernel = numba_cuda.products_kernel(
+        cuda_kernels.products_key(left, right, options, row("adam", dtype, dtype, options))
+    )
+    ptx = numba_cuda.ptx(
+        kernel, numba_cuda.products_signature(dtype, Stages), numba_cuda.launch_bounds(dtype), capability
+    )
+    assert "mul.rn.f64" in ptx
+    for text in (ptx, *(numba_cuda.ptx(k, s, None, capability) for k, s in numba_cuda.plain_signatures().items())):
+        assert ".local" not in text
+        assert "fma." not in text
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize("kernel", ["squares", "norm_factors", "shrink", "directions", "approach", "rates"])
+def test_kernels_over_axes(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
+    """Nothing fused or spilled, where an element lies is found in registers, and sums are in double precision."""
+    if kernel == "squares":
+        key = cuda_kernels.products_key("param", "param", NONE, row("adam", dtype, dtype, NONE))
+        function, signature = cuda_axes.squares_function(key), cuda_axes.squares_signature(dtype)
+    elif kernel == "directions":
+        key = cuda_adafactor.directions_key(ALL, row("adam", dtype, dtype, ALL)._replace(slots=(dtype,)))
+        function, signature = cuda_adafactor.directions_function(key), cuda_adafactor.directions_signature(dtype)
+    elif kernel in ("approach", "rates"):
+        function = getattr(cuda_adafactor, kernel)
+        signature = cuda_adafactor.own_signature(function, dtype)
+    else:
+        function = getattr(cuda_axes, kernel)
+        signature = cuda_axes.plain_signature(function, dtype)
+    ptx = numba_cuda.ptx(function, signature, None, capability)
+    assert ".local" not in ptx
+    assert "call" not in ptx
+    assert "fma." not in ptx
+    assert not re.search(r"\.approx|\.ftz|\.full", ptx)
+    operations = {
+        "squares": ["mul.rn.f64", "add.f64"],
+        "norm_factors": ["add.f64", "sqrt.rn.f64", "div.rn.f64"],
+        "shrink": [f"mul.rn.f{dtype[-2:]}"],
+        "directions": [f"sqrt.rn.f{dtype[-2:]}", f"div.rn.f{dtype[-2:]}"],
+        "approach": ["add.f64", "mul.rn.f64"],
+        "rates": ["sqrt.rn.f64", "div.rn.f64"],
+    }
+    for operation in operations[kernel]:
+        assert operation in ptx or operation.replace(".f64", ".rn.f64") in ptx
+    registers = linked_registers(ptx, capability)
+    assert registers is None or registers <= 80
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [("momentum", ["grad_weight"]), ("nesterov", ["grad_weight", "lookahead_grad_weight"]), ("descend", ["step_size"])],
+)
+def test_rates_of_arrays(name: str, scaled: list[str], dtype: str, capability: tuple[int, int]) -> None:
+    options = NONE._replace(scaled=tuple(scaled))
+    dtypes = Row(dtype, dtype, (dtype,) * (3 if name == "descend" else 1))
+    check(compiled(name, dtypes, options, capability), dtype, loads=2, stores=1)
+
+
+def test_the_operations_of_rules_to_come() -> None:
+    """What no rule uses yet, in one of the test's own."""
+
+    def rule(h: Any, p: Any, g: Any) -> Any:
+        smaller = np.where(p > g, g, np.where(p < g, p, h.lr))
+        return (abs(p) - np.sign(-g) * np.minimum(smaller, h.lr),)
+
+    dtypes = ("float32", "float32")
+    traced = numba_cuda.Traced(lambda factors, stages, h, place, p, g: (*rule(h, p, g), None), "float32", dtypes)
+    numba_cuda.TRACED["test"] = traced
+    signature = numba_cuda.update_signature("float32", Stages, rules.SGDScalars)
+    ptx = numba_cuda.ptx(numba_cuda.update_kernel("test"), signature, None, (9, 0))
+    check(ptx, "float32", 2, 1)
+    assert "abs.f32" in ptx
+    assert "neg.f32" in ptx or "sub" in ptx
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (np.arctan, "arctan is not among the operations of CUDA kernels"),
+        (lambda p: p * 0.5, "numbers must come from the scalars of the rule"),
+    ],
+)
+def test_what_a_rule_may_not_do_is_an_error(change: Any, message: str) -> None:
+    dtypes = ("float32", "float32")
+    traced = numba_cuda.Traced(lambda factors, stages, h, place, p, g: (change(p), None), "float32", dtypes)
+    numba_cuda.TRACED[message] = traced
+    signature = numba_cuda.update_signature("float32", Stages, rules.SGDScalars)
+    with pytest.raises(Exception, match=message):
+        numba_cuda.ptx(numba_cuda.update_kernel(message), signature, None, (9, 0))
+
+
+def test_kernels_have_the_same_name_in_the_cache_of_every_process() -> None:
+    """The cache on disk tells kernels apart by their closures: these must not change from one process to the next."""
+    code = (
+        f"import sys; sys.path[:0] = {[str(TESTS), str(TESTS / 'backends/cuda')]}; import hashlib, test_ptx as t\n"
+        "from numba.cuda.serialize import dumps\n"
+        "kernels, dtypes = t.cuda_kernels, t.row('adam', 'float32', 'float32', t.NONE)\n"
+        "key = kernels.update_key(kernels.step_of, t.rules.adam, t.NONE, dtypes)\n"
+        "cells = tuple(cell.cell_contents for cell in t.numba_cuda.update_kernel(key).__closure__)\n"
+        "print(key, t.numba_cuda.update_kernel(key).__qualname__, hashlib.sha256(dumps(cells)).hexdigest())"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(told) == 1
+    assert "rules.adam" in told.pop()
+
+
+def test_every_kernel_has_a_file_of_its_own_in_the_cache() -> None:
+    """Of one file nothing can be read any more once a class is gone that any kernel in it got."""
+    names = set()
+    for options in (NONE, ALL):
+        dtypes = row("adam", "float32", "float32", options)
+        key = cuda_kernels.update_key(cuda_kernels.step_of, rules.adam, options, dtypes)
+        names.add(numba_cuda.update_kernel(key).__qualname__)
+        key = cuda_kernels.products_key("grad", "grad", options, dtypes)
+        names.add(numba_cuda.products_kernel(key).__qualname__)
+    assert len(names) == 4

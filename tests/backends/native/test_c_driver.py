@@ -1,0 +1,43 @@
+"""bench/driver.c: the C side alone, without Python."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+COMPILER = shutil.which("cc")
+FLAGS = ["-O1", "-std=c11", "-ffp-contract=off", "-fopenmp-simd", "-pthread", "-Wall", "-Werror", "-Icsrc"]
+
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason="needs a C compiler called cc"),
+    pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="needs the source tree"),
+]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("driver") / "driver"
+    sources = ["bench/driver.c", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.c"))]
+    subprocess.run([str(COMPILER), *FLAGS, *sources, "-lm", "-o", str(program)], cwd=ROOT, check=True)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("elements", "told"),
+    # sgd with a learning rate of 0.5, two steps: 1 - 2 * 0.5 * 0.5; the squares of 0.5 + k % 7 in the first array.
+    [(1, "0.5 0.25"), (4, "0.5 0.25"), (5, "0.5 0.25"), (8, "0.5 2.5"), (100_000, None)],
+)
+def test_any_number_of_elements(driver: Path, elements: int, told: str | None) -> None:
+    command = [driver, "sgd", "baseline", str(elements), "2", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told is None or done.stdout == f"sgd baseline: {told}\n"
+
+
+def test_no_elements(driver: Path) -> None:
+    for elements in ("0", "-3", "x"):
+        done = subprocess.run([driver, "sgd", "baseline", elements, "2", "2"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (2, f"elements: expected at least 1, got {elements}\n")

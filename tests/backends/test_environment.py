@@ -1,0 +1,192 @@
+"""The environment variables, ``python -m fastopt``, and a native part that is not there: each in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import ISAS, needs_native
+
+import fastopt
+from fastopt.backends import threads
+from fastopt.backends.choosing import host_backend
+from fastopt.backends.cuda import found as cuda_found
+from fastopt.backends.native import library as native
+
+OURS = ("FASTOPT_BACKEND", "FASTOPT_ISA", "FASTOPT_NUM_THREADS")
+#: Where the package that is tested here is imported from: the checkout, or where the wheel was installed.
+HOME = Path(fastopt.__file__).parents[1]
+
+WITHOUT_NATIVE = "import sys; sys.modules['fastopt._native'] = None\n"
+
+
+def python(*arguments: str, first: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these variables alone of ours, and with the module path ``first`` before all others."""
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    path = os.pathsep.join(str(folder) for folder in (first, HOME) if folder is not None)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**kept, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def absent(tmp_path: Path) -> Path:
+    """Return a module path with which the native part can't be imported."""
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_NATIVE)
+    return tmp_path
+
+
+def told(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def info(**environment: Any) -> Any:
+    return told(python("-c", "import json, fastopt; print(json.dumps(fastopt.info()))", **environment))
+
+
+def test_info_here() -> None:
+    found = fastopt.info()
+    assert set(found) == {"backend", "native_missing", "isas_found", "isa", "threads", "cuda", "versions"}
+    assert found["backend"] in ("native", "numpy")
+    assert found["versions"] == {
+        "fastopt": fastopt.__version__,
+        "numpy": np.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+    assert found["threads"] == min(fastopt.get_num_threads(), host_backend(found["backend"]).most_threads())
+    assert found["isas_found"] == ISAS
+    assert (found["isa"] in ISAS) == (native.missing is None)
+
+
+def test_the_native_kernels_run_here() -> None:
+    """README's commands must not fall back unnoticed: only who left the native part out has none."""
+    asked = os.environ.get("FASTOPT_BACKEND")
+    if native.missing is not None and "FASTOPT_SKIP_NATIVE" in native.missing:
+        pytest.skip(f"native part: {native.missing}")
+    assert native.missing is None
+    assert fastopt.Adam(np.zeros(1)).backend == (asked or "native")
+    done = python("-m", "fastopt")
+    assert done.stdout.startswith("backend           native (compiled kernels)\n")
+
+
+@needs_native
+def test_backend_is_chosen() -> None:
+    assert info()["backend"] == info(FASTOPT_BACKEND="")["backend"] == "native"
+    assert info(FASTOPT_BACKEND="native")["backend"] == "native"
+    assert info(FASTOPT_BACKEND="numpy")["backend"] == "numpy"
+    done = python("-m", "fastopt", FASTOPT_BACKEND="numpy")
+    assert done.stdout.startswith("backend           numpy (asked for by FASTOPT_BACKEND)\n")
+    code = "import numpy, fastopt; print(fastopt.SGD(numpy.zeros(1), backend='native').backend)"
+    assert python("-c", code, FASTOPT_BACKEND="numpy").stdout == "native\n"
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ISAS)
+def test_isa_is_chosen(isa: str) -> None:
+    assert info(FASTOPT_ISA=isa)["isa"] == isa
+    assert info(FASTOPT_ISA="")["isa"] == ISAS[-1]
+
+
+@needs_native
+def test_threads_are_chosen() -> None:
+    assert info(FASTOPT_NUM_THREADS="3")["threads"] == 3
+    assert info(OMP_NUM_THREADS="1")["threads"] == 1
+    assert info(OMP_NUM_THREADS="2", FASTOPT_NUM_THREADS="5")["threads"] == 5
+
+
+STEP = "import numpy, fastopt; fastopt.Adam(numpy.zeros(1)).step(numpy.ones(1))"
+THREADS = "expected a whole number of threads, 1 or more"
+needs_no_cuda = pytest.mark.skipif(cuda_found.missing() is None, reason="CUDA is here")
+WRONG = [
+    ("FASTOPT_BACKEND", "torch", "ValueError", "expected one of native, numpy, cuda"),
+    ("FASTOPT_BACKEND", "NATIVE", "ValueError", "expected one of native, numpy, cuda"),
+    pytest.param("FASTOPT_BACKEND", "cuda", "RuntimeError", "; leave it unset", marks=needs_no_cuda),
+    pytest.param("FASTOPT_ISA", "sse9", "ValueError", "expected one of " + ", ".join(ISAS), marks=needs_native),
+    *(("FASTOPT_NUM_THREADS", value, "ValueError", THREADS) for value in ("0", "-1", "two", "1.5")),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "error", "message"), WRONG)
+def test_wrong_values(variable: str, value: str, error: str, message: str) -> None:
+    """An error that lists the choices; from ``python -m fastopt`` without a stack trace."""
+    done = python("-m", "fastopt", **{variable: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"fastopt: {variable}={value}: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    if variable == "FASTOPT_BACKEND" or native.missing is None:
+        done = python("-c", STEP, **{variable: value})
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f"{error}: {variable}={value}: ")
+
+
+def test_without_the_native_part(absent: Path) -> None:
+    reason = "the native part is missing: fastopt._native can't be imported ("
+    done = python("-m", "fastopt", first=absent)
+    assert (done.returncode, done.stderr) == (0, "")
+    # An install that left it out has a reason of its own.
+    assert done.stdout.startswith(f"backend           numpy ({reason if native.missing is None else 'the native'}")
+    found = info(first=absent)
+    assert found["backend"] == "numpy"
+    assert found["native_missing"]
+    assert (found["isas_found"], found["isa"]) == ([], None)
+    assert found["threads"] == min(threads.default(), host_backend("numpy").most_threads())
+    assert python("-c", STEP, first=absent).returncode == 0
+    assert python("-m", "fastopt", first=absent, FASTOPT_BACKEND="numpy", FASTOPT_ISA="avx2").returncode == 0
+
+
+def test_asking_for_the_native_part_where_it_is_missing(absent: Path) -> None:
+    reason = native.missing or "fastopt._native can't be imported ("
+    done = python("-m", "fastopt", first=absent, FASTOPT_BACKEND="native")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"fastopt: FASTOPT_BACKEND=native: {reason}")
+    assert done.stderr.endswith("; leave it unset to use what is there\n")
+    done = python("-c", STEP.replace("zeros(1)", "zeros(1), backend='native'"), first=absent)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"RuntimeError: backend=native: {reason}")
+
+
+def test_commands() -> None:
+    done = python("-m", "fastopt", "--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("info", "demo"))
+    assert python("-m", "fastopt", "info").stdout == python("-m", "fastopt").stdout
+    done = python("-m", "fastopt", "train")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("fastopt: there is no command 'train'\n")
+
+
+def test_importing_and_stepping_takes_numpy_and_cffi_alone() -> None:
+    optional = "numba ml_dtypes safetensors matplotlib sklearn tqdm torch jax scipy threadpoolctl typing_extensions"
+    code = f"{STEP}; import sys; print([name for name in {optional.split()} if name in sys.modules])"
+    assert python("-c", code).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.0, "two", None, True, [2]])
+def test_bad_thread_counts(bad: Any) -> None:
+    before = threads.asked_for, fastopt.get_num_threads()
+    with pytest.raises(ValueError, match="set_num_threads: .*: " + THREADS):
+        fastopt.set_num_threads(bad)
+    assert (threads.asked_for, fastopt.get_num_threads()) == (before[0] or 0, before[1])
+
+
+def test_thread_counts() -> None:
+    before = threads.asked_for
+    try:
+        for count in (1, 7, np.int64(3)):
+            fastopt.set_num_threads(count)
+            assert fastopt.get_num_threads() == count
+    finally:
+        threads.asked_for = before

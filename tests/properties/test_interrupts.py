@@ -1,0 +1,77 @@
+"""Interrupts at random moments: what was applied is what was counted, and the run goes on from there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cases import needs_native
+from tiers import shortly
+
+#: Runs in a process of its own: each optimizer is interrupted once, in its first steps, and then compared with one that
+#: made as many steps in peace. Prints how many interrupts came, and in how many runs something differed.
+PROGRAM = """
+import json, random, signal, sys
+import numpy as np
+import fastopt
+
+name, options, is_raised_by_alarm, runs = json.loads(sys.argv[1])
+
+def build():
+    params = {"a": np.linspace(-1, 1, 20_000).reshape(100, 200), "b": np.ones(3), "never": np.ones(2)}
+    return params, getattr(fastopt, name)(params, lr=0.01, **options)
+
+def everything(params, opt):
+    state = {f"{name}.{slot}": array.tolist() for name, its in opt.state.items() for slot, array in its.items()}
+    return [array.tolist() for array in params.values()], state, opt.step_count, opt.accumulated_calls
+
+def interrupt(*args):
+    if is_raised_by_alarm:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background has not
+signal.signal(signal.SIGALRM, interrupt)
+rng = random.Random(0)
+grads = {"a": np.full((100, 200), 0.5), "b": np.ones(3)}
+wrong = 0
+for _ in range(runs):
+    params, opt = build()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 1e-3))
+        while True:
+            opt.step(grads)
+    except KeyboardInterrupt:
+        pass
+    others, peaceful = build()
+    while (peaceful.step_count, peaceful.accumulated_calls) != (opt.step_count, opt.accumulated_calls):
+        peaceful.step(grads)
+    for each in (opt, peaceful):
+        each.step(grads)
+    wrong += everything(params, opt) != everything(others, peaceful)
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+print(json.dumps([runs, wrong]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signal.setitimer")
+@pytest.mark.parametrize(
+    ("name", "options", "is_raised_by_alarm"),
+    [
+        pytest.param("SGD", {"backend": "native", "momentum": 0.9}, True, marks=needs_native),
+        pytest.param("Adam", {"backend": "native", "ema_decay": 0.5, "clip_norm": 1.0}, True, marks=needs_native),
+        pytest.param("Adam", {"backend": "native", "accumulate_steps": 3}, True, marks=needs_native),
+        pytest.param("LAMB", {"backend": "native"}, False, marks=needs_native),
+        pytest.param("Adam", {"backend": "native", "max_norm": 1.0}, False, marks=needs_native),
+        ("Adam", {"backend": "numpy", "accumulate_steps": 2}, False),
+        ("ScheduleFreeSGD", {"backend": "numpy"}, False),
+    ],
+)
+@pytest.mark.parametrize("runs", shortly(50, 300))
+def test_what_is_applied_is_counted(name: str, options: dict[str, object], is_raised_by_alarm: bool, runs: int) -> None:
+    """``is_raised_by_alarm``: also what other signals raise can't come between; else only Ctrl-C waits."""
+    arguments = json.dumps([name, options, is_raised_by_alarm, runs])
+    told = subprocess.run([sys.executable, "-c", PROGRAM, arguments], check=True, stdout=subprocess.PIPE, text=True)
+    assert json.loads(told.stdout) == [runs, 0]

@@ -1,0 +1,80 @@
+"""A step hands out its work once: one native call, however many arrays there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES, Case, every_case, needs_native
+
+import fastopt
+from fastopt.backends.native import library as native
+
+pytestmark = needs_native
+
+WORK = ("fo_step", "fo_accumulate", "fo_sum_products")
+
+
+class Recorder:
+    """The native part, which notes the calls that hand out work."""
+
+    def __init__(self, lib: Any) -> None:
+        self.lib, self.called = lib, list[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in WORK:
+            self.called.append(name)
+        return getattr(self.lib, name)
+
+
+def calls_of_a_step(case: Case, count: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
+    """Return the calls of a step of this many arrays, of two dtypes and in two groups, which comes after two others."""
+    params = [np.ones((3, 4), [np.float32, np.float64][k % 2]) for k in range(count)]
+    halves = params[: count // 2], params[count // 2 :]
+    opt = case.build([{"params": halves[0]}, {"params": halves[1], "lr": 0.02}], backend="native", **options)
+    grads = [[param * 0.5 for param in half] for half in halves]
+    for _ in range(2):
+        opt.step([[grad.copy() for grad in half] for half in grads])
+    from fastopt.backends.native import ndarrays, table
+
+    recorder = Recorder(native.lib)
+    for module in (ndarrays, table):
+        monkeypatch.setattr(module, "lib", recorder)
+    opt.step(grads)
+    monkeypatch.undo()
+    return recorder.called
+
+
+@every_case
+def test_no_call_for_each_array(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = calls_of_a_step(case, 4, monkeypatch)
+    assert calls
+    assert calls_of_a_step(case, 40, monkeypatch) == calls
+
+
+ELEMENTWISE = [
+    case
+    for case in CASES
+    if case.optimizer.update is fastopt.Optimizer.update and not {"clip_norm", "clip_global_norm"} & case.options.keys()
+]
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [
+        ({}, ["fo_step"]),
+        ({"ema_decay": 0.9, "l1": 0.1, "prox_l1": 0.1, "zero_grads": True, "clip_value": 0.3}, ["fo_step"]),
+        ({"clip_global_norm": 0.1, "nonfinite": "skip"}, ["fo_sum_products", "fo_step"]),
+        ({"nonfinite": "raise"}, ["fo_sum_products", "fo_step"]),
+        ({"accumulate_steps": 4}, ["fo_accumulate"]),
+    ],
+    ids=lambda value: "-".join(value) or "plain",
+)
+def test_an_elementwise_step_is_one_pass(
+    case: Case, options: dict[str, Any], calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind one read of the gradients where something must be known of all of them."""
+    options = {name: value for name, value in options.items() if name not in case.optimizer.refused}
+    assert calls_of_a_step(case, 12, monkeypatch, **options) == calls

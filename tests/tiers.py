@@ -1,0 +1,70 @@
+"""Three tiers of tests, by markers: the default, ``exhaustive`` (the gate runs it too), ``long`` (run by hand).
+
+A grid of optimizers x options x dtypes x ... is too long for every run. ``@pytest.mark.by_turns("case")`` thins it by one
+rule: the items are grouped by their case, the i-th case takes the i-th item of its group, and every value of every
+parameter that is still without an item gets its first. All other items of the grid are exhaustive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+exhaustive = pytest.mark.exhaustive
+
+
+def shortly(short: int, full: int) -> list[Any]:
+    """Return values of a parameter that is a number of runs: few of them by default, all of them in the gate."""
+    return [short, pytest.param(full, marks=exhaustive)]
+
+
+MARKERS = {
+    "exhaustive": "the rest of a grid, and long runs of what the default tier runs shortly; .ci/run runs these too",
+    "long": "takes minutes or much memory; runs by hand: nox -s long",
+    "by_turns(*names, count=1)": "thin a grid: each value of these parameters takes `count` of its items by turns",
+    "huge": "needs more than 10 GB of memory; runs where the machine has it",
+    "gpu": "needs an NVIDIA GPU and fastopt[cuda]; skipped elsewhere",
+}
+
+
+def values_of(item: pytest.Item) -> dict[str, str]:
+    """Return the values of an item's parameters, as text."""
+    parameters: dict[str, Any] = item.callspec.params  # type: ignore[attr-defined]
+    return {name: str(value) for name, value in parameters.items()}
+
+
+def taken_by_turns(items: Sequence[pytest.Item], names: Sequence[str], count: int) -> set[pytest.Item]:
+    """Return the part of a grid that the default tier runs."""
+    groups: dict[tuple[str, ...], list[pytest.Item]] = {}
+    for item in items:
+        values = values_of(item)
+        groups.setdefault(tuple(values[name] for name in names), []).append(item)
+    taken = {
+        group[(number + turn * len(group) // count) % len(group)]
+        for number, group in enumerate(groups.values())
+        for turn in range(count)
+    }
+    covered = {pair for item in taken for pair in values_of(item).items()}
+    for item in items:
+        values = values_of(item).items()
+        if not values <= covered:
+            taken.add(item)
+            covered |= values
+    return taken
+
+
+def mark_grids(items: Sequence[pytest.Item]) -> None:
+    """Mark as exhaustive what the default tier leaves out of each grid."""
+    grids: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("by_turns") is not None:
+            grids.setdefault((str(item.path), item.originalname), []).append(item)  # type: ignore[attr-defined]
+    for grid in grids.values():
+        marker = grid[0].get_closest_marker("by_turns")
+        assert marker is not None
+        taken = taken_by_turns(grid, marker.args, marker.kwargs.get("count", 1))
+        for item in grid:
+            if item not in taken:
+                item.add_marker(pytest.mark.exhaustive)
