@@ -56,7 +56,7 @@ class BuildNative(build_ext):
 
 
 setup(
-    cffi_modules=["csrc/ffi_build.py:ffibuilder"],
+    cffi_modules=["csrc/tools/ffi_build.py:ffibuilder"],
     cmdclass={"build_ext": BuildNative},
     # Free-threaded builds have no stable ABI; bdist_wheel refuses the tag there.
     options={} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp310"}},

@@ -1,4 +1,4 @@
-/* The contract between Python and C. ffi_build.py feeds this very file to cffi (less the lines that begin with #). */
+/* The contract between Python and C. tools/ffi_build.py feeds this very file to cffi (less the lines that begin with #). */
 #ifndef FASTOPT_H
 #define FASTOPT_H
 

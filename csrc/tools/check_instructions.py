@@ -1,7 +1,7 @@
 """Fail if the main loop of a rule has grown by more than 5 % in instructions for each element.
 
-``python csrc/check_instructions.py`` compares the assembly of this GCC with csrc/instructions.txt, which
-``python csrc/check_instructions.py --write`` makes anew: do that when a rule changes, and say so in the commit. Counts
+``python csrc/tools/check_instructions.py`` compares the assembly of this GCC with csrc/tools/instructions.txt, which
+``python csrc/tools/check_instructions.py --write`` makes anew: do that when a rule changes, and say so in the commit. Counts
 of another version of GCC or another machine can't be compared; then it says so and passes.
 """
 
@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from check_vectorised import FLAGS, HERE, WIDTHS
+from check_vectorised import CSRC, FLAGS, WIDTHS
 
-RECORD = HERE / "instructions.txt"
+RECORD = Path(__file__).with_name("instructions.txt")
 SIZES = {"float32": 4, "float64": 8}
 REGISTERS = {16: "xmm", 32: "ymm", 64: "zmm"}
 MOST_GROWTH = 1.05
@@ -24,7 +24,7 @@ MOST_GROWTH = 1.05
 def assembly(source: str) -> str:
     """Return the assembly that GCC makes of a file."""
     command = ["gcc", *FLAGS, "-S", source, "-o", "-"]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=CSRC, capture_output=True, text=True, check=True).stdout
 
 
 def functions(text: str) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Fail unless the compiler vectorised the loop of every rule, and of every stage, for every instruction set and dtype.
 
-Run it with GCC in the PATH: ``python csrc/check_vectorised.py``. It reads GCC's own report.
+Run it with GCC in the PATH: ``python csrc/tools/check_vectorised.py``. It reads GCC's own report.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-HERE = Path(__file__).parent
+CSRC = Path(__file__).parents[1]
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-fPIC"]
 WIDTHS = {"isa_baseline.c": 16}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -34,7 +34,7 @@ def report(source: str) -> str:
         "-o",
         "/dev/null",
     ]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=CSRC, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.stderr)
     return done.stderr
@@ -43,11 +43,11 @@ def report(source: str) -> str:
 def simd_loops() -> dict[str, str]:
     """Return the places (file:line) of the loops that are to be vectorised, and what stands there."""
     loops = {}
-    for number, line in enumerate((HERE / "rules.h").read_text().splitlines(), 1):
+    for number, line in enumerate((CSRC / "rules.h").read_text().splitlines(), 1):
         if match := re.match(r"LOOP\d\((\w+)\)", line):
             loops[f"rules.h:{number}"] = match[1]
     for header in ("pipeline.h", "storage.h", "axis_sums.h"):
-        lines = (HERE / header).read_text().splitlines()
+        lines = (CSRC / header).read_text().splitlines()
         for number, line in enumerate(lines, 1):
             if line.strip().startswith("FO_SIMD"):
                 # GCC names the line of the loop's first statement.
