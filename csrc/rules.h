@@ -1,38 +1,45 @@
-/* Every rule, once. fastopt/rules.py states the same arithmetic in the same order, under the same names.
+/* Made from fastopt/arithmetic/rules.py by csrc/tools/make_rules.py: change that file, then run the tool.
 
-   A rule is a struct of scalars, a function of one element, and LOOPn(name) with n its number of slots, which stamps the
-   loop over a block. Template parameters, set by kernels.h: REAL, SQRT(x),
-   ABSOLUTE(x), NAME(x), SCALARS(x). MAXIMUM and its like are in pipeline.h: they evaluate an argument more than once. */
+   A rule is a struct of scalars, a function of one element, and LOOPn(name), which defines the loop over a block for a
+   rule of n slots. step.c includes this file without REAL, for FO_RULES alone.
+
+   This template expects:
+     REAL         float or double
+     SQRT(x)      the square root in that type
+     ABSOLUTE(x)  the magnitude in that type
+     NAME(x)      x with a suffix for this type
+     SCALARS(x)   the name of the struct of rule x's scalars
+   and MAXIMUM, MINIMUM, SIGN and WHERE of pipeline_template.h. These evaluate an argument more than once. */
 
 /* RULE(name): every rule that can be asked for. */
-#define FO_RULES(RULE)          \
-    RULE(sgd)                   \
-    RULE(momentum)              \
-    RULE(nesterov)              \
-    RULE(adagrad)               \
-    RULE(rmsprop)               \
-    RULE(rmsprop_momentum)      \
-    RULE(rmsprop_centered)      \
+#define FO_RULES(RULE)              \
+    RULE(sgd)                       \
+    RULE(momentum)                  \
+    RULE(nesterov)                  \
+    RULE(adagrad)                   \
+    RULE(rmsprop)                   \
+    RULE(rmsprop_momentum)          \
+    RULE(rmsprop_centered)          \
     RULE(rmsprop_centered_momentum) \
-    RULE(adam)                  \
-    RULE(adam_amsgrad)          \
-    RULE(adadelta)              \
-    RULE(adamax)                \
-    RULE(nadam)                 \
-    RULE(radam)                 \
-    RULE(adabelief)             \
-    RULE(yogi)                  \
-    RULE(adan)                  \
-    RULE(ademamix)              \
-    RULE(lion)                  \
-    RULE(signum)                \
-    RULE(rprop)                 \
-    RULE(delta_bar_delta)       \
+    RULE(adam)                      \
+    RULE(adam_amsgrad)              \
+    RULE(adadelta)                  \
+    RULE(adamax)                    \
+    RULE(nadam)                     \
+    RULE(radam)                     \
+    RULE(adabelief)                 \
+    RULE(yogi)                      \
+    RULE(adan)                      \
+    RULE(ademamix)                  \
+    RULE(lion)                      \
+    RULE(signum)                    \
+    RULE(rprop)                     \
+    RULE(delta_bar_delta)           \
     RULE(delta_bar_delta_last_grad) \
-    RULE(asgd)                  \
-    RULE(schedule_free_sgd)     \
-    RULE(schedule_free_adamw)   \
-    RULE(adam_direction)        \
+    RULE(asgd)                      \
+    RULE(schedule_free_sgd)         \
+    RULE(schedule_free_adamw)       \
+    RULE(adam_direction)            \
     RULE(descend)
 
 #ifdef REAL
@@ -53,7 +60,7 @@ typedef struct {
 
 static inline void NAME(momentum)(REAL *p, REAL g, REAL *b, SCALARS(momentum) h)
 {
-    *b = h.momentum * *b + h.grad_weight * g;
+    *b = h.momentum * *b + h.grad_weight * g; /* momentum buffer */
     *p = *p - h.lr * *b;
 }
 LOOP1(momentum)
@@ -75,7 +82,7 @@ typedef struct {
 
 static inline void NAME(adagrad)(REAL *p, REAL g, REAL *sum, SCALARS(adagrad) h)
 {
-    *sum = *sum + g * g;
+    *sum = *sum + g * g; /* sum of squares */
     *p = *p - h.lr * (g / (SQRT(*sum + h.eps_root) + h.eps));
 }
 LOOP1(adagrad)
@@ -86,7 +93,7 @@ typedef struct {
 
 static inline void NAME(rmsprop)(REAL *p, REAL g, REAL *v, SCALARS(rmsprop) h)
 {
-    *v = h.alpha * *v + h.one_minus_alpha * g * g;
+    *v = h.alpha * *v + h.one_minus_alpha * g * g; /* mean square */
     *p = *p - h.lr * (g / (SQRT(*v + h.eps_root) + h.eps));
 }
 LOOP1(rmsprop)
@@ -97,7 +104,7 @@ typedef struct {
 
 static inline void NAME(rmsprop_momentum)(REAL *p, REAL g, REAL *v, REAL *b, SCALARS(rmsprop_momentum) h)
 {
-    *v = h.alpha * *v + h.one_minus_alpha * g * g;
+    *v = h.alpha * *v + h.one_minus_alpha * g * g; /* mean square */
     *b = h.momentum * *b + h.step_weight * (g / (SQRT(*v + h.eps_root) + h.eps));
     *p = *p - h.lr * *b;
 }
@@ -109,8 +116,8 @@ typedef struct {
 
 static inline void NAME(rmsprop_centered)(REAL *p, REAL g, REAL *v, REAL *m, SCALARS(rmsprop_centered) h)
 {
-    *v = h.alpha * *v + h.one_minus_alpha * g * g;
-    *m = h.alpha * *m + h.one_minus_alpha * g;
+    *v = h.alpha * *v + h.one_minus_alpha * g * g; /* mean square */
+    *m = h.alpha * *m + h.one_minus_alpha * g; /* mean */
     *p = *p - h.lr * (g / (SQRT(MAXIMUM(*v - *m * *m, h.least_variance) + h.eps_root) + h.eps));
 }
 LOOP2(rmsprop_centered)
@@ -122,8 +129,8 @@ typedef struct {
 static inline void NAME(rmsprop_centered_momentum)(REAL *p, REAL g, REAL *v, REAL *m, REAL *b,
                                                    SCALARS(rmsprop_centered_momentum) h)
 {
-    *v = h.alpha * *v + h.one_minus_alpha * g * g;
-    *m = h.alpha * *m + h.one_minus_alpha * g;
+    *v = h.alpha * *v + h.one_minus_alpha * g * g; /* mean square */
+    *m = h.alpha * *m + h.one_minus_alpha * g; /* mean */
     *b = h.momentum * *b + h.step_weight * (g / (SQRT(MAXIMUM(*v - *m * *m, h.least_variance) + h.eps_root) + h.eps));
     *p = *p - h.lr * *b;
 }
@@ -135,8 +142,8 @@ typedef struct {
 
 static inline void NAME(adam)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(adam) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *p = *p - h.step_size * (*m / (SQRT(*v + h.eps_root) + h.eps));
 }
 LOOP2(adam)
@@ -147,8 +154,8 @@ typedef struct {
 
 static inline void NAME(adam_amsgrad)(REAL *p, REAL g, REAL *m, REAL *v, REAL *v_max, SCALARS(adam_amsgrad) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *v_max = MAXIMUM(*v_max, *v);
     *p = *p - h.step_size * (*m / (SQRT(*v_max + h.eps_root) + h.eps));
 }
@@ -160,9 +167,9 @@ typedef struct {
 
 static inline void NAME(adadelta)(REAL *p, REAL g, REAL *v, REAL *u, SCALARS(adadelta) h)
 {
-    *v = h.rho * *v + h.one_minus_rho * g * g;
+    *v = h.rho * *v + h.one_minus_rho * g * g; /* mean square of the gradient */
     const REAL d = SQRT(*u + h.eps) / SQRT(*v + h.eps) * g;
-    *u = h.rho * *u + h.one_minus_rho * d * d;
+    *u = h.rho * *u + h.one_minus_rho * d * d; /* mean square of the update */
     *p = *p - h.lr * d;
 }
 LOOP2(adadelta)
@@ -173,8 +180,8 @@ typedef struct {
 
 static inline void NAME(adamax)(REAL *p, REAL g, REAL *m, REAL *u, SCALARS(adamax) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *u = MAXIMUM(h.beta2 * *u, ABSOLUTE(g) + h.eps);
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *u = MAXIMUM(h.beta2 * *u, ABSOLUTE(g) + h.eps); /* infinity norm */
     *p = *p - h.step_size * (*m / *u);
 }
 LOOP2(adamax)
@@ -185,8 +192,8 @@ typedef struct {
 
 static inline void NAME(nadam)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(nadam) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *p = *p - (h.grad_step_size * g + h.step_size * *m) / (SQRT(*v) + h.eps);
 }
 LOOP2(nadam)
@@ -197,8 +204,8 @@ typedef struct {
 
 static inline void NAME(radam)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(radam) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *p = *p - h.step_size * (*m / (MINIMUM(SQRT(*v), h.greatest_root) + h.eps));
 }
 LOOP2(radam)
@@ -209,9 +216,9 @@ typedef struct {
 
 static inline void NAME(adabelief)(REAL *p, REAL g, REAL *m, REAL *s, SCALARS(adabelief) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
     const REAL error = g - *m;
-    *s = h.beta2 * *s + h.one_minus_beta2 * error * error + h.eps_in_s;
+    *s = h.beta2 * *s + h.one_minus_beta2 * error * error + h.eps_in_s; /* variance around the first moment */
     *p = *p - h.step_size * (*m / (SQRT(*s) + h.eps));
 }
 LOOP2(adabelief)
@@ -223,8 +230,8 @@ typedef struct {
 static inline void NAME(yogi)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(yogi) h)
 {
     const REAL square = g * g;
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *v = *v - h.one_minus_beta2 * SIGN(*v - square) * square;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *v = *v - h.one_minus_beta2 * SIGN(*v - square) * square; /* second moment */
     *p = *p - h.step_size * (*m / (SQRT(*v) + h.eps));
 }
 LOOP2(yogi)
@@ -238,9 +245,9 @@ static inline void NAME(adan)(REAL *p, REAL g, REAL *m, REAL *v, REAL *n, REAL *
 {
     const REAL change = h.has_last * (g - *last);
     const REAL ahead = g + h.change_weight * change;
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *v = h.beta2 * *v + h.one_minus_beta2 * change;
-    *n = h.beta3 * *n + h.one_minus_beta3 * ahead * ahead;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * change; /* moment of the gradient's change */
+    *n = h.beta3 * *n + h.one_minus_beta3 * ahead * ahead; /* second moment */
     *last = g;
     *p = *p - (h.step_size * *m + h.change_step_size * *v) / (SQRT(*n + h.eps_root) + h.eps);
 }
@@ -253,9 +260,9 @@ typedef struct {
 
 static inline void NAME(ademamix)(REAL *p, REAL g, REAL *m, REAL *m_slow, REAL *v, SCALARS(ademamix) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *m_slow = h.beta3 * *m_slow + h.one_minus_beta3 * g;
-    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* fast first moment */
+    *m_slow = h.beta3 * *m_slow + h.one_minus_beta3 * g; /* slow first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *p = *p - (h.step_size * *m + h.slow_step_size * *m_slow) / (SQRT(*v + h.eps_root) + h.eps);
 }
 LOOP3(ademamix)
@@ -268,7 +275,7 @@ static inline void NAME(lion)(REAL *p, REAL g, REAL *m, SCALARS(lion) h)
 {
     const REAL u = h.beta1 * *m + h.one_minus_beta1 * g;
     *p = *p - h.lr * SIGN(u);
-    *m = h.beta2 * *m + h.one_minus_beta2 * g;
+    *m = h.beta2 * *m + h.one_minus_beta2 * g; /* momentum */
 }
 LOOP1(lion)
 
@@ -339,7 +346,7 @@ typedef struct {
 static inline void NAME(asgd)(REAL *p, REAL g, REAL *ax, SCALARS(asgd) h)
 {
     *p = h.shrink * *p - h.eta * g;
-    *ax = h.average_keep * *ax + h.average_weight * *p;
+    *ax = h.average_keep * *ax + h.average_weight * *p; /* average of the parameter */
 }
 LOOP1(asgd)
 
@@ -360,7 +367,7 @@ typedef struct {
 
 static inline void NAME(schedule_free_adamw)(REAL *p, REAL g, REAL *z, REAL *v, SCALARS(schedule_free_adamw) h)
 {
-    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     const REAL d = h.grad_weight * (g / (SQRT(*v) + h.eps)) + h.decay * *p;
     *p = h.keep * *p + h.average_weight * *z - h.step_size * d;
     *z = *z - h.lr * d;
@@ -375,8 +382,8 @@ typedef struct {
 
 static inline void NAME(adam_direction)(REAL *p, REAL g, REAL *u, REAL *m, REAL *v, SCALARS(adam_direction) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g;
-    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;
+    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *u = h.step_size * (*m / (SQRT(*v + h.eps_root) + h.eps)) + h.decay * *p;
 }
 LOOP3(adam_direction)

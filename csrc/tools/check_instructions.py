@@ -1,8 +1,8 @@
 """Fail if the main loop of a rule has grown by more than 5 % in instructions for each element.
 
-``python csrc/tools/check_instructions.py`` compares the assembly of this GCC with csrc/tools/instructions.txt, which
-``python csrc/tools/check_instructions.py --write`` makes anew: do that when a rule changes, and say so in the commit. Counts
-of another version of GCC or another machine can't be compared; then it says so and passes.
+``python csrc/tools/check_instructions.py`` compares the assembly of this GCC with instructions.txt, the record that
+``python csrc/tools/check_instructions.py --write`` makes. Make it again when a rule changes, and say so in the commit.
+Counts of another version of GCC or another machine can't be compared; then it says so and passes.
 """
 
 from __future__ import annotations

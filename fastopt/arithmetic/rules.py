@@ -1,9 +1,8 @@
 """Every rule, once: what an optimizer does to a parameter ``p``, given its gradient ``g`` and its slots.
 
-``csrc/rules.h`` states the same arithmetic in the same order, under the same names; the two give the same bits. A rule
-works on arrays or scalars. Its scalars ``h`` are a tuple of named numbers in the dtype that is computed in, made once
-a step by :meth:`fastopt.Optimizer.hyper`; its slots are its arguments after ``g``. It returns the new parameter and
-slots.
+``csrc/rules.h`` is made from this file by ``csrc/tools/make_rules.py``, comments included; the two give the same bits.
+A rule works on arrays or scalars. Its scalars ``h`` are a tuple of named numbers in the compute dtype, made once a step
+by :meth:`fastopt.Optimizer.hyper`; its slots are its arguments after ``g``. It returns the new parameter and slots.
 
 No numeric literals, no ``**``, and ``sqrt``, ``maximum`` and their like through the names below: this is what lets the
 same functions be compiled for a GPU in one precision.
@@ -56,7 +55,7 @@ class MomentumScalars(NamedTuple):
 
 
 def momentum(h: MomentumScalars, p: Real, g: Real, b: Real) -> tuple[Real, Real]:
-    b = h.momentum * b + h.grad_weight * g
+    b = h.momentum * b + h.grad_weight * g  # momentum buffer
     p = p - h.lr * b
     return p, b
 
@@ -81,7 +80,7 @@ class AdagradScalars(NamedTuple):
 
 
 def adagrad(h: AdagradScalars, p: Real, g: Real, sum: Real) -> tuple[Real, Real]:
-    sum = sum + g * g
+    sum = sum + g * g  # sum of squares
     p = p - h.lr * (g / (sqrt(sum + h.eps_root) + h.eps))
     return p, sum
 
@@ -105,13 +104,13 @@ class RMSpropMomentumScalars(NamedTuple):
 
 
 def rmsprop(h: RMSpropScalars, p: Real, g: Real, v: Real) -> tuple[Real, Real]:
-    v = h.alpha * v + h.one_minus_alpha * g * g
+    v = h.alpha * v + h.one_minus_alpha * g * g  # mean square
     p = p - h.lr * (g / (sqrt(v + h.eps_root) + h.eps))
     return p, v
 
 
 def rmsprop_momentum(h: RMSpropMomentumScalars, p: Real, g: Real, v: Real, b: Real) -> tuple[Real, Real, Real]:
-    v = h.alpha * v + h.one_minus_alpha * g * g
+    v = h.alpha * v + h.one_minus_alpha * g * g  # mean square
     b = h.momentum * b + h.step_weight * (g / (sqrt(v + h.eps_root) + h.eps))
     p = p - h.lr * b
     return p, v, b
@@ -138,8 +137,8 @@ class RMSpropCenteredMomentumScalars(NamedTuple):
 
 
 def rmsprop_centered(h: RMSpropCenteredScalars, p: Real, g: Real, v: Real, m: Real) -> tuple[Real, Real, Real]:
-    v = h.alpha * v + h.one_minus_alpha * g * g
-    m = h.alpha * m + h.one_minus_alpha * g
+    v = h.alpha * v + h.one_minus_alpha * g * g  # mean square
+    m = h.alpha * m + h.one_minus_alpha * g  # mean
     p = p - h.lr * (g / (sqrt(maximum(v - m * m, h.least_variance) + h.eps_root) + h.eps))
     return p, v, m
 
@@ -147,8 +146,8 @@ def rmsprop_centered(h: RMSpropCenteredScalars, p: Real, g: Real, v: Real, m: Re
 def rmsprop_centered_momentum(
     h: RMSpropCenteredMomentumScalars, p: Real, g: Real, v: Real, m: Real, b: Real
 ) -> tuple[Real, Real, Real, Real]:
-    v = h.alpha * v + h.one_minus_alpha * g * g
-    m = h.alpha * m + h.one_minus_alpha * g
+    v = h.alpha * v + h.one_minus_alpha * g * g  # mean square
+    m = h.alpha * m + h.one_minus_alpha * g  # mean
     b = h.momentum * b + h.step_weight * (g / (sqrt(maximum(v - m * m, h.least_variance) + h.eps_root) + h.eps))
     p = p - h.lr * b
     return p, v, m, b
@@ -165,15 +164,15 @@ class AdamScalars(NamedTuple):
 
 
 def adam(h: AdamScalars, p: Real, g: Real, m: Real, v: Real) -> tuple[Real, Real, Real]:
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    v = h.beta2 * v + h.one_minus_beta2 * g * g
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    v = h.beta2 * v + h.one_minus_beta2 * g * g  # second moment
     p = p - h.step_size * (m / (sqrt(v + h.eps_root) + h.eps))
     return p, m, v
 
 
 def adam_amsgrad(h: AdamScalars, p: Real, g: Real, m: Real, v: Real, v_max: Real) -> tuple[Real, Real, Real, Real]:
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    v = h.beta2 * v + h.one_minus_beta2 * g * g
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    v = h.beta2 * v + h.one_minus_beta2 * g * g  # second moment
     v_max = maximum(v_max, v)
     p = p - h.step_size * (m / (sqrt(v_max + h.eps_root) + h.eps))
     return p, m, v, v_max
@@ -187,9 +186,9 @@ class AdadeltaScalars(NamedTuple):
 
 
 def adadelta(h: AdadeltaScalars, p: Real, g: Real, v: Real, u: Real) -> tuple[Real, Real, Real]:
-    v = h.rho * v + h.one_minus_rho * g * g
+    v = h.rho * v + h.one_minus_rho * g * g  # mean square of the gradient
     d = sqrt(u + h.eps) / sqrt(v + h.eps) * g
-    u = h.rho * u + h.one_minus_rho * d * d
+    u = h.rho * u + h.one_minus_rho * d * d  # mean square of the update
     p = p - h.lr * d
     return p, v, u
 
@@ -203,8 +202,8 @@ class AdamaxScalars(NamedTuple):
 
 
 def adamax(h: AdamaxScalars, p: Real, g: Real, m: Real, u: Real) -> tuple[Real, Real, Real]:
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    u = maximum(h.beta2 * u, absolute(g) + h.eps)
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    u = maximum(h.beta2 * u, absolute(g) + h.eps)  # infinity norm
     p = p - h.step_size * (m / u)
     return p, m, u
 
@@ -220,8 +219,8 @@ class NAdamScalars(NamedTuple):
 
 
 def nadam(h: NAdamScalars, p: Real, g: Real, m: Real, v: Real) -> tuple[Real, Real, Real]:
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    v = h.beta2 * v + h.one_minus_beta2 * g * g
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    v = h.beta2 * v + h.one_minus_beta2 * g * g  # second moment
     p = p - (h.grad_step_size * g + h.step_size * m) / (sqrt(v) + h.eps)
     return p, m, v
 
@@ -237,8 +236,8 @@ class RAdamScalars(NamedTuple):
 
 
 def radam(h: RAdamScalars, p: Real, g: Real, m: Real, v: Real) -> tuple[Real, Real, Real]:
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    v = h.beta2 * v + h.one_minus_beta2 * g * g
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    v = h.beta2 * v + h.one_minus_beta2 * g * g  # second moment
     p = p - h.step_size * (m / (minimum(sqrt(v), h.greatest_root) + h.eps))
     return p, m, v
 
@@ -254,9 +253,9 @@ class AdaBeliefScalars(NamedTuple):
 
 
 def adabelief(h: AdaBeliefScalars, p: Real, g: Real, m: Real, s: Real) -> tuple[Real, Real, Real]:
-    m = h.beta1 * m + h.one_minus_beta1 * g
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
     error = g - m
-    s = h.beta2 * s + h.one_minus_beta2 * error * error + h.eps_in_s
+    s = h.beta2 * s + h.one_minus_beta2 * error * error + h.eps_in_s  # variance around the first moment
     p = p - h.step_size * (m / (sqrt(s) + h.eps))
     return p, m, s
 
@@ -271,8 +270,8 @@ class YogiScalars(NamedTuple):
 
 def yogi(h: YogiScalars, p: Real, g: Real, m: Real, v: Real) -> tuple[Real, Real, Real]:
     square = g * g
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    v = v - h.one_minus_beta2 * sign(v - square) * square
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    v = v - h.one_minus_beta2 * sign(v - square) * square  # second moment
     p = p - h.step_size * (m / (sqrt(v) + h.eps))
     return p, m, v
 
@@ -297,9 +296,9 @@ def adan(
 ) -> tuple[Real, Real, Real, Real, Real]:
     change = h.has_last * (g - last)
     ahead = g + h.change_weight * change
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    v = h.beta2 * v + h.one_minus_beta2 * change
-    n = h.beta3 * n + h.one_minus_beta3 * ahead * ahead
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    v = h.beta2 * v + h.one_minus_beta2 * change  # moment of the gradient's change
+    n = h.beta3 * n + h.one_minus_beta3 * ahead * ahead  # second moment
     last = g
     p = p - (h.step_size * m + h.change_step_size * v) / (sqrt(n + h.eps_root) + h.eps)
     return p, m, v, n, last
@@ -319,9 +318,9 @@ class AdEMAMixScalars(NamedTuple):
 
 
 def ademamix(h: AdEMAMixScalars, p: Real, g: Real, m: Real, m_slow: Real, v: Real) -> tuple[Real, Real, Real, Real]:
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    m_slow = h.beta3 * m_slow + h.one_minus_beta3 * g
-    v = h.beta2 * v + h.one_minus_beta2 * g * g
+    m = h.beta1 * m + h.one_minus_beta1 * g  # fast first moment
+    m_slow = h.beta3 * m_slow + h.one_minus_beta3 * g  # slow first moment
+    v = h.beta2 * v + h.one_minus_beta2 * g * g  # second moment
     p = p - (h.step_size * m + h.slow_step_size * m_slow) / (sqrt(v + h.eps_root) + h.eps)
     return p, m, m_slow, v
 
@@ -337,7 +336,7 @@ class LionScalars(NamedTuple):
 def lion(h: LionScalars, p: Real, g: Real, m: Real) -> tuple[Real, Real]:
     u = h.beta1 * m + h.one_minus_beta1 * g
     p = p - h.lr * sign(u)
-    m = h.beta2 * m + h.one_minus_beta2 * g
+    m = h.beta2 * m + h.one_minus_beta2 * g  # momentum
     return p, m
 
 
@@ -428,7 +427,7 @@ class ASGDScalars(NamedTuple):
 
 def asgd(h: ASGDScalars, p: Real, g: Real, ax: Real) -> tuple[Real, Real]:
     p = h.shrink * p - h.eta * g
-    ax = h.average_keep * ax + h.average_weight * p
+    ax = h.average_keep * ax + h.average_weight * p  # average of the parameter
     return p, ax
 
 
@@ -458,13 +457,14 @@ class ScheduleFreeAdamWScalars(NamedTuple):
 
 
 def schedule_free_adamw(h: ScheduleFreeAdamWScalars, p: Real, g: Real, z: Real, v: Real) -> tuple[Real, Real, Real]:
-    v = h.beta2 * v + h.one_minus_beta2 * g * g
+    v = h.beta2 * v + h.one_minus_beta2 * g * g  # second moment
     d = h.grad_weight * (g / (sqrt(v) + h.eps)) + h.decay * p
     p = h.keep * p + h.average_weight * z - h.step_size * d
     z = z - h.lr * d
     return p, z, v
 
 
+# The rules below are phases of the optimizers that need numbers of whole arrays.
 class AdamDirectionScalars(NamedTuple):
     beta1: float
     one_minus_beta1: float
@@ -479,8 +479,8 @@ class AdamDirectionScalars(NamedTuple):
 def adam_direction(
     h: AdamDirectionScalars, p: Real, g: Real, u: Real, m: Real, v: Real
 ) -> tuple[Real, Real, Real, Real]:
-    m = h.beta1 * m + h.one_minus_beta1 * g
-    v = h.beta2 * v + h.one_minus_beta2 * g * g
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    v = h.beta2 * v + h.one_minus_beta2 * g * g  # second moment
     u = h.step_size * (m / (sqrt(v + h.eps_root) + h.eps)) + h.decay * p
     return p, u, m, v
 
