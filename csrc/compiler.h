@@ -1,4 +1,4 @@
-/* All that differs between compilers and machines. */
+/* Everything that differs between compilers and machines. */
 #ifndef FO_COMPILER_H
 #define FO_COMPILER_H
 
@@ -18,7 +18,7 @@
 #define FO_HAS_THREADS 0
 #endif
 
-/* Tells the core that it waits for another one. */
+/* Tell the core that it is waiting for another one. */
 #if FO_HAS_X86_TARGETS
 #define FO_PAUSE() __builtin_ia32_pause()
 #elif defined(__aarch64__)
@@ -29,23 +29,23 @@
 
 #define FO_PRAGMA(text) _Pragma(#text)
 
-/* GCC moves 8-byte vectors through MMX registers, which are those of long double: without an emms, every long double
-   of the process is NaN from then on. */
+/* GCC moves 8-byte vectors through MMX registers, which long double uses too. GCC leaves out the emms, so every later
+   long double of the process would be NaN. */
 #if FO_HAS_X86_TARGETS && !defined(__clang__)
 FO_PRAGMA(GCC target("no-mmx"))
 #endif
 
-/* MSVC's simd pragma relaxes floating point: there the loops stay plain. */
+/* MSVC's simd pragma relaxes floating point, so its loops stay plain. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FO_SIMD
-#define FO_SIMD_REDUCTION(what)
+#define FO_SIMD_REDUCTION(clause)
 #else
 #define FO_SIMD FO_PRAGMA(omp simd)
-/* Of integers alone: their order changes no bit. */
-#define FO_SIMD_REDUCTION(what) FO_PRAGMA(omp simd reduction(what))
+/* For integers only: a reduction may change the order, and floating point has other bits in another order. */
+#define FO_SIMD_REDUCTION(clause) FO_PRAGMA(omp simd reduction(clause))
 #endif
 
-/* FMA stays out of the targets: a contracted multiply-add has other bits. */
+/* The targets leave out FMA, because a contracted multiply-add has other bits. */
 #define FO_AVX2_FEATURES "avx2"
 #if defined(__clang__)
 #define FO_AVX512_FEATURES "avx512f,avx512bw,avx512dq,avx512vl"

@@ -1,4 +1,4 @@
-/* Which instruction sets this machine has, and which one is in use. */
+/* The instruction sets that this machine has, and the one in use. */
 #include "isa.h"
 
 static const struct {

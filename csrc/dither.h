@@ -1,6 +1,6 @@
-/* Random numbers for rounding, from counters alone: the same whichever thread, instruction set or backend asks.
-   FO_SCALE_BLOCK elements share a hash of (step's seed, array, stream, block); inside, the elements' numbers in
-   reversed bits, which spread evenly, tell them apart. fastopt/arithmetic/dither.py is the twin. */
+/* Random numbers for rounding. They come from counters alone, so that every thread, instruction set and backend gets
+   the same ones. FO_SCALE_BLOCK elements share a hash of (step's seed, array, stream, block). Inside a block each
+   element adds its index in reversed bits, which spreads evenly. fastopt/arithmetic/dither.py is the twin. */
 #ifndef FO_DITHER_H
 #define FO_DITHER_H
 
@@ -28,15 +28,19 @@ static inline uint32_t fo_dither_block(uint64_t key, int64_t block)
     return (uint32_t)(fo_mix(key + (uint64_t)block * 0x9e3779b97f4a7c15u) >> 48) << 7;
 }
 
-/* An element's random bits are its block's ^ fo_dither[element] >> 7: its number's 8 bits in reverse, then 8 bits of 0.
-   A table, as an exclusive or with memory is one instruction; shifted to where a float's mantissa begins. */
+/* An element's random bits are those of its block ^ fo_dither[element] >> 7: the 8 bits of its index in reverse, then 8
+   bits of 0. This is a table because an exclusive or with memory is one instruction. It is shifted to where a float's
+   mantissa begins. */
 #define REVERSED_2(n) (n), (n) + (2u << 21), (n) + (1u << 21), (n) + (3u << 21)
 #define REVERSED_4(n) \
     REVERSED_2(n), REVERSED_2((n) + (2u << 19)), REVERSED_2((n) + (1u << 19)), REVERSED_2((n) + (3u << 19))
 #define REVERSED_6(n) \
     REVERSED_4(n), REVERSED_4((n) + (2u << 17)), REVERSED_4((n) + (1u << 17)), REVERSED_4((n) + (3u << 17))
 static const uint32_t fo_dither[FO_SCALE_BLOCK] = {
-    REVERSED_6(0u), REVERSED_6(2u << 15), REVERSED_6(1u << 15), REVERSED_6(3u << 15)
+    REVERSED_6(0u),
+    REVERSED_6(2u << 15),
+    REVERSED_6(1u << 15),
+    REVERSED_6(3u << 15),
 };
 #undef REVERSED_2
 #undef REVERSED_4

@@ -1,11 +1,12 @@
-/* What every instruction set provides, and which one is in use. */
+/* The kernels that every instruction set provides, and which set is in use. */
 #ifndef FO_ISA_H
 #define FO_ISA_H
 
 #include "compiler.h"
 #include "fastopt.h"
 
-/* For one dtype; elements [begin, end) of one array, or sums over an axis as fo_sum_squares. */
+/* The kernels of one dtype. Those of a chunk work on elements [begin, end) of one array; sum_squares is as
+   fo_sum_squares. */
 typedef struct {
     void (*step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
     void (*accumulate_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);

@@ -9,7 +9,7 @@
 
 FO_TARGET_BEGIN(FO_AVX2_FEATURES)
 #define KERNELS fo_kernels_avx2
-#include "kernels.h"
+#include "kernels_template.h"
 FO_TARGET_END
 #else
 typedef int fo_no_avx2; /* a translation unit must declare something */

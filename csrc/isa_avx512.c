@@ -1,4 +1,4 @@
-/* The kernels for AVX512. */
+/* The kernels for AVX-512. */
 #include "compiler.h"
 
 #if FO_HAS_X86_TARGETS
@@ -9,7 +9,7 @@
 
 FO_TARGET_BEGIN(FO_AVX512_FEATURES)
 #define KERNELS fo_kernels_avx512
-#include "kernels.h"
+#include "kernels_template.h"
 FO_TARGET_END
 #else
 typedef int fo_no_avx512; /* a translation unit must declare something */

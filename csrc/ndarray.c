@@ -1,10 +1,10 @@
-/* Where the memory of many NumPy arrays is, in one call: asking each from Python takes longer than a step of it. */
+/* Find the memory of many NumPy arrays in one call: asking each one from Python takes longer than a step. */
 #include "fastopt.h"
 
 #include <string.h>
 
-/* CPython's PyObject and NumPy's PyArrayObject_fields behind it, a layout that NumPy's ABI promises. Whether it is this
-   one is tried out when the backend is imported (fastopt/backends/native.py). */
+/* CPython's PyObject, then NumPy's PyArrayObject_fields: a layout that NumPy's ABI promises. The backend checks it when
+   it is imported (fastopt/backends/native/ndarrays.py). */
 typedef struct {
     intptr_t references;
     uintptr_t type;
@@ -17,7 +17,7 @@ typedef struct {
     int32_t flags;
 } fo_ndarray;
 
-/* `model` is an array of the wanted shape. */
+/* Return whether an array has this type, dtype, these flags, and the shape of `model`. */
 static int is_like(const fo_ndarray *array, const fo_ndarray *model, uintptr_t type, uintptr_t dtype, int32_t flags)
 {
     return array->type == type && array->dtype == dtype && (array->flags & flags) == flags &&

@@ -1,11 +1,11 @@
-/* The one place with threads: a pool that helps the calling thread through the chunks of a step.
+/* The one place with threads: a pool that helps the calling thread with the chunks of a step.
 
-   The caller never waits for a thread that has not begun. It works through all chunks itself; each pool thread that has
-   a core at that moment joins in, beginning with a share of the chunks that is the same in every step and may still be in
-   its core's cache. An OpenMP region instead ends when all its threads have come and gone: where the other core is busy,
-   say with the idle spinning of the BLAS that made the gradients, a small step then takes a hundred times as long
-   (`python -m bench --group behind`; its limit is such a region). Which thread takes a chunk
-   changes no bit. */
+   The caller never waits for a thread that has not begun. It works through all chunks itself. Each pool thread that
+   gets a core at that moment joins in. It begins with its own share of the chunks, which is the same in every step and
+   may still be in its core's cache. An OpenMP region, by contrast, ends when all its threads have come and gone. If the
+   other core is busy, for example with the idle spinning of the BLAS that made the gradients, a small step then takes a
+   hundred times as long (`python -m bench --group behind`; its limit is such a region). No bit depends on which thread
+   takes a chunk. */
 #define _GNU_SOURCE
 #include "compiler.h"
 #include "parallel.h"
@@ -14,10 +14,10 @@
 #include <stddef.h>
 
 enum {
-    A_THREAD_FOR = 8192,    /* elements: with fewer of its own a thread costs more than it brings (measured) */
-    WAKE_FOR = 1 << 19,     /* elements: with fewer, sleeping threads are left asleep unless steps follow closely */
-    CLOSELY = 120000,       /* nanoseconds from the end of a step to the next one */
-    BATCHES_A_THREAD = 16,  /* fewer: cores wait for the slowest; more: small arrays pay for the handing out */
+    MIN_ELEMENTS_PER_THREAD = 8192, /* with fewer, a thread costs more than it saves (measured) */
+    MIN_ELEMENTS_TO_WAKE = 1 << 19, /* with fewer, sleeping threads are left asleep unless steps come back to back */
+    BACK_TO_BACK_NS = 120000,       /* at most this long from the end of a step to the next one */
+    BATCHES_PER_THREAD = 16,        /* fewer: cores wait for the slowest; more: small arrays pay for the sharing */
     MAX_THREADS = 256
 };
 
@@ -60,16 +60,18 @@ static void visit_chunks(const fo_array *arrays, int64_t count, int64_t first, i
 #include <stdatomic.h>
 #include <time.h>
 
-enum { SPINS = 6000 };  /* looks at the other side before sleeping, some 0.1 ms: the next step of a tight loop is found */
+/* How often a thread looks for a change before it sleeps: for about 0.1 ms, enough to catch the next step of a tight
+   loop. */
+enum { SPINS = 6000 };
 
-/* The chunks of one thread that nobody has taken yet; alone on its cache line. */
+/* The chunks of one thread's share that no thread has taken yet. The padding keeps shares on separate cache lines. */
 typedef struct {
     _Atomic int64_t next;
     int64_t end;
     char padding[48];
 } fo_share;
 
-/* One call's work; lives on the caller's stack. */
+/* The work of one call. It lives on the caller's stack. */
 typedef struct {
     const fo_array *arrays;
     int64_t count, batch;
@@ -79,8 +81,8 @@ typedef struct {
     fo_share shares[MAX_THREADS];
 } fo_job;
 
-/* `door` holds the number of the job times JOB, plus OPEN while threads may still enter, plus how many are inside: all
-   in one word, so that a late thread can't enter a job that has ended. */
+/* `door` is the number of the job times JOB, plus OPEN while threads may still enter, plus how many are inside. It is
+   one word so that a late thread can't enter a job that has ended. */
 enum { OPEN = 1 << 16, JOB = 1 << 17 };
 
 static struct {
@@ -88,14 +90,14 @@ static struct {
     fo_job *job;
     _Atomic int caller_sleeps;
     int32_t started, sleeping;
-    int kept_off;
+    int avoided_core;
     int64_t last_end;
     pthread_t helpers[MAX_THREADS];
     pthread_mutex_t lock;
     pthread_cond_t opened, left;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
 
-/* One caller has the pool at a time; another one meanwhile works alone. */
+/* One caller at a time has the pool; any other one works alone meanwhile. */
 static pthread_mutex_t pool_in_use = PTHREAD_MUTEX_INITIALIZER;
 
 static int inside(uint64_t door)
@@ -111,8 +113,8 @@ static void work(fo_job *job, int32_t thread)
             const int64_t first = atomic_fetch_add(&share->next, job->batch);
             if (first >= share->end)
                 break;
-            visit_chunks(job->arrays, job->count, first, first + job->batch < share->end ? first + job->batch : share->end,
-                         job->visit, job->context);
+            const int64_t last = first + job->batch < share->end ? first + job->batch : share->end;
+            visit_chunks(job->arrays, job->count, first, last, job->visit, job->context);
         }
     }
 }
@@ -122,8 +124,8 @@ static int is_new(uint64_t door, uint64_t seen)
     return (door & OPEN) != 0 && door / JOB != seen;
 }
 
-/* Wait for a job that was not seen yet; return its number. Whoever was woken too late for a step looks out for the next
-   one before going back to sleep. */
+/* Wait for a job after the one last seen; return its number. A thread that woke too late for a step waits for the next
+   one before sleeping again. */
 static uint64_t next_job(uint64_t seen)
 {
     for (;;) {
@@ -193,7 +195,7 @@ static void watch_forks(void)
     pthread_atfork(NULL, NULL, in_forked_child);
 }
 
-/* Start threads until there are so many helpers; fewer where the system gives no more. */
+/* Start threads until there are `wanted` helpers, or as many as the system allows. */
 static void start_helpers(int32_t wanted)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -207,26 +209,26 @@ static void start_helpers(int32_t wanted)
             break;
         pthread_detach(*thread);
         pool.started++;
-        pool.kept_off = -1;
+        pool.avoided_core = -1;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* The system likes to wake a thread on the core of the one that wakes it, where it waits for milliseconds until it is
+/* Linux likes to wake a thread on the core of the thread that wakes it. There it waits for milliseconds until it is
    moved: as long as hundreds of small steps. */
 #ifdef __linux__
 static void keep_off_this_core(void)
 {
     const int core = sched_getcpu();
     cpu_set_t allowed;
-    if (core == pool.kept_off || core < 0 || pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed) != 0)
+    if (core == pool.avoided_core || core < 0 || pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed) != 0)
         return;
     CPU_CLR(core, &allowed);
     if (CPU_COUNT(&allowed) == 0)
         return;
     for (int32_t i = 0; i < pool.started; i++)
         pthread_setaffinity_np(pool.helpers[i], sizeof allowed, &allowed);
-    pool.kept_off = core;
+    pool.avoided_core = core;
 }
 #else
 static void keep_off_this_core(void) {}
@@ -239,10 +241,10 @@ static int64_t nanoseconds(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Waking a thread can cost the caller its core for longer than a small step takes. Threads that still spin come anyway. */
+/* Waking a thread can cost the caller its core for longer than a small step takes. Spinning threads join without it. */
 static void open_door(fo_job *job, int64_t elements)
 {
-    const int wake = elements >= WAKE_FOR || nanoseconds() - pool.last_end < CLOSELY;
+    const int wake = elements >= MIN_ELEMENTS_TO_WAKE || nanoseconds() - pool.last_end < BACK_TO_BACK_NS;
     pthread_mutex_lock(&pool.lock);
     pool.job = job;
     atomic_store(&pool.door, (atomic_load(&pool.door) / JOB + 1) * JOB + OPEN);
@@ -262,7 +264,7 @@ static void close_door(void)
         FO_PAUSE();
         door = atomic_load(&pool.door);
     }
-    /* Whoever is inside may be waiting for this very core. */
+    /* A thread that is still inside may be waiting for this very core. */
     pthread_mutex_lock(&pool.lock);
     atomic_store(&pool.caller_sleeps, 1);
     while (inside(atomic_load(&pool.door)) != 0)
@@ -273,7 +275,7 @@ static void close_door(void)
 
 static void share_out(fo_job *job, int64_t chunks)
 {
-    job->batch = 1 + chunks / ((int64_t)job->threads * BATCHES_A_THREAD);
+    job->batch = 1 + chunks / ((int64_t)job->threads * BATCHES_PER_THREAD);
     for (int32_t i = 0; i < job->threads; i++) {
         atomic_init(&job->shares[i].next, chunks * i / job->threads);
         job->shares[i].end = chunks * (i + 1) / job->threads;
@@ -291,8 +293,8 @@ static void for_each_chunk(const fo_array *arrays, int64_t count, int32_t thread
         return;
     const int64_t chunks = arrays[count - 1].first_chunk + chunk_count(arrays[count - 1].length);
 #if FO_HAS_THREADS
-    if (threads > elements / A_THREAD_FOR)
-        threads = (int32_t)(elements / A_THREAD_FOR);
+    if (threads > elements / MIN_ELEMENTS_PER_THREAD)
+        threads = (int32_t)(elements / MIN_ELEMENTS_PER_THREAD);
     if (threads > 1 && pthread_mutex_trylock(&pool_in_use) == 0) {
         fo_job job;
         job.arrays = arrays;
@@ -315,7 +317,8 @@ static void for_each_chunk(const fo_array *arrays, int64_t count, int32_t thread
     visit_chunks(arrays, count, 0, chunks, visit, context);
 }
 
-/* Rounding to nearest, denormals kept: whatever the program has set for the calling thread, the bits are the same. */
+/* Round to the nearest and keep denormals, whatever the program has set for the calling thread: the bits are the
+   same. */
 void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context)
 {
     fenv_t before;

@@ -1,4 +1,4 @@
-/* The one place with threads: a visit of every chunk of every array of the table. */
+/* The one place with threads: visit every chunk of every array of the table. */
 #ifndef FO_PARALLEL_H
 #define FO_PARALLEL_H
 

@@ -1,6 +1,6 @@
-/* Slots in 8 bits, for one element, given 16 random bits << 7. A block's scale is its largest magnitude; `normal` and
-   `unit` are what its elements are multiplied by before encoding, and after decoding. fastopt/quantize.py is the twin,
-   and says what errors there can be. */
+/* 8-bit codes of slots, one element at a time. `random` is 16 random bits << 7. A block's scale is its largest
+   magnitude. Encoding multiplies an element by `normal` first; decoding multiplies it by `unit` last.
+   fastopt/arithmetic/quantize.py is the twin, and says how large the errors can be. */
 #ifndef FO_QUANTIZE_H
 #define FO_QUANTIZE_H
 
@@ -9,11 +9,11 @@
 
 #include "convert.h"
 
-/* Of a block that is not all 0: the reciprocals of smaller scales would be infinite. */
+/* The least scale of a block that is not all 0: the reciprocal of a smaller one would be infinite. */
 #define FO_LEAST_SCALE 0x1p-110f
 
-/* Signed: the sign, and 7 bits of a floating-point number between 2 and 2**16, that much above 2 (8 steps an octave).
-   2.0f is the one whose bits are a 0, a 1, and zeros: behind the first 5 bits stand the code's 7. */
+/* The signed code is the sign and 7 bits of the magnitude as a float: the magnitude + 2 lies between 2 and 2**16, with
+   8 steps per octave. The bits of 2.0f are a 0, a 1, and zeros, so that the 7 bits of the code follow the first 5. */
 #define FO_SIGNED_LARGEST 65534.0f
 #define FO_SIGNED_FIRST 0x40000000u
 
@@ -27,28 +27,29 @@ static inline uint8_t fo_signed_encode(float x, float normal, uint32_t random)
 
 static inline float fo_signed_decode(uint8_t code, float unit)
 {
-    /* The sign to the first bit, the other 7 behind the fifth. */
+    /* Move the sign to the first bit, and the other 7 after the fifth. */
     const uint32_t spread = (uint32_t)(int32_t)(int8_t)code << 20 & 0x87f00000;
     const uint32_t bits = spread | FO_SIGNED_FIRST;
     return (fo_float_from_bits(bits) - fo_float_from_bits(bits & 0xc0000000)) * unit;
 }
 
-/* Root: code**2, to 255**2; what is not 0 has a code that is not 0. The largest normal is a little less, so that no
-   rounding error makes a 256 of it. */
+/* The root code stands for code**2, up to 255**2. Only 0 has the code 0. The largest normal is a little smaller, so
+   that no rounding error makes 256 of it. */
 #define FO_ROOT_LARGEST 65025.0f
 #define FO_ROOT_LARGEST_NORMAL 65024.984375f
 #define FO_ONE 0x3f800000 /* the bits of 1.0f */
 
 static inline uint8_t fo_root_encode(float x, float normal, uint32_t random)
 {
-    /* Floats that are not negative are in the order of their bits. */
+    /* Floats that are not negative sort as their bits do. */
     const int32_t bits = (int32_t)fo_bits_from_float(x), scaled = (int32_t)fo_bits_from_float(x * normal);
     const float square = fo_float_from_bits((uint32_t)(scaled > FO_ONE ? scaled : FO_ONE));
     const float uniform = fo_float_from_bits(FO_ONE ^ random) - 1.0f;
-    /* From code to code + 1 with the probability that keeps the mean, (square - code**2) / (2 * code + 1):
+    /* Round up to code + 1 with the probability that keeps the mean, (square - code**2) / (2 * code + 1):
        sqrt(square - u (1 - u)) + u >= code + 1 where square - code**2 >= (1 - u) (2 * code + 1). */
     const int32_t code = (int32_t)(sqrtf((square - uniform) + uniform * uniform) + uniform);
-    /* The bits of 0 are 0, and the others' are more than any code. A variable, or GCC makes two instructions of it. */
+    /* The bits of 0 are 0, and those of any other float are above every code. This is a variable because GCC makes two
+       instructions of it otherwise. */
     const int32_t at_most = code < bits ? code : bits;
     return (uint8_t)at_most;
 }

@@ -117,7 +117,7 @@ typedef struct {
 static inline void NAME(rmsprop_centered)(REAL *p, REAL g, REAL *v, REAL *m, SCALARS(rmsprop_centered) h)
 {
     *v = h.alpha * *v + h.one_minus_alpha * g * g; /* mean square */
-    *m = h.alpha * *m + h.one_minus_alpha * g; /* mean */
+    *m = h.alpha * *m + h.one_minus_alpha * g;     /* mean */
     *p = *p - h.lr * (g / (SQRT(MAXIMUM(*v - *m * *m, h.least_variance) + h.eps_root) + h.eps));
 }
 LOOP2(rmsprop_centered)
@@ -130,7 +130,7 @@ static inline void NAME(rmsprop_centered_momentum)(REAL *p, REAL g, REAL *v, REA
                                                    SCALARS(rmsprop_centered_momentum) h)
 {
     *v = h.alpha * *v + h.one_minus_alpha * g * g; /* mean square */
-    *m = h.alpha * *m + h.one_minus_alpha * g; /* mean */
+    *m = h.alpha * *m + h.one_minus_alpha * g;     /* mean */
     *b = h.momentum * *b + h.step_weight * (g / (SQRT(MAXIMUM(*v - *m * *m, h.least_variance) + h.eps_root) + h.eps));
     *p = *p - h.lr * *b;
 }
@@ -142,7 +142,7 @@ typedef struct {
 
 static inline void NAME(adam)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(adam) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;     /* first moment */
     *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *p = *p - h.step_size * (*m / (SQRT(*v + h.eps_root) + h.eps));
 }
@@ -154,7 +154,7 @@ typedef struct {
 
 static inline void NAME(adam_amsgrad)(REAL *p, REAL g, REAL *m, REAL *v, REAL *v_max, SCALARS(adam_amsgrad) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;     /* first moment */
     *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *v_max = MAXIMUM(*v_max, *v);
     *p = *p - h.step_size * (*m / (SQRT(*v_max + h.eps_root) + h.eps));
@@ -180,7 +180,7 @@ typedef struct {
 
 static inline void NAME(adamax)(REAL *p, REAL g, REAL *m, REAL *u, SCALARS(adamax) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;       /* first moment */
     *u = MAXIMUM(h.beta2 * *u, ABSOLUTE(g) + h.eps); /* infinity norm */
     *p = *p - h.step_size * (*m / *u);
 }
@@ -192,7 +192,7 @@ typedef struct {
 
 static inline void NAME(nadam)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(nadam) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;     /* first moment */
     *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *p = *p - (h.grad_step_size * g + h.step_size * *m) / (SQRT(*v) + h.eps);
 }
@@ -204,7 +204,7 @@ typedef struct {
 
 static inline void NAME(radam)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(radam) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;     /* first moment */
     *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *p = *p - h.step_size * (*m / (MINIMUM(SQRT(*v), h.greatest_root) + h.eps));
 }
@@ -230,7 +230,7 @@ typedef struct {
 static inline void NAME(yogi)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(yogi) h)
 {
     const REAL square = g * g;
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;                /* first moment */
     *v = *v - h.one_minus_beta2 * SIGN(*v - square) * square; /* second moment */
     *p = *p - h.step_size * (*m / (SQRT(*v) + h.eps));
 }
@@ -245,8 +245,8 @@ static inline void NAME(adan)(REAL *p, REAL g, REAL *m, REAL *v, REAL *n, REAL *
 {
     const REAL change = h.has_last * (g - *last);
     const REAL ahead = g + h.change_weight * change;
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
-    *v = h.beta2 * *v + h.one_minus_beta2 * change; /* moment of the gradient's change */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;             /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * change;        /* moment of the gradient's change */
     *n = h.beta3 * *n + h.one_minus_beta3 * ahead * ahead; /* second moment */
     *last = g;
     *p = *p - (h.step_size * *m + h.change_step_size * *v) / (SQRT(*n + h.eps_root) + h.eps);
@@ -260,9 +260,9 @@ typedef struct {
 
 static inline void NAME(ademamix)(REAL *p, REAL g, REAL *m, REAL *m_slow, REAL *v, SCALARS(ademamix) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* fast first moment */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;           /* fast first moment */
     *m_slow = h.beta3 * *m_slow + h.one_minus_beta3 * g; /* slow first moment */
-    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g;       /* second moment */
     *p = *p - (h.step_size * *m + h.slow_step_size * *m_slow) / (SQRT(*v + h.eps_root) + h.eps);
 }
 LOOP3(ademamix)
@@ -382,7 +382,7 @@ typedef struct {
 
 static inline void NAME(adam_direction)(REAL *p, REAL g, REAL *u, REAL *m, REAL *v, SCALARS(adam_direction) h)
 {
-    *m = h.beta1 * *m + h.one_minus_beta1 * g; /* first moment */
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;     /* first moment */
     *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
     *u = h.step_size * (*m / (SQRT(*v + h.eps_root) + h.eps)) + h.decay * *p;
 }

@@ -1,4 +1,4 @@
-/* The passes over the table: the step itself, the adding up of gradients, and the sums that clipping, checking and some
+/* The passes over the table: the step itself, accumulating gradients, and the sums that clipping, checking and some
    optimizers need. */
 #include "isa.h"
 #include "parallel.h"
@@ -16,8 +16,9 @@ typedef struct {
     fo_reading *partials;
 } fo_pass;
 
-/* Elements before the parameter's first cache line. An array of several chunks is cut there: from there on no vector
-   crosses a line (a fifth faster in cache). What is stored in other dtypes keeps to its blocks instead. */
+/* Return how many elements stand before the parameter's first cache line. An array of several chunks is cut there, so
+   that no later vector crosses a line (a fifth faster in cache). Arrays stored in another dtype keep to their blocks
+   instead. */
 static int64_t head_of(const fo_array *array)
 {
     const uintptr_t past = (uintptr_t)array->param % 64, size = array->dtype == FO_FLOAT32 ? 4 : 8;
@@ -83,9 +84,9 @@ static void visit_sum_products(const void *context, int64_t index, int64_t chunk
     const fo_pass *pass = context;
     const fo_array *array = &pass->arrays[index];
     if (pass->grads[index])
-        pass->partials[chunk] = pass->kernels[array->dtype].sum_products_chunk(
-            array, pass->grads[index], begin, end, &pass->hypers[array->hyper], pass->left, pass->right,
-            pass->count_nonfinite);
+        pass->partials[chunk] = pass->kernels[array->dtype].sum_products_chunk(array, pass->grads[index], begin, end,
+                                                                               &pass->hypers[array->hyper], pass->left,
+                                                                               pass->right, pass->count_nonfinite);
 }
 
 void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, const fo_hyper *hypers, int32_t left,
@@ -94,7 +95,7 @@ void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, 
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, left, right, count_nonfinite, partials};
     fo_for_each_chunk(arrays, count, threads, visit_sum_products, &pass);
-    /* In index order, whichever thread made them: this is what keeps the bits. */
+    /* Add in index order, whichever thread made a partial sum: this keeps the bits. */
     for (int64_t i = 0; i < count; i++) {
         const fo_reading *partial = partials + arrays[i].first_chunk;
         readings[i] = (fo_reading){0, 0};

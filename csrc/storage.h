@@ -1,5 +1,5 @@
-/* Memory of another dtype than float32, which is computed in: blocks of slots and parameters on their way to the L1 cache
-   and back. Blocks begin at multiples of FO_SCALE_BLOCK. */
+/* Slots and parameters whose memory is not float32, the compute dtype. A block of them is converted on its way to the
+   L1 cache, and back. Blocks begin at multiples of FO_SCALE_BLOCK. */
 #ifndef FO_STORAGE_H
 #define FO_STORAGE_H
 
@@ -57,7 +57,7 @@ static void store_bfloat16_dithered(uint16_t *restrict stored, const float *rest
         stored[i] = fo_float32_to_bfloat16_dithered(x[i], random ^ fo_dither[i]);
 }
 
-/* Infinite or NaN if an element is. */
+/* The result is infinite or NaN if an element is. */
 static inline float largest_magnitude(const float *x, int64_t length)
 {
     int32_t largest = 0;
@@ -87,13 +87,13 @@ static inline void store_root(uint8_t *restrict codes, const float *restrict x, 
         codes[i] = fo_root_encode(x[i], normal, random ^ fo_dither[i]);
 }
 
-/* CALL(length) with the length of a whole block told to the compiler, which then has no remainder to think of. */
-#define WITH_LENGTH(length, CALL)      \
-    do {                               \
-        if (length == FO_SCALE_BLOCK)  \
-            CALL(FO_SCALE_BLOCK);      \
-        else                           \
-            CALL(length);              \
+/* CALL(length), with the length of a whole block as a constant: then the compiler makes no loop for a remainder. */
+#define WITH_LENGTH(length, CALL)     \
+    do {                              \
+        if (length == FO_SCALE_BLOCK) \
+            CALL(FO_SCALE_BLOCK);     \
+        else                          \
+            CALL(length);             \
     } while (0)
 
 static float scale_of(const float *restrict x, int64_t length)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import io
+import itertools
 import re
 import sys
 import tokenize
@@ -82,10 +83,10 @@ class Source:
             found.insert(0, self.comments[line][0])
         return found
 
-    def comment_behind(self, node: ast.stmt) -> str:
+    def comment_after(self, node: ast.stmt) -> str:
         """Return the comment at the end of a statement, as C, or nothing."""
         text, is_alone = self.comments.get(node.end_lineno or node.lineno, ("", True))
-        return "" if is_alone else f" /* {text} */"
+        return "" if is_alone else f"/* {text} */"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,16 @@ def c_comment(lines: list[str], indent: str) -> list[str]:
     return [*text[:-1], f"{text[-1]} */"]
 
 
+def with_comments(lines: list[tuple[str, str]]) -> list[str]:
+    """Return lines with the comments at their ends, which are aligned where they follow each other."""
+    found: list[str] = []
+    for has_comment, run in itertools.groupby(lines, key=lambda line: bool(line[1])):
+        together = list(run)
+        width = max(len(line) for line, _ in together)
+        found += [f"{line:<{width}} {comment}" if has_comment else line for line, comment in together]
+    return found
+
+
 def docstring(source: Source, node: ast.ClassDef | ast.FunctionDef) -> list[str]:
     """Return the lines of a docstring."""
     text = ast.get_docstring(node) or ""
@@ -157,26 +168,26 @@ def wrapped(start: str, words: list[str], end: str, margin: int) -> list[str]:
 def scalars_of(source: Source, node: ast.ClassDef) -> Scalars:
     """Read a named tuple of scalars."""
     names: list[str] = []
-    commented: list[str] = []
+    lines: list[tuple[str, str]] = []
     for field in statements(node):
         match field:
             case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name(id="float"), value=None):
                 check_name(source, field, name)
                 names.append(name)
-                above, behind = source.comment_above(field.lineno), source.comment_behind(field)
-                commented += [*c_comment(above, "    "), f"    REAL {name};{behind}"]
+                lines += [(line, "") for line in c_comment(source.comment_above(field.lineno), "    ")]
+                lines.append((f"    REAL {name};", source.comment_after(field)))
             case _:
                 source.refuse(field, f"{node.name}: expected fields of the form name: float")
     most = limit(r"FO_MAX_SCALARS = (\d+)", "fastopt.h")
     if not 1 <= len(names) <= most:
         source.refuse(node, f"{node.name}: expected 1 to {most} scalars, got {len(names)}")
-    if any("/*" in line for line in commented):
-        return Scalars(tuple(names), commented)
+    if len(lines) > len(names) or any(comment for _, comment in lines):
+        return Scalars(tuple(names), with_comments(lines))
     return Scalars(tuple(names), wrapped("    REAL ", names, ";", margin=8))
 
 
 def statements(node: ast.ClassDef | ast.FunctionDef) -> list[ast.stmt]:
-    """Return what stands in a class or function behind its docstring."""
+    """Return what stands in a class or function after its docstring."""
     return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
 
 
@@ -262,20 +273,21 @@ class Rule:
         self.known[target] = target
         return f"const REAL {target} = {value};"
 
-    def body(self) -> Iterator[str]:
-        """Yield the lines of the rule's function in C."""
+    def body(self) -> Iterator[tuple[str, str]]:
+        """Yield the lines of the rule's function in C, with the comments at their ends."""
         *assignments, last = statements(self.node) or [self.node]
         used = {node.id for statement in assignments for node in ast.walk(statement) if isinstance(node, ast.Name)}
         if "g" not in used:
-            yield "    (void)g;"
+            yield "    (void)g;", ""
         for statement in assignments:
             if not isinstance(statement, ast.Assign):
                 self.refuse(statement, f"expected assignments and one return, got {ast.unparse(statement)}")
-            line = f"    {self.assignment(statement)}{self.source.comment_behind(statement)}"
-            if len(line) > COLUMNS:
-                self.refuse(statement, f"expected at most {COLUMNS} columns in C, got {len(line)}; name a part of it")
-            yield from c_comment(self.source.comment_above(statement.lineno), "    ")
-            yield line
+            yield from ((line, "") for line in c_comment(self.source.comment_above(statement.lineno), "    "))
+            line, comment = f"    {self.assignment(statement)}", self.source.comment_after(statement)
+            columns = len(f"{line} {comment}".rstrip())
+            if columns > COLUMNS:
+                self.refuse(statement, f"expected at most {COLUMNS} columns in C, got {columns}; name a part of it")
+            yield line, comment
         wanted = ", ".join(["p", *self.slots])
         match last:
             case ast.Return(value=ast.Tuple(elts=values)) if ", ".join(map(ast.unparse, values)) == wanted:
@@ -297,7 +309,7 @@ class Rule:
         words = ["REAL *p", "REAL g", *(f"REAL *{slot}" for slot in self.slots), f"SCALARS({self.name}) h"]
         yield from wrapped(head, words, ")", margin=len(head))
         yield "{"
-        yield from self.body()
+        yield from with_comments(list(self.body()))
         yield "}"
         yield f"LOOP{len(self.slots)}({self.name})"
 

@@ -1,6 +1,6 @@
 """What is done around every rule, once: to the gradient before it, and with the parameter after it.
 
-``csrc/pipeline.h`` has the same arithmetic in the same order. As the rules, these work on arrays or scalars, and on
+``csrc/pipeline_template.h`` has the same arithmetic in the same order. As the rules, these work on arrays or scalars, and on
 what stands for them when a CUDA kernel is compiled; limits and weights are of the dtype that is computed in.
 """
 

@@ -510,7 +510,7 @@ def test_prox_l1_that_rounds_to_0() -> None:
 
 
 def slow_sum_squares(array: Any, axes: tuple[int, ...]) -> Any:
-    """One element after the other, in the order that csrc/axis_sums.h has."""
+    """One element after the other, in the order that csrc/axis_sums_template.h has."""
     others = [axis for axis in range(array.ndim) if axis not in axes]
     sums = np.zeros([array.shape[axis] for axis in others])
     units = array.transpose(*others, *axes).reshape(*sums.shape, math.prod(array.shape[axis] for axis in axes))

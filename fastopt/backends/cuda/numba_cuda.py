@@ -708,7 +708,7 @@ def block_kernel(key: str) -> Callable[..., None]:
 
 
 def products_kernel(key: str) -> Callable[..., None]:
-    """Return the kernel of a chunk's sum of products: LANES running sums, folded in halves, as csrc/pipeline.h does.
+    """Return the kernel of a chunk's sum of products: LANES running sums, folded in halves, as csrc/pipeline_template.h does.
 
     And of how many elements are not finite, where the function returns those too.
     """

@@ -1,5 +1,7 @@
-/* The kernels of one instruction set, for float32 and float64: what isa_*.c include under their target.
-   Template parameter: KERNELS, the name of the table to define. */
+/* The kernels of one instruction set, for float32 and float64. Each isa_*.c includes this file under its target.
+
+   This template expects:
+     KERNELS  the name of the table to define */
 
 #include <math.h>
 #include <stddef.h>
@@ -17,7 +19,7 @@
 #define ABSOLUTE(x) fabsf(x)
 #define NAME(x) x##_float32
 #define SCALARS(x) x##_scalars_float32
-#include "pipeline.h"
+#include "pipeline_template.h"
 
 #define REAL double
 #define REAL_DTYPE FO_FLOAT64
@@ -26,7 +28,7 @@
 #define ABSOLUTE(x) fabs(x)
 #define NAME(x) x##_float64
 #define SCALARS(x) x##_scalars_float64
-#include "pipeline.h"
+#include "pipeline_template.h"
 
 const fo_kernels KERNELS[] = {
     [FO_FLOAT32] = {step_chunk_float32, accumulate_chunk_float32, sum_products_chunk_float32, sum_squares_float32},

@@ -1,7 +1,10 @@
-/* Sums of squares over the second of three axes, in the order of sum_products_chunk: its chunks, its lanes. Template
-   parameters: REAL, NAME(x), as in pipeline.h, which includes this file. */
+/* Sums of squares over the second of three axes, in the order of sum_products_chunk: its chunks, its lanes.
 
-/* Sums side by side that are added at once: their lanes stay in the L1 cache. */
+   pipeline_template.h includes this file. This template expects:
+     REAL     float or double
+     NAME(x)  x with a suffix for this type */
+
+/* How many neighbouring sums are added together: their lanes stay in the L1 cache. */
 #define COLUMNS 128
 
 static double NAME(sum_squares_run)(const REAL *restrict run, int64_t size)
@@ -26,7 +29,7 @@ static double NAME(sum_squares_run)(const REAL *restrict run, int64_t size)
     return sum;
 }
 
-/* Of `width` runs side by side: the next element of each is `inner` elements behind. */
+/* Add up `width` neighbouring columns. The next element of a column is `inner` elements further on. */
 static void NAME(sum_squares_columns)(const REAL *restrict columns, int64_t size, int64_t inner, int64_t width,
                                       double *restrict sums)
 {

@@ -1,8 +1,17 @@
-/* The block pipeline for one dtype and one instruction set: prepare, rule, finish, in blocks that stay in the L1 cache.
-   Template parameters: REAL, REAL_DTYPE (its fo_dtype), STORED (1 where memory may be of other dtypes: storage.h), SQRT(x),
-   ABSOLUTE(x), NAME(x), SCALARS(x). Undefines them at its end. */
+/* The block pipeline for one compute dtype and one instruction set: prepare, rule, finish, in blocks that stay in the
+   L1 cache. fastopt/arithmetic/pipeline.py is the twin.
 
-/* NumPy's functions of these names, bit for bit: NaN passes through, the sign of either zero is +0. */
+   This template expects:
+     REAL         the compute dtype: float or double
+     REAL_DTYPE   its fo_dtype
+     STORED       1 if memory may be of other dtypes (storage.h), else 0
+     SQRT(x)      the square root in that type
+     ABSOLUTE(x)  the magnitude in that type
+     NAME(x)      x with a suffix for this type
+     SCALARS(x)   the name of the struct of rule x's scalars
+   It undefines them at its end. */
+
+/* NumPy's functions of these names, bit for bit: they return a NaN if there is one, and SIGN of either zero is +0. */
 #define MAXIMUM(a, b) ((a) > (b) || (a) != (a) ? (a) : (b))
 #define MINIMUM(a, b) ((a) < (b) || (a) != (a) ? (a) : (b))
 #define SIGN(a) ((a) != (a) ? (a) : ((a) > 0 ? (REAL)1 : (REAL)0) - ((a) < 0 ? (REAL)1 : (REAL)0))
@@ -44,7 +53,7 @@ static void NAME(convert)(REAL *restrict out, const void *grad, int32_t dtype, i
     }
 }
 
-/* The parameter in the dtype that is computed in: its own memory, or `scratch` where that is of another dtype. */
+/* Return a block of the parameter in the compute dtype: its own memory, or `scratch` if that is of another dtype. */
 static REAL *NAME(param_block)(REAL *restrict scratch, const fo_array *array, int64_t begin, int64_t length)
 {
 #if STORED
@@ -57,8 +66,8 @@ static REAL *NAME(param_block)(REAL *restrict scratch, const fo_array *array, in
     return (REAL *)array->param + begin;
 }
 
-/* The gradient in the dtype that is computed in, scaled, with what was accumulated before: the caller's own memory where
-   there is nothing to do, else `scratch`. */
+/* Return a block of the gradient in the compute dtype, scaled, with the gradients accumulated before it: the caller's
+   own memory if there is nothing to do, else `scratch`. */
 static const REAL *NAME(scaled_grad)(REAL *restrict scratch, const fo_array *array, const void *grad, int64_t begin,
                                      int64_t length, const fo_hyper *hyper)
 {
@@ -83,6 +92,13 @@ static const REAL *NAME(scaled_grad)(REAL *restrict scratch, const fo_array *arr
     return scratch;
 }
 
+/* NaN stays NaN. */
+static inline REAL NAME(clip_value)(REAL x, REAL limit)
+{
+    x = x > limit ? limit : x;
+    return x < -limit ? -limit : x;
+}
+
 static const REAL *NAME(clipped_grad)(REAL *restrict scratch, const REAL *g, const fo_array *array, int64_t length,
                                       const fo_hyper *hyper)
 {
@@ -91,12 +107,8 @@ static const REAL *NAME(clipped_grad)(REAL *restrict scratch, const REAL *g, con
     if (limit == (REAL)INFINITY && array_clip == 1 && global_clip == 1)
         return g;
     FO_SIMD
-    for (int64_t i = 0; i < length; i++) {
-        REAL x = g[i];
-        x = x > limit ? limit : x;
-        x = x < -limit ? -limit : x;
-        scratch[i] = x * array_clip * global_clip;
-    }
+    for (int64_t i = 0; i < length; i++)
+        scratch[i] = NAME(clip_value)(g[i], limit) * array_clip * global_clip;
     return scratch;
 }
 
@@ -125,19 +137,15 @@ typedef void NAME(rule_loop)(REAL *restrict p, const REAL *restrict g, void *con
 static NAME(rule_loop) *const NAME(rule_loops)[] = {FO_RULES(RULE)};
 #undef RULE
 
-/* Towards 0 by `threshold`, and no further. */
-static void NAME(threshold_param)(REAL *restrict p, int64_t length, REAL threshold)
+/* Move the parameter towards 0 by `threshold`, and stop there. */
+static void NAME(soft_threshold)(REAL *restrict p, int64_t length, REAL threshold)
 {
     FO_SIMD
-    for (int64_t i = 0; i < length; i++) {
-        REAL x = p[i];
-        x = x > threshold ? threshold : x;
-        x = x < -threshold ? -threshold : x;
-        p[i] = p[i] - x;
-    }
+    for (int64_t i = 0; i < length; i++)
+        p[i] = p[i] - NAME(clip_value)(p[i], threshold);
 }
 
-static void NAME(average_param)(REAL *restrict average, const REAL *restrict p, int64_t length, REAL weight)
+static void NAME(blend_average)(REAL *restrict average, const REAL *restrict p, int64_t length, REAL weight)
 {
     if (weight == 1) {
         memcpy(average, p, (size_t)length * sizeof(REAL));
@@ -155,9 +163,9 @@ static void NAME(clear_grad)(const fo_array *array, void *grad, int64_t begin, i
     memset((char *)grad + begin * size, 0, (size_t)(length * size));
 }
 
-/* The gradient with what decays the parameter by way of it. */
-static const REAL *NAME(whole_grad)(REAL *restrict scratch, const REAL *g, const REAL *restrict p,
-                                    const fo_array *array, int64_t length, const fo_hyper *hyper)
+/* Clip the gradient, then add the gradients of the L2 and L1 terms. */
+static const REAL *NAME(regularized_grad)(REAL *restrict scratch, const REAL *g, const REAL *restrict p,
+                                          const fo_array *array, int64_t length, const fo_hyper *hyper)
 {
     g = NAME(clipped_grad)(scratch, g, array, length, hyper);
     if (hyper->l2 != 0)
@@ -167,16 +175,16 @@ static const REAL *NAME(whole_grad)(REAL *restrict scratch, const REAL *g, const
     return g;
 }
 
-/* `p` and the slots from `first_slot` on are of the block that begins at `begin`. */
+/* Update the block that begins at `begin`. `p` points to the block itself; in each slot it begins at `first_slot`. */
 static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *const *slots, int64_t first_slot,
                                const void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
 {
     REAL scratch[FO_BLOCK];
     const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
-    g = NAME(whole_grad)(scratch, g, p, array, length, hyper);
+    g = NAME(regularized_grad)(scratch, g, p, array, length, hyper);
     NAME(rule_loops)[hyper->rule](p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
     if ((REAL)hyper->threshold != 0)
-        NAME(threshold_param)(p, length, (REAL)hyper->threshold);
+        NAME(soft_threshold)(p, length, (REAL)hyper->threshold);
 }
 
 static void NAME(clear_block)(const fo_array *array, void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
@@ -191,7 +199,7 @@ static void NAME(finish_block)(const fo_array *array, const REAL *restrict p, in
                                const fo_hyper *hyper)
 {
     if (array->average)
-        NAME(average_param)((REAL *)array->average + begin, p, length, (REAL)hyper->average_weight);
+        NAME(blend_average)((REAL *)array->average + begin, p, length, (REAL)hyper->average_weight);
 #if STORED
     if (array->copy)
         (array->copy_dtype == FO_FLOAT16 ? store_float16 : store_bfloat16)((uint16_t *)array->copy + begin, p, length);
@@ -203,7 +211,7 @@ static void NAME(finish_block)(const fo_array *array, const REAL *restrict p, in
 static const int NAME(rule_slots)[] = {FO_RULES(RULE)};
 #undef RULE
 
-/* The same around memory of another dtype, by way of the L1 cache. */
+/* Update a block whose memory is of another dtype: converted copies stay in the L1 cache. */
 static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, const void *grad, int64_t begin,
                                       int64_t length, const fo_hyper *hyper)
 {
@@ -218,7 +226,7 @@ static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, c
         }
     }
     NAME(update_block)(array, p, slots, 0, grad, begin, length, hyper);
-    /* All scales first: the largest element of a block takes a while to be known. */
+    /* Find all scales first: the largest element of a block takes a while, and the searches overlap. */
     for (int k = 0; k < count; k++)
         if (array->scales[k])
             ((float *)array->scales[k])[begin / FO_SCALE_BLOCK] = scale_of(slot[k], length);
@@ -235,7 +243,7 @@ static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, c
 static void NAME(step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper)
 {
     REAL scratch[FO_BLOCK];
-    /* What is stored in other dtypes goes in shorter blocks: the core begins to read the next one while it computes. */
+    /* Arrays stored in other dtypes use shorter blocks: the core begins to read the next one while it computes. */
     const int64_t block = array->is_stored ? FO_SCALE_BLOCK : FO_BLOCK;
     for (int64_t i = begin; i < end; i += block) {
         const int64_t length = end - i < block ? end - i : block;
@@ -243,9 +251,10 @@ static void NAME(step_chunk)(const fo_array *array, void *grad, int64_t begin, i
 #if STORED
         if (array->is_stored && hyper->stages & FO_UPDATE)
             NAME(update_stored_block)(array, p, grad, i, length, hyper);
-        else
-#endif
+        else if (hyper->stages & FO_UPDATE)
+#else
         if (hyper->stages & FO_UPDATE)
+#endif
             NAME(update_block)(array, p, array->slots, i, grad, i, length, hyper);
         if (hyper->stages & FO_CLEAR)
             NAME(clear_block)(array, grad, i, length, hyper);
@@ -278,7 +287,8 @@ static int64_t NAME(nonfinite)(const REAL *g, int64_t length)
     return count;
 }
 
-/* `p` is the parameter, unread of FO_CLIPPED_GRAD; `nonfinite` is NULL, or counts what is not finite in a gradient. */
+/* Return a block of a source. `p` is the parameter, and unused for FO_CLIPPED_GRAD. Unless `nonfinite` is NULL, count
+   the elements of the gradient that are infinite or NaN. */
 static const REAL *NAME(block_of)(REAL *restrict scratch, const fo_array *array, const REAL *p, const void *grad,
                                   int64_t begin, int64_t length, const fo_hyper *hyper, int32_t source,
                                   int64_t *nonfinite)
@@ -292,13 +302,13 @@ static const REAL *NAME(block_of)(REAL *restrict scratch, const fo_array *array,
         *nonfinite += NAME(nonfinite)(g, length);
     if (source == FO_CLIPPED_GRAD)
         return NAME(clipped_grad)(scratch, g, array, length, hyper);
-    return NAME(whole_grad)(scratch, g, p, array, length, hyper);
+    return NAME(regularized_grad)(scratch, g, p, array, length, hyper);
 }
 
-/* FO_LANES running sums, folded in halves: fixed by the element's index alone, so that every machine has the same bits. */
+/* Sum in FO_LANES running sums, folded in halves. The index of an element alone decides where it is added, so that
+   every machine has the same bits. */
 static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
-                                           const fo_hyper *hyper, int32_t left, int32_t right,
-                                           int32_t count_nonfinite)
+                                           const fo_hyper *hyper, int32_t left, int32_t right, int32_t count_nonfinite)
 {
     REAL left_scratch[FO_BLOCK], right_scratch[FO_BLOCK], param_scratch[FO_BLOCK];
     const int needs_param = left != FO_CLIPPED_GRAD || right != FO_CLIPPED_GRAD;
@@ -327,7 +337,7 @@ static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *gr
     return (fo_reading){lanes[0], nonfinite};
 }
 
-#include "axis_sums.h"
+#include "axis_sums_template.h"
 
 #undef MAXIMUM
 #undef MINIMUM
