@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-BLOCK = 256
+#: Elements that share a random number, and a scale in 8-bit storage: FO_SCALE_BLOCK of csrc/fastopt.h.
+SCALE_BLOCK = 256
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
@@ -54,13 +55,13 @@ def element_bits(place: Any) -> Any:
 
 
 #: Of all elements of a block.
-ELEMENTS = element_bits(np.arange(BLOCK, dtype=np.uint32))
+ELEMENTS = element_bits(np.arange(SCALE_BLOCK, dtype=np.uint32))
 
 
 def random_bits(key: int, number: int, stream: int, begin: int, length: int) -> npt.NDArray[np.uint32]:
     """Return 16 random bits for each element of array ``number`` from ``begin`` on, a multiple of 256."""
-    first = begin // BLOCK
-    blocks = np.arange(first, first - (-length // BLOCK), dtype=np.uint64)
+    first = begin // SCALE_BLOCK
+    blocks = np.arange(first, first - (-length // SCALE_BLOCK), dtype=np.uint64)
     with np.errstate(over="ignore"):
         starts = block_bits(np.uint64(stream_key(key, number, stream)), blocks)
         return (starts[:, None] ^ ELEMENTS).reshape(-1)[:length]  # type: ignore[no-any-return]
@@ -73,7 +74,7 @@ def random_bits_near(key: Any, number: Any, stream: int, indices: Any) -> Any:
     # In two blocks at most.
     first, last = (block_bits(stream_bits, block) for block in (blocks[:1], blocks[-1:]))
     starts = np.where(blocks > blocks[:1], last, first)
-    return starts ^ element_bits((indices & (BLOCK - 1)).astype(np.uint32))
+    return starts ^ element_bits((indices & (SCALE_BLOCK - 1)).astype(np.uint32))
 
 
 def random_bits_within(key: Any, number: Any, stream: int, first: Any, offsets: Any) -> Any:
@@ -82,4 +83,4 @@ def random_bits_within(key: Any, number: Any, stream: int, first: Any, offsets: 
     First and offsets have no bit in common, so that one reversal serves all.
     """
     start = block_bits(stream_key(key, number, stream), first >> 8)
-    return start ^ element_bits((first & (BLOCK - 1)).astype(np.uint32)) ^ element_bits(offsets)
+    return start ^ element_bits((first & (SCALE_BLOCK - 1)).astype(np.uint32)) ^ element_bits(offsets)

@@ -1,7 +1,8 @@
-"""What is done around every rule, once: to the gradient before it, and with the parameter after it.
+"""The stages around every rule, each stated once: on the gradient before it, and on the parameter after it.
 
-``csrc/pipeline_template.h`` has the same arithmetic in the same order. As the rules, these work on arrays or scalars, and on
-what stands for them when a CUDA kernel is compiled; limits and weights are of the dtype that is computed in.
+``csrc/pipeline_template.h`` has the same arithmetic in the same order, under the same names. Like the rules, these work
+on arrays or scalars, and on the values that stand for them while a CUDA kernel is compiled. Limits and weights are of
+the compute dtype.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from typing import Any
 from .rules import maximum, minimum, where
 
 
-def limited(g: Any, limit: Any) -> Any:
+def clip_value(g: Any, limit: Any) -> Any:
     """Clip each element; NaN stays."""
     # Not minimum and maximum, which for a limit of 0 choose another sign of zero than the kernels.
     g = where(g > limit, limit, g)
     return where(g < -limit, -limit, g)
 
 
-def with_l2(g: Any, p: Any, l2: Any) -> Any:
+def add_l2(g: Any, p: Any, l2: Any) -> Any:
     return g + l2 * p
 
 
-def with_l1(g: Any, p: Any, l1: Any, zero: Any) -> Any:
+def add_l1(g: Any, p: Any, l1: Any, zero: Any) -> Any:
     return g + where(p > zero, l1, where(p < zero, -l1, zero))
 
 
-def shrunk(p: Any, threshold: Any) -> Any:
-    """Return the parameter ``threshold`` nearer to 0, and no further."""
+def soft_threshold(p: Any, threshold: Any) -> Any:
+    """Move the parameter towards 0 by ``threshold``, and stop there."""
     return p - minimum(maximum(p, -threshold), threshold)
 
 
@@ -35,5 +36,5 @@ def mean(accumulated: Any, g: Any, weight: Any) -> Any:
     return (accumulated + g) * weight
 
 
-def averaged(average: Any, p: Any, weight: Any) -> Any:
+def blend_average(average: Any, p: Any, weight: Any) -> Any:
     return average + weight * (p - average)

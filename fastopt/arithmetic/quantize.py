@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays.dtypes import Array
-from .dither import BLOCK as BLOCK
+from .dither import SCALE_BLOCK
 from .halves import Bits32
 
 Map: TypeAlias = Literal["signed", "root"]
@@ -84,14 +84,14 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
     >>> quantize.dequantize(codes, scales, "signed").round(2)
     array([ 0.5, -1. ,  0. ,  2. ], dtype=float32)
     """
-    padded = np.zeros((-(-x.size // BLOCK), BLOCK), np.float32)
+    padded = np.zeros((-(-x.size // SCALE_BLOCK), SCALE_BLOCK), np.float32)
     padded.reshape(-1)[: x.size] = x
     bits = np.full(x.size, MIDDLE) if random is None else random
     with np.errstate(all="ignore"):
         scales = scales_of(magnitudes(padded).max(axis=1, initial=0))
         normals = normals_of(scales, map)
         padded[normals == 0] = 0
-        normal = np.repeat(normals, BLOCK)[: x.size]
+        normal = np.repeat(normals, SCALE_BLOCK)[: x.size]
         flat = padded.reshape(-1)[: x.size]
         return encode(flat, normal, bits, map), scales
 
@@ -99,7 +99,7 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
 def dequantize(codes: Codes, scales: Scales, map: Map) -> Array:
     """Return what codes and scales stand for: a float32 array, shape (n,)."""
     with np.errstate(all="ignore"):
-        values: Array = decode(codes, np.repeat(units_of(scales, map), BLOCK)[: codes.size], map)
+        values: Array = decode(codes, np.repeat(units_of(scales, map), SCALE_BLOCK)[: codes.size], map)
     return values
 
 

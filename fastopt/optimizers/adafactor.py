@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SumSquares: TypeAlias = Callable[[Array, tuple[int, ...]], npt.NDArray[np.float64]]
 
 #: Elements of a block: few enough for temporaries to stay in cache.
-BLOCK = 16384
+ROW_BLOCK = 16384
 
 
 class Adafactor(DirectionOptimizer):
@@ -181,12 +181,12 @@ def mean_square(array: Array, sum_squares: SumSquares) -> float:
 
 def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
     """Yield runs of whole matrices, or of rows of one matrix where it is larger than a block."""
-    if rows * columns <= BLOCK:
-        run = max(1, BLOCK // (rows * columns))
+    if rows * columns <= ROW_BLOCK:
+        run = max(1, ROW_BLOCK // (rows * columns))
         for i in range(0, matrices, run):
             yield slice(i, i + run), slice(None)
         return
-    run = max(1, BLOCK // columns)
+    run = max(1, ROW_BLOCK // columns)
     for i in range(matrices):
         for row in range(0, rows, run):
             yield slice(i, i + 1), slice(row, row + run)

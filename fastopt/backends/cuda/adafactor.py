@@ -16,7 +16,7 @@ from ..table import AdafactorScalars, HyperRow
 from . import numba_cuda
 from .arrays import DeviceArray, compute_dtype, in_memory_order, slot_like
 from .axes import CHUNKS_A_BLOCK, THREADS, WORDS, Units
-from .cuda_kernels import Options, Row, Stages, plain_kernel, sources, stages_of, traced, whole_grad
+from .cuda_kernels import Options, Row, Stages, plain_kernel, regularized_grad, sources, stages_of, traced
 from .numba_cuda import (
     CHUNK,
     ITEM_SIZES,
@@ -155,7 +155,7 @@ def direction_of(options: Options, dtypes: Row) -> Callable[..., Sequence[Any]]:
     nothing = dtypes.nothing()
 
     def direct(factors: Any, stages: Any, h: Any, place: Any, *values: Any) -> Sequence[Any]:
-        g = whole_grad(options, factors, stages, dtypes.like(values))
+        g = regularized_grad(options, factors, stages, dtypes.like(values))
         of_row, of_column, of_matrix, floor = h
         v = np.divide(np.multiply(of_row, of_column), of_matrix)
         return dtypes.of(nothing._replace(slots=(g / np.sqrt(np.maximum(v, floor)),)))
@@ -258,7 +258,7 @@ def rates(
 
 
 def directions_key(options: Options, dtypes: Row) -> str:
-    key = f"directions {dtypes} {options} {sources(direction_of)} {sources(whole_grad)}"
+    key = f"directions {dtypes} {options} {sources(direction_of)} {sources(regularized_grad)}"
     return traced(key, direction_of(options, dtypes), options, dtypes)
 
 

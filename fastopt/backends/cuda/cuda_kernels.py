@@ -110,7 +110,7 @@ def scaled_grad(options: Options, stages: Any, row: Row) -> Any:
 
 def clipped_grad(options: Options, factors: Any, stages: Any, g: Any) -> Any:
     if options.clip_value:
-        g = pipeline.limited(g, stages.clip_value)
+        g = pipeline.clip_value(g, stages.clip_value)
     if options.clip_norm:
         g = g * factors.clip
     if options.clip_global_norm:
@@ -118,12 +118,12 @@ def clipped_grad(options: Options, factors: Any, stages: Any, g: Any) -> Any:
     return g
 
 
-def whole_grad(options: Options, factors: Any, stages: Any, row: Row) -> Any:
+def regularized_grad(options: Options, factors: Any, stages: Any, row: Row) -> Any:
     """Return the gradient with what decays the parameter by way of it."""
     g = clipped_grad(options, factors, stages, scaled_grad(options, stages, row))
     if options.l2:
-        g = pipeline.with_l2(g, row.param, stages.l2)
-    return pipeline.with_l1(g, row.param, stages.l1, stages.l1 - stages.l1) if options.l1 else g
+        g = pipeline.add_l2(g, row.param, stages.l2)
+    return pipeline.add_l1(g, row.param, stages.l1, stages.l1 - stages.l1) if options.l1 else g
 
 
 def random_bits(place: Any, stream: int) -> Any:
@@ -173,13 +173,13 @@ def step_of(rule: Rule, options: Options, dtypes: Row) -> Callable[..., Sequence
     nothing = dtypes.nothing()
 
     def update(factors: Any, stages: Any, h: Any, row: Row) -> tuple[Any, ...]:
-        g, p = whole_grad(options, factors, stages, row), row.param
+        g, p = regularized_grad(options, factors, stages, row), row.param
         if options.decay:
             p = p * stages.decay
         h = h._replace(**dict.fromkeys(options.scaled, factors.rate))
         p, *slots = rule(h, p, g, *row.slots[: len(rules.slots(rule))])
         if options.threshold:
-            p = pipeline.shrunk(p, stages.threshold)
+            p = pipeline.soft_threshold(p, stages.threshold)
         return p, *slots
 
     def step(factors: Any, stages: Any, h: Any, place: Any, *values: Any) -> Sequence[Any]:
@@ -193,7 +193,7 @@ def step_of(rule: Rule, options: Options, dtypes: Row) -> Callable[..., Sequence
             grad, accumulated = (0 if asked else None for asked in (options.zero_grads, options.mean))
             written = written._replace(grad=grad, accumulated=accumulated)
         if options.finish:
-            average = pipeline.averaged(row.average, p, stages.average_weight) if options.blend else p
+            average = pipeline.blend_average(row.average, p, stages.average_weight) if options.blend else p
             written = written._replace(average=average, copy=p)
         return dtypes.of(written)
 
@@ -228,7 +228,7 @@ def value_of(source: Source, options: Options, factors: Any, stages: Any, row: R
     if source == "param":
         return row.param
     if source == "grad":
-        return whole_grad(options, factors, stages, row)
+        return regularized_grad(options, factors, stages, row)
     return clipped_grad(options, factors, stages, scaled_grad(options, stages, row))
 
 

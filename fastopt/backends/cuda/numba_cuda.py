@@ -25,7 +25,7 @@ from numba import cuda
 from numba.cuda import config, types
 
 from ...arithmetic import halves
-from ...arithmetic.dither import BLOCK
+from ...arithmetic.dither import SCALE_BLOCK as BLOCK
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
@@ -708,7 +708,7 @@ def block_kernel(key: str) -> Callable[..., None]:
 
 
 def products_kernel(key: str) -> Callable[..., None]:
-    """Return the kernel of a chunk's sum of products: LANES running sums, folded in halves, as csrc/pipeline_template.h does.
+    """Return the kernel of a chunk's sum of products: LANES running sums, folded in halves (csrc/pipeline_template.h).
 
     And of how many elements are not finite, where the function returns those too.
     """

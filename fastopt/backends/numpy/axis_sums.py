@@ -17,7 +17,7 @@ from .workers import buffers
 Adder: TypeAlias = Callable[[Array, npt.NDArray[np.float64]], None]
 
 #: Elements of a block: few enough for them to stay in the L2 cache in double precision.
-BLOCK = 1 << 17
+SUM_BLOCK = 1 << 17
 
 #: Sums that lie side by side in a block, at least: memory is read by whole cache lines.
 SIDE_BY_SIDE = 128
@@ -63,8 +63,8 @@ def sums_of(chunks: Array) -> npt.NDArray[np.float64]:
     """Return the sums of squares of chunks (count, size, inner), block by block."""
     count, size, inner = chunks.shape
     sums = np.empty((count, inner))
-    width = max(SIDE_BY_SIDE, BLOCK // size)
-    height = max(1, BLOCK // (size * min(width, inner or 1)))
+    width = max(SIDE_BY_SIDE, SUM_BLOCK // size)
+    height = max(1, SUM_BLOCK // (size * min(width, inner or 1)))
     for i in range(0, count, height):
         for k in range(0, inner, width):
             buffers.reset()

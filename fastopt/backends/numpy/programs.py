@@ -101,24 +101,24 @@ def scaled_grad(options: Options, s: Stages, g: Any, accumulated: Any) -> Any:
 
 def clipped_grad(options: Options, s: Stages, g: Any, array_clip: Any) -> Any:
     if options.clips_values:
-        g = pipeline.limited(g, s.clip_value)
+        g = pipeline.clip_value(g, s.clip_value)
     if array_clip is not None:
         g = g * array_clip
     return g * s.global_clip if options.clips_all else g
 
 
-def decayed_grad(options: Options, s: Stages, g: Any, p: Any) -> Any:
+def regularized_grad(options: Options, s: Stages, g: Any, p: Any) -> Any:
     if options.adds_l2:
-        g = pipeline.with_l2(g, p, s.l2)
-    return pipeline.with_l1(g, p, s.l1, s.zero) if options.adds_l1 else g
+        g = pipeline.add_l2(g, p, s.l2)
+    return pipeline.add_l1(g, p, s.l1, s.zero) if options.adds_l1 else g
 
 
 def updated(rule: Rule, options: Options, s: Stages, h: Any, p: Any, g: Any, slots: Sequence[Any]) -> Sequence[Any]:
-    g = decayed_grad(options, s, g, p)
+    g = regularized_grad(options, s, g, p)
     if options.decays:
         p = p * s.decay
     p, *slots = rule(h, p, g, *slots)
-    return pipeline.shrunk(p, s.threshold) if options.thresholds else p, *slots
+    return pipeline.soft_threshold(p, s.threshold) if options.thresholds else p, *slots
 
 
 @lru_cache
@@ -137,7 +137,7 @@ def step_program(rule: Rule, scalars: type, options: Options, clips_arrays: bool
             results = updated(rule, options, s, h, p, g, values[SLOTS:behind_slots])
         if options.finishes and has_average:
             p = results[0]
-            results = [*results, pipeline.averaged(average, p, s.average_weight) if options.averages else p]
+            results = [*results, pipeline.blend_average(average, p, s.average_weight) if options.averages else p]
         return results
 
     targets = [PARAM, *range(SLOTS, behind_slots)] + [AVERAGE] * (options.finishes and has_average)
@@ -153,7 +153,7 @@ def grad_program(options: Options, clips_arrays: bool, decays: bool) -> Program:
         p, g, accumulated, array_clip = values[PARAM:AVERAGE]
         scaled = scaled_grad(options, s, g, accumulated)
         clipped = clipped_grad(options, s, scaled, array_clip if clips_arrays else None)
-        return scaled, decayed_grad(options, s, clipped, p) if decays else clipped
+        return scaled, regularized_grad(options, s, clipped, p) if decays else clipped
 
     return Program(prepared, AVERAGE, [None, None])
 

@@ -275,7 +275,7 @@ class NumpyTable:
             return None
         map, scales = scaled
         _, begin, end = block.runs[0]
-        return map, scales[begin // dither.BLOCK : -(-end // dither.BLOCK)]
+        return map, scales[begin // dither.SCALE_BLOCK : -(-end // dither.SCALE_BLOCK)]
 
     def accumulate(self, hyper_rows: Sequence[HyperRow]) -> None:
         self.for_blocks(self.accumulate_block, hyper_rows)
