@@ -14,7 +14,7 @@ from cases import CASES, ISAS, Case, every_case, every_dtype, everything, needs_
 from places import ROOT
 
 import fastopt
-from fastopt import rules
+from fastopt.arithmetic import rules
 from fastopt.backends import threads
 from fastopt.backends.native import library as native
 from fastopt.backends.numpy import table as fallback
@@ -277,7 +277,7 @@ def test_more_than_2_to_the_31_elements() -> None:
 
 
 def test_python_and_c_agree_on_names_and_order_of_scalars() -> None:
-    """The struct of a rule in csrc/rules.h has the fields of its tuple in fastopt/rules.py, and its slots."""
+    """The struct of a rule in csrc/rules.h has the fields of its tuple in fastopt/arithmetic/rules.py, and its slots."""
     import inspect
     import re
     from typing import get_type_hints
