@@ -5,11 +5,13 @@ out. Without either, a failed build leaves its reason beside the package, where 
 """
 
 import os
+import shutil
 import sysconfig
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 GCC_FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-pthread", "-g0"]
 MSVC_FLAGS = ["/O2", "/std:c11", "/fp:precise"]
@@ -18,12 +20,20 @@ REASON = "native_missing.txt"
 free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
+class BuildPython(build_py):
+    """Copy the package into an empty folder, so that no module is shipped that was deleted since the last build."""
+
+    def run(self) -> None:
+        shutil.rmtree(Path(self.build_lib) / "fastopt", ignore_errors=True)
+        super().run()
+
+
 class BuildNative(build_ext):
     """Build ``fastopt._native`` with the flags that keep the bits."""
 
     def run(self) -> None:
         for extension in self.extensions:
-            # What an earlier build left must not be shipped for one that fails now.
+            # A library of an earlier build must not be shipped if this build fails.
             Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
         reason = self.try_build()
         for package in {Path(self.build_lib) / "fastopt", Path("fastopt")}:
@@ -57,7 +67,7 @@ class BuildNative(build_ext):
 
 setup(
     cffi_modules=["csrc/tools/ffi_build.py:ffibuilder"],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPython},
     # Free-threaded builds have no stable ABI; bdist_wheel refuses the tag there.
     options={} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp310"}},
 )

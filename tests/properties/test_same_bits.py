@@ -277,7 +277,7 @@ def test_more_than_2_to_the_31_elements() -> None:
 
 
 def test_python_and_c_agree_on_names_and_order_of_scalars() -> None:
-    """The struct of a rule in csrc/rules.h has the fields of its tuple in fastopt/arithmetic/rules.py, and its slots."""
+    """The struct of a rule in csrc/rules.h has the fields and slots of the rule in fastopt/arithmetic/rules.py."""
     import inspect
     import re
     from typing import get_type_hints

@@ -1,0 +1,36 @@
+"""setup.py: what a build ships."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+
+
+def test_a_second_build_ships_no_module_that_was_deleted(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("csrc", "fastopt"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyd"))
+    module, built = tmp_path / "fastopt" / "deleted.py", tmp_path / "build" / "lib" / "fastopt"
+    module.touch()
+
+    def build() -> None:
+        command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "build/lib"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    build()
+    assert (built / module.name).exists()
+    module.unlink()
+    build()
+    assert (built / "__init__.py").exists()
+    assert not (built / module.name).exists()
