@@ -1,4 +1,4 @@
-"""Fail if the main loop of a rule has grown by more than 5 % in instructions for each element.
+"""Fail if the main loop of a rule has grown by more than 5 % in instructions per element.
 
 ``python csrc/tools/check_instructions.py`` compares the assembly of this GCC with instructions.txt, the record that
 ``python csrc/tools/check_instructions.py --write`` makes. Make it again when a rule changes, and say so in the commit.
@@ -48,7 +48,7 @@ def main_loop(lines: list[str], register: str) -> list[str]:
 
 
 def counts() -> dict[str, float]:
-    """Return instructions for each element, by instruction set, rule and dtype."""
+    """Return the instructions per element, by instruction set, rule and dtype."""
     found = {}
     for source, width in WIDTHS.items():
         register = REGISTERS[width] if platform.machine() in ("x86_64", "AMD64") else "v"
@@ -71,11 +71,11 @@ def main(argv: list[str]) -> int:
         return 0
     recorded_heading, *rows = RECORD.read_text().splitlines()
     if recorded_heading != heading:
-        print(f"not compared: {RECORD.name} is of {recorded_heading}, this is {heading}")
+        print(f"not compared: {RECORD.name} was made by {recorded_heading}, this is {heading}")
         return 0
     recorded = {name: float(count) for name, count in (row.rsplit(" ", 1) for row in rows)}
     grown = [
-        f"{name}: {recorded.get(name, 0)} -> {count} instructions for each element"
+        f"{name}: {recorded.get(name, 0)} -> {count} instructions per element"
         for name, count in now.items()
         if count > MOST_GROWTH * recorded.get(name, 0)
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 CSRC = Path(__file__).parents[1]
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-fPIC"]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 WIDTHS = {"isa_baseline.c": 16}
 if platform.machine() in ("x86_64", "AMD64"):
     WIDTHS |= {"isa_avx2.c": 32, "isa_avx512.c": 64}
@@ -21,19 +22,8 @@ DTYPES = 2
 
 
 def report(source: str) -> str:
-    """Return what GCC says of the loops that it vectorised."""
-    command = [
-        "gcc",
-        *FLAGS,
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-fopt-info-vec-optimized",
-        "-c",
-        source,
-        "-o",
-        "/dev/null",
-    ]
+    """Return GCC's report of the loops that it vectorised."""
+    command = ["gcc", *FLAGS, *WARNINGS, "-fopt-info-vec-optimized", "-c", source, "-o", "/dev/null"]
     done = subprocess.run(command, cwd=CSRC, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.stderr)
@@ -41,7 +31,7 @@ def report(source: str) -> str:
 
 
 def simd_loops() -> dict[str, str]:
-    """Return the places (file:line) of the loops that are to be vectorised, and what stands there."""
+    """Return the loops that must be vectorised: the place (file:line), and the text there."""
     loops = {}
     for number, line in enumerate((CSRC / "rules.h").read_text().splitlines(), 1):
         if match := re.match(r"LOOP\d\((\w+)\)", line):

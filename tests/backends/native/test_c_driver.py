@@ -10,7 +10,8 @@ import pytest
 from places import ROOT
 
 COMPILER = shutil.which("cc")
-FLAGS = ["-O1", "-std=c11", "-ffp-contract=off", "-fopenmp-simd", "-pthread", "-Wall", "-Werror", "-Icsrc"]
+FLAGS = ["-O1", "-std=c11", "-ffp-contract=off", "-fopenmp-simd", "-pthread", "-Icsrc"]
+FLAGS += ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="needs a C compiler called cc"),
