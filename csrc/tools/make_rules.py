@@ -52,8 +52,6 @@ FUNCTIONS = {
 OPERATORS = {ast.Add: ("+", 1), ast.Sub: ("-", 1), ast.Mult: ("*", 2), ast.Div: ("/", 2)}
 COMPARISONS = {ast.Gt: ">", ast.GtE: ">=", ast.Lt: "<", ast.LtE: "<=", ast.Eq: "==", ast.NotEq: "!="}
 
-#: Functions of rules.py that are not rules.
-HELPERS = {"slots"}
 #: Words of C that are names in Python.
 KEYWORDS = """
     auto case char const default do double enum extern float goto inline int long register restrict short signed sizeof
@@ -328,10 +326,10 @@ def header(path: Path) -> str:
                 lines += [*c_comment(about, ""), ""] if about else []
             case ast.FunctionDef(name=name) if name in rules:
                 source.refuse(node, f"{name}: expected each rule once")
-            case ast.FunctionDef(name=name) if name not in HELPERS:
+            case ast.FunctionDef(name=name):
                 lines += [*Rule(source, node, structs).lines(), ""]
                 rules.append(name)
-            case ast.FunctionDef() | ast.Import() | ast.ImportFrom() | ast.Assign() | ast.AnnAssign() | ast.Expr():
+            case ast.Import() | ast.ImportFrom() | ast.Assign() | ast.AnnAssign() | ast.Expr():
                 pass
             case _:
                 source.refuse(node, "expected named tuples of scalars, rules, imports and assignments")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .rules import maximum, minimum, where
+from .operations import maximum, minimum, where
 
 
 def clip_value(g: Any, limit: Any) -> Any:

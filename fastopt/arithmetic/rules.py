@@ -4,39 +4,17 @@
 A rule works on arrays or scalars. Its scalars ``h`` are a tuple of named numbers in the compute dtype, made once a step
 by :meth:`fastopt.Optimizer.hyper`; its slots are its arguments after ``g``. It returns the new parameter and slots.
 
-No numeric literals, no ``**``, and ``sqrt``, ``maximum`` and their like through the names below: this is what lets the
-same functions be compiled for a GPU in one precision.
+No numeric literals, no ``**``, and only the functions of ``operations.py``: so the same rules can be compiled for a GPU
+in one precision, and made into C.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-Real: TypeAlias = npt.NDArray[Any]
-Rule: TypeAlias = Callable[..., tuple[Real, ...]]
-
-sqrt = np.sqrt
-maximum = np.maximum
-minimum = np.minimum
-absolute = np.absolute
-sign = np.sign
-where = np.where
-
-
-@lru_cache
-def slots(rule: Rule) -> tuple[str, ...]:
-    """Return the names of a rule's slots.
-
-    >>> slots(adam)
-    ('m', 'v')
-    """
-    return tuple(inspect.signature(rule).parameters)[3:]
+from .operations import Real, absolute, maximum, minimum, sign, sqrt, where
+from .operations import Rule as Rule
+from .operations import slots as slots
 
 
 class SGDScalars(NamedTuple):

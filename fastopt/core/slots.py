@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from ..arithmetic import halves, quantize, rules
+from ..arithmetic import dither, halves, quantize, rules
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import FLOAT32, FLOAT64, Array
 from ..arrays.memory import Extents, described
@@ -165,7 +165,7 @@ class Slots:
         map = storage.map_of(slot in hooks.non_negative)
         code, scale = storage.constant(value, map)
         codes = self.entry(name, slot, computed, CODE, partial(ops.slot_like, computed, code, CODE), backend)
-        new = ops.scales(-(-computed.size // quantize.SCALE_BLOCK), scale, computed)
+        new = ops.scales(-(-computed.size // dither.SCALE_BLOCK), scale, computed)
         scales = self.entry(name, storage.scale_name(slot), new, FLOAT32, lambda: new, backend)
         return codes, (map, ops.in_memory_order(scales))
 
