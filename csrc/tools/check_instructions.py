@@ -62,7 +62,7 @@ def counts() -> dict[str, float]:
 
 
 def main(argv: list[str]) -> int:
-    """Compare or write; return 1 if a loop has grown."""
+    """Compare or write; return 1 if a loop has grown or is not in the record."""
     version = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
     heading = f"gcc {version} {platform.machine()}"
     now = counts()
@@ -74,13 +74,14 @@ def main(argv: list[str]) -> int:
         print(f"not compared: {RECORD.name} was made by {recorded_heading}, this is {heading}")
         return 0
     recorded = {name: float(count) for name, count in (row.rsplit(" ", 1) for row in rows)}
-    grown = [
-        f"{name}: {recorded.get(name, 0)} -> {count} instructions per element"
+    faults = [f"{name}: not in {RECORD.name}; run this with --write" for name in now if name not in recorded]
+    faults += [
+        f"{name}: {recorded[name]} -> {count} instructions per element"
         for name, count in now.items()
-        if count > MOST_GROWTH * recorded.get(name, 0)
+        if name in recorded and count > MOST_GROWTH * recorded[name]
     ]
-    print("\n".join(grown) or f"{len(now)} loops, none has grown")
-    return int(bool(grown))
+    print("\n".join(faults) or f"{len(now)} loops, none has grown")
+    return int(bool(faults))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ KEYWORDS = """
 
 
 class Refusal(Exception):
-    """Something in rules.py that can't be said in C by this tool."""
+    """The tool can't translate something in rules.py; the message begins with file and line."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Scalars:
 
 def read(path: Path) -> tuple[ast.Module, Source]:
     """Return a file's syntax tree and its comments."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     try:
         module = ast.parse(text)
     except SyntaxError as error:
@@ -185,12 +185,12 @@ def scalars_of(source: Source, node: ast.ClassDef) -> Scalars:
 
 
 def statements(node: ast.ClassDef | ast.FunctionDef) -> list[ast.stmt]:
-    """Return what stands in a class or function after its docstring."""
+    """Return the statements of a class or function after its docstring."""
     return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
 
 
 class Rule:
-    """One rule on its way to C."""
+    """Translates one rule to C."""
 
     def __init__(self, source: Source, node: ast.FunctionDef, structs: dict[str, Scalars]) -> None:
         self.source, self.node = source, node
@@ -245,7 +245,7 @@ class Rule:
         """Return a call of one of FUNCTIONS in C."""
         macro, count = FUNCTIONS[name]
         if len(arguments) != count:
-            self.refuse(node, f"{name}: expected arguments: {count}, got {len(arguments)}")
+            self.refuse(node, f"{name}: expected {count} arguments, got {len(arguments)}")
         words = [self.condition(arguments[0])] if name == "where" else []
         words += [self.expression(argument) for argument in arguments[len(words) :]]
         return f"{macro}({', '.join(words)})"
@@ -302,7 +302,7 @@ class Rule:
         yield from self.scalars.declarations
         yield f"}} SCALARS({self.name});"
         yield ""
-        yield from c_comment(source.comment_above(node.lineno) or docstring(source, node), "")
+        yield from c_comment([*source.comment_above(node.lineno), *docstring(source, node)], "")
         head = f"static inline void NAME({self.name})("
         words = ["REAL *p", "REAL g", *(f"REAL *{slot}" for slot in self.slots), f"SCALARS({self.name}) h"]
         yield from wrapped(head, words, ")", margin=len(head))
@@ -322,7 +322,7 @@ def header(path: Path) -> str:
         match node:
             case ast.ClassDef(bases=[ast.Name(id="NamedTuple")]):
                 structs[node.name] = scalars_of(source, node)
-                about = source.comment_above(node.lineno) or docstring(source, node)
+                about = [*source.comment_above(node.lineno), *docstring(source, node)]
                 lines += [*c_comment(about, ""), ""] if about else []
             case ast.FunctionDef(name=name) if name in rules:
                 source.refuse(node, f"{name}: expected each rule once")
@@ -356,8 +356,8 @@ def main(argv: list[str]) -> int:
         print(refusal, file=sys.stderr)
         return 1
     if not options.check:
-        options.out.write_text(text)
-    elif not options.out.exists() or options.out.read_text() != text:
+        options.out.write_text(text, encoding="utf-8", newline="\n")
+    elif not options.out.exists() or options.out.read_text(encoding="utf-8") != text:
         print(f"{options.out} is stale: run python csrc/tools/make_rules.py", file=sys.stderr)
         return 1
     return 0

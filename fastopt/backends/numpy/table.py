@@ -1,4 +1,4 @@
-"""The NumPy backend: the rules of fastopt/rules.py, block by block, with the bits of the native backend.
+"""The NumPy backend: the rules of arithmetic/rules.py, block by block, with the bits of the native backend.
 
 The stages around a rule and the rule itself are traced once into a list of NumPy calls (calls.py), which works in the
 memory of the arrays and in a few buffers that are kept: what takes time is arithmetic, not new memory.
