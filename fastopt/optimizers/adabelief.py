@@ -1,4 +1,4 @@
-"""AdaBelief."""
+"""AdaBelief: Adam with the variance of the gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adadelta."""
+"""Adadelta: Adagrad with running means, and without a learning rate."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class Adadelta(Optimizer):
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``v`` (second moment of the
-    gradients), ``u`` (second moment of the steps).
+    State, each with the shape and dtype of its parameter: ``v`` (second moment of the gradients), ``u`` (of the steps).
 
     Source: Zeiler, arXiv 1212.5701; https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html.
 

@@ -1,4 +1,4 @@
-"""Adagrad."""
+"""Adagrad: a learning rate per element."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ class Adam(Optimizer):
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m`` (first moment), ``v`` (second moment); ``v_max`` with
-    ``amsgrad``.
+    State, each with the shape and dtype of its parameter: ``m`` (first moment, the running mean of gradients), ``v``
+    (second moment, the running mean of their squares); ``v_max`` with ``amsgrad``.
 
     Source: Kingma and Ba, arXiv 1412.6980; Reddi et al., On the Convergence of Adam and Beyond (ICLR 2018);
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html.
@@ -124,8 +124,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, eps_root, eps_hat, bias_correction
-        As in :class:`Adam`.
+    lr, betas, eps, amsgrad, eps_root, eps_hat, bias_correction : as in :class:`Adam`
     weight_decay : float >= 0 or schedule, default 1e-2
         Decoupled, or L2 with ``decoupled=False``.
     params, **common : see :class:`fastopt.Optimizer`
@@ -189,8 +188,7 @@ class SparseAdam(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps
-        As in :class:`Adam`.
+    lr, betas, eps : as in :class:`Adam`
     params, **common : see :class:`fastopt.Optimizer`
 
     Notes

@@ -1,4 +1,4 @@
-"""Adan."""
+"""Adan: Adam with Nesterov momentum from the change of the gradient."""
 
 from __future__ import annotations
 

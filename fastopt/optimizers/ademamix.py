@@ -1,4 +1,4 @@
-"""AdEMAMix."""
+"""AdEMAMix: AdamW with a fast and a slow mean of the gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..arithmetic import rules
 from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
-from ..options.ranges import NON_NEGATIVE, Allowed, Group, Range, Schedulable
+from ..options.ranges import NON_NEGATIVE, SCHEDULED, SCHEDULED_BELOW_ONE, Allowed, Group, Schedulable
 from .adam import bias_corrected
 
 
@@ -61,11 +61,7 @@ class AdEMAMix(Optimizer):
     array([0.89995])
     """
 
-    ranges: ClassVar[Mapping[str, Allowed]] = {
-        "beta3": Range(0.0, 1.0, schedulable=True),
-        "alpha": Range(0.0, schedulable=True),
-        "warmup": NON_NEGATIVE,
-    }
+    ranges: ClassVar[Mapping[str, Allowed]] = {"beta3": SCHEDULED_BELOW_ONE, "alpha": SCHEDULED, "warmup": NON_NEGATIVE}
 
     def __init__(
         self,

@@ -196,7 +196,7 @@ class LAMB(_Layerwise):
     def hyper(self, group: Group, step: int) -> rules.AdamDirectionScalars:
         beta1, beta2 = group["betas"]
         correction2 = 1.0 - beta2**step
-        # As in adam.bias_corrected, but for the order of operations: these bits are LAMB's.
+        # adam.bias_corrected without lr. Its own result for lr=1 is rounded in another order: other bits.
         root = math.sqrt(correction2)
         step_size = root / (1.0 - beta1**step)
         decay = group["weight_decay"] if group["decoupled"] else 0.0

@@ -1,4 +1,4 @@
-"""NAdam."""
+"""NAdam: Adam with Nesterov momentum."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class NAdam(Optimizer):
     weight_decay : float >= 0, default 0.0
         L2, or decoupled with ``decoupled=True``.
     momentum_decay : float >= 0, default 4e-3
+        How fast the momentum is warmed up.
     params, **common : see :class:`fastopt.Optimizer`
 
     Notes

@@ -1,4 +1,4 @@
-"""RAdam."""
+"""RAdam: Adam with a rectified start."""
 
 from __future__ import annotations
 

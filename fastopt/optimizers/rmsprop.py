@@ -1,4 +1,4 @@
-"""RMSprop."""
+"""RMSprop: the gradient divided by its running root mean square."""
 
 from __future__ import annotations
 

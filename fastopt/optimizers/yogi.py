@@ -1,4 +1,4 @@
-"""Yogi."""
+"""Yogi: Adam whose second moment changes by additions."""
 
 from __future__ import annotations
 
