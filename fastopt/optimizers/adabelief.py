@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import Group, Schedulable
@@ -63,7 +62,7 @@ class AdaBelief(Optimizer):
         options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adabelief
 
     def hyper(self, group: Group, step: int) -> rules.AdaBeliefScalars:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import Group, Schedulable
@@ -58,7 +57,7 @@ class Adamax(Optimizer):
         options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adamax
 
     def hyper(self, group: Group, step: int) -> rules.AdamaxScalars:

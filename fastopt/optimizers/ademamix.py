@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import NON_NEGATIVE, SCHEDULED, SCHEDULED_BELOW_ONE, Allowed, Group, Schedulable
@@ -90,7 +89,7 @@ class AdEMAMix(Optimizer):
         )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.ademamix
 
     def hyper(self, group: Group, step: int) -> rules.AdEMAMixScalars:

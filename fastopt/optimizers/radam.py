@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import Group, Schedulable
@@ -64,7 +63,7 @@ class RAdam(Optimizer):
         options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.radam
 
     def hyper(self, group: Group, step: int) -> rules.RAdamScalars:

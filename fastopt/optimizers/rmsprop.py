@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, Allowed, Group, Schedulable
@@ -86,7 +85,7 @@ class RMSprop(Optimizer):
         )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         if group["momentum"] == 0:
             return rules.rmsprop_centered if group["centered"] else rules.rmsprop
         return rules.rmsprop_centered_momentum if group["centered"] else rules.rmsprop_momentum

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable
@@ -73,7 +72,7 @@ class Rprop(Optimizer):
         options = dict(lr=lr, etas=etas, step_sizes=step_sizes, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.rprop
 
     def initial_slot(self, group: Group, slot: str) -> float:
@@ -132,7 +131,7 @@ class Signum(Optimizer):
         options = dict(lr=lr, momentum=momentum, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.signum
 
     def hyper(self, group: Group, step: int) -> rules.SignumScalars:
@@ -185,7 +184,7 @@ class Lion(Optimizer):
         options = dict(lr=lr, betas=betas, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.lion
 
     def hyper(self, group: Group, step: int) -> rules.LionScalars:
