@@ -129,7 +129,7 @@ class Adafactor(DirectionOptimizer):
         return float(float(step) ** group["beta2_decay"])
 
     def rate(self, group: Group, step: int) -> float:
-        """Return the step size, but for the parameter's size and the direction's."""
+        """Return the step size before it is scaled by the parameter's size and the direction's."""
         return float(min(group["lr"], 1.0 / math.sqrt(step)))
 
     def direction(self, group: Group, step: int, param: Array, g: Array, state: Mapping[str, Array]) -> Direction:
@@ -149,7 +149,7 @@ class Adafactor(DirectionOptimizer):
 
 
 def approach(values: Array, goal: Array, weight: float) -> None:
-    """Move ``values`` in place by this part of the way to ``goal``, in double precision."""
+    """Move ``values`` in place this part of the way to ``goal``, in double precision."""
     values[...] = (1.0 - weight) * values.astype(np.float64) + weight * goal
 
 
@@ -173,7 +173,7 @@ def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slic
 
 
 def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: float, sum_squares: SumSquares) -> Array:
-    """Return ``u`` of an array with two or more axes, in its order of memory; brings the means up to date."""
+    """Update the means; return ``u`` of an array with two or more axes, in its order of memory."""
     rows, columns = g.shape[-2:]
     approach(row_var, sum_squares(g, (g.ndim - 1,)) / columns, weight)
     approach(col_var, sum_squares(g, (g.ndim - 2,)) / rows, weight)
@@ -183,7 +183,7 @@ def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: floa
     mean = np.cumsum(r, axis=1, dtype=np.float64)[:, -1:] / rows
     mean = np.maximum(mean, eps1).astype(g.dtype)
     u = np.empty_like(matrices)
-    for those, of_rows in blocks(*matrices.shape):
-        v = np.maximum(r[those, of_rows] * c[those] / mean[those], g.dtype.type(eps1 * eps1))
-        np.divide(matrices[those, of_rows], np.sqrt(v, out=v), out=u[those, of_rows])
+    for batch, band in blocks(*matrices.shape):
+        v = np.maximum(r[batch, band] * c[batch] / mean[batch], g.dtype.type(eps1 * eps1))
+        np.divide(matrices[batch, band], np.sqrt(v, out=v), out=u[batch, band])
     return np.asarray(u.reshape(g.shape), order="C" if g.flags.c_contiguous else "F")

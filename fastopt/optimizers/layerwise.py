@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..backends.table import HyperRow, Source, Trust
 from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer, slots_only
@@ -18,7 +17,7 @@ from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
 
 
 class _Layerwise(ArrayOptimizer):
-    """What LARS and LAMB share: the trust ratio."""
+    """The trust ratio, which LARS and LAMB share."""
 
     numbers: ClassVar[Mapping[str, float]] = {"trust_ratio": 1.0}
     measured = frozenset({"trust_ratio"})
@@ -35,11 +34,11 @@ class _Layerwise(ArrayOptimizer):
         step.parts.backend.step_by_trust(step.table, rows, step.hyper_rows, update, trusts, step.present, ratios)
 
     def trust(self, group: Group) -> tuple[float, float]:
-        """Return the ratio's coefficient, and what is added to its denominator."""
+        """Return the ratio's coefficient, and the ``eps`` in its denominator."""
         return 1.0, 0.0
 
     def scaled(self, group: Group) -> tuple[str, ...]:
-        """Return the scalars of the rule that the ratio is a factor of."""
+        """Return the names of the rule's scalars that the ratio multiplies."""
         return ("step_size",)
 
 
@@ -110,7 +109,7 @@ class LARS(_Layerwise):
         )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.nesterov if group["nesterov"] else rules.momentum
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
@@ -190,7 +189,7 @@ class LAMB(_Layerwise):
         options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, eps_root=eps_root, adapt=adapt)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adam_direction
 
     def hyper(self, group: Group, step: int) -> rules.AdamDirectionScalars:

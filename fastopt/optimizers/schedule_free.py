@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..backends.table import HyperRow
 from ..core.results import StepInfo
@@ -22,7 +21,7 @@ AVERAGING: Mapping[str, Allowed] = {"warmup_steps": NON_NEGATIVE, "r": ANY_NUMBE
 
 
 class _ScheduleFree(ArrayOptimizer):
-    """What Schedule-Free SGD and AdamW share: the averaging's weights, and the two modes."""
+    """The averaging's weights and the two modes, which Schedule-Free SGD and AdamW share."""
 
     numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
     exact = frozenset({"z"})
@@ -48,7 +47,7 @@ class _ScheduleFree(ArrayOptimizer):
         return lr, largest, step ** group["r"] * largest ** group["weight_lr_power"]
 
     def averaging(self, group: Group, step: int) -> tuple[float, float]:
-        """Return the learning rate of a step, and the part that its ``z`` has in the average."""
+        """Return the learning rate of a step, and the weight of its ``z`` in the average."""
         lr, _, weight = self.warmed_up(group, step)
         weight_sum = group["weight_sum"] + weight
         return lr, weight / weight_sum if weight_sum else 0.0
@@ -62,7 +61,7 @@ class _ScheduleFree(ArrayOptimizer):
 
     @property
     def is_training(self) -> bool:
-        """Whether the parameters are the training sequence ``y``, where gradients are to be taken."""
+        """Whether the parameters are the training sequence ``y``, where gradients belong."""
         return all(bool(state.get("is_training", True)) for state in self.state.values())
 
     def train(self) -> None:
@@ -182,7 +181,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.schedule_free_sgd
 
     def hyper(self, group: Group, step: int) -> rules.ScheduleFreeSGDScalars:
@@ -278,7 +277,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
         )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.schedule_free_adamw
 
     def hyper(self, group: Group, step: int) -> rules.ScheduleFreeAdamWScalars:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..backends.table import HyperRow
 from ..core.rows import decay_of, threshold_of
 from ..core.step import Step
@@ -94,7 +93,7 @@ class SWATS(ArrayOptimizer):
         options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, per_group=per_group)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adam_direction
 
     def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
