@@ -1,23 +1,18 @@
-"""AdaBelief."""
+"""AdaBelief: Adam with the variance of the gradient."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
+from .adam import bias_corrected
 
 
 class AdaBelief(Optimizer):
-    r"""AdaBelief, as ``optax.adabelief``: Adam whose second moment is that of the gradient about its mean.
+    r"""AdaBelief, as ``optax.adabelief``: Adam whose second moment is taken around the gradient's mean.
 
     For step ``t`` from 1::
 
@@ -27,29 +22,18 @@ class AdaBelief(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Learning rate, at least 0.
-    betas : pair of float, default (0.9, 0.999)
-        Each from 0 to below 1.
-    eps : float, default 1e-16
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    eps_root : float, default 1e-16
-        Added to ``s`` in every step. At least 0.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1e-3
+    betas : pair of float in [0, 1), default (0.9, 0.999)
+    eps : float >= 0, default 1e-16
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    eps_root : float >= 0, default 1e-16
+        Added to ``s`` in every step.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``s``.
+    State, each with the shape and dtype of its parameter: ``m`` (first moment), ``s`` (variance around it).
 
     Source: Zhuang et al., arXiv 2010.07468;
     https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.adabelief.
@@ -75,23 +59,14 @@ class AdaBelief(Optimizer):
         eps_root: float = 1e-16,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "eps_root": eps_root,
-        }
+        options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adabelief
 
     def hyper(self, group: Group, step: int) -> rules.AdaBeliefScalars:
         beta1, beta2 = group["betas"]
-        # As in Adam: multiplying the fraction by this root leaves s as it is.
-        root = math.sqrt(1.0 - beta2**step)
-        step_size = group["lr"] / (1.0 - beta1**step) * root
-        return rules.AdaBeliefScalars(
-            beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, group["eps"] * root, group["eps_root"]
-        )
+        step_size, root, _ = bias_corrected(group["lr"], group["betas"], step)
+        eps, eps_root = group["eps"] * root, group["eps_root"]
+        return rules.AdaBeliefScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, eps, eps_root)

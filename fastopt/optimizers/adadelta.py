@@ -1,23 +1,18 @@
-"""Adadelta."""
+"""Adadelta: Adagrad with running means, and without a learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class Adadelta(Optimizer):
-    r"""Adadelta, as ``torch.optim.Adadelta``: steps in the units of the parameters, with no learning rate to choose.
+    r"""Adadelta, as ``torch.optim.Adadelta``: steps in the units of the parameters, without a learning rate to choose.
 
     ::
 
@@ -28,27 +23,16 @@ class Adadelta(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1.0
-        Learning rate, at least 0.
-    rho : float, default 0.9
-        From 0 to below 1.
-    eps : float, default 1e-6
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1.0
+    rho : float in [0, 1), default 0.9
+    eps : float >= 0, default 1e-6
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``v`` (mean square of the gradients), ``u`` (of the steps).
+    State, each with the shape and dtype of its parameter: ``v`` (second moment of the gradients), ``u`` (of the steps).
 
     Source: Zeiler, arXiv 1212.5701; https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html.
 
@@ -73,15 +57,10 @@ class Adadelta(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "rho": rho,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
+        options = dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adadelta
 
     def hyper(self, group: Group, step: int) -> rules.AdadeltaScalars:

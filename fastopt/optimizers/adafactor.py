@@ -1,10 +1,10 @@
-"""Adafactor."""
+"""Adafactor: second moments in the memory of a row and a column."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,8 @@ from ..backends.table import AdafactorScalars
 from ..core.directions import Direction, DirectionOptimizer
 from ..core.step import Step
 from ..core.workspace import Workspace
+from ..options.common import Common, Unpack
 from ..options.ranges import NON_NEGATIVE, NON_POSITIVE, OPTIONAL, Allowed, Group, Range, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 #: Sums the squares of an array over these axes.
 SumSquares: TypeAlias = Callable[[Array, tuple[int, ...]], npt.NDArray[np.float64]]
@@ -30,7 +26,7 @@ ROW_BLOCK = 16384
 
 
 class Adafactor(DirectionOptimizer):
-    r"""Adafactor, as ``torch.optim.Adafactor``: the second moment of a matrix from the means of its rows and columns.
+    r"""Adafactor, as ``torch.optim.Adafactor``: a matrix's second moment from the means of its rows and columns.
 
     For step ``t`` from 1; means over the last axis (rows) and the last but one (columns), of arrays with two or more
     axes::
@@ -42,36 +38,26 @@ class Adafactor(DirectionOptimizer):
         u = g / sqrt(max(v, eps1**2))
         p -= max(eps2, rms(p)) * min(lr, 1 / sqrt(t)) / max(1, rms(u) / d) * u
 
-    Of other arrays ``v`` is the ``variance`` itself: ``variance += w * (g * g - variance)``. ``rms`` is the root mean
+    For other arrays ``v`` is the ``variance`` itself: ``variance += w * (g * g - variance)``. ``rms`` is the root mean
     square.
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-2
-        Learning rate, at least 0.
-    beta2_decay : float, default -0.8
-        At most 0.
-    eps : pair of float, default (None, 1e-3)
-        ``eps1`` (None: the machine epsilon of the array's dtype) and ``eps2``, each at least 0.
-    d : float, default 1.0
-        The largest root mean square of ``u``, at least 1.
-    weight_decay : float, default 0.0
-        At least 0; a shrinking of the parameters by ``1 - lr * weight_decay``, or with ``decoupled=False`` L2.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1e-2
+    beta2_decay : float <= 0, default -0.8
+    eps : pair of float >= 0, default (None, 1e-3)
+        ``eps1`` (None: the machine epsilon of the array's dtype) and ``eps2``.
+    d : float >= 1, default 1.0
+        The largest root mean square of ``u``.
+    weight_decay : float >= 0, default 0.0
+        Decoupled, or L2 with ``decoupled=False``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
     State, of O(rows + columns), in the dtype of the parameter: ``row_var`` of shape (..., rows, 1) and ``col_var`` of
-    shape (..., 1, columns); ``variance``, with the shape of its parameter, of arrays with fewer than two axes. A step
-    makes ``u``, which is as large as the gradient, and lets go of it (on a GPU its memory is kept). Means are added in
+    shape (..., 1, columns); for arrays with fewer than two axes ``variance``, with the shape of its parameter. A step
+    allocates ``u``, which is as large as the gradient, and frees it (on a GPU its memory is reused). Means are added in
     double precision in a fixed order, with the same bits on every machine. ``state_dtype`` is an error: there is little
     to store in fewer bits.
 
@@ -107,13 +93,7 @@ class Adafactor(DirectionOptimizer):
         **common: Unpack[Common],
     ) -> None:
         common.setdefault("decoupled", True)
-        options = {
-            "lr": lr,
-            "beta2_decay": beta2_decay,
-            "eps": eps,
-            "d": d,
-            "weight_decay": weight_decay,
-        }
+        options = dict(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
     def slots(self, param: Array) -> Mapping[str, tuple[int, ...]]:
@@ -149,7 +129,7 @@ class Adafactor(DirectionOptimizer):
         return float(float(step) ** group["beta2_decay"])
 
     def rate(self, group: Group, step: int) -> float:
-        """Return the step size, but for the parameter's size and the direction's."""
+        """Return the step size before it is scaled by the parameter's size and the direction's."""
         return float(min(group["lr"], 1.0 / math.sqrt(step)))
 
     def direction(self, group: Group, step: int, param: Array, g: Array, state: Mapping[str, Array]) -> Direction:
@@ -169,7 +149,7 @@ class Adafactor(DirectionOptimizer):
 
 
 def approach(values: Array, goal: Array, weight: float) -> None:
-    """Move ``values`` in place by this part of the way to ``goal``, in double precision."""
+    """Move ``values`` in place this part of the way to ``goal``, in double precision."""
     values[...] = (1.0 - weight) * values.astype(np.float64) + weight * goal
 
 
@@ -193,7 +173,7 @@ def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slic
 
 
 def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: float, sum_squares: SumSquares) -> Array:
-    """Return ``u`` of an array with two or more axes, in its order of memory; brings the means up to date."""
+    """Update the means; return ``u`` of an array with two or more axes, in its order of memory."""
     rows, columns = g.shape[-2:]
     approach(row_var, sum_squares(g, (g.ndim - 1,)) / columns, weight)
     approach(col_var, sum_squares(g, (g.ndim - 2,)) / rows, weight)
@@ -203,7 +183,7 @@ def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: floa
     mean = np.cumsum(r, axis=1, dtype=np.float64)[:, -1:] / rows
     mean = np.maximum(mean, eps1).astype(g.dtype)
     u = np.empty_like(matrices)
-    for those, of_rows in blocks(*matrices.shape):
-        v = np.maximum(r[those, of_rows] * c[those] / mean[those], g.dtype.type(eps1 * eps1))
-        np.divide(matrices[those, of_rows], np.sqrt(v, out=v), out=u[those, of_rows])
+    for batch, band in blocks(*matrices.shape):
+        v = np.maximum(r[batch, band] * c[batch] / mean[batch], g.dtype.type(eps1 * eps1))
+        np.divide(matrices[batch, band], np.sqrt(v, out=v), out=u[batch, band])
     return np.asarray(u.reshape(g.shape), order="C" if g.flags.c_contiguous else "F")

@@ -1,23 +1,18 @@
-"""Adagrad."""
+"""Adagrad: a learning rate per element."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class Adagrad(Optimizer):
-    r"""Adagrad, as ``torch.optim.Adagrad``: a rate for each element that falls with its gradients so far.
+    r"""Adagrad, as ``torch.optim.Adagrad``: a learning rate per element that falls as its squared gradients add up.
 
     For step ``t`` from 1::
 
@@ -26,31 +21,20 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-2
-        Learning rate, at least 0.
-    lr_decay : float, default 0.0
-        At least 0.
-    weight_decay : float or schedule, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    initial_accumulator_value : float, default 0.0
-        What ``sum`` begins with, at least 0.
-    eps : float, default 1e-10
-        At least 0.
+    lr : float >= 0 or schedule, default 1e-2
+    lr_decay : float >= 0, default 0.0
+    weight_decay : float >= 0 or schedule, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    initial_accumulator_value : float >= 0, default 0.0
+        The first value of ``sum``.
+    eps : float >= 0, default 1e-10
     eps_in_root : bool, default False
         Whether ``eps`` is inside the root: ``g / sqrt(sum + eps)``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State: ``sum``, with the shape and dtype of its parameter.
+    State: ``sum`` (of squared gradients), with the shape and dtype of its parameter.
 
     Source: Duchi, Hazan and Singer, Adaptive Subgradient Methods (JMLR 2011);
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Adagrad.html.
@@ -80,17 +64,17 @@ class Adagrad(Optimizer):
         eps_in_root: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "eps": eps,
-            "eps_in_root": eps_in_root,
-        }
+        options = dict(
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            eps_in_root=eps_in_root,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adagrad
 
     def initial_slot(self, group: Group, slot: str) -> float:

@@ -1,24 +1,33 @@
-"""Adam, AdamW, SparseAdam."""
+"""Adam and its variants: AdamW (decoupled weight decay) and SparseAdam (row-sparse gradients)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import Group, Schedulable
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
-    from ..options.common import Common
+def bias_corrected(lr: float, betas: tuple[float, float], step: int) -> tuple[float, float, float]:
+    """Return Adam's step size with both bias corrections in it, and the factors of ``eps`` and ``eps_root``.
+
+    The paper divides ``m`` by ``c1 = 1 - beta1**t`` and ``v`` by ``c2 = 1 - beta2**t``. Expanding the fraction by
+    ``sqrt(c2)`` spares the rule these two divisions of every element::
+
+        lr * (m / c1) / (sqrt(v / c2 + eps_root) + eps) = step_size * m / (sqrt(v + eps_root * c2) + eps * sqrt(c2))
+    """
+    beta1, beta2 = betas
+    correction2 = 1.0 - beta2**step
+    root = math.sqrt(correction2)
+    return lr / (1.0 - beta1**step) * root, root, correction2
 
 
 class Adam(Optimizer):
-    r"""Adam, as ``torch.optim.Adam``: the gradient's mean over the root of its mean square, both corrected.
+    r"""Adam, as ``torch.optim.Adam``: the first moment over the root of the second, both bias-corrected.
 
     For step ``t`` from 1::
 
@@ -26,41 +35,31 @@ class Adam(Optimizer):
         v = beta2 * v + (1 - beta2) * g * g
         p -= lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t) + eps_root) + eps)
 
-    amsgrad: the largest ``v`` so far instead of ``v``.
-
-    A :class:`fastopt.RowSparse` gradient updates its rows as :class:`SparseAdam` does.
+    ``amsgrad`` uses the largest ``v`` so far instead of ``v``. A :class:`fastopt.RowSparse` gradient updates its rows
+    as :class:`SparseAdam` does.
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Learning rate, at least 0.
-    betas : pair of float or schedule, default (0.9, 0.999)
-        Each from 0 to below 1. ``betas=(schedule.momentum(), 0.999)`` cycles the first against the learning rate.
-    eps : float, default 1e-8
-        At least 0.
-    weight_decay : float or schedule, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    lr : float >= 0 or schedule, default 1e-3
+    betas : pair of float in [0, 1) or schedule, default (0.9, 0.999)
+        ``betas=(schedule.momentum(), 0.999)`` cycles the first against the learning rate.
+    eps : float >= 0, default 1e-8
+    weight_decay : float >= 0 or schedule, default 0.0
+        L2, or decoupled with ``decoupled=True``.
     amsgrad : bool, default False
-        Whether to divide by the largest mean square so far.
-    eps_root : float, default 0.0
-        Added inside the root, after the correction (as in optax). At least 0.
+        Whether to divide by the root of the largest second moment so far.
+    eps_root : float >= 0, default 0.0
+        Added inside the root, after the correction (as in optax).
     eps_hat : bool, default False
         Whether ``eps`` is added to the root of the uncorrected ``v``: the paper's "efficient order", and Keras.
     bias_correction : bool, default True
-        False: ``1 - beta**t`` is taken as 1.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+        Whether to divide by ``1 - beta**t``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``v``; ``v_max`` if amsgrad.
+    State, each with the shape and dtype of its parameter: ``m`` (first moment, the running mean of gradients), ``v``
+    (second moment, the running mean of their squares); ``v_max`` with ``amsgrad``.
 
     Source: Kingma and Ba, arXiv 1412.6980; Reddi et al., On the Convergence of Adam and Beyond (ICLR 2018);
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html.
@@ -94,29 +93,26 @@ class Adam(Optimizer):
         bias_correction: bool = True,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "eps_root": eps_root,
-            "eps_hat": eps_hat,
-            "bias_correction": bias_correction,
-        }
+        options = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            eps_root=eps_root,
+            eps_hat=eps_hat,
+            bias_correction=bias_correction,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adam_amsgrad if group["amsgrad"] else rules.adam
 
     def hyper(self, group: Group, step: int) -> rules.AdamScalars:
         beta1, beta2 = group["betas"]
-        correction1 = correction2 = 1.0
+        step_size, root, correction2 = group["lr"], 1.0, 1.0
         if group["bias_correction"]:
-            correction1, correction2 = 1.0 - beta1**step, 1.0 - beta2**step
-        # Multiplying the fraction by the root of correction2 leaves v as it is, and saves the rule a division.
-        root = math.sqrt(correction2)
-        step_size = group["lr"] / correction1 * root
+            step_size, root, correction2 = bias_corrected(step_size, group["betas"], step)
         eps = group["eps"] if group["eps_hat"] else group["eps"] * root
         eps_root = group["eps_root"] * correction2
         return rules.AdamScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, eps, eps_root)
@@ -127,17 +123,10 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, eps_root, eps_hat, bias_correction
-        As in :class:`Adam`.
-    weight_decay : float or schedule, default 1e-2
-        At least 0; decoupled unless ``decoupled=False``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr, betas, eps, amsgrad, eps_root, eps_hat, bias_correction : as in :class:`Adam`
+    weight_decay : float >= 0 or schedule, default 1e-2
+        Decoupled, or L2 with ``decoupled=False``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
@@ -188,25 +177,18 @@ class AdamW(Adam):
 class SparseAdam(Adam):
     r"""Adam for tables with :class:`fastopt.RowSparse` gradients, as ``torch.optim.SparseAdam``.
 
-    The rows that the gradient names, and no other, for step ``t`` of the table from 1::
+    Only the rows that the gradient names change. For step ``t`` of the table from 1::
 
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
         p -= lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + eps)
 
-    This is ``Adam(..., eps_hat=True)``; dense gradients are taken too.
+    This is ``Adam(..., eps_hat=True)``, which also accepts dense gradients.
 
     Parameters
     ----------
-    params, lr, betas, eps
-        As in :class:`Adam`.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr, betas, eps : as in :class:`Adam`
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----

@@ -1,22 +1,17 @@
-"""Adamax."""
+"""Adamax: Adam with the infinity norm."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class Adamax(Optimizer):
-    r"""Adamax, as ``torch.optim.Adamax``: Adam with the largest gradient, fading, instead of the root mean square.
+    r"""Adamax, as ``torch.optim.Adamax``: Adam with the infinity norm instead of the second moment's root.
 
     For step ``t`` from 1::
 
@@ -26,27 +21,16 @@ class Adamax(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 2e-3
-        Learning rate, at least 0.
-    betas : pair of float, default (0.9, 0.999)
-        Each from 0 to below 1.
-    eps : float, default 1e-8
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 2e-3
+    betas : pair of float in [0, 1), default (0.9, 0.999)
+    eps : float >= 0, default 1e-8
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``u``.
+    State, each with the shape and dtype of its parameter: ``m`` (first moment), ``u`` (decaying maximum).
 
     Source: Kingma and Ba, arXiv 1412.6980, section 7.1;
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Adamax.html.
@@ -70,15 +54,10 @@ class Adamax(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
+        options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adamax
 
     def hyper(self, group: Group, step: int) -> rules.AdamaxScalars:

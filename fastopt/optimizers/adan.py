@@ -1,24 +1,19 @@
-"""Adan."""
+"""Adan: Adam with Nesterov momentum from the change of the gradient."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
+from .adam import bias_corrected
 
 
 class Adan(Optimizer):
-    r"""Adan, as ``optax.adan``: Adam with Nesterov's momentum, from the change of the gradient.
+    r"""Adan, as ``optax.adan``: Adam with Nesterov momentum, found from the change of the gradient.
 
     For step ``t`` from 1 (``c`` is 0 at t = 1)::
 
@@ -34,33 +29,22 @@ class Adan(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Learning rate, at least 0.
-    betas : triple of float, default (0.98, 0.92, 0.99)
-        Each from 0 to below 1.
-    eps : float, default 1e-8
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; a shrinking of the parameters by ``1 - lr * weight_decay``, or with ``decoupled=False`` L2.
-    eps_root : float, default 1e-8
-        Added inside the root, after the correction; the paper has 0. At least 0.
+    lr : float >= 0 or schedule, default 1e-3
+    betas : triple of float in [0, 1), default (0.98, 0.92, 0.99)
+    eps : float >= 0, default 1e-8
+    weight_decay : float >= 0, default 0.0
+        Decoupled, or L2 with ``decoupled=False``.
+    eps_root : float >= 0, default 1e-8
+        Added inside the root, after the correction; the paper has 0.
     paper : bool, default False
-        Whether the change has the paper's weight, ``w = beta2``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+        Whether ``w`` is the paper's, ``beta2``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``v``, ``n``, ``last`` (the last gradient).
-    ``state_dtype`` stores ``v`` and ``n`` alone in fewer bits: ``m`` is a mean over so many steps that its rounding
-    would add up, and ``last`` is subtracted from what is close to it.
+    State, each with the shape and dtype of its parameter: ``m`` (first moment), ``v`` (mean change), ``n``
+    (second moment), ``last`` (the last gradient). ``state_dtype`` stores only ``v`` and ``n`` in fewer bits: ``m``
+    averages so many steps that its rounding errors would add up, and ``last`` is subtracted from a close number.
 
     Source: Xie et al., arXiv 2208.06677; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.adan.
 
@@ -91,26 +75,16 @@ class Adan(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         common.setdefault("decoupled", True)
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "eps_root": eps_root,
-            "paper": paper,
-        }
+        options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, eps_root=eps_root, paper=paper)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adan
 
     def hyper(self, group: Group, step: int) -> rules.AdanScalars:
         beta1, beta2, beta3 = group["betas"]
         change_weight = beta2 if group["paper"] else 1.0 - beta2
-        correction3 = 1.0 - beta3**step
-        # As in Adam: multiplying the fraction by this root leaves n as it is.
-        root = math.sqrt(correction3)
-        step_size = group["lr"] / (1.0 - beta1**step) * root
+        step_size, root, correction3 = bias_corrected(group["lr"], (beta1, beta3), step)
         change_step_size = group["lr"] * change_weight / (1.0 - beta2**step) * root
         return rules.AdanScalars(
             beta1,

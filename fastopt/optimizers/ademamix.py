@@ -1,24 +1,20 @@
-"""AdEMAMix."""
+"""AdEMAMix: AdamW with a fast and a slow mean of the gradients."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
-from ..options.ranges import NON_NEGATIVE, Allowed, Group, Range, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
+from ..options.common import Common, Unpack
+from ..options.ranges import NON_NEGATIVE, SCHEDULED, SCHEDULED_BELOW_ONE, Allowed, Group, Schedulable
+from .adam import bias_corrected
 
 
 class AdEMAMix(Optimizer):
-    r"""AdEMAMix, as ``optax.contrib.ademamix``: AdamW with a second, slow mean of the gradients beside the fast one.
+    r"""AdEMAMix, as ``optax.contrib.ademamix``: AdamW with two running means of the gradients, a fast and a slow one.
 
     For step ``t`` from 1::
 
@@ -32,35 +28,24 @@ class AdEMAMix(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Learning rate, at least 0.
-    betas : pair of float, default (0.9, 0.999)
-        Each from 0 to below 1.
-    beta3 : float or schedule, default 0.9999
-        Of the slow mean, from 0 to below 1.
-    alpha : float or schedule, default 5.0
-        Weight of the slow mean, at least 0.
-    eps : float, default 1e-8
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; a shrinking of the parameters by ``1 - lr * weight_decay``, or with ``decoupled=False`` L2.
-    eps_root : float, default 0.0
-        Added inside the root, after the correction. At least 0.
-    warmup : int, default 0
-        Steps; the paper takes all of the training's.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1e-3
+    betas : pair of float in [0, 1), default (0.9, 0.999)
+    beta3 : float in [0, 1) or schedule, default 0.9999
+        Decay of the slow mean.
+    alpha : float >= 0 or schedule, default 5.0
+        Weight of the slow mean.
+    eps : float >= 0, default 1e-8
+    weight_decay : float >= 0, default 0.0
+        Decoupled, or L2 with ``decoupled=False``.
+    eps_root : float >= 0, default 0.0
+        Added inside the root, after the correction.
+    warmup : int >= 0, default 0
+        Steps over which ``alpha`` and ``beta3`` rise; in the paper all steps of the training.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``m_slow``, ``v``.
+    State, each with the shape and dtype of its parameter: ``m`` and ``m_slow`` (first moments), ``v`` (second moment).
 
     Source: Pagliardini et al., arXiv 2409.03137;
     https://optax.readthedocs.io/en/latest/api/contrib.html#optax.contrib.ademamix.
@@ -75,11 +60,7 @@ class AdEMAMix(Optimizer):
     array([0.89995])
     """
 
-    ranges: ClassVar[Mapping[str, Allowed]] = {
-        "beta3": Range(0.0, 1.0, schedulable=True),
-        "alpha": Range(0.0, schedulable=True),
-        "warmup": NON_NEGATIVE,
-    }
+    ranges: ClassVar[Mapping[str, Allowed]] = {"beta3": SCHEDULED_BELOW_ONE, "alpha": SCHEDULED, "warmup": NON_NEGATIVE}
 
     def __init__(
         self,
@@ -96,19 +77,19 @@ class AdEMAMix(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         common.setdefault("decoupled", True)
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "beta3": beta3,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "eps_root": eps_root,
-            "warmup": warmup,
-        }
+        options = dict(
+            lr=lr,
+            betas=betas,
+            beta3=beta3,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            eps_root=eps_root,
+            warmup=warmup,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.ademamix
 
     def hyper(self, group: Group, step: int) -> rules.AdEMAMixScalars:
@@ -119,9 +100,7 @@ class AdEMAMix(Optimizer):
             if 0.0 < beta1 < beta3:
                 log1, log3 = math.log(beta1), math.log(beta3)
                 beta3 = min(math.exp(log1 * log3 / ((1.0 - part) * log3 + part * log1)), beta3)
-        correction2 = 1.0 - beta2**step
-        # As in Adam: multiplying the fraction by this root leaves v as it is.
-        root = math.sqrt(correction2)
+        step_size, root, correction2 = bias_corrected(lr, group["betas"], step)
         return rules.AdEMAMixScalars(
             beta1,
             1.0 - beta1,
@@ -129,7 +108,7 @@ class AdEMAMix(Optimizer):
             1.0 - beta2,
             beta3,
             1.0 - beta3,
-            lr / (1.0 - beta1**step) * root,
+            step_size,
             lr * alpha * root,
             group["eps"] * root,
             group["eps_root"] * correction2,

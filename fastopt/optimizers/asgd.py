@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class ASGD(Optimizer):
-    r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``: a falling rate, and a mean of the parameters.
+    r"""Averaged stochastic gradient descent, as ``torch.optim.ASGD``: a falling rate and averaged parameters.
 
     For step ``t`` from 1::
 
@@ -25,30 +20,21 @@ class ASGD(Optimizer):
         p = (1 - lambd * eta) * p - eta * g
         ax += (p - ax) / max(1, t - 1 - t0)
 
-    ``ax`` is the average, ``opt.state[name]["ax"]``. With a schedule ``lr`` is that of this step (torch's ``eta`` is
-    the one of the step before).
+    ``ax`` is the average, ``opt.state[name]["ax"]``. A schedule gives the ``lr`` of this step (torch's ``eta`` lags by
+    one step).
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-2
-        Learning rate, at least 0.
-    lambd : float, default 1e-4
-        Shrinking of the parameters, at least 0.
-    alpha : float, default 0.75
-        Power of the falling rate, at least 0.
-    t0 : float, default 1e6
-        The step after which the averaging starts, at least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1e-2
+    lambd : float >= 0, default 1e-4
+        Weight decay inside the rule.
+    alpha : float >= 0, default 0.75
+        Power of the falling learning rate.
+    t0 : float >= 0, default 1e6
+        The step after which the averaging starts.
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
@@ -69,11 +55,7 @@ class ASGD(Optimizer):
     """
 
     refused: ClassVar[Mapping[str, str]] = {"state_dtype": "its one slot, ax, is the result"}
-    ranges: ClassVar[Mapping[str, Allowed]] = {
-        "lambd": NON_NEGATIVE,
-        "alpha": NON_NEGATIVE,
-        "t0": NON_NEGATIVE,
-    }
+    ranges: ClassVar[Mapping[str, Allowed]] = {"lambd": NON_NEGATIVE, "alpha": NON_NEGATIVE, "t0": NON_NEGATIVE}
 
     def __init__(
         self,
@@ -85,16 +67,10 @@ class ASGD(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "lambd": lambd,
-            "alpha": alpha,
-            "t0": t0,
-            "weight_decay": weight_decay,
-        }
+        options = dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.asgd
 
     def hyper(self, group: Group, step: int) -> rules.ASGDScalars:

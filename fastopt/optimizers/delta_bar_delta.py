@@ -1,25 +1,20 @@
-"""Delta-bar-delta."""
+"""Delta-bar-delta: gradient descent with a gain per element."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class DeltaBarDelta(Optimizer):
-    r"""Gradient descent with a gain for each element, which grows while its gradient keeps its sign.
+    r"""Delta-bar-delta: gradient descent with a gain per element that grows while the gradient keeps its sign.
 
-    ``gain`` begins as 1, and changes from the second step on::
+    ``gain`` starts at 1 and changes from the second step on::
 
         gain += beta             where g has the sign of the last g
         gain *= 1 - beta         elsewhere
@@ -27,38 +22,27 @@ class DeltaBarDelta(Optimizer):
         b = momentum * b + gain * g
         p -= lr * b
 
-    A zero has no sign: beside one the gain falls. With ``against_momentum`` the sign of ``g`` is held against that of
-    ``b``.
+    Zero has no sign: where ``g`` or the last ``g`` is 0 the gain falls. With ``against_momentum`` the sign of ``g`` is
+    compared with that of ``b``.
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-2
-        Learning rate, at least 0.
-    beta : float, default 0.05
-        From 0 to below 1.
-    gain_limits : pair of float, default (0.01, 100)
-        The least and the greatest gain, each at least 0.
-    momentum : float, default 0.0
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    lr : float >= 0 or schedule, default 1e-2
+    beta : float in [0, 1), default 0.05
+    gain_limits : pair of float >= 0, default (0.01, 100)
+        The least and the greatest gain.
+    momentum : float >= 0, default 0.0
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
     against_momentum : bool, default False
-        Whether the sign is held against the momentum buffer's, not the last gradient's. (Without momentum they are
-        one.)
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+        Whether the sign is compared with the momentum buffer's, not the last gradient's. (Without momentum both are
+        the same.)
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``gain``, ``b``; ``last`` (the last gradient) where there is
-    momentum and the sign is held against the last gradient's. ``state_dtype`` stores ``b`` alone in fewer bits.
+    State, each with the shape and dtype of its parameter: ``gain``, ``b`` (momentum buffer); ``last`` (the last
+    gradient) with momentum, unless ``against_momentum``. ``state_dtype`` stores only ``b`` in fewer bits.
 
     Source: Jacobs, Increased Rates of Convergence Through Learning Rate Adaptation (1988); in this form Hinton, Neural
     Networks for Machine Learning, lecture 6d (2012).
@@ -75,10 +59,7 @@ class DeltaBarDelta(Optimizer):
     """
 
     exact = frozenset({"gain", "last"})
-    ranges: ClassVar[Mapping[str, Allowed]] = {
-        "beta": BELOW_ONE,
-        "gain_limits": (NON_NEGATIVE, NON_NEGATIVE),
-    }
+    ranges: ClassVar[Mapping[str, Allowed]] = {"beta": BELOW_ONE, "gain_limits": (NON_NEGATIVE, NON_NEGATIVE)}
 
     def __init__(
         self,
@@ -92,17 +73,17 @@ class DeltaBarDelta(Optimizer):
         against_momentum: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "beta": beta,
-            "gain_limits": gain_limits,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "against_momentum": against_momentum,
-        }
+        options = dict(
+            lr=lr,
+            beta=beta,
+            gain_limits=gain_limits,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            against_momentum=against_momentum,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         if group["against_momentum"] or group["momentum"] == 0:
             return rules.delta_bar_delta
         return rules.delta_bar_delta_last_grad

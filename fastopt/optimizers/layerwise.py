@@ -1,28 +1,23 @@
-"""The optimizers with a learning rate for each array: LARS, LAMB."""
+"""The layerwise optimizers, with a learning rate for each array: LARS, LAMB."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..backends.table import HyperRow, Source, Trust
 from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer, slots_only
+from ..options.common import Common, Unpack
 from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class _Layerwise(ArrayOptimizer):
-    """What LARS and LAMB share: the trust ratio."""
+    """The trust ratio, which LARS and LAMB share."""
 
     numbers: ClassVar[Mapping[str, float]] = {"trust_ratio": 1.0}
     measured = frozenset({"trust_ratio"})
@@ -39,16 +34,16 @@ class _Layerwise(ArrayOptimizer):
         step.parts.backend.step_by_trust(step.table, rows, step.hyper_rows, update, trusts, step.present, ratios)
 
     def trust(self, group: Group) -> tuple[float, float]:
-        """Return the ratio's coefficient, and what is added to its denominator."""
+        """Return the ratio's coefficient, and the ``eps`` in its denominator."""
         return 1.0, 0.0
 
     def scaled(self, group: Group) -> tuple[str, ...]:
-        """Return the scalars of the rule that the ratio is a factor of."""
+        """Return the names of the rule's scalars that the ratio multiplies."""
         return ("step_size",)
 
 
 class LARS(_Layerwise):
-    r"""LARS, as ``optax.lars``: momentum, with a learning rate for each array from its norm and its gradient's.
+    r"""LARS, as ``optax.lars``: momentum with a learning rate per array, from the norms of the array and its gradient.
 
     For each array, ``g`` with weight decay included::
 
@@ -58,33 +53,22 @@ class LARS(_Layerwise):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 0.1
-        Learning rate, at least 0 (optax has no default).
-    momentum : float, default 0.9
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    lr : float >= 0 or schedule, default 0.1
+        optax has no default.
+    momentum : float >= 0, default 0.9
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
     nesterov : bool, default False
-    trust_coefficient : float, default 1e-3
-        At least 0.
-    eps : float, default 0.0
-        At least 0.
+    trust_coefficient : float >= 0, default 1e-3
+    eps : float >= 0, default 0.0
     adapt : bool, default True
-        False: the trust ratio is 1 (for a group of biases, say).
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+        Whether to use the trust ratio. False, for example for a group of biases: it is 1.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State: ``b``, with the shape and dtype of its parameter; ``trust_ratio`` (of the last step, 0-d float64). The norms
-    are added in double precision, with the same bits on every machine.
+    State: ``b`` (momentum buffer), with the shape and dtype of its parameter; ``trust_ratio`` (of the last step, 0-d
+    float64). The norms are added in double precision, with the same bits on every machine.
 
     Source: You, Gitman and Ginsburg, arXiv 1708.03888;
     https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.lars.
@@ -114,18 +98,18 @@ class LARS(_Layerwise):
         adapt: bool = True,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "trust_coefficient": trust_coefficient,
-            "eps": eps,
-            "adapt": adapt,
-        }
+        options = dict(
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            trust_coefficient=trust_coefficient,
+            eps=eps,
+            adapt=adapt,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.nesterov if group["nesterov"] else rules.momentum
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
@@ -144,7 +128,7 @@ class LARS(_Layerwise):
 
 
 class LAMB(_Layerwise):
-    r"""LAMB, as ``optax.lamb``: Adam, with a learning rate for each array from its norm and its step's.
+    r"""LAMB, as ``optax.lamb``: Adam with a learning rate per array, from the norms of the array and its step.
 
     For each array and step ``t`` from 1::
 
@@ -156,33 +140,22 @@ class LAMB(_Layerwise):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Learning rate, at least 0.
-    betas : pair of float, default (0.9, 0.999)
-        Each from 0 to below 1.
-    eps : float, default 1e-6
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; in ``u``, or with ``decoupled=False`` L2.
-    eps_root : float, default 0.0
-        Added inside the root, after the correction. At least 0.
+    lr : float >= 0 or schedule, default 1e-3
+    betas : pair of float in [0, 1), default (0.9, 0.999)
+    eps : float >= 0, default 1e-6
+    weight_decay : float >= 0, default 0.0
+        Part of ``u``, or L2 with ``decoupled=False``.
+    eps_root : float >= 0, default 0.0
+        Added inside the root, after the correction.
     adapt : bool, default True
-        False: the trust ratio is 1 (for a group of biases, say).
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+        Whether to use the trust ratio. False, for example for a group of biases: it is 1.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``u`` (the last step, before ratio and lr; ``state_dtype``
-    leaves it as it is), ``m``, ``v``; ``trust_ratio`` (of the last step, 0-d float64). The norms are added in double
-    precision, with the same bits on every machine.
+    State, each with the shape and dtype of its parameter: ``u`` (the last step before ratio and lr; ``state_dtype``
+    does not change it), ``m`` (first moment), ``v`` (second moment); ``trust_ratio`` (of the last step, 0-d float64).
+    The norms are added in double precision, with the same bits on every machine.
 
     Source: You et al., arXiv 1904.00962; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.lamb.
 
@@ -213,23 +186,16 @@ class LAMB(_Layerwise):
         **common: Unpack[Common],
     ) -> None:
         common.setdefault("decoupled", True)
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "eps_root": eps_root,
-            "adapt": adapt,
-        }
+        options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, eps_root=eps_root, adapt=adapt)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adam_direction
 
     def hyper(self, group: Group, step: int) -> rules.AdamDirectionScalars:
         beta1, beta2 = group["betas"]
         correction2 = 1.0 - beta2**step
-        # As in Adam: multiplying the fraction by this root leaves v as it is.
+        # adam.bias_corrected without lr. Its own result for lr=1 is rounded in another order: other bits.
         root = math.sqrt(correction2)
         step_size = root / (1.0 - beta1**step)
         decay = group["weight_decay"] if group["decoupled"] else 0.0

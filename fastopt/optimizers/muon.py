@@ -1,25 +1,21 @@
-"""Muon."""
+"""Muon: orthogonalized momentum for matrices."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..arrays.dtypes import Array
 from ..core.directions import Direction, DirectionOptimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import ANY_NUMBER, Allowed, Choice, Group, Range, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class Muon(DirectionOptimizer):
-    r"""Muon, as ``torch.optim.Muon``: momentum for matrices, with the singular values of each step brought near 1.
+    r"""Muon, as ``torch.optim.Muon``: momentum for matrices, orthogonalized: the singular values of a step are near 1.
 
     ::
 
@@ -29,42 +25,36 @@ class Muon(DirectionOptimizer):
         ns_steps times: s = x @ x.T; x = a * x + (b_ * s + c * s @ s) @ x      with ns_coefficients (a, b_, c)
         p -= lr * ratio * x
 
-    (of a matrix with more rows than columns the transpose). The ``ratio`` is ``sqrt(max(1, rows / columns))``, or with
-    ``adjust_lr_fn="match_rms_adamw"``: ``0.2 * sqrt(max(rows, columns))``.
+    (a matrix with more rows than columns is transposed first). The ``ratio`` is ``sqrt(max(1, rows / columns))``, or
+    with ``adjust_lr_fn="match_rms_adamw"``: ``0.2 * sqrt(max(rows, columns))``.
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Learning rate, at least 0.
-    weight_decay : float, default 0.1
-        At least 0; a shrinking of the parameters by ``1 - lr * weight_decay``, or with ``decoupled=False`` L2.
-    momentum : float, default 0.95
-        At least 0.
+    lr : float >= 0 or schedule, default 1e-3
+    weight_decay : float >= 0, default 0.1
+        Decoupled, or L2 with ``decoupled=False``.
+    momentum : float >= 0, default 0.95
     nesterov : bool, default True
     ns_coefficients : triple of float, default (3.4445, -4.775, 2.0315)
-    eps : float, default 1e-7
-        At least 0.
-    ns_steps : int, default 5
-        From 0 to below 100.
+        Of the Newton-Schulz iteration, which orthogonalizes.
+    eps : float >= 0, default 1e-7
+    ns_steps : int in [0, 100), default 5
+        Newton-Schulz iterations.
     adjust_lr_fn : str or None, default None
         ``"original"`` (also None) or ``"match_rms_adamw"``.
-    **common
-        See :class:`fastopt.Optimizer`.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Raises
     ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges. Also for arrays that are not
-        2-D; the error names them.
+    ValueError
+        For arrays that are not 2-D; the error names them.
 
     Notes
     -----
-    State: ``b``, with the shape and dtype of its parameter.
+    State: ``b`` (momentum buffer), with the shape and dtype of its parameter.
 
-    The matrix products are those of NumPy's BLAS in the dtype of the parameter (torch's are in bfloat16). Their bits
-    may depend on the BLAS, the machine and the BLAS's threads: this is the one optimizer here of which that is true.
+    NumPy's BLAS computes the matrix products, in the dtype of the parameter (torch's are in bfloat16). Their bits may
+    depend on the BLAS, its threads and the machine. No other optimizer here has this limitation.
 
     Source: Jordan et al., https://kellerjordan.github.io/posts/muon/ (2024); Liu et al., arXiv 2502.16982;
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Muon.html.
@@ -100,16 +90,16 @@ class Muon(DirectionOptimizer):
         **common: Unpack[Common],
     ) -> None:
         common.setdefault("decoupled", True)
-        options = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "ns_coefficients": ns_coefficients,
-            "eps": eps,
-            "ns_steps": ns_steps,
-            "adjust_lr_fn": adjust_lr_fn,
-        }
+        options = dict(
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_coefficients=ns_coefficients,
+            eps=eps,
+            ns_steps=ns_steps,
+            adjust_lr_fn=adjust_lr_fn,
+        )
         super().__init__(params, options, **common)
 
     def check_param(self, name: str, array: Any) -> None:

@@ -1,23 +1,18 @@
-"""RAdam."""
+"""RAdam: Adam with a rectified start."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class RAdam(Optimizer):
-    r"""RAdam, as ``torch.optim.RAdam``: Adam which starts as plain momentum, until its mean square can be trusted.
+    r"""RAdam, as ``torch.optim.RAdam``: rectified Adam, which is plain momentum until the second moment can be trusted.
 
     For step ``t`` from 1::
 
@@ -33,27 +28,16 @@ class RAdam(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Learning rate, at least 0.
-    betas : pair of float, default (0.9, 0.999)
-        Each from 0 to below 1.
-    eps : float, default 1e-8
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1e-3
+    betas : pair of float in [0, 1), default (0.9, 0.999)
+    eps : float >= 0, default 1e-8
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``v``.
+    State, each with the shape and dtype of its parameter: ``m`` (first moment), ``v`` (second moment).
 
     Source: Liu et al., arXiv 1908.03265; https://docs.pytorch.org/docs/stable/generated/torch.optim.RAdam.html.
 
@@ -76,15 +60,10 @@ class RAdam(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
+        options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.radam
 
     def hyper(self, group: Group, step: int) -> rules.RAdamScalars:
@@ -98,6 +77,6 @@ class RAdam(Optimizer):
             step_size *= math.sqrt(rectified) * math.sqrt(correction2)
             greatest_root, eps = math.inf, group["eps"]
         else:
-            # A denominator of exactly 1: the step of plain momentum.
+            # The denominator is exactly 1: a step of plain momentum.
             greatest_root, eps = 0.0, 1.0
         return rules.RAdamScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, greatest_root, eps)

@@ -1,64 +1,48 @@
-"""RMSprop."""
+"""RMSprop: the gradient divided by its running root mean square."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class RMSprop(Optimizer):
-    r"""RMSprop, as ``torch.optim.RMSprop``: the gradient over the root of its mean square.
+    r"""RMSprop, as ``torch.optim.RMSprop``: the gradient divided by its running root mean square.
 
     ::
 
         v = alpha * v + (1 - alpha) * g * g
         p -= lr * g / (sqrt(v) + eps)
 
-    centered: ``m = alpha * m + (1 - alpha) * g``, and ``sqrt(v - m * m)`` instead of ``sqrt(v)`` (a difference
+    With ``centered``: ``m = alpha * m + (1 - alpha) * g``, and ``sqrt(v - m * m)`` instead of ``sqrt(v)`` (a difference
     that rounding makes negative counts as 0). With momentum: ``b = momentum * b + g / (sqrt(v) + eps); p -= lr * b``.
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-2
-        Learning rate, at least 0.
-    alpha : float, default 0.99
-        From 0 to below 1.
-    eps : float, default 1e-8
-        At least 0.
-    weight_decay : float or schedule, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    momentum : float or schedule, default 0.0
-        At least 0.
+    lr : float >= 0 or schedule, default 1e-2
+    alpha : float in [0, 1), default 0.99
+    eps : float >= 0, default 1e-8
+    weight_decay : float >= 0 or schedule, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    momentum : float >= 0 or schedule, default 0.0
     centered : bool, default False
-        Whether the mean square is taken about the mean.
+        Whether to divide by the standard deviation instead of the root mean square.
     eps_in_root : bool, default False
         Whether ``eps`` is inside the root: ``g / sqrt(v + eps)``. With ``lr_in_momentum``, ``alpha=0.9`` and
-        ``eps=1e-10`` this is TensorFlow 1's form (where ``v`` begins at 1, not 0).
+        ``eps=1e-10`` this is TensorFlow 1's form (where ``v`` starts at 1, not 0).
     lr_in_momentum : bool, default False
         Whether the learning rate is inside the momentum buffer: ``b = momentum * b + lr * g / ...; p -= b``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``v``; ``m`` if centered; ``b`` if there is momentum.
+    State, each with the shape and dtype of its parameter: ``v`` (second moment); ``m`` (first moment) with
+    ``centered``; ``b`` (momentum buffer) with momentum.
 
     Source: Hinton, Neural Networks for Machine Learning, lecture 6e (2012);
     https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html.
@@ -89,19 +73,19 @@ class RMSprop(Optimizer):
         lr_in_momentum: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "eps_in_root": eps_in_root,
-            "lr_in_momentum": lr_in_momentum,
-        }
+        options = dict(
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            eps_in_root=eps_in_root,
+            lr_in_momentum=lr_in_momentum,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         if group["momentum"] == 0:
             return rules.rmsprop_centered if group["centered"] else rules.rmsprop
         return rules.rmsprop_centered_momentum if group["centered"] else rules.rmsprop_momentum

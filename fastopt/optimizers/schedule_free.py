@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..backends.table import HyperRow
 from ..core.results import StepInfo
 from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 AVERAGING: Mapping[str, Allowed] = {"warmup_steps": NON_NEGATIVE, "r": ANY_NUMBER, "weight_lr_power": NON_NEGATIVE}
 
 
 class _ScheduleFree(ArrayOptimizer):
-    """What Schedule-Free SGD and AdamW share: the averaging's weights, and the two modes."""
+    """The averaging's weights and the two modes, which Schedule-Free SGD and AdamW share."""
 
     numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
     exact = frozenset({"z"})
@@ -52,7 +47,7 @@ class _ScheduleFree(ArrayOptimizer):
         return lr, largest, step ** group["r"] * largest ** group["weight_lr_power"]
 
     def averaging(self, group: Group, step: int) -> tuple[float, float]:
-        """Return the learning rate of a step, and the part that its ``z`` has in the average."""
+        """Return the learning rate of a step, and the weight of its ``z`` in the average."""
         lr, _, weight = self.warmed_up(group, step)
         weight_sum = group["weight_sum"] + weight
         return lr, weight / weight_sum if weight_sum else 0.0
@@ -66,7 +61,7 @@ class _ScheduleFree(ArrayOptimizer):
 
     @property
     def is_training(self) -> bool:
-        """Whether the parameters are the training sequence ``y``, where gradients are to be taken."""
+        """Whether the parameters are the training sequence ``y``, where gradients belong."""
         return all(bool(state.get("is_training", True)) for state in self.state.values())
 
     def train(self) -> None:
@@ -118,34 +113,23 @@ class ScheduleFreeSGD(_ScheduleFree):
         y = momentum * x + (1 - momentum) * z
 
     ``p`` holds ``y`` while training, where gradients are taken, and ``x`` after :meth:`eval`, which is what to use and
-    keep; :meth:`train` brings ``y`` back. A step in eval mode is an error. The first ``warmup_steps`` steps have ``lr *
-    t / warmup_steps``; besides, no schedule is needed.
+    keep; :meth:`train` brings ``y`` back. A step in eval mode raises a RuntimeError. The first ``warmup_steps`` steps
+    have ``lr * t / warmup_steps``; no other schedule is needed.
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1.0
-        Learning rate, at least 0.
-    momentum : float, default 0.9
-        Between ``z`` and ``x``, above 0 and below 1.
-    weight_decay : float, default 0.0
-        At least 0; at ``y``.
-    warmup_steps : int, default 0
+    lr : float >= 0 or schedule, default 1.0
+    momentum : float in (0, 1), default 0.9
+        The part of ``x`` in ``y``.
+    weight_decay : float >= 0, default 0.0
+        Taken at ``y``.
+    warmup_steps : int >= 0, default 0
         Steps in which the learning rate rises.
     r : float, default 0.0
         Power of ``t`` in the averaging's weights.
-    weight_lr_power : float, default 2.0
-        Power of the largest learning rate so far in them. At least 0.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
-    RuntimeError
-        For a step in eval mode.
+    weight_lr_power : float >= 0, default 2.0
+        Power of the largest learning rate so far in the averaging's weights.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
@@ -187,17 +171,17 @@ class ScheduleFreeSGD(_ScheduleFree):
         weight_lr_power: float = 2.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "warmup_steps": warmup_steps,
-            "r": r,
-            "weight_lr_power": weight_lr_power,
-        }
+        options = dict(
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            r=r,
+            weight_lr_power=weight_lr_power,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.schedule_free_sgd
 
     def hyper(self, group: Group, step: int) -> rules.ScheduleFreeSGDScalars:
@@ -225,41 +209,29 @@ class ScheduleFreeAdamW(_ScheduleFree):
         y = beta1 * x + (1 - beta1) * z
 
     ``p`` holds ``y`` while training, where gradients are taken, and ``x`` after :meth:`eval`, which is what to use and
-    keep; :meth:`train` brings ``y`` back. A step in eval mode is an error. The first ``warmup_steps`` steps have ``lr *
-    t / warmup_steps``; besides, no schedule is needed.
+    keep; :meth:`train` brings ``y`` back. A step in eval mode raises a RuntimeError. The first ``warmup_steps`` steps
+    have ``lr * t / warmup_steps``; no other schedule is needed.
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 2.5e-3
-        Learning rate, at least 0.
+    lr : float >= 0 or schedule, default 2.5e-3
     betas : pair of float, default (0.9, 0.999)
-        The first above 0 and below 1, between ``z`` and ``x``; the second from 0 to below 1.
-    eps : float, default 1e-8
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; at ``y``, or with ``decoupled=False`` L2.
-    warmup_steps : int, default 0
+        The first, in (0, 1), is the part of ``x`` in ``y``; the second, in [0, 1), is Adam's.
+    eps : float >= 0, default 1e-8
+    weight_decay : float >= 0, default 0.0
+        Taken at ``y``, or L2 with ``decoupled=False``.
+    warmup_steps : int >= 0, default 0
         Steps in which the learning rate rises.
     r : float, default 0.0
         Power of ``t`` in the averaging's weights.
-    weight_lr_power : float, default 2.0
-        Power of the largest learning rate so far in them. At least 0.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
-    RuntimeError
-        For a step in eval mode.
+    weight_lr_power : float >= 0, default 2.0
+        Power of the largest learning rate so far in the averaging's weights.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``z`` (``state_dtype`` leaves it as it is), ``v``;
-    ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d float64.
+    State, each with the shape and dtype of its parameter: ``z`` (``state_dtype`` does not change it), ``v`` (second
+    moment); ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d float64.
 
     ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1`` and ``max_norm``, which
     would change ``y`` and neither ``x`` nor ``z``, and ``stochastic_rounding``, as ``x`` is found from ``y`` and ``z``.
@@ -294,24 +266,24 @@ class ScheduleFreeAdamW(_ScheduleFree):
         **common: Unpack[Common],
     ) -> None:
         common.setdefault("decoupled", True)
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "warmup_steps": warmup_steps,
-            "r": r,
-            "weight_lr_power": weight_lr_power,
-        }
+        options = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            r=r,
+            weight_lr_power=weight_lr_power,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.schedule_free_adamw
 
     def hyper(self, group: Group, step: int) -> rules.ScheduleFreeAdamWScalars:
         lr, c = self.averaging(group, step)
         beta1, beta2 = group["betas"]
-        # As in Adam: multiplying the fraction by this root leaves v as it is.
+        # As in adam.bias_corrected.
         root = math.sqrt(1.0 - beta2**step)
         decay = group["weight_decay"] if group["decoupled"] else 0.0
         step_size = lr * (1.0 - beta1 * (1.0 - c))

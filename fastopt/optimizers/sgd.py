@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import ANY_NUMBER, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class SGD(Optimizer):
@@ -26,38 +21,29 @@ class SGD(Optimizer):
         b = momentum * b + (1 - dampening) * g    after
         p -= lr * b                               or, with nesterov: p -= lr * (g + momentum * b)
 
-    With ``lr_in_momentum`` the learning rate is inside the buffer, as in the classical form (also of TensorFlow 1 and
-    Keras): ``b = momentum * b + lr * (1 - dampening) * g; p -= b``, with nesterov ``p -= momentum * b + lr * g``. The
-    two conventions differ only when the learning rate changes. Momentum that a group is given after its first step
-    begins with ``b = 0``, so that its first buffer is ``(1 - dampening) * g`` (torch: ``g``).
+    With ``lr_in_momentum`` the learning rate is inside the buffer, as in the classical form and in TensorFlow 1 and
+    Keras: ``b = momentum * b + lr * (1 - dampening) * g; p -= b``, with nesterov ``p -= momentum * b + lr * g``. The
+    two conventions differ only when the learning rate changes. A group that gets momentum after its first step starts
+    with ``b = 0``: its first buffer is ``(1 - dampening) * g`` (torch: ``g``).
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Learning rate, at least 0.
-    momentum : float or schedule, default 0.0
-        At least 0. ``schedule.momentum()`` of a cyclical or one-cycle schedule is its counterpart.
+    lr : float >= 0 or schedule, default 1e-3
+    momentum : float >= 0 or schedule, default 0.0
+        ``schedule.momentum()`` of a cyclical or one-cycle schedule cycles it against the learning rate.
     dampening : float, default 0.0
-        How much of the gradient is kept out of the buffer; any finite number.
-    weight_decay : float or schedule, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+        The part of the gradient that stays out of the buffer; any finite number.
+    weight_decay : float >= 0 or schedule, default 0.0
+        L2, or decoupled with ``decoupled=True``.
     nesterov : bool, default False
         Needs momentum above 0 and dampening 0.
     lr_in_momentum : bool, default False
         Whether the learning rate is inside the momentum buffer.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State: ``b``, with the shape and dtype of its parameter, if there is momentum.
+    State: ``b`` (momentum buffer), with the shape and dtype of its parameter, with momentum.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html; Sutskever et al., On the importance of
     initialization and momentum in deep learning (2013).
@@ -88,17 +74,17 @@ class SGD(Optimizer):
         lr_in_momentum: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "lr_in_momentum": lr_in_momentum,
-        }
+        options = dict(
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            lr_in_momentum=lr_in_momentum,
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov=True: expected momentum above 0 and dampening 0, as in torch")
         if group["momentum"] == 0:

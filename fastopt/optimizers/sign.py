@@ -1,25 +1,20 @@
-"""The optimizers that go by the signs of gradients: Rprop, Signum, Lion."""
+"""The optimizers that use the signs of gradients: Rprop, Signum, Lion."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class Rprop(Optimizer):
-    r"""Rprop, as ``torch.optim.Rprop``: a step size for each element, which the signs of its gradients raise and lower.
+    r"""Rprop, as ``torch.optim.Rprop``: a step size per element, which grows while its gradient keeps its sign.
 
-    ``step_size`` begins as ``lr``::
+    ``step_size`` starts at ``lr``::
 
         product = g * last
         step_size *= eta_plus where product > 0, eta_minus where product < 0
@@ -29,28 +24,20 @@ class Rprop(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-2
-        The first step size, at least 0; of a schedule, its value at 0.
+    lr : float >= 0 or schedule, default 1e-2
+        The first step size; for a schedule, its value at 0.
     etas : pair of float, default (0.5, 1.2)
-        ``eta_minus``, from 0 to below 1, and ``eta_plus``, at least 1.
-    step_sizes : pair of float, default (1e-6, 50)
-        The least and the greatest step size, each at least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+        ``eta_minus`` in [0, 1) and ``eta_plus`` >= 1.
+    step_sizes : pair of float >= 0, default (1e-6, 50)
+        The least and the greatest step size.
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``last``, ``step_size``. ``state_dtype`` is an error: both
-    must be right to the last bit.
+    State, each with the shape and dtype of its parameter: ``last`` (the last gradient), ``step_size``.
+    ``state_dtype`` is an error: both must be exact to the last bit.
 
     Source: Riedmiller and Braun, A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm
     (1993); https://docs.pytorch.org/docs/stable/generated/torch.optim.Rprop.html.
@@ -82,15 +69,10 @@ class Rprop(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "etas": etas,
-            "step_sizes": step_sizes,
-            "weight_decay": weight_decay,
-        }
+        options = dict(lr=lr, etas=etas, step_sizes=step_sizes, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.rprop
 
     def initial_slot(self, group: Group, slot: str) -> float:
@@ -102,7 +84,7 @@ class Rprop(Optimizer):
 
 
 class Signum(Optimizer):
-    r"""Signum, as ``optax.signum``: steps of one size against the sign of the momentum; sign SGD with ``momentum=0``.
+    r"""Signum, as ``optax.signum``: steps of equal size against the sign of the momentum; signSGD with ``momentum=0``.
 
     ::
 
@@ -113,25 +95,15 @@ class Signum(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-4
-        Learning rate, at least 0.
-    momentum : float, default 0.9
-        From 0 to below 1.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1e-4
+    momentum : float in [0, 1), default 0.9
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State: ``b``, with the shape and dtype of its parameter.
+    State: ``b`` (momentum buffer), with the shape and dtype of its parameter.
 
     Source: Bernstein et al., arXiv 1802.04434;
     https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.signum (which has no default for ``lr``).
@@ -156,14 +128,10 @@ class Signum(Optimizer):
         weight_decay: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-        }
+        options = dict(lr=lr, momentum=momentum, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.signum
 
     def hyper(self, group: Group, step: int) -> rules.SignumScalars:
@@ -171,7 +139,7 @@ class Signum(Optimizer):
 
 
 class Lion(Optimizer):
-    r"""Lion, as ``optax.lion``: steps of one size, in the direction that the mean and the gradient agree on.
+    r"""Lion, as ``optax.lion``: steps of equal size against the sign of a mean of gradients, new and old.
 
     ::
 
@@ -182,25 +150,15 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-4
-        Learning rate, at least 0.
-    betas : pair of float, default (0.9, 0.99)
-        Each from 0 to below 1.
-    weight_decay : float, default 0.0
-        At least 0; a shrinking of the parameters by ``1 - lr * weight_decay``, or with ``decoupled=False`` L2.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1e-4
+    betas : pair of float in [0, 1), default (0.9, 0.99)
+    weight_decay : float >= 0, default 0.0
+        Decoupled, or L2 with ``decoupled=False``.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State: ``m``, with the shape and dtype of its parameter.
+    State: ``m`` (first moment), with the shape and dtype of its parameter.
 
     Source: Chen et al., arXiv 2302.06675; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.lion.
 
@@ -223,14 +181,10 @@ class Lion(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         common.setdefault("decoupled", True)
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "weight_decay": weight_decay,
-        }
+        options = dict(lr=lr, betas=betas, weight_decay=weight_decay)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.lion
 
     def hyper(self, group: Group, step: int) -> rules.LionScalars:

@@ -1,30 +1,25 @@
-"""SWATS."""
+"""SWATS: Adam that switches to SGD."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..backends.table import HyperRow
 from ..core.rows import decay_of, threshold_of
 from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer, slots_only
+from ..options.common import Common, Unpack
 from ..options.ranges import Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
 
 
 class SWATS(ArrayOptimizer):
-    r"""SWATS: Adam, until the learning rate that SGD would need for the same steps settles; then SGD with that rate.
+    r"""SWATS: Adam until the learning rate that SGD would need for the same steps converges; then SGD with that rate.
 
     Adam's phase, for step ``t`` from 1, of each array (or with ``per_group=True`` of all arrays of a group together)::
 
@@ -38,39 +33,31 @@ class SWATS(ArrayOptimizer):
             if t > 1 and abs(rate_average / (1 - beta2**t) - rate) < eps:
                 sgd_lr = rate_average / (1 - beta2**t), and SGD's phase begins with u = 0
 
-    SGD's phase, in which ``lr`` has no say any more::
+    SGD's phase, which ignores ``lr``::
 
         u = beta1 * u + g
         p -= (1 - beta1) * sgd_lr * u
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-3
-        Of Adam's phase, at least 0.
-    betas : pair of float, default (0.9, 0.999)
-        Each from 0 to below 1.
-    eps : float, default 1e-9
-        In Adam's denominator, and how close is settled (one number, as in the paper). At least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
+    lr : float >= 0 or schedule, default 1e-3
+        Of Adam's phase.
+    betas : pair of float in [0, 1), default (0.9, 0.999)
+    eps : float >= 0, default 1e-9
+        In Adam's denominator, and the tolerance of the switch (one number, as in the paper).
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
     per_group : bool, default False
         Whether the arrays of a group switch together.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
     State, each with the shape and dtype of its parameter: ``u`` (Adam's step, then SGD's momentum; ``state_dtype``
-    leaves it as it is), ``m``, ``v``; and, each 0-d float64: ``rate_average``, ``switch_step`` (after which step SGD's
-    phase began, 0 before it), ``sgd_lr`` (0 before it; after it also the ``lr`` of decay and ``prox_l1``). The products
-    are added in double precision, with the same bits on every machine. On a GPU a step of Adam's phase waits for them.
+    does not change it), ``m`` (first moment), ``v`` (second moment); and, each 0-d float64: ``rate_average``,
+    ``switch_step`` (after which step SGD's phase began, 0 before it), ``sgd_lr`` (0 before it; after it also the ``lr``
+    of decay and ``prox_l1``). The products are added in double precision, with the same bits on every machine. On a GPU
+    a step of Adam's phase waits for them.
 
     Source: Keskar and Socher, arXiv 1712.07628, algorithm 1.
 
@@ -103,16 +90,10 @@ class SWATS(ArrayOptimizer):
         per_group: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "per_group": per_group,
-        }
+        options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, per_group=per_group)
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.adam_direction
 
     def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:

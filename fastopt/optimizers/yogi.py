@@ -1,24 +1,19 @@
-"""Yogi."""
+"""Yogi: Adam whose second moment changes by additions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..arithmetic import rules
-from ..arithmetic.rules import Rule
 from ..core.optimizer import Optimizer
+from ..options.common import Common, Unpack
 from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from ..options.common import Common
+from .adam import bias_corrected
 
 
 class Yogi(Optimizer):
-    r"""Yogi, as ``optax.yogi``: Adam whose second moment grows and falls by additions, so that it never falls fast.
+    r"""Yogi, as ``optax.yogi``: Adam whose second moment changes by additions, so that it never falls fast.
 
     For step ``t`` from 1::
 
@@ -28,29 +23,18 @@ class Yogi(Optimizer):
 
     Parameters
     ----------
-    params : array or structure of arrays
-        float32 or float64, updated in place.
-    lr : float or schedule, default 1e-2
-        Learning rate, at least 0.
-    betas : pair of float, default (0.9, 0.999)
-        Each from 0 to below 1.
-    eps : float, default 1e-3
-        At least 0.
-    weight_decay : float, default 0.0
-        At least 0; L2, or with ``decoupled=True`` a shrinking of the parameters by ``1 - lr * weight_decay``.
-    initial_accumulator_value : float, default 1e-6
-        What ``m`` and ``v`` begin with (as in optax, both). At least 0.
-    **common
-        See :class:`fastopt.Optimizer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For parameters that can't be updated in place, and options out of their ranges.
+    lr : float >= 0 or schedule, default 1e-2
+    betas : pair of float in [0, 1), default (0.9, 0.999)
+    eps : float >= 0, default 1e-3
+    weight_decay : float >= 0, default 0.0
+        L2, or decoupled with ``decoupled=True``.
+    initial_accumulator_value : float >= 0, default 1e-6
+        The first value of ``m`` and of ``v``, as in optax.
+    params, **common : see :class:`fastopt.Optimizer`
 
     Notes
     -----
-    State, each with the shape and dtype of its parameter: ``m``, ``v``.
+    State, each with the shape and dtype of its parameter: ``m`` (first moment), ``v`` (second moment).
 
     Source: Zaheer et al., Adaptive Methods for Nonconvex Optimization (NeurIPS 2018);
     https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.yogi.
@@ -78,16 +62,12 @@ class Yogi(Optimizer):
         initial_accumulator_value: float = 1e-6,
         **common: Unpack[Common],
     ) -> None:
-        options = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-        }
+        options = dict(
+            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, initial_accumulator_value=initial_accumulator_value
+        )
         super().__init__(params, options, **common)
 
-    def rule(self, group: Group) -> Rule:
+    def rule(self, group: Group) -> rules.Rule:
         return rules.yogi
 
     def initial_slot(self, group: Group, slot: str) -> float:
@@ -95,7 +75,5 @@ class Yogi(Optimizer):
 
     def hyper(self, group: Group, step: int) -> rules.YogiScalars:
         beta1, beta2 = group["betas"]
-        # As in Adam: multiplying the fraction by this root leaves v as it is.
-        root = math.sqrt(1.0 - beta2**step)
-        step_size = group["lr"] / (1.0 - beta1**step) * root
+        step_size, root, _ = bias_corrected(group["lr"], group["betas"], step)
         return rules.YogiScalars(beta1, 1.0 - beta1, 1.0 - beta2, step_size, group["eps"] * root)

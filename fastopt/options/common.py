@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
-    from typing_extensions import NotRequired
+    from typing_extensions import Unpack as Unpack
 
     from .loss_scale import DynamicLossScale
+else:
+    # Python 3.10 has none, and needs none: only annotations name it, which are not evaluated.
+    Unpack = getattr(typing, "Unpack", None)
 
 
 class Common(TypedDict, total=False):
     """The keywords that every optimizer takes besides its own."""
 
-    decoupled: NotRequired[bool]
-    maximize: NotRequired[bool]
-    clip_value: NotRequired[float | None]
-    clip_norm: NotRequired[float | None]
-    clip_global_norm: NotRequired[float | None]
-    l1: NotRequired[float]
-    prox_l1: NotRequired[float]
-    max_norm: NotRequired[float | None]
-    max_norm_axis: NotRequired[int | tuple[int, ...]]
-    nonfinite: NotRequired[Literal["propagate", "skip", "raise"]]
-    grad_scale: NotRequired[float | DynamicLossScale]
-    zero_grads: NotRequired[bool]
-    accumulate_steps: NotRequired[int]
-    ema_decay: NotRequired[float | None]
-    ema_bias_correction: NotRequired[bool]
-    polyak: NotRequired[bool]
-    polyak_start: NotRequired[int]
-    copy_to: NotRequired[Any]
-    state_dtype: NotRequired[Literal["bfloat16", "uint8"] | None]
-    stochastic_rounding: NotRequired[bool]
-    seed: NotRequired[int]
-    backend: NotRequired[str | None]
+    decoupled: bool
+    maximize: bool
+    clip_value: float | None
+    clip_norm: float | None
+    clip_global_norm: float | None
+    l1: float
+    prox_l1: float
+    max_norm: float | None
+    max_norm_axis: int | tuple[int, ...]
+    nonfinite: Literal["propagate", "skip", "raise"]
+    grad_scale: float | DynamicLossScale
+    zero_grads: bool
+    accumulate_steps: int
+    ema_decay: float | None
+    ema_bias_correction: bool
+    polyak: bool
+    polyak_start: int
+    copy_to: Any
+    state_dtype: Literal["bfloat16", "uint8"] | None
+    stochastic_rounding: bool
+    seed: int
+    backend: str | None
 
 
 class StepOptions(NamedTuple):
