@@ -579,7 +579,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def _lr(self, k: int, epoch: int) -> float:
         schedule = schedules.cosine_restarts(self.base_lrs[k], self.T_0, self.T_mult, self.eta_min)
-        return schedule._at(epoch + self.fraction) if self.fraction else schedule(epoch)
+        return schedule.at(epoch + self.fraction) if self.fraction else schedule(epoch)
 
 
 class CyclicLR(LRScheduler):

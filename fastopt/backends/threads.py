@@ -35,7 +35,7 @@ def default() -> int:
     value = os.environ.get("FASTOPT_NUM_THREADS")
     if value:
         return thread_count("FASTOPT_NUM_THREADS=", value)
-    # OpenMP's variable may be a list, a number for each level of nesting; it is up to OpenMP to report what is wrong in it.
+    # OpenMP's variable may be a list, a number for each level of nesting. Mistakes in it are OpenMP's to report.
     for_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if for_openmp.isdecimal() and int(for_openmp) > 0:
         return min(int(for_openmp), MOST)
