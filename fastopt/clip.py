@@ -12,6 +12,11 @@ from .arrays.dtypes import FLOAT32, FLOAT64, Array, is_float
 from .arrays.memory import described, in_memory_order
 from .arrays.structure import Branch, is_container
 from .backends import norms
+from .options.ranges import Range, check
+
+#: As in torch, infinity is allowed: nothing is clipped then, and the norm is the largest element's.
+NON_NEGATIVE_OR_INFINITE = Range(0.0, includes_high=True)
+POSITIVE_OR_INFINITE = Range(0.0, excludes_low=True, includes_high=True)
 
 
 def global_norm(grads: Any, norm_type: float = 2.0) -> float:
@@ -83,7 +88,7 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
     >>> g.round(4)
     array([0.6, 0.8])
     """
-    check("max_norm", max_norm, low=0)
+    check("max_norm", max_norm, NON_NEGATIVE_OR_INFINITE)
     arrays = float_arrays(grads, to_be_written=True)
     norm = norm_of([contiguous(grad) for grad in arrays], norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
@@ -118,7 +123,7 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
     >>> g
     array([-1. ,  0.5])
     """
-    check("clip_value", clip_value, low=0)
+    check("clip_value", clip_value, NON_NEGATIVE_OR_INFINITE)
     with np.errstate(all="ignore"):
         for grad in float_arrays(grads, to_be_written=True):
             limit = np.asarray(clip_value, FLOAT64).astype(grad.dtype)
@@ -126,7 +131,7 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
 
 
 def norm_of(arrays: list[Array], norm_type: float) -> float:
-    check("norm_type", norm_type, low=math.ulp(0))
+    check("norm_type", norm_type, POSITIVE_OR_INFINITE)
     if not arrays:
         return 0.0
     with np.errstate(all="ignore"):
@@ -137,14 +142,6 @@ def norm_of(arrays: list[Array], norm_type: float) -> float:
             return float(np.max([float(np.max(np.abs(array), initial=0)) for array in arrays]))
         powers = [np.sum(np.abs(array.astype(FLOAT64)) ** norm_type) for array in arrays]
         return float(np.sum(powers) ** (1 / norm_type))
-
-
-def check(name: str, value: Any, low: float) -> None:
-    """Raise unless this is a number of at least ``low``; infinity is one, as torch has it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}={value!r}: expected a number")
-    if not value >= low:
-        raise ValueError(f"{name}={value!r}: expected a number {'of at least' if low == 0 else 'above'} 0")
 
 
 def float_arrays(grads: Any, to_be_written: bool = False) -> list[Array]:

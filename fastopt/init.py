@@ -4,8 +4,8 @@ Fans are computed from the shape, by its named layout: ``"in_out"`` is ``(*recep
 Keras and JAX; ``"out_in"`` is ``(out, in, *receptive_field)``, for ``W @ x`` and torch. The fan in is ``in`` times the
 size of the receptive field, the fan out likewise.
 
-Every function raises TypeError for a ``rng`` that is no ``numpy.random.Generator``, and ValueError for a shape of fewer
-than two axes or with a negative length, an unknown choice, or a scale that is not positive and finite. Values are drawn
+Every function raises TypeError if ``rng`` is not a ``numpy.random.Generator``, and ValueError for a shape of fewer than
+two axes or with a negative length, an unknown choice, or a scale that is not positive and finite. Values are drawn
 and computed in double precision and rounded to ``dtype`` once.
 """
 
@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays.dtypes import Array
+from .options.ranges import POSITIVE, Choice, check
 
-LAYOUTS = ("in_out", "out_in")
-MODES = ("fan_in", "fan_out", "fan_avg")
-DISTRIBUTIONS = ("uniform", "normal", "truncated_normal")
+LAYOUTS = Choice("in_out", "out_in")
+MODES = Choice("fan_in", "fan_out", "fan_avg")
+DISTRIBUTIONS = Choice("uniform", "normal", "truncated_normal")
 
-#: The standard deviation of a normal distribution that is cut off at two of its own.
+#: The standard deviation of a standard normal distribution that is cut off at -2 and 2.
 TRUNCATED_STD = 0.87962566103423978
 
 
@@ -156,7 +157,7 @@ def variance_scaling(
         Above 0.
     mode : {"fan_in", "fan_out", "fan_avg"}
     distribution : {"truncated_normal", "normal", "uniform"}
-        The truncated one has no value beyond two standard deviations of the normal one that is cut off.
+        ``"truncated_normal"`` is a normal distribution cut off at two of its standard deviations.
     layout : {"in_out", "out_in"}
     dtype : dtype, default float32
 
@@ -167,11 +168,10 @@ def variance_scaling(
     True
     """
     fan_in, fan_out = fans(shape, layout)
-    check_choice("mode", mode, MODES)
-    check_choice("distribution", distribution, DISTRIBUTIONS)
+    check("mode", mode, MODES)
+    check("distribution", distribution, DISTRIBUTIONS)
     check_rng(rng)
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale={scale!r}: expected a finite number above 0")
+    check("scale", scale, POSITIVE)
     if 0 in shape:
         return np.zeros(shape, dtype)
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
@@ -231,14 +231,14 @@ def orthogonal(
 
 
 def fans(shape: tuple[int, ...], layout: str = "in_out") -> tuple[int, int]:
-    """Return how many inputs each output has, and how many outputs each input.
+    """Return the number of inputs of each output, and of outputs of each input.
 
     Examples
     --------
     >>> fans((3, 3, 16, 32)), fans((32, 16, 3, 3), layout="out_in")
     ((144, 288), (144, 288))
     """
-    check_choice("layout", layout, LAYOUTS)
+    check("layout", layout, LAYOUTS)
     if len(shape) < 2 or min(shape) < 0:
         raise ValueError(f"shape={shape!r}: expected at least two axes, in and out, of lengths of at least 0")
     if layout == "in_out":
@@ -249,7 +249,7 @@ def fans(shape: tuple[int, ...], layout: str = "in_out") -> tuple[int, int]:
 
 
 def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Return standard normal values, those beyond 2 drawn again."""
+    """Return standard normal values; those beyond 2 are drawn again."""
     values = rng.normal(size=shape)
     while True:
         beyond = np.abs(values) > 2
@@ -260,14 +260,8 @@ def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.ND
 
 
 def squared(gain: float) -> float:
-    if not 0 < gain < math.inf:
-        raise ValueError(f"gain={gain!r}: expected a finite number above 0")
+    check("gain", gain, POSITIVE)
     return gain * gain
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
 
 
 def check_rng(rng: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,13 @@ import numpy as np
 
 from .arrays.dtypes import Array
 from .arrays.structure import Branch, is_container
+from .options.ranges import COUNT, NON_NEGATIVE, Choice, as_number, check
 
 if TYPE_CHECKING:
     from .core.optimizer import Optimizer
+
+
+MODES = Choice("min", "max")
 
 
 class EarlyStopping:
@@ -65,13 +68,9 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int, min_delta: float = 0.0, mode: str = "min") -> None:
-        if isinstance(patience, bool) or operator.index(patience) < 1:
-            raise ValueError(f"patience={patience!r}: expected a whole number of at least 1")
-        if not 0 <= min_delta < math.inf:
-            raise ValueError(f"min_delta={min_delta!r}: expected a finite number of at least 0")
-        check_mode(mode)
-        self.patience = operator.index(patience)
-        self.min_delta = float(min_delta)
+        self.patience = count("patience", patience)
+        self.min_delta = as_number("min_delta", min_delta, NON_NEGATIVE)
+        check("mode", mode, MODES)
         self.mode = mode
         self.best: float | None = None
         self.best_update: int | None = None
@@ -195,12 +194,10 @@ class SnapshotEnsemble:
     """
 
     def __init__(self, size: int, mode: str = "min", schedule: Callable[[int], float] | None = None) -> None:
-        if isinstance(size, bool) or operator.index(size) < 1:
-            raise ValueError(f"size={size!r}: expected a whole number of at least 1")
-        check_mode(mode)
+        self.size = count("size", size)
+        check("mode", mode, MODES)
         if schedule is not None and not callable(schedule):
             raise TypeError(f"schedule={schedule!r}: expected a schedule, or None")
-        self.size = operator.index(size)
         self.mode = mode
         self.schedule = schedule
         self.snapshots: list[Any] = []
@@ -292,9 +289,11 @@ class SnapshotEnsemble:
         load_attributes(self, state_dict)
 
 
-def check_mode(mode: str) -> None:
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode={mode!r}: expected 'min' or 'max'")
+def count(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: expected {COUNT}")
+    number: int = as_number(name, value, COUNT)
+    return number
 
 
 def load_attributes(owner: EarlyStopping | SnapshotEnsemble, state_dict: Mapping[str, Any]) -> None:

@@ -144,7 +144,7 @@ def test_same_spread_as_torch(function: Any, name: str, options: dict[str, Any],
         ((rng(), (2, -3)), {}, ValueError, "of lengths of at least 0"),
         ((rng(), (2, 3), 0.0), {}, ValueError, "(gain|scale)=0.0: expected a finite number above 0"),
         ((rng(), (2, 3), math.nan), {}, ValueError, "(gain|scale)=nan: expected a finite number above 0"),
-        ((rng(), (2, 3)), {"layout": "io"}, ValueError, "layout='io': expected one of in_out, out_in"),
+        ((rng(), (2, 3)), {"layout": "io"}, ValueError, "layout='io': expected one of 'in_out', 'out_in'"),
     ],
 )
 def test_bad_arguments(
@@ -155,7 +155,7 @@ def test_bad_arguments(
 
 
 def test_unknown_choices() -> None:
-    with pytest.raises(ValueError, match="mode='fan': expected one of fan_in, fan_out, fan_avg"):
+    with pytest.raises(ValueError, match="mode='fan': expected one of 'fan_in', 'fan_out', 'fan_avg'"):
         init.he_normal(rng(), (2, 3), mode="fan")
-    with pytest.raises(ValueError, match="distribution='x': expected one of uniform, normal, truncated_normal"):
+    with pytest.raises(ValueError, match="distribution='x': expected one of 'uniform', 'normal', 'truncated_normal'"):
         init.variance_scaling(rng(), (2, 3), distribution="x")

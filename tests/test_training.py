@@ -149,10 +149,10 @@ def test_both_go_on_from_a_file(tmp_path: Path, name: str) -> None:
     [
         (lambda: EarlyStopping(0), ValueError, "patience=0: expected a whole number of at least 1"),
         (lambda: EarlyStopping(True), ValueError, "patience=True"),
-        (lambda: EarlyStopping(1.5), TypeError, "float"),  # type: ignore[arg-type]
+        (lambda: EarlyStopping(1.5), TypeError, "patience=1.5: expected a whole number of at least 1"),  # type: ignore[arg-type]
         (lambda: EarlyStopping(1, -1), ValueError, "min_delta=-1: expected a finite number of at least 0"),
         (lambda: EarlyStopping(1, math.nan), ValueError, "min_delta=nan"),
-        (lambda: EarlyStopping(1, mode="low"), ValueError, "mode='low': expected 'min' or 'max'"),
+        (lambda: EarlyStopping(1, mode="low"), ValueError, "mode='low': expected one of 'min', 'max'"),
         (lambda: SnapshotEnsemble(0), ValueError, "size=0: expected a whole number of at least 1"),
         (lambda: SnapshotEnsemble(1, "low"), ValueError, "mode='low'"),
         (lambda: SnapshotEnsemble(1, schedule=3), TypeError, "schedule=3: expected a schedule"),  # type: ignore[arg-type]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 import os
 
-#: What the pool in csrc/parallel.c holds.
+from ..options.ranges import COUNT, as_number
+
+#: The size of the pool in csrc/parallel.c.
 MOST = 256
 
 
-def positive(source: str, value: str | int) -> int:
+def thread_count(source: str, value: str | int) -> int:
     try:
-        number = int(value) if isinstance(value, str) else operator.index(value)
+        number: int = as_number(source, int(value) if isinstance(value, str) else value, COUNT)
     except (ValueError, TypeError):
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{source}{value}: expected a whole number of threads, 1 or more")
+        raise ValueError(f"{source}{value}: expected a whole number of threads, 1 or more") from None
     return min(number, MOST)
 
 
@@ -24,7 +23,7 @@ asked_for: int | None = None
 
 
 def wanted() -> int:
-    """Return the number of threads that a large step is to have."""
+    """Return the number of threads of a large step."""
     global asked_for
     if asked_for is None:
         asked_for = default()
@@ -35,8 +34,8 @@ def default() -> int:
     """Return what the environment asks for, else the number of cores that this process may run on."""
     value = os.environ.get("FASTOPT_NUM_THREADS")
     if value:
-        return positive("FASTOPT_NUM_THREADS=", value)
-    # OpenMP's variable may be a list, a number for each level of nesting; what is wrong in it is OpenMP's to tell.
+        return thread_count("FASTOPT_NUM_THREADS=", value)
+    # OpenMP's variable may be a list, a number for each level of nesting. Mistakes in it are OpenMP's to report.
     for_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if for_openmp.isdecimal() and int(for_openmp) > 0:
         return min(int(for_openmp), MOST)
@@ -69,7 +68,7 @@ def set_num_threads(n: int) -> None:
     >>> fastopt.set_num_threads(before)
     """
     global asked_for
-    asked_for = positive("set_num_threads: ", n)
+    asked_for = thread_count("set_num_threads: ", n)
 
 
 def get_num_threads() -> int:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import schedules
+from ..schedules.plotting import pyplot
 
 STEPS = 1000
 COLUMNS = 4
@@ -20,7 +21,7 @@ def draw(path: str) -> None:
     OSError, ValueError
         `path` cannot be written, or its suffix is no format that Matplotlib knows.
     """
-    plt = schedules._pyplot()
+    plt = pyplot()
     plt.switch_backend("Agg")
     examples = schedules.examples()
     rows = -(-len(examples) // COLUMNS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .ranges import Range, check
+from .ranges import ABOVE_ZERO_BELOW_ONE, COUNT, INDEX, POSITIVE, Range, check
 
 
 class DynamicLossScale:
@@ -37,8 +37,10 @@ class DynamicLossScale:
     TypeError, ValueError
         For arguments out of these ranges.
 
-    Notes ----- Source: https://docs.pytorch.org/docs/stable/amp.html#gradient-scaling; Micikevicius et al., Mixed
-    Precision Training (arXiv 1710.03740).
+    Notes
+    -----
+    Source: https://docs.pytorch.org/docs/stable/amp.html#gradient-scaling; Micikevicius et al., Mixed Precision
+    Training (arXiv 1710.03740).
 
     Examples
     --------
@@ -67,18 +69,11 @@ class DynamicLossScale:
         self._check()
 
     def _check(self) -> None:
-        check("init_scale", self.scale, Range(0.0))
-        check("growth_factor", self.growth_factor, Range(1.0))
-        check("backoff_factor", self.backoff_factor, Range(0.0, 1.0))
-        check("growth_interval", self.growth_interval, Range(1, whole=True))
-        check("growth_tracker", self.growth_tracker, Range(0, whole=True))
-        for name, value, bound in (
-            ("init_scale", self.scale, 0),
-            ("growth_factor", self.growth_factor, 1),
-            ("backoff_factor", self.backoff_factor, 0),
-        ):
-            if value == bound:
-                raise ValueError(f"{name}={value!r}: expected a number above {bound}")
+        check("init_scale", self.scale, POSITIVE)
+        check("growth_factor", self.growth_factor, Range(1.0, excludes_low=True))
+        check("backoff_factor", self.backoff_factor, ABOVE_ZERO_BELOW_ONE)
+        check("growth_interval", self.growth_interval, COUNT)
+        check("growth_tracker", self.growth_tracker, INDEX)
 
     def update(self, applied: bool) -> None:
         """Take note of a step: ``applied`` is that of its :class:`fastopt.StepInfo`. The optimizer calls it."""

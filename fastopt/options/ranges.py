@@ -1,10 +1,12 @@
-"""The values that an option may have."""
+"""The values that an option may have: the one validator, with one voice ("name=value: expected ...")."""
 
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,32 +16,41 @@ Schedulable: TypeAlias = float | Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
 
 
-#: The least number above 0: as ``low`` it excludes 0, as ``high`` it is the first that is excluded.
-LEAST = 5e-324
-
-
 class Range(NamedTuple):
-    """The numbers from ``low`` to ``high``, ``high`` itself excluded; None too where ``optional``."""
+    """The numbers from ``low`` to below ``high``; None too if ``optional``, functions of the step if ``schedulable``.
 
-    low: float
+    An infinite number is in the range only if ``high`` is infinite and included.
+    """
+
+    low: float = -math.inf
     high: float = math.inf
     optional: bool = False
     schedulable: bool = False
     whole: bool = False
+    excludes_low: bool = False
+    includes_high: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Return whether a number is in the range."""
+        above = number > self.low if self.excludes_low else number >= self.low
+        below = number <= self.high if self.includes_high else number < self.high
+        return above and below and (abs(number) <= sys.float_info.max or number == math.inf)
 
     def __str__(self) -> str:
-        if self.whole:
-            kinds = f"a whole number of at least {self.low:g}"
-        elif self.high == LEAST:
-            kinds = "a finite number of at most 0"
-        elif self.high < math.inf:
-            from_ = "above 0" if self.low == LEAST else f"from {self.low:g}"
-            kinds = f"a number {from_} to below {self.high:g}"
-        elif self.low > -math.inf:
-            kinds = f"a finite number of at least {self.low:g}"
+        low, high = math.isfinite(self.low), math.isfinite(self.high)
+        if low and high:
+            bounds = f" {'above' if self.excludes_low else 'from'} {self.low:g} to "
+            bounds += f"{'' if self.includes_high else 'below '}{self.high:g}"
+        elif low:
+            bounds = f" {'above' if self.excludes_low else 'of at least'} {self.low:g}"
+        elif high:
+            bounds = f" {'of at most' if self.includes_high else 'below'} {self.high:g}"
         else:
-            kinds = "a finite number"
-        return kinds + (", a schedule" if self.schedulable else "") + (", or None" if self.optional else "")
+            bounds = ""
+        kind = "a number" if (low and high) or self.holds(math.inf) else "a finite number"
+        if self.whole:
+            kind = "a whole number"
+        return kind + bounds + (", a schedule" if self.schedulable else "") + (", or None" if self.optional else "")
 
 
 class Choice:
@@ -52,16 +63,21 @@ class Choice:
         return f"one of {', '.join(map(repr, self.values))}"
 
 
-Allowed: TypeAlias = Range | tuple[Range, ...] | Choice
+#: None: True or False.
+Allowed: TypeAlias = Range | tuple[Range, ...] | Choice | None
 
 NON_NEGATIVE = Range(0.0)
+POSITIVE = Range(0.0, excludes_low=True)
+NON_POSITIVE = Range(high=0.0, includes_high=True)
+ANY_NUMBER = Range()
 OPTIONAL = Range(0.0, optional=True)
 BELOW_ONE = Range(0.0, 1.0)
-ABOVE_ZERO_BELOW_ONE = Range(LEAST, 1.0)
-NON_POSITIVE = Range(-math.inf, LEAST)
-ANY_NUMBER = Range(-math.inf)
+ABOVE_ZERO_BELOW_ONE = Range(0.0, 1.0, excludes_low=True)
+FRACTION = Range(0.0, 1.0, includes_high=True)
 SCHEDULED = Range(0.0, schedulable=True)
 SCHEDULED_BELOW_ONE = Range(0.0, 1.0, schedulable=True)
+INDEX = Range(0, whole=True)
+COUNT = Range(1, whole=True)
 
 #: What each number may be; an optimizer's own ``ranges`` come before this. An option of neither is True or False.
 RANGES: Mapping[str, Allowed] = {
@@ -74,10 +90,10 @@ RANGES: Mapping[str, Allowed] = {
     "prox_l1": NON_NEGATIVE,
     "max_norm": OPTIONAL,
     "ema_decay": Range(0.0, 1.0, optional=True),
-    "polyak_start": Range(1, whole=True),
-    "accumulate_steps": Range(1, whole=True),
-    "seed": Range(0, whole=True),
-    "accumulated_calls": Range(0, whole=True),
+    "polyak_start": COUNT,
+    "accumulate_steps": COUNT,
+    "seed": INDEX,
+    "accumulated_calls": INDEX,
     "nonfinite": Choice("propagate", "skip", "raise"),
     "state_dtype": Choice(None, "bfloat16", "uint8"),
     "eps": NON_NEGATIVE,
@@ -87,15 +103,15 @@ RANGES: Mapping[str, Allowed] = {
 }
 
 
-def check(where: str, value: Any, allowed: Allowed | None) -> None:
-    """Raise unless an option may have this value; ``allowed`` None: an option that is True or False.
+def check(where: str, value: Any, allowed: Allowed) -> None:
+    """Raise unless a value is allowed.
 
     Raises
     ------
     TypeError
         If it is of the wrong kind.
     ValueError
-        If a number is out of its range, or no number at all (NaN).
+        If it is out of its range, NaN, or not one of the choices.
     """
     if allowed is None:
         if not isinstance(value, (bool, np.bool_)):
@@ -118,8 +134,23 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
     kinds = (int, np.integer) if allowed.whole else (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{where}={value!r}: expected {allowed}")
-    if not (allowed.low <= plain(value) < allowed.high and abs(plain(value)) <= sys.float_info.max):
+    if not allowed.holds(plain(value)):
         raise ValueError(f"{where}={value!r}: expected {allowed}")
+
+
+def as_number(where: str, value: Any, allowed: Range) -> Any:
+    """Return a number of any type as Python's int (if the range is ``whole``) or float; raise unless it is allowed."""
+    if value is None and allowed.optional:
+        return None
+    try:
+        if isinstance(value, bool) or not (allowed.whole or isinstance(value, Real)):
+            raise TypeError
+        number = operator.index(value) if allowed.whole else float(value)
+    except TypeError:
+        raise TypeError(f"{where}={value!r}: expected {allowed}") from None
+    if not allowed.holds(number):
+        raise ValueError(f"{where}={value!r}: expected {allowed}")
+    return number
 
 
 def plain(value: Any) -> Any:

@@ -312,7 +312,7 @@ def without(saved: dict[str, Any], name: str) -> dict[str, Any]:
         (
             lambda saved: options(saved, lr={"schedule": "constant", "arguments": {"value": -1}}),
             ValueError,
-            r"param_groups\[0\]: constant: value must be a finite number >= 0",
+            r"param_groups\[0\]: constant: value=.*: expected a finite number of at least 0",
         ),
         (lambda saved: options(saved, lr={"function": "os.system"}), ValueError, "calls the function 'os.system'"),
         (lambda saved: options(saved, lr={"x": 1}), ValueError, "expected a number, a schedule or a tuple"),

@@ -290,7 +290,7 @@ def test_stepping_to_an_epoch() -> None:
         theirs.step(epoch)
         assert scheduler.get_last_lr() == pytest.approx(theirs.get_last_lr(), rel=1e-12)
         assert scheduler.last_epoch == theirs.last_epoch
-    with pytest.raises(ValueError, match="epoch=-1: expected a number of at least 0"):
+    with pytest.raises(ValueError, match="epoch=-1: expected a finite number of at least 0"):
         scheduler.step(-1)
     exponential = lr_scheduler.ExponentialLR(opt, 0.5)
     exponential.step(3)
@@ -315,20 +315,20 @@ def test_going_on_by_last_epoch() -> None:
     ("make", "error", "message"),
     [
         (lambda m, opt: m.StepLR("x", 3), TypeError, "expected an optimizer of fastopt, got str"),
-        (lambda m, opt: m.StepLR(opt, 0), ValueError, "step_size must be an integer >= 1, got 0"),
+        (lambda m, opt: m.StepLR(opt, 0), ValueError, "step_size=0: expected a whole number of at least 1"),
         (lambda m, opt: m.LambdaLR(opt, 3), TypeError, "lr_lambda=3: expected a function"),
         (lambda m, opt: m.LambdaLR(opt, [Decay()] * 2), ValueError, "lr_lambda: expected one for each of the 1 groups"),
         (lambda m, opt: m.ConstantLR(opt, 1.5), ValueError, "factor=1.5: expected a number from 0 to 1"),
         (lambda m, opt: m.LinearLR(opt, 0), ValueError, "start_factor=0: expected a number above 0"),
         (lambda m, opt: m.LinearLR(opt, end_factor=2), ValueError, "end_factor=2: expected a number from 0 to 1"),
-        (lambda m, opt: m.ExponentialLR(opt, -1), ValueError, "gamma must be a finite number > 0, got -1"),
-        (lambda m, opt: m.CosineAnnealingLR(opt, 0), ValueError, "total must be an integer >= 1, got 0"),
-        (lambda m, opt: m.CosineAnnealingWarmRestarts(opt, 0), ValueError, "T_0 must be an integer >= 1, got 0"),
-        (lambda m, opt: m.CyclicLR(opt, 0.1, 1, mode="x"), ValueError, "mode='x': expected 'triangular'"),
+        (lambda m, opt: m.ExponentialLR(opt, -1), ValueError, "gamma=-1: expected a finite number above 0"),
+        (lambda m, opt: m.CosineAnnealingLR(opt, 0), ValueError, "total=0: expected a whole number of at least 1"),
+        (lambda m, opt: m.CosineAnnealingWarmRestarts(opt, 0), ValueError, "T_0=0: expected a whole number"),
+        (lambda m, opt: m.CyclicLR(opt, 0.1, 1, mode="x"), ValueError, "mode='x': expected one of 'triangular'"),
         (lambda m, opt: m.CyclicLR(opt, 0.1, 1, scale_mode="x"), ValueError, "scale_mode='x'"),
         (lambda m, opt: m.CyclicLR(opt, [0.1, 0.2], 1), ValueError, "base_lr: expected one for each of the 1 groups"),
         (lambda m, opt: m.OneCycleLR(opt, 0.1, epochs=3), ValueError, "give total_steps, or both"),
-        (lambda m, opt: m.OneCycleLR(opt, 0.1, 0), ValueError, "total must be an integer >= 1, got 0"),
+        (lambda m, opt: m.OneCycleLR(opt, 0.1, 0), ValueError, "total=0: expected a whole number of at least 1"),
         (lambda m, opt: m.SequentialLR(opt, [], []), ValueError, "expected at least one scheduler"),
         (lambda m, opt: m.SequentialLR(opt, [m.StepLR(opt, 1)], [1]), ValueError, r"milestones=\[1\]: expected 0"),
         (lambda m, opt: m.ChainedScheduler([]), ValueError, "expected at least one scheduler"),
@@ -342,8 +342,8 @@ def test_going_on_by_last_epoch() -> None:
             ValueError,
             "number 1 is of another optimizer",
         ),
-        (lambda m, opt: m.ReduceLROnPlateau(opt, factor=1), ValueError, "factor=1: expected a number below 1"),
-        (lambda m, opt: m.ReduceLROnPlateau(opt, mode="x"), ValueError, "mode='x': expected 'min' or 'max'"),
+        (lambda m, opt: m.ReduceLROnPlateau(opt, factor=1), ValueError, "factor=1: expected a finite number below 1"),
+        (lambda m, opt: m.ReduceLROnPlateau(opt, mode="x"), ValueError, "mode='x': expected one of 'min', 'max'"),
         (lambda m, opt: m.ReduceLROnPlateau(opt, threshold_mode="x"), ValueError, "threshold_mode='x'"),
     ],
 )

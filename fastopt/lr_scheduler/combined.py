@@ -1,0 +1,164 @@
+"""The drivers of drivers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.optimizer import Optimizer
+from .base import LRScheduler, initial_lrs, is_resumed, write_lrs
+from .plateau import ReduceLROnPlateau
+
+
+class Combined(LRScheduler):
+    """The base of the two: it steps its members, and saves their states with its own."""
+
+    def __init__(self, optimizer: Optimizer | None, schedulers: Sequence[LRScheduler], last_epoch: int = -1) -> None:
+        check_schedulers(type(self).__name__, optimizer, schedulers)
+        self.optimizer = schedulers[0].optimizer
+        self.base_lrs = schedulers[0].base_lrs
+        self.last_epoch = last_epoch + 1
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._schedulers = list(schedulers)
+
+    def begin_members(self) -> LRScheduler:
+        """Make step 0 of the members, and return the one that wrote the rates."""
+        raise NotImplementedError
+
+    def step_members(self, epoch: int) -> LRScheduler:
+        """Make a step of the members, and return the one that wrote the rates."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        self.last_epoch = 0
+        self._last_lr = self.begin_members().get_last_lr()
+
+    def restart(self) -> None:
+        known = initial_lrs(self.optimizer)
+        write_lrs(self.optimizer, [known[k] for k in range(len(self.optimizer.param_groups))])
+        self.begin()
+
+    def step(self, epoch: int | None = None) -> None:
+        """Make a step of the members; ``epoch`` has to be None."""
+        if epoch is not None:
+            raise ValueError(f"{type(self).__name__}.step takes no epoch; step it from the beginning")
+        self.last_epoch += 1
+        self._last_lr = self.step_members(self.last_epoch).get_last_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
+
+    def check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().check_state_dict(state_dict)
+        if len(state_dict["_schedulers"]) != len(self._schedulers):
+            raise ValueError(
+                f"state_dict: expected that of a {type(self).__name__} of {len(self._schedulers)} schedulers"
+            )
+        for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
+            scheduler.check_state_dict(saved)
+
+    def load_checked(self, state_dict: Mapping[str, Any]) -> None:
+        for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
+            scheduler.load_checked(saved)
+        super().load_checked({name: value for name, value in state_dict.items() if name != "_schedulers"})
+
+
+class SequentialLR(Combined):
+    """One driver after another, each from its step 0 at its milestone.
+
+    Parameters
+    ----------
+    schedulers : sequence of LRScheduler
+        Of this optimizer; no :class:`ReduceLROnPlateau`.
+    milestones : sequence of int
+        One fewer, increasing.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = SequentialLR(opt, [LinearLR(opt, 0.5, total_iters=2), ExponentialLR(opt, 0.1)], milestones=[2])
+    >>> [(scheduler.get_last_lr()[0], scheduler.step())[0] for _ in range(4)]
+    [0.5, 0.75, 1.0, 0.1]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: Sequence[LRScheduler],
+        milestones: Sequence[int],
+        last_epoch: int = -1,
+    ) -> None:
+        self._milestones = list(milestones)
+        super().__init__(optimizer, schedulers, last_epoch)
+        if len(milestones) != len(schedulers) - 1 or sorted(milestones) != list(milestones):
+            raise ValueError(
+                f"milestones={milestones!r}: expected {len(schedulers) - 1} of them for {len(schedulers)} schedulers, "
+                "in increasing order"
+            )
+        if not is_resumed(optimizer):
+            self.restart()
+            self.last_epoch = last_epoch + 1
+
+    def begin_members(self) -> LRScheduler:
+        scheduler = self._schedulers[bisect_right(self._milestones, 0)]
+        scheduler.begin()
+        return scheduler
+
+    def step_members(self, epoch: int) -> LRScheduler:
+        turn = bisect_right(self._milestones, epoch)
+        scheduler = self._schedulers[turn]
+        if turn > 0 and self._milestones[turn - 1] == epoch:
+            scheduler.restart()
+        else:
+            scheduler.step()
+        return scheduler
+
+
+class ChainedScheduler(Combined):
+    """Several drivers stepped together, each changing the rate that the one before it left: their factors multiply.
+
+    Drivers that ignore the rate before them (:class:`LambdaLR`, :class:`CyclicLR`, :class:`OneCycleLR`,
+    :class:`CosineAnnealingWarmRestarts`) undo the ones before them, as in torch; put them first.
+
+    Parameters
+    ----------
+    schedulers : sequence of LRScheduler
+        Of one optimizer; no :class:`ReduceLROnPlateau`.
+    optimizer : Optimizer or None, default None
+        None: that of the first.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.ones(2), lr=1.0)
+    >>> scheduler = ChainedScheduler([ConstantLR(opt, 0.5, total_iters=9), ExponentialLR(opt, 0.5)])
+    >>> scheduler.step(), scheduler.step(), scheduler.get_last_lr()
+    (None, None, [0.125])
+    """
+
+    def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
+        if optimizer is None and schedulers:
+            optimizer = getattr(schedulers[0], "optimizer", None)
+        super().__init__(optimizer, schedulers)
+
+    def begin_members(self) -> LRScheduler:
+        for scheduler in self._schedulers:
+            scheduler.begin()
+        return self._schedulers[-1]
+
+    def step_members(self, epoch: int) -> LRScheduler:
+        for scheduler in self._schedulers:
+            scheduler.step()
+        return self._schedulers[-1]
+
+
+def check_schedulers(where: str, optimizer: Any, schedulers: Sequence[Any]) -> None:
+    if not schedulers:
+        raise ValueError(f"{where}: expected at least one scheduler")
+    for k, scheduler in enumerate(schedulers):
+        if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+            raise TypeError(f"{where}: number {k} is a {type(scheduler).__name__}, which steps in another way")
+        if scheduler.optimizer is not optimizer:
+            raise ValueError(f"{where}: number {k} is of another optimizer")

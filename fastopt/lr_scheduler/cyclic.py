@@ -1,0 +1,205 @@
+"""The drivers that cycle the momentum too: down while the rate goes up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .. import schedules
+from ..core.optimizer import Optimizer
+from ..options.ranges import Choice, check
+from .base import LRScheduler, initial_lrs, is_resumed, per_group, write_lrs
+
+
+class MomentumCycle(LRScheduler):
+    """The base of the two."""
+
+    is_absolute = True
+
+    def set_momentums(
+        self,
+        optimizer: Optimizer,
+        cycle_momentum: bool,
+        base_momentum: float | Sequence[float],
+        max_momentum: float | Sequence[float],
+    ) -> None:
+        """Set the range of the momentum of each group.
+
+        Raises
+        ------
+        ValueError
+            If there is no momentum to cycle.
+        """
+        self.cycle_momentum = cycle_momentum
+        self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
+        self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
+        if cycle_momentum and "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+            raise ValueError(f"cycle_momentum=True: {type(optimizer).__name__} has neither momentum nor betas")
+
+    def momentum(self, k: int, epoch: int) -> float:
+        """Return the momentum of group number ``k``: a driver defines this."""
+        raise NotImplementedError
+
+    def write(self, lrs: Sequence[float], epoch: int) -> None:
+        super().write(lrs, epoch)
+        for k, group in enumerate(self.optimizer.param_groups if self.cycle_momentum else ()):
+            momentum = self.momentum(k, epoch)
+            if "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            else:
+                group["momentum"] = momentum
+
+
+class CyclicLR(MomentumCycle):
+    """:class:`fastopt.schedules.triangular`, ``triangular2`` or ``exp_range``, and momentum the other way round.
+
+    Parameters
+    ----------
+    base_lr, max_lr : float or list of float
+        For all groups, or for each.
+    step_size_up : int, default 2000
+    step_size_down : int or None, default None
+        None: as ``step_size_up``.
+    mode : {"triangular", "triangular2", "exp_range"}
+    gamma : float, default 1
+        For ``"exp_range"``.
+    scale_fn : callable or None, default None
+        Instead of ``mode``: the height of the cycle, from the cycle's number (from 1) or the step.
+    scale_mode : {"cycle", "iterations"}
+        The argument of ``scale_fn``.
+    cycle_momentum : bool, default True
+        Whether to write ``momentum``, or the first of ``betas``, too. ValueError if there is neither.
+    base_momentum, max_momentum : float or list of float, default 0.8 and 0.9
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = CyclicLR(fastopt.SGD(np.ones(2), lr=1.0, momentum=0.9), base_lr=0.5, max_lr=1.0, step_size_up=4)
+    >>> scheduler.step(epoch=2), scheduler.get_last_lr()
+    (None, [0.75])
+    """
+
+    functions = ("scale_fn",)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: float | Sequence[float],
+        max_lr: float | Sequence[float],
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None,
+        scale_mode: str = "cycle",
+        cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.8,
+        max_momentum: float | Sequence[float] = 0.9,
+        last_epoch: int = -1,
+    ) -> None:
+        if scale_fn is None:
+            check("mode", mode, Choice("triangular", "triangular2", "exp_range"))
+        check("scale_mode", scale_mode, Choice("cycle", "iterations"))
+        self.min_lrs = per_group("base_lr", optimizer, base_lr)
+        self.max_lrs = per_group("max_lr", optimizer, max_lr)
+        self.step_size_up = step_size_up
+        self.step_size_down = step_size_up if step_size_down is None else step_size_down
+        self.mode = mode
+        self.gamma = gamma
+        self.scale_fn = scale_fn
+        self.scale_mode = scale_mode
+        self.set_momentums(optimizer, cycle_momentum, base_momentum, max_momentum)
+        if last_epoch == -1 and not is_resumed(optimizer):
+            write_lrs(optimizer, self.min_lrs)
+        super().__init__(optimizer, last_epoch)
+
+    def height(self, epoch: int) -> float:
+        """Return the height of the cycle at a step: from 0 to 1, times its scale."""
+        x = schedules.triangular(0.0, 1.0, self.step_size_up, self.step_size_down)(epoch)
+        cycle = epoch // (self.step_size_up + self.step_size_down)
+        if self.scale_fn is not None:
+            return x * self.scale_fn(cycle + 1 if self.scale_mode == "cycle" else epoch)
+        if self.mode == "exp_range":
+            return x * float(self.gamma**epoch)
+        return x * 0.5**cycle if self.mode == "triangular2" else x
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        return lambda epoch: self.min_lrs[k] + (self.max_lrs[k] - self.min_lrs[k]) * self.height(epoch)
+
+    def momentum(self, k: int, epoch: int) -> float:
+        return self.max_momentums[k] - (self.max_momentums[k] - self.base_momentums[k]) * self.height(epoch)
+
+
+class OneCycleLR(MomentumCycle):
+    """:class:`fastopt.schedules.one_cycle`, and momentum the other way round.
+
+    After the last step the rate stays (torch raises it once more, then an error).
+
+    Parameters
+    ----------
+    max_lr : float or list of float
+        For all groups, or for each.
+    total_steps : int or None, default None
+        None: ``epochs * steps_per_epoch``, which then must be given.
+    epochs, steps_per_epoch : int or None, default None
+    pct_start, anneal_strategy, div_factor, final_div_factor, three_phase
+        As in :class:`fastopt.schedules.one_cycle`.
+    cycle_momentum : bool, default True
+        Whether to write ``momentum``, or the first of ``betas``, too. ValueError if there is neither.
+    base_momentum, max_momentum : float or list of float, default 0.85 and 0.95
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = OneCycleLR(fastopt.SGD(np.ones(2), momentum=0.9), max_lr=1.0, total_steps=10)
+    >>> scheduler.step(epoch=2), scheduler.get_last_lr()
+    (None, [1.0])
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.85,
+        max_momentum: float | Sequence[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ValueError("OneCycleLR: give total_steps, or both epochs and steps_per_epoch")
+            total_steps = epochs * steps_per_epoch
+        self.total_steps = total_steps
+        self.max_lrs = per_group("max_lr", optimizer, max_lr)
+        self.pct_start = pct_start
+        self.anneal_strategy = anneal_strategy
+        self.div_factor = div_factor
+        self.final_div_factor = final_div_factor
+        self.three_phase = three_phase
+        self.set_momentums(optimizer, cycle_momentum, base_momentum, max_momentum)
+        lrs = [self.schedule(k)(0) for k in range(len(self.max_lrs))]
+        if last_epoch == -1 and not is_resumed(optimizer):
+            write_lrs(optimizer, lrs)
+            initial_lrs(optimizer).update(enumerate(lrs))
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> schedules.one_cycle:
+        return schedules.one_cycle(
+            self.max_lrs[k],
+            self.total_steps,
+            self.pct_start,
+            self.div_factor,
+            self.final_div_factor,
+            self.anneal_strategy,
+            self.three_phase,
+        )
+
+    def momentum(self, k: int, epoch: int) -> float:
+        return self.schedule(k).momentum(self.base_momentums[k], self.max_momentums[k])(epoch)

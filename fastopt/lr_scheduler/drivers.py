@@ -1,0 +1,333 @@
+"""The drivers of one schedule."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+
+from .. import schedules
+from ..core.optimizer import Optimizer
+from ..options.ranges import FRACTION, NON_NEGATIVE, check
+from .base import LRScheduler, per_group
+
+
+class LambdaLR(LRScheduler):
+    """``base_lr * lr_lambda(epoch)``.
+
+    Parameters
+    ----------
+    lr_lambda : callable or list of them
+        One for all groups, or one for each.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = LambdaLR(fastopt.SGD(np.ones(2), lr=1.0), lambda epoch: 0.5**epoch)
+    >>> scheduler.step(), scheduler.get_last_lr()
+    (None, [0.5])
+    """
+
+    functions = ("lr_lambdas",)
+    is_absolute = True
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
+        last_epoch: int = -1,
+    ) -> None:
+        self.lr_lambdas = per_group("lr_lambda", optimizer, lr_lambda)
+        if not all(map(callable, self.lr_lambdas)):
+            raise TypeError(f"lr_lambda={lr_lambda!r}: expected a function, or a list of one for each group")
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        return lambda epoch: self.base_lrs[k] * self.lr_lambdas[k](epoch)
+
+
+class MultiplicativeLR(LambdaLR):
+    """``lr * lr_lambda(epoch)``: a factor for each step. It has no closed form.
+
+    Parameters
+    ----------
+    lr_lambda : callable or list of them
+        One for all groups, or one for each.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = MultiplicativeLR(fastopt.SGD(np.ones(2), lr=1.0), lambda epoch: 0.5)
+    >>> scheduler.step(), scheduler.step(), scheduler.get_last_lr()
+    (None, None, [0.25])
+    """
+
+    is_absolute = False
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        lr: float = self.optimizer.param_groups[k]["lr"]
+        return lambda epoch: lr * self.lr_lambdas[k](epoch)
+
+    def next_lr(self, k: int, lr: float, epoch: int) -> float:
+        return lr * self.lr_lambdas[k](epoch) if epoch else lr
+
+
+class StepLR(LRScheduler):
+    """:class:`fastopt.schedules.step_decay`: multiplied by ``gamma`` every ``step_size`` steps.
+
+    Parameters
+    ----------
+    step_size : int, >= 1
+    gamma : float, > 0, default 0.1
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = StepLR(fastopt.SGD(np.ones(2), lr=1.0), step_size=2, gamma=0.5)
+    >>> scheduler.step(epoch=4), scheduler.get_last_lr()
+    (None, [0.25])
+    """
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+        self.step_size = step_size
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        return schedules.step_decay(self.base_lrs[k], self.step_size, self.gamma)
+
+
+class MultiStepLR(LRScheduler):
+    """Multiplied by ``gamma`` at each milestone; a milestone that is given twice counts twice.
+
+    Parameters
+    ----------
+    milestones : iterable of int
+    gamma : float, default 0.1
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = MultiStepLR(fastopt.SGD(np.ones(2), lr=1.0), milestones=[2, 4], gamma=0.5)
+    >>> scheduler.step(epoch=4), scheduler.get_last_lr()
+    (None, [0.25])
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1
+    ) -> None:
+        self.milestones = sorted(milestones)
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        return lambda epoch: self.base_lrs[k] * self.gamma ** bisect_right(self.milestones, epoch)
+
+
+class ConstantLR(LRScheduler):
+    """``base_lr * factor`` for ``total_iters`` steps, then ``base_lr``.
+
+    Parameters
+    ----------
+    factor : float, from 0 to 1, default 1/3
+    total_iters : int, >= 1, default 5
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = ConstantLR(fastopt.SGD(np.ones(2), lr=1.0), factor=0.5, total_iters=3)
+    >>> scheduler.get_last_lr(), scheduler.step(epoch=3), scheduler.get_last_lr()
+    ([0.5], None, [1.0])
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1
+    ) -> None:
+        check("factor", factor, FRACTION)
+        self.factor = factor
+        self.total_iters = total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        base_lr = self.base_lrs[k]
+        return schedules.piecewise_constant([base_lr * self.factor, base_lr], [self.total_iters])
+
+
+class LinearLR(LRScheduler):
+    """:class:`fastopt.schedules.linear`: from ``base_lr * start_factor`` to ``base_lr * end_factor``.
+
+    Parameters
+    ----------
+    start_factor : float, > 0 and at most 1, default 1/3
+    end_factor : float, from 0 to 1, default 1
+    total_iters : int, >= 1, default 5
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = LinearLR(fastopt.SGD(np.ones(2), lr=1.0), start_factor=0.5, total_iters=4)
+    >>> scheduler.step(epoch=2), scheduler.get_last_lr()
+    (None, [0.75])
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        start_factor: float = 1.0 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
+        check("start_factor", start_factor, FRACTION._replace(excludes_low=True))
+        check("end_factor", end_factor, FRACTION)
+        self.start_factor = start_factor
+        self.end_factor = end_factor
+        self.total_iters = total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        factor = schedules.linear(self.start_factor, self.end_factor, self.total_iters)
+        return lambda epoch: self.base_lrs[k] * factor(epoch)
+
+
+class ExponentialLR(LRScheduler):
+    """:class:`fastopt.schedules.exponential`: multiplied by ``gamma`` in each step.
+
+    Parameters
+    ----------
+    gamma : float, > 0
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = ExponentialLR(fastopt.SGD(np.ones(2), lr=1.0), gamma=0.5)
+    >>> scheduler.step(epoch=3), scheduler.get_last_lr()
+    (None, [0.125])
+    """
+
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        return schedules.exponential(self.base_lrs[k], self.gamma)
+
+
+class PolynomialLR(LRScheduler):
+    """:class:`fastopt.schedules.polynomial`: down to 0 at step ``total_iters``.
+
+    Parameters
+    ----------
+    total_iters : int, >= 1, default 5
+    power : float, > 0, default 1
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = PolynomialLR(fastopt.SGD(np.ones(2), lr=1.0), total_iters=4, power=2)
+    >>> scheduler.step(epoch=2), scheduler.get_last_lr()
+    (None, [0.25])
+    """
+
+    def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> None:
+        self.total_iters = total_iters
+        self.power = power
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        return schedules.polynomial(self.base_lrs[k], self.total_iters, self.power)
+
+
+class CosineAnnealingLR(LRScheduler):
+    """A cosine from ``base_lr`` to ``eta_min`` at step ``T_max``, then up and down without end, as in torch.
+
+    :class:`fastopt.schedules.cosine` is its first half period.
+
+    Parameters
+    ----------
+    T_max : int, >= 1
+    eta_min : float, >= 0, default 0
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = CosineAnnealingLR(fastopt.SGD(np.ones(2), lr=1.0), T_max=4)
+    >>> scheduler.step(epoch=4), scheduler.get_last_lr(), scheduler.step(epoch=8), scheduler.get_last_lr()
+    (None, [0.0], None, [1.0])
+    """
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+        self.T_max = T_max
+        self.eta_min = eta_min
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        half_period = schedules.cosine(self.base_lrs[k], self.T_max, self.eta_min)
+
+        def to_and_fro(epoch: int) -> float:
+            halves, x = divmod(epoch, self.T_max)
+            return half_period(self.T_max - x if halves % 2 else x)
+
+        return to_and_fro
+
+    def followed(self, lr: float, before: float, now: float) -> float:
+        if lr == before:
+            return now
+        if before == self.eta_min:
+            return lr + (now - before)
+        return (now - self.eta_min) / (before - self.eta_min) * (lr - self.eta_min) + self.eta_min
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """:class:`fastopt.schedules.cosine_restarts`, which :meth:`step` can also set to a fraction of an epoch.
+
+    Parameters
+    ----------
+    T_0 : int, >= 1
+        The steps of the first period.
+    T_mult : int, >= 1, default 1
+    eta_min : float, >= 0, default 0
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = CosineAnnealingWarmRestarts(fastopt.SGD(np.ones(2), lr=1.0), T_0=1)
+    >>> scheduler.step(2.5), scheduler.get_last_lr()
+    (None, [0.5])
+    """
+
+    is_absolute = True
+
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        self.T_0 = T_0
+        self.T_mult = T_mult
+        self.eta_min = eta_min
+        #: The part of an epoch that the last step was past its beginning.
+        self.fraction = 0.0
+        super().__init__(optimizer, last_epoch)
+
+    def step(self, epoch: float | None = None) -> None:
+        """Write the next rates into the groups.
+
+        Parameters
+        ----------
+        epoch : float or None, >= 0, default None
+            The epoch to go to, such as ``epoch + batch / batches``. None: the next.
+
+        Raises
+        ------
+        ValueError
+            If ``epoch`` is negative.
+        """
+        if epoch is None:
+            super().step()
+            return
+        check("epoch", epoch, NON_NEGATIVE)
+        self.fraction = epoch - math.floor(epoch)
+        super().step(math.floor(epoch))
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        restarts = schedules.cosine_restarts(self.base_lrs[k], self.T_0, self.T_mult, self.eta_min)
+        return (lambda epoch: restarts.at(epoch + self.fraction)) if self.fraction else restarts

@@ -1,0 +1,66 @@
+"""Schedules: pure functions of the step, for any keyword that takes one (lr, weight_decay, momentum).
+
+``schedule(step)`` gives a float for every integral step from 0. Each schedule is a frozen value in closed form: it
+keeps no state, its repr can be evaluated, it compares, hashes and pickles. A schedule with an end keeps its last value
+after it. Rates are finite numbers >= 0 and may rise as well as fall: a `floor` above `lr0` is fine.
+
+Arguments are checked when a schedule is made. An argument of another type than its docstring names raises TypeError,
+one out of its range ValueError; so does a step that is not an integer >= 0.
+
+Examples
+--------
+>>> schedule = warmup_cosine(1e-3, warmup=100, total=5000)
+>>> schedule(50), schedule(100), schedule(5000)
+(0.0005, 0.001, 0.0)
+"""
+
+from .base import Schedule, lambda_
+from .combinations import chain, join, per_epoch
+from .cycles import cosine_restarts, exp_range, one_cycle, triangular, triangular2
+from .decays import (
+    constant,
+    cosine,
+    exponential,
+    inverse_time,
+    linear,
+    multistep,
+    natural_exponential,
+    piecewise_constant,
+    polynomial,
+    step_decay,
+)
+from .plotting import examples, plot
+from .warmups import inverse_sqrt, warmup_constant, warmup_cosine, warmup_stable_decay
+
+__all__ = [
+    "Schedule",
+    "chain",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "examples",
+    "exp_range",
+    "exponential",
+    "inverse_sqrt",
+    "inverse_time",
+    "join",
+    "lambda_",
+    "linear",
+    "multistep",
+    "natural_exponential",
+    "one_cycle",
+    "per_epoch",
+    "piecewise_constant",
+    "plot",
+    "polynomial",
+    "step_decay",
+    "triangular",
+    "triangular2",
+    "warmup_constant",
+    "warmup_cosine",
+    "warmup_stable_decay",
+]
+
+# Pickles, which name a class by its module, do not depend on the room that a schedule is in.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

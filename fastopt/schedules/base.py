@@ -1,0 +1,158 @@
+"""The base of all schedules: the kinds of their arguments, the shapes they are made of, `Schedule` and `lambda_`."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Annotated, Any, SupportsIndex, TypeAlias
+
+from ..options import ranges
+from ..options.ranges import Allowed, Choice, Range, as_number, check, plain
+
+# --- Shapes ----------------------------------------------------------------------------------------------------------
+
+
+def progress(step: float, total: float) -> float:
+    return 1.0 if step >= total else step / total
+
+
+def on_line(start: float, end: float, x: float) -> float:
+    # from the nearer end: exact at both, never outside them
+    return start + (end - start) * x if x < 0.5 else end - (end - start) * (1 - x)
+
+
+def on_cosine(start: float, end: float, x: float) -> float:
+    return on_line(start, end, (1 - math.cos(math.pi * x)) / 2)
+
+
+SHAPES = {"cos": on_cosine, "linear": on_line}
+
+
+# --- Arguments: a field's annotation carries its converters, `Schedule.__post_init__` applies them -------------------
+
+#: Takes a name and a value; returns the value that the schedule keeps, or raises.
+Converter: TypeAlias = Callable[[str, Any], Any]
+
+
+def number(allowed: Range) -> Converter:
+    return lambda where, value: as_number(where, value, allowed)
+
+
+def one_of(allowed: Allowed) -> Converter:
+    def convert(where: str, value: Any) -> Any:
+        check(where, value, allowed)
+        return plain(value)
+
+    return convert
+
+
+def each(convert: Converter) -> Converter:
+    def convert_each(where: str, values: Any) -> tuple[Any, ...]:
+        # a string can be iterated over, but is never meant as a sequence of numbers
+        if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
+            raise TypeError(f"{where}={values!r}: expected a sequence")
+        return tuple(convert(f"{where}[{k}]", value) for k, value in enumerate(values))
+
+    return convert_each
+
+
+def increasing(where: str, values: tuple[int, ...]) -> tuple[int, ...]:
+    if not all(a < b for a, b in pairwise(values)):
+        raise ValueError(f"{where}={values!r}: expected a strictly increasing sequence")
+    return values
+
+
+def non_empty(where: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError(f"{where}={values!r}: expected a non-empty sequence")
+    return values
+
+
+def function(where: str, value: Any) -> Any:
+    if not callable(value):
+        raise TypeError(f"{where}={value!r}: expected a schedule or a function of the step")
+    return value
+
+
+def schedule(where: str, value: Any) -> "Schedule":
+    return value if isinstance(value, Schedule) else lambda_(function(where, value))
+
+
+Rate = Annotated[float, number(ranges.NON_NEGATIVE)]
+Positive = Annotated[float, number(ranges.POSITIVE)]
+Fraction = Annotated[float, number(ranges.FRACTION)]
+Steps = Annotated[int, number(ranges.INDEX)]
+Count = Annotated[int, number(ranges.COUNT)]
+MaybeCount = Annotated[int | None, number(Range(1, whole=True, optional=True))]
+Flag = Annotated[bool, one_of(None)]
+Shape = Annotated[str, one_of(Choice(*SHAPES))]
+Rates = Annotated[Sequence[float], each(number(ranges.NON_NEGATIVE))]
+Boundaries = Annotated[Sequence[int], each(number(ranges.COUNT)), increasing]
+Function = Annotated[Callable[[int], float], function]
+OneSchedule = Annotated[Callable[[int], float], schedule]
+Schedules = Annotated[Sequence[Callable[[int], float]], each(schedule), non_empty]
+
+
+def check_lengths(where: str, name: str, items: Sequence[object], boundaries: Sequence[int]) -> None:
+    if len(items) != len(boundaries) + 1:
+        raise ValueError(
+            f"{where}: expected {name} to be one more than boundaries, got {len(items)} and {len(boundaries)} of them"
+        )
+
+
+# --- Schedules -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The base of all schedules, by which an optimizer distinguishes one from a number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When called: `step` is not an integer (Python's or NumPy's), or is below 0.
+
+    Examples
+    --------
+    >>> isinstance(constant(0.1), Schedule)
+    True
+    >>> constant(0.1)(-1)
+    Traceback (most recent call last):
+    ValueError: step=-1: expected a whole number of at least 0
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            for convert in getattr(field.type, "__metadata__", ()):
+                value = convert(f"{type(self).__name__}: {field.name}", getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
+
+    def __call__(self, step: SupportsIndex) -> float:
+        """Return the value at `step`, counted from 0."""
+        return self.at(as_number("step", step, ranges.INDEX))
+
+    def at(self, step: int) -> float:
+        """Return the value at `step`, which is not checked: a schedule defines this."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class lambda_(Schedule):
+    """``fn(step)``, for any function of the step. It pickles if `fn` does.
+
+    Parameters
+    ----------
+    fn : callable
+        Takes the step, an int, and returns a finite number; other results raise TypeError or ValueError.
+
+    Examples
+    --------
+    >>> lambda_(lambda step: 1 / (step + 1))(3)
+    0.25
+    """
+
+    fn: Function
+
+    def at(self, step: int) -> float:
+        value: float = as_number(f"lambda_: fn({step})", self.fn(step), ranges.ANY_NUMBER)
+        return value
