@@ -1,4 +1,4 @@
-"""``python -m fastopt``: what runs here; ``python -m fastopt demo``: train a real model; see ``--help``."""
+"""``python -m fastopt``: print the backend in use; ``python -m fastopt --help`` lists the other commands."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from importlib import import_module
 
 COMMANDS = {
-    "info": "what runs here, and why (the default)",
+    "info": "print which backend runs on this machine, and why (the default)",
     "demo": "train an MLP on handwritten digits with each optimizer",
-    "bench": "time each optimizer, beside the speed of this machine's memory",
+    "bench": "time each optimizer, next to the speed of this machine's memory",
     "schedules": "draw every learning-rate schedule into one picture",
 }
 MODULES = {
@@ -20,7 +20,7 @@ MODULES = {
 
 
 def usage() -> str:
-    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items()]
     return "\n".join(["usage: python -m fastopt [command] [--help]", "", *lines])
 
 
@@ -35,9 +35,9 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         if command == "info":
-            from .backends.information import told
+            from .backends.information import info_text
 
-            print(told())
+            print(info_text())
             return 0
         run: Callable[[list[str]], int] = import_module(MODULES[command]).main
         return run(argv[1:])

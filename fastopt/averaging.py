@@ -1,4 +1,4 @@
-"""Averages of parameters: what the optimizers' ``ema_decay`` and ``polyak`` do, and the mean of several snapshots."""
+"""The mean of several snapshots of parameters. The optimizers' ``ema_decay`` and ``polyak`` average within a step."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from .arrays.structure import Branch, is_container
 
 
 def mean(list_of_params: Sequence[Any]) -> Any:
-    """Return the mean of several snapshots of parameters, each of the same structure.
+    """Return the mean of several snapshots of parameters, all of the same structure.
 
-    Element by element ``(p1 + ... + pn) / n``, added in double precision in the order given, then rounded to the dtype
-    of the first snapshot.
+    Each element is ``(p1 + ... + pn) / n``, added in double precision in the order given, then rounded to the dtype of
+    the first snapshot.
 
     Parameters
     ----------
     list_of_params : list of (array or structure of arrays)
-        At least one; float arrays, of the same shapes in each.
+        At least one snapshot of float arrays, with the same shapes in each.
 
     Returns
     -------
     array or structure of arrays
-        New arrays. Lists for lists and tuples, dicts for dicts.
+        New arrays, in lists for lists and tuples, and in dicts for dicts.
 
     Raises
     ------
     TypeError, ValueError
-        If there is no snapshot, one differs from the first in structure or shapes, or something is no float array.
+        If there is no snapshot, if one differs from the first in structure or shapes, or if something is not a float
+        array.
 
     Notes
     -----

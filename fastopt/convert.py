@@ -1,4 +1,4 @@
-"""Optimizer states from and to ``torch.optim``, so that a run can move over and back."""
+"""Optimizer states from and to ``torch.optim``, so that a run can move there and back."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from .options.values import value_at
 
 
 class Counterpart(NamedTuple):
-    """An optimizer that both have: the options with the same names and meanings, and torch's name of each slot."""
+    """An optimizer that fastopt and torch share.
+
+    ``options`` have the same name and meaning in both; ``slots`` gives torch's name of each slot.
+    """
 
     name: str
     options: tuple[str, ...]
     slots: Mapping[str, str]
-    #: What else torch's groups have, by which two of its optimizers differ.
+    #: Further entries of torch's groups, which distinguish two of its optimizers.
     more: Mapping[str, Any] = {}
     #: Whether torch counts the steps of each array.
     counts: bool = True
@@ -50,32 +53,32 @@ COUNTERPARTS = (
     Counterpart("AdamW", ADAM, ADAM_SLOTS, {"decoupled_weight_decay": True}),
 )
 
-#: What torch's groups have besides options: how it computes, and what its drivers of the learning rate leave there.
+#: Entries of torch's groups that say how it computes.
 TECHNICAL: Mapping[str, Any] = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
-OF_DRIVERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
+#: Entries of torch's groups that its learning-rate schedulers add.
+OF_SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
 
 
 def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Return the state of a torch optimizer as one for :meth:`fastopt.Optimizer.load_state_dict`.
+    """Return the state of a torch optimizer in the form that :meth:`fastopt.Optimizer.load_state_dict` takes.
 
     Parameters
     ----------
     sd : dict
         The ``state_dict()`` of torch's SGD, Adagrad, RMSprop, Adam or AdamW, with float32 or float64 tensors.
     names : sequence of str
-        For each of its parameters, in its order, the name of the array here: ``list(opt.state)`` if the order is the
-        same.
+        The name in fastopt of each of its parameters, in torch's order: ``list(opt.state)`` if both orders agree.
 
     Returns
     -------
     dict
-        The options go over too; those that torch has not get their defaults. torch's SGD does not count steps: there an
-        array with a momentum buffer has made one.
+        Options are converted too; those torch lacks get their defaults. torch's SGD does not count steps: an array with
+        a momentum buffer counts as having made one.
 
     Raises
     ------
     TypeError, ValueError
-        If ``sd`` is of no such optimizer, or ``names`` do not fit it.
+        If ``sd`` is not the state of one of these optimizers, or ``names`` do not fit it.
 
     Examples
     --------
@@ -122,7 +125,7 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             raise ValueError(
                 f"from_torch: the state of parameter {index} has no {[counterpart.slots[m] for m in missing]}"
             )
-        # An array that made no step may have no slots in torch: here it gets those of a fresh optimizer.
+        # An array that made no step may have no slots in torch; it keeps those of the new optimizer.
         saved["state"][name] = {**(saved["state"][name] if steps else {}), **slots[index], "step": np.array(int(steps))}
     for k, group in enumerate(sd["param_groups"]):
         if "initial_lr" in group:
@@ -132,22 +135,22 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def to_torch(opt: Optimizer) -> dict[str, Any]:
-    """Return the state of an optimizer as one for the ``load_state_dict`` of torch's optimizer of the same name.
+    """Return the state of an optimizer in the form that torch's optimizer of the same name loads.
 
     Parameters
     ----------
     opt : SGD, Adagrad, RMSprop, Adam or AdamW
-        A scheduled option goes over as its value at the next step.
+        A scheduled option is converted to its value at the next step.
 
     Returns
     -------
     dict
-        With tensors, copies; the parameters in the order of ``opt.param_groups``.
+        For ``load_state_dict`` there. The tensors are copies; the parameters are in the order of ``opt.param_groups``.
 
     Raises
     ------
     TypeError, ValueError
-        If torch has no such optimizer, or not what an option asks for.
+        If torch lacks the optimizer or an option that is in use.
     ImportError
         If torch is missing.
 
@@ -195,14 +198,14 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
 
 
 def counterpart_of(group: Mapping[str, Any]) -> Counterpart:
-    """Return the optimizer whose options a group of torch's has.
+    """Return the optimizer that has the options of one of torch's groups.
 
     Raises
     ------
     ValueError
         If there is none.
     """
-    options = set(group).difference(TECHNICAL, OF_DRIVERS, ("params", "param_names", "maximize"))
+    options = set(group).difference(TECHNICAL, OF_SCHEDULERS, ("params", "param_names", "maximize"))
     for row in COUNTERPARTS:
         if options == {*row.options, *row.more} and all(group[name] == value for name, value in row.more.items()):
             return row
@@ -213,6 +216,7 @@ def counterpart_of(group: Mapping[str, Any]) -> Counterpart:
 
 
 def as_options(counterpart: Counterpart, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of one of torch's groups as plain numbers."""
     options = {name: group[name] for name in counterpart.options}
     for name, value in options.items():
         if isinstance(value, (tuple, list)):
@@ -223,7 +227,7 @@ def as_options(counterpart: Counterpart, group: Mapping[str, Any]) -> dict[str, 
 
 
 def as_slots(counterpart: Counterpart, index: Any, entries: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the slots of a parameter of torch's as arrays of our own."""
+    """Return the slots of one of torch's parameters as NumPy arrays, copied."""
     found = {}
     for slot, name in counterpart.slots.items():
         value = entries.get(name)
@@ -237,7 +241,7 @@ def as_slots(counterpart: Counterpart, index: Any, entries: Mapping[str, Any]) -
 
 
 def as_number(value: Any) -> float:
-    """Return a number that torch may hold in a tensor."""
+    """Return a number, which torch may keep in a tensor."""
     number = value.item() if hasattr(value, "item") else value
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"from_torch: expected a number, got one {described(value)}")
@@ -245,12 +249,12 @@ def as_number(value: Any) -> float:
 
 
 def check_expressible(opt: Optimizer, counterpart: Counterpart) -> None:
-    """Raise if an option that torch has not is in use.
+    """Raise if an option that torch lacks is in use.
 
     Raises
     ------
     ValueError
-        Says which.
+        Names the option.
     """
     fresh = type(opt)(np.zeros(1))  # type: ignore[call-arg]
     for k, group in enumerate(opt.param_groups):

@@ -1,12 +1,12 @@
-"""Initial values of weights: a NumPy generator in, an array out.
+"""Initial values of weights: each function takes a NumPy generator and returns a new array.
 
-Fans are computed from the shape, by its named layout: ``"in_out"`` is ``(*receptive_field, in, out)``, for ``x @ W``,
+The fans are computed from the shape and its layout. ``"in_out"`` is ``(*receptive_field, in, out)``, for ``x @ W``,
 Keras and JAX; ``"out_in"`` is ``(out, in, *receptive_field)``, for ``W @ x`` and torch. The fan in is ``in`` times the
-size of the receptive field, the fan out likewise.
+size of the receptive field, and the fan out is ``out`` times that size.
 
-Every function raises TypeError if ``rng`` is not a ``numpy.random.Generator``, and ValueError for a shape of fewer than
-two axes or with a negative length, an unknown choice, or a scale that is not positive and finite. Values are drawn
-and computed in double precision and rounded to ``dtype`` once.
+Every function raises TypeError if ``rng`` is not a ``numpy.random.Generator``, and ValueError for a shape with fewer
+than two axes or a negative length, for an unknown choice, and for a scale that is not positive and finite. Values are
+drawn and computed in double precision and rounded to ``dtype`` once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYOUTS = Choice("in_out", "out_in")
 MODES = Choice("fan_in", "fan_out", "fan_avg")
 DISTRIBUTIONS = Choice("uniform", "normal", "truncated_normal")
 
-#: The standard deviation of a standard normal distribution that is cut off at -2 and 2.
+#: The standard deviation of a standard normal distribution that is truncated at -2 and 2.
 TRUNCATED_STD = 0.87962566103423978
 
 
@@ -70,7 +70,7 @@ def xavier_normal(
 ) -> Array:
     """Normal with the standard deviation ``gain * sqrt(2 / (fan_in + fan_out))``; torch's ``xavier_normal_``.
 
-    Parameters and source are those of :func:`xavier_uniform`.
+    The parameters and the source are those of :func:`xavier_uniform`.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def he_normal(
 ) -> Array:
     """Normal with the standard deviation ``gain / sqrt(fan)``; torch's ``kaiming_normal_``.
 
-    Parameters and source are those of :func:`he_uniform`.
+    The parameters and the source are those of :func:`he_uniform`.
 
     Examples
     --------
@@ -157,7 +157,7 @@ def variance_scaling(
         Above 0.
     mode : {"fan_in", "fan_out", "fan_avg"}
     distribution : {"truncated_normal", "normal", "uniform"}
-        ``"truncated_normal"`` is a normal distribution cut off at two of its standard deviations.
+        The truncated distribution has no value beyond two standard deviations of the normal distribution it comes from.
     layout : {"in_out", "out_in"}
     dtype : dtype, default float32
 
@@ -194,7 +194,7 @@ def orthogonal(
 ) -> Array:
     """A random matrix with orthonormal rows or columns, whichever are fewer, times ``gain``; torch's ``orthogonal_``.
 
-    An array of more axes is such a matrix of all its other axes against ``out``.
+    An array with more than two axes is taken as a matrix of all other axes against ``out``.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def orthogonal(
     rows = math.prod(shape[:-1]) if layout == "in_out" else shape[0]
     columns = math.prod(shape) // rows
     q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
-    # The signs of R's diagonal are free; fixing them makes every orthogonal matrix equally likely.
+    # QR leaves the signs of R's diagonal free; fixing them makes every orthogonal matrix equally likely.
     q *= np.where(np.diag(r) < 0, -1.0, 1.0)
     matrix = q if rows >= columns else q.T
     return np.ascontiguousarray(matrix * scale).reshape(shape).astype(dtype)
@@ -249,7 +249,7 @@ def fans(shape: tuple[int, ...], layout: str = "in_out") -> tuple[int, int]:
 
 
 def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Return standard normal values; those beyond 2 are drawn again."""
+    """Return standard normal values between -2 and 2; those beyond are drawn again."""
     values = rng.normal(size=shape)
     while True:
         beyond = np.abs(values) > 2

@@ -1,4 +1,4 @@
-"""What a training loop needs around the step: when to stop, and which parameters to keep."""
+"""Helpers for a training loop: when to stop, and which parameters to keep."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ class EarlyStopping:
     Parameters
     ----------
     patience : int
-        For how many updates in a row the metric may fail to improve; at least 1.
+        How many updates in a row may pass without an improvement; at least 1.
     min_delta : float, default 0.0
-        By more than this a metric must be better than the best to improve; at least 0.
+        An improvement must beat the best metric by more than this; at least 0.
     mode : {"min", "max"}
         Whether lower or higher is better.
 
     Attributes
     ----------
     best : float or None
-        The best metric; None before the first that is a number.
+        The best metric; None before the first one that is not NaN.
     best_update : int or None
-        The number of the update with it, from 0.
+        The index of the update that gave it, from 0.
     best_params : structure of arrays or None
-        A copy of the parameters then.
+        A copy of the parameters at that update.
     updates, waited : int
-        How many updates there were, and how many since the best.
+        The number of updates, and the number since the best one.
     stopped : bool
-        Whether patience is at its end.
+        Whether ``patience`` updates have passed since the best one.
 
     Raises
     ------
     TypeError, ValueError
-        For arguments out of their ranges.
+        If an argument is out of its range.
 
     Notes
     -----
@@ -83,14 +83,14 @@ class EarlyStopping:
         return self.waited >= self.patience
 
     def update(self, metric: float, params: Any) -> bool:
-        """Take note of a metric, and copy the parameters if it is the best.
+        """Record a metric, and copy the parameters if it is the best.
 
         Parameters
         ----------
         metric : float
-            NaN is no improvement.
+            The metric of this update. NaN never improves.
         params : array or structure of arrays
-            Those that gave it.
+            The parameters that gave it.
 
         Returns
         -------
@@ -118,15 +118,15 @@ class EarlyStopping:
         ----------
         params : array or structure of arrays
         opt : Optimizer, optional
-            The one that goes on with these parameters, if one does. Where it has float32 masters of float16 or bfloat16
-            parameters, or copies (``copy_to``), these follow; without it the next step would bring back what the
-            masters have.
+            The optimizer that continues with these parameters, if one does. Its float32 masters of float16 or bfloat16
+            parameters and its copies (``copy_to``) are updated too; otherwise the next step would overwrite the
+            parameters from the masters.
 
         Raises
         ------
         TypeError, ValueError
-            If there are none yet, or these are others in names, shapes or dtypes, or not the optimizer's. Nothing is
-            changed then.
+            If there are no best parameters yet, if names, shapes or dtypes differ, or if the arrays are not the
+            optimizer's. Nothing is changed then.
         """
         if self.best_params is None:
             raise ValueError("restore: there are no best parameters before the first update with a metric")
@@ -136,44 +136,44 @@ class EarlyStopping:
             opt.parts.follow_params(names)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of it, for the ``extra`` of :func:`fastopt.save`; the parameters are not copied."""
+        """Return all attributes, for the ``extra`` of :func:`fastopt.save`; the parameters are not copied."""
         return dict(vars(self))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises
         ------
         ValueError
-            If this is not what :meth:`state_dict` returned.
+            If :meth:`state_dict` did not return this.
         """
         load_attributes(self, state_dict)
 
 
 class SnapshotEnsemble:
-    """Keep several states of a model from one run, and average their predictions or parameters.
+    """Keep several snapshots of a model from one run, and average their predictions or parameters.
 
     Parameters
     ----------
     size : int
-        How many are kept; at least 1.
+        How many snapshots are kept; at least 1.
     mode : {"min", "max"}
-        Whether those with the lowest or the highest metric are kept.
+        Whether the snapshots with the lowest or the highest metric are kept.
     schedule : schedule or None, default None
-        With the learning rate's schedule, such as :class:`fastopt.schedules.cosine_restarts`, the last ends of its
-        cycles are kept instead: the steps after which it rises.
+        The schedule of the learning rate, such as :class:`fastopt.schedules.cosine_restarts`. If it is given, the
+        snapshots at the last ends of its cycles are kept instead: after the steps at which it rises.
 
     Attributes
     ----------
     snapshots : list of structures of arrays
-        Copies of the parameters: the best first, or in the order of time.
+        Copies of the parameters: the best first, or with a schedule the oldest first.
     metrics : list of float
-        The metric, or the step, of each.
+        The metric of each snapshot, or with a schedule its step.
 
     Raises
     ------
     TypeError, ValueError
-        For arguments out of their ranges.
+        If an argument is out of its range.
 
     Notes
     -----
@@ -204,15 +204,15 @@ class SnapshotEnsemble:
         self.metrics: list[float] = []
 
     def update(self, params: Any, metric: float | None = None, *, step: int | None = None) -> bool:
-        """Copy the parameters, if they are among those to be kept.
+        """Copy the parameters, if they are to be kept.
 
         Parameters
         ----------
         params : array or structure of arrays
         metric : float, without a schedule
-            NaN is never kept.
+            The metric of these parameters. NaN is never kept.
         step : int, with a schedule
-            How many steps were made: ``opt.step_count``.
+            The number of steps made: ``opt.step_count``.
 
         Returns
         -------
@@ -222,7 +222,7 @@ class SnapshotEnsemble:
         Raises
         ------
         TypeError
-            If what is needed is missing.
+            If ``metric``, or with a schedule ``step``, is missing.
         """
         if self.schedule is not None:
             if step is None:
@@ -230,7 +230,7 @@ class SnapshotEnsemble:
             if step < 1 or self.schedule(step) <= self.schedule(step - 1):
                 return False
             place, key = len(self.metrics), float(step)
-            kept = slice(-self.size, None)
+            survivors = slice(-self.size, None)
         else:
             if metric is None:
                 raise TypeError("update: without a schedule, give the metric")
@@ -239,11 +239,11 @@ class SnapshotEnsemble:
             place = sum(sign * other >= sign * key for other in self.metrics)
             if math.isnan(key) or place >= self.size:
                 return False
-            kept = slice(0, self.size)
+            survivors = slice(0, self.size)
         self.metrics.insert(place, int(key) if self.schedule is not None else key)
         self.snapshots.insert(place, copied(params))
-        self.metrics = self.metrics[kept]
-        self.snapshots = self.snapshots[kept]
+        self.metrics = self.metrics[survivors]
+        self.snapshots = self.snapshots[survivors]
         return True
 
     def average_params(self) -> Any:
@@ -252,7 +252,7 @@ class SnapshotEnsemble:
         Raises
         ------
         ValueError
-            If there is none.
+            If there is no snapshot.
         """
         self._check_filled()
         columns = zip(*(arrays_of(snapshot) for snapshot in self.snapshots), strict=True)
@@ -265,7 +265,7 @@ class SnapshotEnsemble:
         Raises
         ------
         ValueError
-            If there is none.
+            If there is no snapshot.
         """
         self._check_filled()
         return mean([np.asarray(predict(snapshot)) for snapshot in self.snapshots])
@@ -275,16 +275,16 @@ class SnapshotEnsemble:
             raise ValueError("there is no snapshot yet: update() has kept none")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of it but the schedule, for the ``extra`` of :func:`fastopt.save`; nothing is copied."""
+        """Return all attributes but the schedule, for the ``extra`` of :func:`fastopt.save`; nothing is copied."""
         return {name: value for name, value in vars(self).items() if name != "schedule"}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises
         ------
         ValueError
-            If this is not what :meth:`state_dict` returned.
+            If :meth:`state_dict` did not return this.
         """
         load_attributes(self, state_dict)
 
@@ -297,6 +297,7 @@ def count(name: str, value: Any) -> int:
 
 
 def load_attributes(owner: EarlyStopping | SnapshotEnsemble, state_dict: Mapping[str, Any]) -> None:
+    """Set the attributes that the owner's ``state_dict`` returned."""
     wanted = owner.state_dict()
     if not isinstance(state_dict, Mapping) or set(state_dict) != set(wanted):
         raise ValueError(f"state_dict: expected that of a {type(owner).__name__}, with the entries {list(wanted)}")
@@ -305,19 +306,19 @@ def load_attributes(owner: EarlyStopping | SnapshotEnsemble, state_dict: Mapping
 
 
 def names_in(opt: Optimizer, params: Any) -> list[str]:
-    """Return what an optimizer calls these arrays.
+    """Return the optimizer's names of these arrays.
 
     Raises
     ------
     ValueError
-        If one is not its parameter.
+        If one is not a parameter of the optimizer.
     """
     parameters = opt.parts.parameters
     name_of = {id(param): name for name, param in zip(parameters.names, parameters.arrays, strict=True)}
     branch = branch_of(params)
-    others = [name for name, array in zip(branch.names(), branch.arrays(), strict=True) if id(array) not in name_of]
-    if others:
-        raise ValueError(f"restore: {others} are not parameters of this optimizer; give the one that updates them")
+    unknown = [name for name, array in zip(branch.names(), branch.arrays(), strict=True) if id(array) not in name_of]
+    if unknown:
+        raise ValueError(f"restore: {unknown} are not parameters of this optimizer; give the one that updates them")
     return [name_of[id(array)] for array in branch.arrays()]
 
 
@@ -338,7 +339,7 @@ def copied(params: Any) -> Any:
 
 
 def copy_into(target: Any, source: Any) -> None:
-    """Write arrays into those of the same structure.
+    """Write the arrays of one structure into those of another.
 
     Raises
     ------

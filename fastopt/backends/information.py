@@ -1,4 +1,4 @@
-"""What runs here, and why: for programs (:func:`info`) and for people (``python -m fastopt``)."""
+"""The backend in use and the reason for it, for programs (:func:`info`) and for people (``python -m fastopt``)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from . import choosing, threads
 
 
 def info() -> dict[str, Any]:
-    """Return what runs here, and why.
+    """Return which backend runs on this machine, and why.
 
     Returns
     -------
     dict
-        ``backend`` (of new optimizers), ``native_missing`` (why the native one can't be had, or None), ``isas_found``,
-        ``isa`` (in use), ``threads`` (of large steps, at most), ``cuda`` (a dict: ``missing``, why it can't be used, or
-        None; ``driver`` and ``package``, their versions; ``devices``, their names), ``versions``.
+        ``backend`` (of new optimizers), ``native_missing`` (why the native one is missing, or None), ``isas_found``,
+        ``isa`` (in use), ``threads`` (the most that a step uses), ``cuda`` (a dict: ``missing``, why it can't be used,
+        or None; ``driver`` and ``package``, their versions; ``devices``, their names), and ``versions``.
 
     Raises
     ------
     ValueError, RuntimeError
-        If ``FASTOPT_BACKEND`` asks for what is not there.
+        If ``FASTOPT_BACKEND`` names no backend, or one that can't run here.
 
     Examples
     --------
@@ -36,12 +36,12 @@ def info() -> dict[str, Any]:
     from .cuda import found as cuda_found
     from .native import library as native
 
-    backend, is_there = choosing.choice(None), native.missing is None
+    backend, has_native = choosing.choice(None), native.missing is None
     return {
         "backend": backend,
         "native_missing": native.missing,
-        "isas_found": native.isas_found() if is_there else [],
-        "isa": native.isa() if is_there else None,
+        "isas_found": native.isas_found() if has_native else [],
+        "isa": native.isa() if has_native else None,
         "threads": min(threads.get_num_threads(), choosing.host_backend(backend).most_threads()),
         "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {
@@ -52,7 +52,7 @@ def info() -> dict[str, Any]:
     }
 
 
-def told() -> str:
+def info_text() -> str:
     """Return :func:`info` as lines for people."""
     found = info()
     if found["native_missing"] is not None:
@@ -65,13 +65,13 @@ def told() -> str:
         ("backend", f"{found['backend']} ({why})"),
         ("instruction sets", f"found {', '.join(found['isas_found']) or 'none'}; in use {found['isa'] or 'none'}"),
         ("threads", str(found["threads"])),
-        ("CUDA", told_of_cuda(found["cuda"])),
+        ("CUDA", cuda_text(found["cuda"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
     ]
     return "\n".join(f"{name:<17} {value}" for name, value in rows)
 
 
-def told_of_cuda(cuda: dict[str, Any]) -> str:
+def cuda_text(cuda: dict[str, Any]) -> str:
     if cuda["missing"] is not None:
         return f"no: {cuda['missing']}"
     devices = ", ".join(cuda["devices"]) or "devices not listed"

@@ -88,7 +88,7 @@ class Checkpoint(NamedTuple):
             parts.backend.ops.write(array, value)
         if plan is not None:
             state_dict.carry_out(opt, plan)
-        loaded = plan.entries if plan is not None else {}
+        loaded = {} if plan is None else plan.entries
         parts.follow_params([name for name in parts.parameters.names if name not in loaded])
         return result
 

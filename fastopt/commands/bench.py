@@ -1,12 +1,14 @@
-"""``python -m fastopt bench``: how fast each optimizer's step is here, next to this machine's memory.
+"""``python -m fastopt bench``: time each optimizer's step, and compare it with the speed of this machine's memory.
 
-The memory limit that steps are compared with is NumPy's ``np.negative(x, out=x)`` on an array of 128 MiB, far larger
-than the usual caches, cut into as many slices as the step has threads, each negated by a thread of its own (NumPy
-releases the GIL). That reads and writes every byte once and computes next to nothing. It is taken right before each
-turn of a step, the better of two times, so that a noisy host slows both; a step's percentage is the median over its
-turns of limit / step, for the bytes that the step has to move: each array that it changes read and written once, the
-gradient read once. A step whose arrays stay in cache can be above 100 %, and a step that reads more than it writes
-(SGD's) by a little.
+The memory limit is measured with NumPy's ``np.negative(x, out=x)`` on an array of 128 MiB, far larger than the usual
+caches. The array is cut into as many slices as the step has threads, and a thread of its own negates each (NumPy
+releases the GIL). That reads and writes every byte once and computes next to nothing. The limit is measured right
+before each turn of a step, as the better of two times, so that a noisy host slows both.
+
+A step has to move some bytes: it reads and writes each array that it changes once, and reads the gradient once. Its
+percentage is the time that the limit allows for these bytes, divided by the time of the step; the table shows the
+median over the turns. A step whose arrays stay in cache can be above 100 %; so can one that reads more than it writes
+(SGD), by a little.
 """
 
 from __future__ import annotations
@@ -29,22 +31,30 @@ from ..arrays.dtypes import Array
 from ..backends.information import info
 from ..backends.threads import set_num_threads
 from ..core.optimizer import Optimizer
+from . import COLOURS
 
-#: Of the arrays in the tables: 25 M elements are then 161 arrays, about as ResNet-50 has them. They are matrices, since
-#: some optimizers take nothing else; of few rows, since Muon's work grows with them.
+#: The shape of the arrays in the tables. 25 M elements are then 161 arrays, about as many as ResNet-50 has. They are
+#: matrices, since some optimizers take nothing else, and of few rows, since Muon's work grows with the rows.
 MATRIX = (64, 2432)
 
-#: SWATS would turn into SGD at once, as the gradients stay the same: it never does so with eps=0.
+#: SWATS would switch to SGD at once, since the gradients stay the same; with eps=0 it never does.
 OPTIONS: dict[str, dict[str, Any]] = {"SWATS": {"eps": 0.0}}
 
+#: Elements of the array that the limit is measured with.
 LIMIT_ELEMENTS = 1 << 25
+#: Elements of the smallest array that is timed.
 SMALLEST = 1 << 10
 
-#: Seconds. Threads of OpenMP spin for some milliseconds after a step, and would slow the limit if it did not wait.
+#: Seconds before each measurement of the limit. OpenMP's threads spin for some milliseconds after a step, and would
+#: slow it down.
 REST = 0.01
+#: Seconds of one turn.
 TURN = 0.02
-MOST_TURNS = 100
-LEAST_TURNS = 3
+MAX_TURNS = 100
+MIN_TURNS = 3
+
+#: Line styles: one for as many precisions as there are colours, then the next.
+LINES = ("-", "--")
 
 
 class Precision(NamedTuple):
@@ -72,7 +82,7 @@ PRECISIONS = (
 
 
 class Job(NamedTuple):
-    """What is to be measured: a step of this optimizer on arrays of these shapes."""
+    """A measurement to make: a step of this optimizer on arrays of these shapes."""
 
     label: str
     optimizer: type[Optimizer]
@@ -81,7 +91,7 @@ class Job(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a job came to: medians over its turns."""
+    """The result of a job: medians over its turns."""
 
     job: Job
     elements: int
@@ -102,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
     Returns
     -------
     int
-        Exit code: 0, or 1 where matplotlib is asked for and not installed, or the picture can't be written.
+        Exit code: 0, or 1 if matplotlib is needed and missing, or the picture can't be written.
     """
     parser, args = parse(argv)
     if args.plot is not None:
@@ -152,7 +162,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Read the command line; leave with its usage where it is wrong."""
+    """Read the command line; exit with the usage if it is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m fastopt bench", description="Time each optimizer's step against this machine's memory."
     )
@@ -178,7 +188,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namesp
 
 
 def check_format(parser: argparse.ArgumentParser, path: Path) -> None:
-    """Leave with the usage, before anything is measured, if matplotlib can't write such a file."""
+    """Exit with the usage, before anything is measured, if matplotlib can't write a file of this kind."""
     from matplotlib.figure import Figure
 
     formats = Figure().canvas.get_supported_filetypes()
@@ -197,14 +207,14 @@ def machine() -> str:
 
 
 def matrices(elements: int) -> list[tuple[int, ...]]:
-    """Return the shapes of so many elements: matrices, the last of one row."""
+    """Return the shapes of matrices with this many elements in all; the last has one row."""
     rows, columns = MATRIX
     count, rest = divmod(elements, rows * columns)
     return [*[MATRIX] * count, *[(1, rest)] * (rest > 0)]
 
 
 def sizes(largest: int) -> list[int]:
-    """Return the powers of 4 from 1 K on."""
+    """Return the powers of 4 from 1 K to ``largest``."""
     return [1 << power for power in range(10, 27, 2) if 1 << power <= largest]
 
 
@@ -217,22 +227,22 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def available(precisions: Sequence[Precision]) -> tuple[list[Precision], list[str]]:
-    """Return those that Adam takes here, and a line for each other one that says why not."""
-    taken, left_out = [], []
+    """Return the precisions that Adam takes here, and a line for each of the others that says why it does not."""
+    accepted, left_out = [], []
     for precision in precisions:
         try:
             params = [np.ones(SMALLEST, dtype_of(precision.param))]
             optimizers.Adam(params, **precision.options).step([np.ones(SMALLEST, dtype_of(precision.grad))])
-            taken.append(precision)
+            accepted.append(precision)
         except ImportError as error:
             left_out.append(f"{precision.name}: left out, {error.name} is not installed")
         except (TypeError, ValueError) as error:
             left_out.append(f"{precision.name}: left out, Adam does not take it: {error}")
-    return taken, left_out
+    return accepted, left_out
 
 
 def progress(jobs: list[Job]) -> Iterable[Job]:
-    """Show a bar on a terminal, where tqdm is installed."""
+    """Show a progress bar on a terminal, if tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -242,7 +252,7 @@ def progress(jobs: list[Job]) -> Iterable[Job]:
 
 
 def memory_limit(pool: ThreadPoolExecutor, threads: int) -> Callable[[], float]:
-    """Return a function that measures how many bytes a second these threads read and write (see the module)."""
+    """Return a function that measures how many bytes per second these threads read and write (see the module)."""
     x = np.ones(LIMIT_ELEMENTS, np.float32)
     parts = np.array_split(x, threads)
 
@@ -258,9 +268,9 @@ def memory_limit(pool: ThreadPoolExecutor, threads: int) -> Callable[[], float]:
 
 
 def measure(job: Job, limit: Callable[[], float], seconds: float) -> Result:
-    """Take turns, of the limit and the step, for so many seconds.
+    """Measure the limit and the step in turns, for this many seconds.
 
-    A turn is several steps, if they are short; then its first one only wakes threads and fills caches.
+    If steps are short, a turn is several; its first one then only wakes threads and fills caches, and is not counted.
     """
     normal = np.random.default_rng(0).standard_normal(1 << 16)
     params = [np.ones(shape, dtype_of(job.precision.param)) for shape in job.shapes]
@@ -272,14 +282,14 @@ def measure(job: Job, limit: Callable[[], float], seconds: float) -> Result:
         opt.step(grads)
         return time.perf_counter() - start
 
-    # The first one makes the slots.
+    # The first step makes the slots.
     step()
     steps = min(200, max(1, int(TURN / step())))
     moved = bytes_moved(opt, params, grads)
     times: list[float] = []
     limits: list[float] = []
     begin = time.perf_counter()
-    while len(times) < LEAST_TURNS or (len(times) < MOST_TURNS and time.perf_counter() - begin < seconds):
+    while len(times) < MIN_TURNS or (len(times) < MAX_TURNS and time.perf_counter() - begin < seconds):
         time.sleep(REST)
         limits.append(limit())
         turn = [step() for _ in range(steps)]
@@ -289,9 +299,9 @@ def measure(job: Job, limit: Callable[[], float], seconds: float) -> Result:
 
 
 def bytes_moved(opt: Optimizer, params: Sequence[Array], grads: Sequence[Array]) -> int:
-    """Return the bytes that a step has to move: the gradient read, the parameter and each array of state both ways.
+    """Return how many bytes a step has to move.
 
-    A parameter that has a master is written only.
+    It reads the gradients, and reads and writes the parameters and the state. It only writes a parameter with a master.
     """
     moved = sum(grad.nbytes for grad in grads)
     for param, state in zip(params, opt.state.values(), strict=True):
@@ -301,7 +311,7 @@ def bytes_moved(opt: Optimizer, params: Sequence[Array], grads: Sequence[Array])
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return one line for each result under a heading."""
+    """Return a heading and one line for each result."""
     lines = [f"{'':22}{'µs':>12}{'bytes/element':>16}{'GB/s':>9}{'% of memory limit':>20}"]
     for result in results:
         lines.append(
@@ -311,13 +321,8 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-# Okabe and Ito's palette, told apart with every common colour blindness; its yellow is too pale for a line on white.
-COLOURS = ("#000000", "#56b4e9", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7")
-LINES = ("-", "--")
-
-
 def draw(results: Sequence[Result], title: str, path: Path) -> None:
-    """Draw the time per element against the size, a line for each precision, and what memory allows float32.
+    """Draw the time per element against the size, with a line for each precision and the memory limit of float32.
 
     Raises
     ------
@@ -365,7 +370,7 @@ def draw(results: Sequence[Result], title: str, path: Path) -> None:
 
 
 def short(size: int) -> str:
-    """Return a size as people say it.
+    """Return a size in K or M.
 
     >>> short(4096), short(1 << 26)
     ('4 K', '64 M')

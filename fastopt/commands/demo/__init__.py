@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     Returns
     -------
     int
-        Exit code: 0, or 1 where a package that the demo needs is not installed.
+        Exit code: 0, or 1 if a package that the demo needs is not installed.
     """
     args = parse(argv)
     missing = [name for name in REQUIRED if find_spec(name) is None]
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
     network = f"a {'-'.join(map(str, train.SIZES))} network on {len(digits.y_train)} handwritten digits"
     print(f"{network}, batches of {train.BATCH}, {epochs} epochs, seed {args.seed}")
-    print(told(runs[0].backend))
+    print(backend_text(runs[0].backend))
     print(table(runs, times))
     figure.draw(runs, times, f"fastopt, backend {runs[0].backend}: {network}", args.out)
     print(f"picture: {args.out}")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; leave with its usage where it is wrong."""
+    """Read the command line; exit with the usage if it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m fastopt demo", description="Train an MLP with each optimizer.")
     parser.add_argument("--out", type=Path, default=Path("demo.png"), help="the picture (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: 30)")
@@ -74,8 +74,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def told(backend: str) -> str:
-    """Return which backend ran, and how or why."""
+def backend_text(backend: str) -> str:
+    """Return which backend ran: the instruction set and threads of the native one, the reason for another."""
     found = info()
     if backend == "native":
         return f"backend native: instruction set {found['isa']}, threads {found['threads']}"
@@ -83,7 +83,7 @@ def told(backend: str) -> str:
 
 
 def table(runs: Sequence[Run], times: Sequence[UpdateTime]) -> str:
-    """Return one line for each optimizer under two lines of headings."""
+    """Return two lines of headings and one line for each optimizer."""
     lines = [
         f"{'':14}{'peak':>8}{'test':>10}{'epochs':>10}{'update,':>14}{'update,':>14}{'speed-':>9}",
         f"{'optimizer':14}{'rate':>8}{'accuracy':>10}{'to 95 %':>10}{'fastopt':>14}{'naive NumPy':>14}{'up':>9}",

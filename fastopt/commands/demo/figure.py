@@ -11,16 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from .. import COLOURS
 from .train import Run, UpdateTime
 
-# Okabe and Ito's palette, told apart with every common colour blindness; its yellow is too pale for a line on white.
-COLOURS = ("#000000", "#56b4e9", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7")
 LINES = ("--", "-")
 GREY = "#b5b5b5"
 
 
 def style(index: int) -> dict[str, Any]:
-    """Return the colour and line of the curve at `index`: seven colours and two lines in turn make fourteen styles."""
+    """Return the colour and line style of the curve at `index`; the first fourteen differ."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[index % len(LINES)]}
 
 
@@ -34,7 +33,7 @@ def draw(runs: Sequence[Run], times: Sequence[UpdateTime], title: str, path: Pat
     times : sequence of UpdateTime
         One for each run.
     title : str
-        Over the whole picture.
+        The title of the whole picture.
     path : pathlib.Path
         The file; its suffix chooses the format.
     """
@@ -63,7 +62,7 @@ def draw_losses(ax: Axes, runs: Sequence[Run]) -> None:
 
 
 def draw_lr(ax: Axes, run: Run) -> None:
-    """Draw the schedule relative to its peak, which is all that differs between the runs."""
+    """Draw the schedule relative to its peak, since the runs differ in the peak alone."""
     epochs = np.linspace(0, len(run.losses), len(run.lrs))
     ax.plot(epochs, np.array(run.lrs) / run.method.peak_lr, linewidth=2, color=COLOURS[0])
     ax.set(title="Learning rate: warmup_cosine", xlabel="epoch", ylabel="share of peak rate")
@@ -82,6 +81,6 @@ def draw_times(ax: Axes, runs: Sequence[Run], times: Sequence[UpdateTime]) -> No
     ax.bar_label(theirs, [f"{time.naive:.0f} µs" for time in times], padding=4, fontsize=9)
     ax.set_yticks(rows, [run.method.label for run in runs])
     ax.invert_yaxis()
-    # Room for the labels.
+    # Leave room for the labels.
     ax.margins(x=0.4)
     ax.set(title="Time of one update: fastopt (coloured), naive NumPy (grey)", xlabel="median time [µs]")

@@ -22,11 +22,11 @@ def init(rng: np.random.Generator, sizes: Sequence[int], dtype: DTypeLike = np.f
     Parameters
     ----------
     rng : numpy.random.Generator
-        Where the weights come from.
+        The source of the weights.
     sizes : sequence of int
-        Inputs, units of each hidden layer, classes.
+        The number of inputs, of units in each hidden layer, and of classes.
     dtype : dtype, optional
-        Floating type of every array.
+        The floating-point type of every array.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def init(rng: np.random.Generator, sizes: Sequence[int], dtype: DTypeLike = np.f
 
 
 def forward(params: Layers, x: Floats) -> list[Floats]:
-    """Return the input of every layer, in order, and last the logits."""
+    """Return the input of every layer, in order, then the logits."""
     *hidden, out = params.values()
     activations = [x]
     for layer in hidden:
@@ -56,7 +56,7 @@ def loss_and_grads(params: Layers, x: Floats, labels: Labels) -> tuple[float, La
     """Return the mean cross entropy of a batch and its gradient, in the structure of `params`."""
     *inputs, logits = forward(params, x)
     rows = np.arange(len(labels))
-    # The largest logit is taken off so that exp cannot overflow.
+    # Subtract the largest logit so that exp cannot overflow.
     logits -= logits.max(axis=1, keepdims=True)
     log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     loss = -float(log_probs[rows, labels].mean())
@@ -73,5 +73,5 @@ def loss_and_grads(params: Layers, x: Floats, labels: Labels) -> tuple[float, La
 
 
 def accuracy(params: Layers, x: Floats, labels: Labels) -> float:
-    """Return the fraction of rows of `x` whose largest logit is the right one."""
+    """Return the fraction of rows of `x` whose largest logit is that of the label."""
     return float((forward(params, x)[-1].argmax(axis=1) == labels).mean())

@@ -1,7 +1,7 @@
-"""The same optimizers as textbook NumPy: readable, and a new array for every operation.
+"""The same optimizers as textbook NumPy: readable, with a new array for every operation.
 
-They are what the demo measures fastopt against. A rule takes one parameter, its gradient, its state (an empty dict
-before the first step) and the step number from 1; it changes the parameter in place.
+The demo measures fastopt against them. A rule takes one parameter, its gradient, its state (an empty dict before the
+first step) and the step number, from 1; it changes the parameter in place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Rule = Callable[..., None]
 def sgd(
     p: Floats, g: Floats, state: State, t: int, *, lr: float, momentum: float = 0.0, nesterov: bool = False
 ) -> None:
-    """Gradient descent, with momentum (heavy ball or Nesterov) if asked for."""
+    """Gradient descent, optionally with momentum (heavy ball or Nesterov)."""
     if momentum:
         b = state["b"] = momentum * state.get("b", 0.0) + g
         g = g + momentum * b if nesterov else b
@@ -71,7 +71,7 @@ class Optimizer:
     params : Layers
         Changed in place by `step`.
     **options
-        Passed on to the rule: ``lr`` and the rest.
+        Passed to the rule, such as ``lr``.
     """
 
     def __init__(self, rule: Rule, params: Layers, **options: Any) -> None:

@@ -16,8 +16,8 @@ from ... import schedules
 from . import mlp, naive
 from .methods import Method
 
-# Not wider: from about half a megabyte an array, malloc hands naive Adam's temporaries back to the system at every
-# step, which then takes four times as long. That would flatter fastopt.
+# Wider layers would flatter fastopt: from about half a megabyte per array on, malloc returns naive Adam's temporaries
+# to the system at every step, which then takes four times as long.
 SIZES = (64, 384, 192, 10)
 BATCH = 64
 TARGET = 0.95
@@ -34,7 +34,7 @@ class Digits(NamedTuple):
 
 @dataclass
 class Run:
-    """What one optimizer did."""
+    """The record of one optimizer's training."""
 
     method: Method
     backend: str
@@ -59,7 +59,7 @@ class UpdateTime(NamedTuple):
 
 
 def load() -> Digits:
-    """Return scikit-learn's bundled digits, a fifth of each class kept for testing; the split is always the same."""
+    """Return scikit-learn's bundled digits, with a fifth of each class for testing; the split is always the same."""
     x, y = load_digits(return_X_y=True)
     return Digits(*train_test_split((x / 16).astype(np.float32), y, test_size=0.2, stratify=y, random_state=0))
 
@@ -72,11 +72,11 @@ def train(method: Method, digits: Digits, epochs: int, seed: int, on_epoch: Call
     method : Method
         The optimizer.
     digits : Digits
-        What to learn.
+        The images and labels.
     epochs : int
         Passes over the training images.
     seed : int
-        Of the initial weights and the order of the images.
+        The seed of the initial weights and of the order of the images.
     on_epoch : callable
         Called after each epoch.
 
@@ -118,7 +118,7 @@ def time_update(method: Method, digits: Digits, repeats: int) -> UpdateTime:
     times = []
     for _ in range(repeats):
         for step in steps:
-            # Between updates as in training: an update meets the caches and the cores as matrix products left them.
+            # As in training: the update finds caches and cores in the state in which matrix products leave them.
             _, grads = mlp.loss_and_grads(ours, digits.x_train[:BATCH], digits.y_train[:BATCH])
             start = perf_counter_ns()
             step(grads)
