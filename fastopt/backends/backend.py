@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic.rules import Rule
 from ..arrays.memory import Extents
-from .table import ArrayExtras, HyperRow, LimitedUnits, Reading, Source, Trust
+from .interrupts import uninterrupted
+from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 
 #: Raises for gradients that are not finite; gets how many such elements each array has.
-Refuse = Callable[[npt.NDArray[np.int64]], None]
-Count = Callable[[], None]
+Refuse: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
+Count: TypeAlias = Callable[[], None]
+#: The step counts, of shape (2, 1 + arrays).
+Counts: TypeAlias = npt.NDArray[np.int64]
+#: The greatest norm of each array.
+Limits: TypeAlias = npt.NDArray[np.float64]
+Arrays: TypeAlias = Sequence[Any]
 
 
 class ArrayOps(Protocol):
@@ -44,40 +51,38 @@ class ArrayOps(Protocol):
     def extents(self, names: Sequence[str], arrays: Sequence[Any]) -> Extents: ...
 
 
-class Backend(Protocol):
+class Backend:
     """A place where steps run. Tables are typed in ``table.py``; each backend knows its own."""
 
     #: The name that ``FASTOPT_BACKEND`` and ``opt.backend`` have for it.
     name: str
     #: Whether arrays are NumPy's.
     on_host: bool
-
-    @property
-    def ops(self) -> ArrayOps:
-        """The operations on this backend's arrays."""
+    #: The operations on this backend's arrays.
+    ops: ArrayOps
 
     def table(
         self,
-        params: Sequence[Any],
-        slots: Sequence[Sequence[Any]],
-        extras: Sequence[ArrayExtras] | None = None,
-        *,
+        params: Arrays,
+        slots: Sequence[Arrays],
+        extras: Extras = None,
         rules: Sequence[Rule] = (),
-        counts: npt.NDArray[np.int64] | None = None,
+        counts: Counts | None = None,
     ) -> Any:
         """Return a table of these arrays, which must be contiguous.
 
-        ``rules`` are those that will run; ``counts``, of shape (2, 1 + arrays), are the step counts that counted calls
-        update.
+        ``rules`` are those that will run; ``counts`` are what counted calls update.
 
         Raises
         ------
         ValueError
             For a rule that this backend can't run.
         """
+        raise NotImplementedError
 
-    def writeable_check(self, arrays: Sequence[Any], dtypes: Sequence[Any]) -> Callable[[], bool]:
+    def writeable_check(self, arrays: Arrays, dtypes: Sequence[Any]) -> Callable[[], bool]:
         """Return a function that returns whether all of these arrays still have these dtypes and can be written."""
+        raise NotImplementedError
 
     def set_stream(self, table: Any, stream: Any) -> None:
         """Set the stream in which the next step runs; None: the one that the gradients name.
@@ -87,30 +92,35 @@ class Backend(Protocol):
         TypeError, ValueError
             If this backend has no streams, or this is not a stream.
         """
+        raise NotImplementedError
 
     def read(
         self,
         table: Any,
         rows: list[HyperRow],
-        limits: npt.NDArray[np.float64] | None,
+        limits: Limits | None,
         global_limit: float | None,
         nonfinite: str,
         refuse: Refuse,
     ) -> Reading:
         """Read all gradients before a step: set the clip factors, and look for elements that are not finite.
 
-        ``limits`` has the greatest norm of each array, ``global_limit`` that of all together. ``refuse`` is called if
-        ``nonfinite`` is "raise" and there are such elements; nothing is set then.
+        ``global_limit`` is the greatest norm of all gradients together. ``refuse`` is called if ``nonfinite`` is
+        "raise" and there are such elements; nothing is set then.
         """
+        raise NotImplementedError
 
     def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
         """Step and count, as one piece that Ctrl-C can't divide."""
+        uninterrupted(partial(table.step, rows), count)
 
     def accumulate(self, table: Any, rows: list[HyperRow], count: Count) -> None:
         """Accumulate the gradients and count the call, as one piece that Ctrl-C can't divide."""
+        uninterrupted(partial(table.accumulate, rows), count)
 
     def limit_norms(self, table: Any, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
         """Scale the units whose norm is above their limit."""
+        raise NotImplementedError
 
     def step_by_trust(
         self,
@@ -119,19 +129,23 @@ class Backend(Protocol):
         norm_rows: Sequence[HyperRow],
         update: Source,
         trusts: Sequence[Trust],
-        present: npt.NDArray[np.bool_],
+        present: Present,
         ratios: Any,
     ) -> None:
         """Step with a learning rate of each array's own, from the norms of its parameter and its update.
 
         ``norm_rows`` are the rows that the update is read with; ``ratios`` is where the trust ratios are kept.
         """
+        raise NotImplementedError
 
-    def numpy_table(self, params: Sequence[Any], slots: Sequence[Sequence[Any]], extras: Sequence[ArrayExtras]) -> Any:
-        """Return a table of the NumPy backend, whatever this one is; only of arrays on the host."""
+    def adafactor(self, table: Any, slots: Sequence[Arrays]) -> Any:
+        """Return what makes Adafactor's steps on a GPU."""
+        raise NotImplementedError
 
-    def adafactor(self, table: Any, slots: Sequence[Sequence[Any]]) -> Any:
-        """Return what makes Adafactor's steps on this backend's own arrays; None where NumPy makes them."""
+    def numpy_table(self, params: Arrays, slots: Sequence[Arrays], extras: Extras) -> Any:
+        """Return a table of the NumPy backend, whichever this one is; only of arrays on the host."""
+        raise NotImplementedError
 
     def sum_squares(self, array: Any, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
         """Return the sums of squares over these axes of a NumPy array, in double precision and a fixed order."""
+        raise NotImplementedError

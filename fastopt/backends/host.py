@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic.norms import clip_factor, total_norm
-from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..arrays.memory import are_writeable_as
 from . import host_arrays
-from .backend import ArrayOps, Count, Refuse
-from .interrupts import uninterrupted
+from .backend import Arrays, Backend, Limits, Refuse
 from .numpy import axis_sums
 from .numpy.table import NumpyTable
-from .table import ArrayExtras, HyperRow, LimitedUnits, Reading, Source, Table, Trust
+from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Table, Trust
 
 NOTHING_READ = Reading()
 
 
-class HostBackend:
-    """The base of the native and the NumPy backend; :class:`fastopt.backends.backend.Backend` says what each does."""
+class HostBackend(Backend):
+    """The base of the native and the NumPy backend."""
 
-    name: str
     on_host = True
+    ops = host_arrays
     #: Adds the squares of runs to sums.
     add_runs: axis_sums.Adder
-
-    @property
-    def ops(self) -> ArrayOps:
-        return host_arrays
-
-    def table(
-        self,
-        params: Sequence[Array],
-        slots: Sequence[Sequence[Array]],
-        extras: Sequence[ArrayExtras] | None = None,
-        *,
-        rules: Sequence[Rule] = (),
-        counts: npt.NDArray[np.int64] | None = None,
-    ) -> Table:
-        raise NotImplementedError
 
     def most_threads(self) -> int:
         """Return how many threads a large step can use."""
@@ -62,7 +44,7 @@ class HostBackend:
         self,
         table: Any,
         rows: list[HyperRow],
-        limits: npt.NDArray[np.float64] | None,
+        limits: Limits | None,
         global_limit: float | None,
         nonfinite: str,
         refuse: Refuse,
@@ -91,12 +73,6 @@ class HostBackend:
         rows[:] = [row._replace(global_clip=factor) for row in rows]
         return Reading(norm, found)
 
-    def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
-        uninterrupted(partial(table.step, rows), count)
-
-    def accumulate(self, table: Any, rows: list[HyperRow], count: Count) -> None:
-        uninterrupted(partial(table.accumulate, rows), count)
-
     def limit_norms(self, table: Any, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
         for each in units:
             limit_norms(each.weights, each.limit, each.axes, self.add_runs)
@@ -108,8 +84,8 @@ class HostBackend:
         norm_rows: Sequence[HyperRow],
         update: Source,
         trusts: Sequence[Trust],
-        present: npt.NDArray[np.bool_],
-        ratios: npt.NDArray[np.float64],
+        present: Present,
+        ratios: Any,
     ) -> None:
         numbers = table.row_numbers[present]
         param_sums, update_sums = (table.sum_products(norm_rows, each, each)[present] for each in ("param", update))
@@ -131,13 +107,8 @@ class HostBackend:
         finally:
             table.row_numbers[present] = numbers
 
-    def numpy_table(
-        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], extras: Sequence[ArrayExtras]
-    ) -> NumpyTable:
+    def numpy_table(self, params: Arrays, slots: Sequence[Arrays], extras: Extras) -> NumpyTable:
         return NumpyTable(params, slots, extras)
-
-    def adafactor(self, table: Any, slots: Sequence[Sequence[Any]]) -> None:
-        return None
 
     def sum_squares(self, array: Array, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
         return axis_sums.sum_squares(array, axes, self.add_runs)

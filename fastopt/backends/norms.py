@@ -20,4 +20,5 @@ def sum_squares(arrays: Sequence[Array]) -> npt.NDArray[np.float64]:
     """Return the sum of squares of each C-contiguous float32 or float64 array, added in double precision."""
     table = host_backend(choice(None)).table(arrays, [()] * len(arrays))
     table.set_grads(arrays)
-    return table.sum_products([PLAIN], "clipped_grad", "clipped_grad")
+    sums: npt.NDArray[np.float64] = table.sum_products([PLAIN], "clipped_grad", "clipped_grad")
+    return sums

@@ -46,6 +46,12 @@ class ArrayExtras(NamedTuple):
     scales: Sequence[tuple[Map, Array] | None] = ()
 
 
+Extras: TypeAlias = Sequence[ArrayExtras] | None
+
+#: Which arrays have a gradient.
+Present: TypeAlias = npt.NDArray[np.bool_]
+
+
 class LimitedUnits(NamedTuple):
     """An array, or the touched rows of one, whose units' norms a step limits."""
 

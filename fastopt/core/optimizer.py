@@ -39,10 +39,13 @@ class Optimizer(Hooks):
         state, are computed in float32 and written to the nearest in the same pass. A group's options can be given in a
         dict with the key ``"params"``.
     options : dict
-        The optimizer's own options.
+        The optimizer's own options. These mean the same wherever they occur: ``lr``, the learning rate, at least 0;
+        ``weight_decay``, at least 0 (see ``decoupled``); ``betas``, the decay rates of running means, each from 0 to
+        below 1; ``momentum``, at least 0; ``eps``, at least 0, which keeps a denominator away from 0. Narrower ranges
+        stand in the optimizer's own docstring.
     decoupled : bool
-        Whether ``weight_decay`` shrinks the parameters by ``1 - lr * weight_decay`` before the step, instead of
-        L2.
+        False: ``weight_decay`` is L2, ``g += weight_decay * p`` before the rule. True: it is decoupled,
+        ``p *= 1 - lr * weight_decay`` before the rule. Each optimizer has its own default, beside its ``weight_decay``.
     maximize : bool, default False
         Whether to go up the gradient.
     clip_value, clip_norm, clip_global_norm : float, optional

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...arithmetic.rules import Rule
-from ..backend import ArrayOps, Count, Refuse
-from ..interrupts import uninterrupted
-from ..table import ArrayExtras, HyperRow, LimitedUnits, Reading, Source, Trust
+from ..backend import Arrays, Backend, Counts, Limits, Refuse
+from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 from . import arrays
 from .adafactor import Factored
 from .table import CudaTable, stream_handle
 
 
-class CudaBackend:
+class CudaBackend(Backend):
     name = "cuda"
     on_host = False
-
-    @property
-    def ops(self) -> ArrayOps:
-        return arrays
+    ops = arrays
 
     def table(
         self,
-        params: Sequence[Any],
-        slots: Sequence[Sequence[Any]],
-        extras: Sequence[ArrayExtras] | None = None,
-        *,
+        params: Arrays,
+        slots: Sequence[Arrays],
+        extras: Extras = None,
         rules: Sequence[Rule] = (),
-        counts: npt.NDArray[np.int64] | None = None,
+        counts: Counts | None = None,
     ) -> CudaTable:
         return CudaTable(params, slots, extras)
 
@@ -47,7 +40,7 @@ class CudaBackend:
         self,
         table: CudaTable,
         rows: list[HyperRow],
-        limits: npt.NDArray[np.float64] | None,
+        limits: Limits | None,
         global_limit: float | None,
         nonfinite: str,
         refuse: Refuse,
@@ -59,12 +52,6 @@ class CudaBackend:
                 refuse(counts)
         return Reading(norm, verdict=table.verdict() if nonfinite == "skip" else None)
 
-    def step(self, table: CudaTable, rows: list[HyperRow], count: Count) -> None:
-        uninterrupted(partial(table.step, rows), count)
-
-    def accumulate(self, table: CudaTable, rows: list[HyperRow], count: Count) -> None:
-        uninterrupted(partial(table.accumulate, rows), count)
-
     def limit_norms(self, table: CudaTable, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
         table.hold_norms(rows, units)
 
@@ -75,20 +62,14 @@ class CudaBackend:
         norm_rows: Sequence[HyperRow],
         update: Source,
         trusts: Sequence[Trust],
-        present: npt.NDArray[np.bool_],
+        present: Present,
         ratios: Sequence[Any],
     ) -> None:
         table.set_trust_ratios(norm_rows, update, trusts, ratios)
         table.step(rows)
 
-    def numpy_table(self, params: Sequence[Any], slots: Sequence[Sequence[Any]], extras: Sequence[ArrayExtras]) -> Any:
-        raise NotImplementedError("NumPy can't read arrays on a GPU")
-
     def adafactor(self, table: CudaTable, slots: Sequence[Sequence[Any]]) -> Factored:
         return Factored(table, slots)
-
-    def sum_squares(self, array: Any, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
-        raise NotImplementedError("sums over axes of arrays on a GPU are part of the kernels that use them")
 
 
 BACKEND = CudaBackend()

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...arithmetic.rules import Rule
 from ...arrays.dtypes import Array
 from .. import threads
-from ..backend import Count
+from ..backend import Arrays, Count, Counts
 from ..host import HostBackend
-from ..table import ArrayExtras, HyperRow
+from ..table import Extras, HyperRow
 from . import library, ndarrays
 from .table import NativeTable, add_runs
 
@@ -24,12 +23,11 @@ class NativeBackend(HostBackend):
 
     def table(
         self,
-        params: Sequence[Array],
-        slots: Sequence[Sequence[Array]],
-        extras: Sequence[ArrayExtras] | None = None,
-        *,
+        params: Arrays,
+        slots: Sequence[Arrays],
+        extras: Extras = None,
         rules: Sequence[Rule] = (),
-        counts: npt.NDArray[np.int64] | None = None,
+        counts: Counts | None = None,
     ) -> NativeTable:
         for rule in rules:
             if rule not in library.RULES:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from ...arithmetic.rules import Rule
-from ...arrays.dtypes import Array
+from ..backend import Arrays, Counts
 from ..host import HostBackend
-from ..table import ArrayExtras
+from ..table import Extras
 from . import axis_sums
 from .table import MOST_THREADS, NumpyTable
 
@@ -21,12 +18,11 @@ class NumpyBackend(HostBackend):
 
     def table(
         self,
-        params: Sequence[Array],
-        slots: Sequence[Sequence[Array]],
-        extras: Sequence[ArrayExtras] | None = None,
-        *,
+        params: Arrays,
+        slots: Sequence[Arrays],
+        extras: Extras = None,
         rules: Sequence[Rule] = (),
-        counts: npt.NDArray[np.int64] | None = None,
+        counts: Counts | None = None,
     ) -> NumpyTable:
         return NumpyTable(params, slots, extras)
 
