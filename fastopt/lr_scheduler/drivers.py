@@ -304,7 +304,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self.T_0 = T_0
         self.T_mult = T_mult
         self.eta_min = eta_min
-        #: The part of an epoch that the last step was past its beginning.
+        #: The fraction of the epoch at the last step.
         self.fraction = 0.0
         super().__init__(optimizer, last_epoch)
 
