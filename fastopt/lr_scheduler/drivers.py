@@ -270,7 +270,7 @@ class CosineAnnealingLR(LRScheduler):
 
         return to_and_fro
 
-    def followed(self, lr: float, before: float, now: float) -> float:
+    def move(self, lr: float, before: float, now: float) -> float:
         if lr == before:
             return now
         if before == self.eta_min:

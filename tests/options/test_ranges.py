@@ -17,7 +17,7 @@ NUMBERS = [-math.inf, -(10**400), -1, -TINY, 0, TINY, 0.5, 1, 1 + 2**-52, 1e308,
 
 
 @pytest.mark.parametrize(
-    ("range_", "words", "held"),
+    ("range_", "words", "inside"),
     [
         (Range(), "a finite number", [-1, -TINY, 0, TINY, 0.5, 1, 1 + 2**-52, 1e308]),
         (NON_NEGATIVE, "a finite number of at least 0", [0, TINY, 0.5, 1, 1 + 2**-52, 1e308]),
@@ -33,11 +33,11 @@ NUMBERS = [-math.inf, -(10**400), -1, -TINY, 0, TINY, 0.5, 1, 1 + 2**-52, 1e308,
         (Range(1, optional=True), "a finite number of at least 1, or None", [1, 1 + 2**-52, 1e308]),
     ],
 )
-def test_ranges(range_: Range, words: str, held: list[float]) -> None:
+def test_ranges(range_: Range, words: str, inside: list[float]) -> None:
     assert str(range_) == words
-    assert [number for number in NUMBERS if range_.holds(number)] == held
+    assert [number for number in NUMBERS if range_.holds(number)] == inside
     for number in NUMBERS:
-        if number in held:
+        if number in inside:
             check("x", number, range_)
         else:
             with pytest.raises(ValueError, match=rf"^x={re.escape(repr(number))}: expected {words}$"):
