@@ -70,9 +70,9 @@ class LRScheduler:
         now = schedule(epoch)
         if self.is_absolute:
             return now
-        return self.followed(lr, schedule(epoch - 1) if epoch > 0 else self.base_lrs[k], now)
+        return self.move(lr, schedule(epoch - 1) if epoch > 0 else self.base_lrs[k], now)
 
-    def followed(self, lr: float, before: float, now: float) -> float:
+    def move(self, lr: float, before: float, now: float) -> float:
         """Return the rate that follows ``lr`` if the schedule goes from ``before`` to ``now``."""
         if now == before:
             return lr
@@ -146,7 +146,7 @@ class LRScheduler:
             If :meth:`state_dict` of such a driver did not return this. Nothing is changed then.
         """
         self.check_state_dict(state_dict)
-        self.load_checked(state_dict)
+        self.load_attributes(state_dict)
 
     def check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Raise unless this is a state of such a driver."""
@@ -163,8 +163,8 @@ class LRScheduler:
                 f"state_dict: it is for {len(state_dict['_last_lr'])} groups, the optimizer has {len(self._last_lr)}"
             )
 
-    def load_checked(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state that was checked."""
+    def load_attributes(self, state_dict: Mapping[str, Any]) -> None:
+        """Take all attributes from a state that is known to be right."""
         for name, value in state_dict.items():
             if name not in self.functions:
                 setattr(self, name, each(lambda item: item, value))

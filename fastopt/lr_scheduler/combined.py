@@ -58,10 +58,10 @@ class Combined(LRScheduler):
         for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
             scheduler.check_state_dict(saved)
 
-    def load_checked(self, state_dict: Mapping[str, Any]) -> None:
+    def load_attributes(self, state_dict: Mapping[str, Any]) -> None:
         for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
-            scheduler.load_checked(saved)
-        super().load_checked({name: value for name, value in state_dict.items() if name != "_schedulers"})
+            scheduler.load_attributes(saved)
+        super().load_attributes({name: value for name, value in state_dict.items() if name != "_schedulers"})
 
 
 class SequentialLR(Combined):

@@ -270,7 +270,7 @@ class CosineAnnealingLR(LRScheduler):
 
         return to_and_fro
 
-    def followed(self, lr: float, before: float, now: float) -> float:
+    def move(self, lr: float, before: float, now: float) -> float:
         if lr == before:
             return now
         if before == self.eta_min:
@@ -304,7 +304,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self.T_0 = T_0
         self.T_mult = T_mult
         self.eta_min = eta_min
-        #: The part of an epoch that the last step was past its beginning.
+        #: The fraction of the epoch at the last step.
         self.fraction = 0.0
         super().__init__(optimizer, last_epoch)
 

@@ -32,9 +32,10 @@ class Range(NamedTuple):
 
     def holds(self, number: float) -> bool:
         """Return whether a number is in the range."""
-        above = number > self.low if self.excludes_low else number >= self.low
-        below = number <= self.high if self.includes_high else number < self.high
-        return above and below and (abs(number) <= sys.float_info.max or number == math.inf)
+        if self.low < number < self.high:
+            return abs(number) <= sys.float_info.max
+        at_low = number == self.low > -math.inf and not self.excludes_low
+        return at_low or (number == self.high and self.includes_high)
 
     def __str__(self) -> str:
         low, high = math.isfinite(self.low), math.isfinite(self.high)
@@ -63,7 +64,7 @@ class Choice:
         return f"one of {', '.join(map(repr, self.values))}"
 
 
-#: None: True or False.
+#: None allows True and False.
 Allowed: TypeAlias = Range | tuple[Range, ...] | Choice | None
 
 NON_NEGATIVE = Range(0.0)

@@ -223,6 +223,10 @@ def test_all_of_torchs_names_are_here() -> None:
         assert list(mine) == list(theirs)
 
 
+def test_drivers_are_of_the_package() -> None:
+    assert {getattr(lr_scheduler, name).__module__ for name in lr_scheduler.__all__} == {"fastopt.lr_scheduler"}
+
+
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
 

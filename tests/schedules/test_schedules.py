@@ -142,11 +142,11 @@ def test_repr_can_be_evaluated(case):
 
 def test_a_pickle_names_the_package_and_loads_later():
     assert {getattr(schedules, name).__module__ for name in schedules.__all__} == {"fastopt.schedules"}
-    written_by_0_1 = (
+    pickle_of_0_1 = (
         b"ccopy_reg\n_reconstructor\np0\n(cfastopt.schedules\ncosine\np1\nc__builtin__\nobject\np2\nNtp3\nRp4\n"
         b"(dp5\nVlr0\np6\nF1.0\nsVtotal\np7\nI4\nsVfloor\np8\nF0.5\nsb."
     )
-    assert pickle.loads(written_by_0_1) == cosine(1, 4, 0.5)
+    assert pickle.loads(pickle_of_0_1) == cosine(1, 4, 0.5)
 
 
 def test_different_schedules_differ():
