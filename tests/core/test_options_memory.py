@@ -60,7 +60,6 @@ def test_failed_step_changes_nothing(case: Case, options: dict[str, Any], backen
         assert all_bytes(opt, *grads) == before
 
 
-@pytest.mark.by_turns("options")
 @every_backend
 @taken({**OPTIONS, **STORAGE}, EACH)
 def test_resuming(case: Case, options: dict[str, Any], backend: str) -> None:
