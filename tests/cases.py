@@ -273,3 +273,9 @@ def everything(params: Any, opt: fastopt.Optimizer) -> list[bytes]:
         np.where(np.isnan(array), np.nan, array).tobytes() if array.dtype.kind == "f" else array.tobytes()
         for array in arrays
     ]
+
+
+def shown(value: object) -> str | None:
+    if isinstance(value, dict):
+        return "-".join(f"{name}={option}" for name, option in value.items())
+    return getattr(value, "__name__", None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 # The helpers that stand directly here (cases.py and others) are imported by their names.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-
 import tiers
+
+from fastopt.backends import threads
+from fastopt.backends.native import library
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,6 +28,16 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)  # before the items are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tiers.mark_grids(items)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Set the number of threads and the instruction set back after a test that changes them."""
+    before = threads.asked_for
+    yield
+    threads.asked_for = before
+    if library.missing is None:
+        library.use_isa(os.environ.get("FASTOPT_ISA"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

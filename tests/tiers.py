@@ -1,8 +1,8 @@
-"""Three tiers of tests, by markers: the default, ``exhaustive`` (the gate runs it too), ``long`` (run by hand).
+"""Three tiers of tests by markers: the default, ``exhaustive`` (the gate runs it too), ``long`` (run by hand).
 
-A grid of optimizers x options x dtypes x ... is too long for every run. ``@pytest.mark.by_turns("case")`` thins it by one
-rule: the items are grouped by their case, the i-th case takes the i-th item of its group, and every value of every
-parameter that is still without an item gets its first. All other items of the grid are exhaustive.
+A grid of optimizers x options x dtypes x ... takes too long for every run; ``@pytest.mark.by_turns("case")`` thins it.
+The items are grouped by case. The i-th case takes the i-th item of its group. A value of any parameter that is in no
+item so far takes its first. All other items of the grid are exhaustive.
 """
 
 from __future__ import annotations

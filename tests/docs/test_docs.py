@@ -24,17 +24,11 @@ from places import ROOT
 import fastopt
 from fastopt import schedules
 from fastopt.__main__ import COMMANDS, MODULES
-from fastopt.backends import threads
+
+pytestmark = pytest.mark.usefixtures("restored")
 
 needs_source = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="the source tree is not here")
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    before = threads.asked_for
-    yield
-    threads.asked_for = before
 
 
 def text_of(document: str) -> str:
@@ -123,17 +117,21 @@ def test_modules_and_commands_of_readme_exist() -> None:
 
 
 @needs_source
-@needs_bash
-def test_ci_runs_the_test_command_of_readme() -> None:
-    """The gate takes the block behind the marker out of README as it stands, and runs that."""
-    gate = text_of(".ci/run")
+def test_the_gate_runs_the_test_command_of_readme() -> None:
+    """The session ``tests`` takes the block behind the marker out of README as it stands."""
+    gate = text_of("noxfile.py")
     marked = re.findall(r"^<!-- test command -->\n```\w+\n(.*?)^```$", text_of("README.md"), re.M | re.S)
     assert len(marked) == 1
-    (extraction,) = re.findall(r"^test_command=.*$", gate, re.M)
-    script = f'{extraction}\nprintf %s "$test_command"'
-    taken = subprocess.run(["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert taken.strip() == marked[0].strip()
-    assert re.search(r'^bash -euc "\$test_command"$', gate, re.M)
+    (function,) = re.findall(r"^def test_command\(.*?(?=^\S(?!ef test_command))", gate, re.M | re.S)
+    namespace: dict[str, Any] = {"re": re, "ROOT": ROOT}
+    exec(function, namespace)
+    assert namespace["test_command"]() == marked[0].strip()
+    assert 'session.run("bash", "-euc", test_command()' in gate
+
+
+@needs_source
+@needs_bash
+def test_the_gate_is_a_script() -> None:
     subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from places import ROOT
 
 import fastopt
 from fastopt.arithmetic import rules
-from fastopt.backends import threads
 from fastopt.backends.native import library as native
 from fastopt.backends.numpy import table as fallback
+
+pytestmark = pytest.mark.usefixtures("restored")
 
 BLOCK, CHUNK = 1024, 4096
 LENGTHS = [0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 1000]
@@ -25,15 +25,6 @@ LENGTHS += [size + by for size in (BLOCK, CHUNK, fallback.BLOCK_BYTES // 8) for 
 LENGTHS += [fallback.BLOCK_BYTES // 4 + 1]
 THREADS = (1, 2, 3, 7)
 GUARD = 64
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    before = threads.asked_for
-    yield
-    threads.asked_for = before
-    if native.missing is None:
-        native.use_isa(os.environ.get("FASTOPT_ISA"))
 
 
 def special_values(rng: np.random.Generator, size: int, dtype: Any) -> Any:
@@ -119,7 +110,6 @@ def guarded(values: Any, shift: int, buffers: list[Any]) -> Any:
     return buffer[begin : begin + values.size]
 
 
-@pytest.mark.by_turns("case")
 @every_dtype
 @every_case
 def test_guard_bytes_and_unaligned_views(case: Case, dtype: Any) -> None:
@@ -145,7 +135,6 @@ def test_guard_bytes_and_unaligned_views(case: Case, dtype: Any) -> None:
         assert (buffer == 7).all()
 
 
-@pytest.mark.by_turns("case")
 @every_dtype
 @every_case
 @pytest.mark.parametrize("grad_dtype", ["float16", "bfloat16", "float32", "float64", "longdouble", ">f4"])
@@ -181,7 +170,6 @@ def test_every_float16_and_bfloat16_value(backend: str) -> None:
                 np.testing.assert_array_equal(param, -bits.view(kind).astype(np.float32))
 
 
-@pytest.mark.by_turns("case")
 @every_dtype
 @every_case
 def test_orders_and_strides(case: Case, dtype: Any) -> None:
@@ -210,7 +198,6 @@ def test_orders_and_strides(case: Case, dtype: Any) -> None:
         np.testing.assert_allclose(opt.state["0"][slot], reference.state["0"][slot], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.by_turns("case")
 @every_dtype
 @every_case
 def test_resuming_from_copied_state(case: Case, dtype: Any) -> None:

@@ -1,11 +1,11 @@
 """A stand-in for a GPU: runs Python with numba-cuda on a driver whose device is the processor.
 
-``python tests/backends/cuda/gpu_stand_in -m pytest -n auto tests/backends/cuda/test_on_gpu.py`` runs the tests that need a GPU; needs Linux, gcc
-and ``fastopt[cuda]``. All that numba-cuda and cuda.core do on the host is as ever, on a driver of our own (libcuda.c),
-found in ``LD_LIBRARY_PATH`` before any other. What kernels are compiled and linked to (PTX) is translated to C
-(ptx_in_c.py) and run thread by thread, from the first and from the last by turns; threads meet at barriers and in the
-exchanges of a warp (threads.c). A launch fails where a thread uses memory that was not allocated or is not aligned,
-or waits for threads that do not come; an operation that the kernels did not have before is an error.
+``python tests/backends/cuda/gpu_stand_in -m pytest tests/backends/cuda/test_on_gpu.py`` runs the tests that need a
+GPU; needs Linux, gcc and ``fastopt[cuda]``. All that numba-cuda and cuda.core do on the host is as ever, on a driver of
+our own (libcuda.c), found in ``LD_LIBRARY_PATH`` before any other. What kernels are compiled and linked to (PTX) is
+translated to C (ptx_in_c.py) and run thread by thread, from the first and from the last by turns; threads meet at
+barriers and in the exchanges of a warp (threads.c). A launch fails where a thread uses memory that was not allocated or
+is not aligned, or waits for threads that do not come; an operation that the kernels did not have before is an error.
 
 It can't show: how long anything takes; that work of different streams waits for each other, since all is done when it
 is asked for; threads at the same time, other than in these two orders; what ptxas makes of PTX (test_ptx.py).

@@ -1,4 +1,4 @@
-"""Numba's simulator: these tests run where NUMBA_ENABLE_CUDASIM=1 is set; ../test_simulator.py starts such a process."""
+"""Numba's simulator. Its tests run where NUMBA_ENABLE_CUDASIM=1; ../test_simulator.py starts such a process."""
 
 from __future__ import annotations
 

@@ -1,0 +1,247 @@
+"""The stages of the gate (.ci/run). Each runs alone: ``nox -s lint``; ``nox -l`` lists them.
+
+Sessions share environments, which are made in .nox once for each set of packages. Where sessions run the same tests
+under different conditions, each leaves out what its condition cannot change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENTS = ROOT / ".nox"
+SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
+RUNNER = ("pytest", "pytest-xdist", "hypothesis")
+STAND_IN = "tests/backends/cuda/gpu_stand_in"
+
+DEFAULT = "not exhaustive and not long"
+FULL = "not long"
+
+#: Tests of what neither the backend nor the way of installing changes.
+INDEPENDENT = [
+    *("tests/commands", "tests/schedules", "tests/lr_scheduler", "tests/test_init.py", "tests/test_house.py"),
+    *("tests/backends/cuda", "tests/backends/native", "tests/properties/test_interrupts.py"),
+    "tests/optimizers/test_optax_beyond_torch.py",
+]
+#: The tests that compare backends, instruction sets and threads with each other, whichever is in use.
+COMPARISONS = [
+    "tests/properties/test_same_bits.py",
+    "tests/core/test_options_same_bits.py",
+    "tests/core/test_options_memory.py",
+    "tests/properties/test_sequences.py",
+]
+BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
+
+
+# --- environments -----------------------------------------------------------------------------------------------------
+
+
+def time_of_newest_source() -> float:
+    sources = [
+        path
+        for folder in ("fastopt", "csrc")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".c", ".h"}
+    ]
+    return max(path.stat().st_mtime for path in [*sources, ROOT / "setup.py", ROOT / "pyproject.toml"])
+
+
+def environment(session: nox.Session, name: str, *packages: str, has_fastopt: bool = True, **variables: str) -> str:
+    """Return the Python of an environment, which is made again if its packages or fastopt's sources have changed."""
+    folder = ENVIRONMENTS / name
+    python, record = str(folder / SCRIPTS / "python"), folder / "packages.json"
+    is_there = record.exists() and json.loads(record.read_text()) == list(packages)
+    if is_there and (not has_fastopt or record.stat().st_mtime > time_of_newest_source()):
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run(sys.executable, "-m", "venv", str(folder), external=True)
+    # A module is compiled when it is first imported; most of those of scikit-learn or torch never are.
+    install = [python, "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check", *packages]
+    session.run(*install, env={"FASTOPT_REQUIRE_NATIVE": "1", **variables}, external=True)
+    record.write_text(json.dumps(packages))
+    return python
+
+
+def development(session: nox.Session) -> str:
+    return environment(session, "development", "-e", ".[test,peers]", "jax", "jaxlib", "optax")
+
+
+def checkers(session: nox.Session) -> str:
+    packages = ["ruff", "mypy", "import-linter", "clang-format", "numpy", "cffi", "setuptools", "typing_extensions"]
+    return environment(session, "checkers", *packages, has_fastopt=False)
+
+
+def wheel_path(session: nox.Session) -> str:
+    """Return the path of the built wheel."""
+    folder = ENVIRONMENTS / "wheel"
+    found = [path for path in folder.glob("*.whl") if path.stat().st_mtime > time_of_newest_source()]
+    if not found:
+        shutil.rmtree(folder, ignore_errors=True)
+        build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), "."]
+        session.run(*build, env={"FASTOPT_REQUIRE_NATIVE": "1"}, external=True)
+        found = list(folder.glob("*.whl"))
+    return str(found[0])
+
+
+@contextlib.contextmanager
+def only_the_tests(session: nox.Session) -> Iterator[None]:
+    """Go to a folder that has the tests and nothing of the source tree."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "tests", Path(folder) / "tests")
+        with session.chdir(folder):
+            yield
+
+
+def run_tests(session: nox.Session, python: str, *arguments: str, marks: str = DEFAULT, **variables: str) -> None:
+    options = ["-q", "-n", "auto", "--import-mode=importlib", "-m", marks]
+    session.run(python, "-m", "pytest", *options, *arguments, *session.posargs, env=variables, external=True)
+
+
+def without(paths: list[str], *names: str) -> list[str]:
+    """Return pytest's arguments that leave out files and names."""
+    expression = " and ".join(f"not {name}" for name in names)
+    return [*(f"--ignore={path}" for path in paths), *(["-k", expression] if names else [])]
+
+
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+
+def test_command() -> str:
+    """Return README's test command."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^<!-- test command -->\n```\w+\n(.*?)\n```$", readme, re.M | re.S)
+    return command
+
+
+@nox.session(python=False)
+def tests(session: nox.Session) -> None:
+    """README's test command."""
+    if sys.platform == "win32":  # where an environment has no folder bin
+        run_tests(session, development(session))
+    else:
+        session.run("bash", "-euc", test_command(), env={"FASTOPT_REQUIRE_NATIVE": "1"}, external=True)
+
+
+@nox.session(python=False)
+def exhaustive(session: nox.Session) -> None:
+    """The grids and the long runs that README's command leaves out."""
+    run_tests(session, development(session), marks="exhaustive")
+
+
+@nox.session(python=False, default=False)
+def long(session: nox.Session) -> None:
+    """What takes minutes or much memory: by hand, not in .ci/run."""
+    run_tests(session, development(session), marks="long")
+
+
+@nox.session(python=False)
+def peers(session: nox.Session) -> None:
+    """The numbers of torch and optax."""
+    run_tests(session, development(session), "-k", "torch or optax", marks=FULL)
+
+
+@nox.session(python=False)
+def fallback(session: nox.Session) -> None:
+    """The backend of NumPy where the tests name none."""
+    names = ("native_is_numpy", "every_isa", "threads_change_no_bit", "special_values", *BROKEN_FILES)
+    run_tests(session, development(session), *without(INDEPENDENT, *names), FASTOPT_BACKEND="numpy")
+
+
+@nox.session(python=False)
+def instruction_sets(session: nox.Session) -> None:
+    """Each instruction set but the newest, which the other sessions have."""
+    python = development(session)
+    found = f"{python} -c 'from fastopt.backends.native import library; print(*library.isas_found())'"
+    listed = session.run("bash", "-c", found, silent=True, external=True)
+    for isa in str(listed).split()[:-1]:
+        files = ["tests/properties/test_same_bits.py", "tests/optimizers"]
+        run_tests(
+            session,
+            python,
+            *files,
+            *without([], "for_every_isa", "in_numpy", "torch", "optax"),
+            marks=FULL,
+            FASTOPT_ISA=isa,
+        )
+
+
+@nox.session(python=False)
+def wheel(session: nox.Session) -> None:
+    """The built wheel, where there is no source tree; a warning of any module is an error."""
+    python = environment(session, "wheel-tests", f"{wheel_path(session)}[test]", "pytest-xdist")
+    with only_the_tests(session):
+        run_tests(session, python, "-W", "error", *without([*INDEPENDENT[2:], *COMPARISONS], *BROKEN_FILES))
+        session.run(python, "-m", "fastopt", external=True)
+
+
+@nox.session(python=False)
+def oldest_numpy(session: nox.Session) -> None:
+    """The oldest NumPy that is promised."""
+    (oldest,) = re.findall(r'^dependencies = .*"numpy>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    python = environment(session, "oldest-numpy", f"numpy=={oldest}", f"{wheel_path(session)}[checkpoint]", *RUNNER)
+    leave_out = [*INDEPENDENT, *COMPARISONS, "tests/backends/test_environment.py"]
+    with only_the_tests(session):
+        run_tests(session, python, *without(leave_out, *BROKEN_FILES))
+
+
+@nox.session(python=False)
+def no_compiler(session: nox.Session) -> None:
+    """An install without a compiler: the fallback runs, and it says why."""
+    python = environment(
+        session, "no-compiler", ".[checkpoint]", *RUNNER, FASTOPT_REQUIRE_NATIVE="0", FASTOPT_SKIP_NATIVE="1"
+    )
+    files = ["backends/test_environment.py", "properties/test_same_bits.py", "core/test_state_dict.py", "optimizers"]
+    with only_the_tests(session):
+        session.run(python, "-m", "fastopt", external=True)
+        run_tests(session, python, *(f"tests/{file}" for file in files), "tests/properties/test_bad_input.py")
+
+
+@nox.session(python=False)
+def cuda(session: nox.Session) -> None:
+    """CUDA without a GPU: every kernel in Numba's simulator, as PTX, and on a stand-in for a GPU."""
+    python = environment(session, "cuda", f"{wheel_path(session)}[cuda,checkpoint]", *RUNNER)
+    with only_the_tests(session):
+        run_tests(session, python, "tests/backends/cuda/simulator", marks=FULL, NUMBA_ENABLE_CUDASIM="1")
+        run_tests(session, python, "tests/backends/cuda/test_ptx.py", marks=FULL)
+        # Kernels of float64 are in the tests of every optimizer; to compile them with options too would take a minute.
+        options = ["-q", "-n", "auto", "--import-mode=importlib", "-m", FULL, "-k", "not (test_options and float64)"]
+        files = ["tests/backends/cuda/test_on_gpu.py", f"{STAND_IN}/faults.py"]
+        session.run(python, STAND_IN, "-m", "pytest", *options, *files, external=True)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+@nox.session(python=False)
+def lint(session: nox.Session) -> None:
+    """ruff, the floors of the house, and the layout of the C code."""
+    python = checkers(session)
+    session.run(python, "-m", "ruff", "check", ".", external=True)
+    session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
+    session.run(str(Path(python).with_name("lint-imports")), external=True)
+    sources = sorted(str(path) for pattern in ("csrc/*.c", "csrc/*.h", "bench/*.c") for path in ROOT.glob(pattern))
+    session.run(str(Path(python).with_name("clang-format")), "--dry-run", "--Werror", *sources, external=True)
+
+
+@nox.session(python=False)
+def types(session: nox.Session) -> None:
+    """mypy, strict."""
+    session.run(checkers(session), "-m", "mypy", external=True)
+
+
+@nox.session(python=False)
+def native(session: nox.Session) -> None:
+    """rules.h is the one made from rules.py; GCC vectorises every loop without a warning; no loop has grown."""
+    python = checkers(session)
+    session.run(python, "csrc/tools/make_rules.py", "--check", external=True)
+    session.run(python, "csrc/tools/check_vectorised.py", external=True)
+    session.run(python, "csrc/tools/check_instructions.py", external=True)

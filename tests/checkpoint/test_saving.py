@@ -1,0 +1,120 @@
+"""The file of a checkpoint: its mode, what a failed save and a killed process leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import ENVIRONMENT, KINDS, every_kind, needs_extra, write
+from tiers import shortly
+
+import fastopt
+
+
+@every_kind
+def test_modes_links_and_leftovers(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    before = os.umask(0o027)
+    try:
+        fastopt.save(path, extra={"n": 1})
+    finally:
+        os.umask(before)
+    if os.name == "posix":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o604)
+        link = tmp_path / f"link-{kind}"
+        link.symlink_to(path)
+        fastopt.save(link, extra={"n": 2})
+        assert link.is_symlink()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o604
+        assert fastopt.load(path).extra == {"n": 2}
+        link.unlink()
+    assert os.listdir(tmp_path) == [kind]
+
+
+@every_kind
+def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, kind, extra={"n": 1})
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        fastopt.save(path, extra={"n": 2})
+    assert fastopt.load(path).extra == {"n": 1}
+    assert os.listdir(tmp_path) == [kind]
+    with pytest.raises(FileNotFoundError):
+        fastopt.save(tmp_path / "missing" / kind, extra={})
+    with pytest.raises(FileNotFoundError):
+        fastopt.load(tmp_path / "missing")
+
+
+@needs_extra
+def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "run.safetensors", extra={"n": 1})
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastopt\[checkpoint\]', or save to a path ending in .npz"):
+        fastopt.save(path, extra={"n": 2})
+    assert fastopt.load(write(tmp_path, extra={"n": 3})).extra == {"n": 3}
+    assert fastopt.load(path).extra == {"n": 1}
+
+
+SAVE_FOREVER = """
+import sys, numpy as np, fastopt
+path, n = sys.argv[1], 0
+params = [np.zeros(300_000), np.zeros((7, 5), np.float32)]
+opt = fastopt.Adam(params)
+print("ready", flush=True)
+while True:
+    n += 1
+    for param in params:
+        param[...] = n
+    fastopt.save(path, opt, extra={"n": n})
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("count", shortly(20, 100))
+def test_killed_while_saving(tmp_path: Path, count: int) -> None:
+    """Kills at any moment of a loop that saves: the file is there whenever it was, and always whole."""
+    kills, rng = 0, np.random.default_rng(5)
+    processes: list[tuple[Path, subprocess.Popen[str]]] = []
+    try:
+        for start in range(0, count, 10):
+            processes = []
+            for number in range(start, start + 10):
+                path = tmp_path / f"{number}{Path(KINDS[number % len(KINDS)]).suffix}"
+                fastopt.save(path, extra={"n": 0}, params=[np.zeros(1)])
+                command = [sys.executable, "-c", SAVE_FOREVER, str(path)]
+                processes.append((path, subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)))
+            for path, process in processes:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                time.sleep(rng.uniform(0, 0.02))
+                process.kill()
+                process.communicate()
+                assert process.returncode == -signal.SIGKILL
+                loaded = fastopt.load(path)
+                assert all((param == loaded.extra["n"]).all() for param in loaded.params)
+                kills += 1
+                path.unlink()
+    finally:
+        for _, process in processes:
+            if process.returncode is None:
+                process.kill()
+                process.communicate()
+    assert kills == count
+    assert len(os.listdir(tmp_path)) >= 5 * (count // 100), "too few kills hit a file that was being written"
+
+
+@pytest.mark.parametrize("extra", [0, "epoch", [], [("epoch", 3)]])
+def test_extra_is_a_dict(tmp_path: Path, extra: Any) -> None:
+    with pytest.raises(TypeError, match=r"extra is of type \w+; expected a dict: extra={'name': value}"):
+        fastopt.save(tmp_path / "run.npz", extra=extra)
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,97 @@
+"""The options around the rule: one fused step has the bits of the separate calls that it stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Case, built, every_dtype, taken_by
+from option_runs import every_backend, every_case, shape_of
+
+import fastopt
+
+pytestmark = pytest.mark.usefixtures("restored")
+
+
+@every_backend
+@every_dtype
+@every_case
+def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> None:
+    """Unscale, clip, step, shrink, average, clear: as separate calls around the plain optimizer, bit for bit."""
+    clips = ("clip_value", "clip_norm", "clip_global_norm")
+    plain = Case(case.optimizer, {name: value for name, value in case.options.items() if name not in clips})
+    rng = np.random.default_rng(2)
+    start = [rng.normal(size=shape_of(case, length)).astype(dtype) for length in (7, 1025, 5000)]
+    options: dict[str, Any] = {
+        "grad_scale": 4.0,
+        "clip_value": 1.5,
+        "clip_global_norm": 2.0,
+        "l1": 0.01,
+        "ema_decay": 0.9,
+        "zero_grads": True,
+        "prox_l1": 0.5,
+    }
+    options = taken_by(case, options)
+    fused = built(plain, start, options, backend=backend)
+    separate = built(plain, start, {}, backend=backend)
+    sign = -1 if separate.param_groups[0]["maximize"] else 1
+    average = [param.copy() for param in separate.parts.parameters.arrays]
+    decay = separate.param_groups[0]["weight_decay"] if not separate.param_groups[0]["decoupled"] else 0
+    separate.param_groups[0]["weight_decay"] = 0 if decay else separate.param_groups[0]["weight_decay"]
+    for step in range(4):
+        grads = [rng.normal(size=param.shape).astype(dtype) for param in start]
+        theirs = [grad.copy() for grad in grads]
+        info = fused.step(grads)
+        for grad in theirs:
+            grad /= dtype(4)
+        fastopt.clip_grad_value_(theirs, 1.5)
+        norm = fastopt.clip_grad_norm_(theirs, 2.0)
+        for grad, param in zip(theirs, separate.parts.parameters.arrays, strict=True):
+            if decay:
+                grad[...] = grad * sign + dtype(decay) * param
+                grad += dtype(0.01) * np.sign(param)
+                grad *= sign
+            else:
+                grad += dtype(0.01 * sign) * np.sign(param)
+        # SWATS may have changed over to a rate of its own for an array.
+        rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
+        lr = separate.step(theirs).lr
+        for param, mean, rate in zip(separate.parts.parameters.arrays, average, rates, strict=True):
+            limit = dtype(max((rate or lr) * options.get("prox_l1", 0), 0.0))
+            param[...] = np.where(np.abs(param) > limit, param - np.copysign(limit, param), 0)
+            mean += dtype(1 - 0.9) * (param - mean)
+        assert info == (True, norm, lr, step + 1)
+        assert not any(grad.any() for grad in grads)
+        assert all(
+            (mine == other).all()
+            for mine, other in zip(fused.parts.parameters.arrays, separate.parts.parameters.arrays, strict=True)
+        )
+        if "ema_decay" in options:
+            assert all((mine == other).all() for mine, other in zip(fused.ema, average, strict=True))
+
+
+@every_backend
+@every_dtype
+@every_case
+def test_accumulating_is_one_step_with_the_mean(case: Case, dtype: Any, backend: str) -> None:
+    rng = np.random.default_rng(3)
+    start = [rng.normal(size=shape).astype(dtype) for shape in (shape_of(case, 5), (3, 4), shape_of(case, 2))]
+    opt = built(case, start, {"accumulate_steps": 4, "maximize": True}, backend=backend)
+    reference = built(case, start, {"maximize": True}, backend=backend)
+    for step in range(3):
+        grads = [[rng.normal(size=param.shape).astype(dtype) for param in start] for _ in range(4)]
+        for call, each in enumerate(grads):
+            # The second has no gradient in half the calls, the last in none.
+            info = opt.step([each[0], each[1] if call < 2 else None, None])
+            assert info.applied == (call == 3)
+            assert (info.step, opt.step_count) == ((step + 1,) * 2 if call == 3 else (step,) * 2)
+        means = [
+            (((grads[0][i] + grads[1][i]) + grads[2][i] * (i == 0)) + grads[3][i] * (i == 0)) * dtype(0.25)
+            for i in (0, 1)
+        ]
+        assert reference.step([*means, None])[1:] == info[1:]
+        for mine, other in zip(opt.parts.parameters.arrays, reference.parts.parameters.arrays, strict=True):
+            np.testing.assert_array_equal(mine, other)
+    assert int(opt.state["2"]["step"]) == 0
+    assert not opt.state["0"]["accumulated"].any()
