@@ -161,6 +161,18 @@ def test_environment_variables_of_readme_are_read() -> None:
     assert set(re.findall(r"FASTOPT_[A-Z_]*[A-Z]", text_of("README.md"))) == read
 
 
+# --- The pages of docs/ -----------------------------------------------------------------------------------------------
+
+NOT_PUBLIC = {"__main__", "_native", "about", "arithmetic", "arrays", "backends", "commands", "core", "options"}
+
+
+@needs_source
+def test_every_public_module_has_a_page() -> None:
+    pages = {page.stem for page in (ROOT / "docs").glob("*.rst")} - {"index"}
+    assert pages == {module.name for module in pkgutil.iter_modules(fastopt.__path__)} - NOT_PUBLIC | {"fastopt"}
+    assert set(re.findall(r"^   (\w+)$", text_of("docs/index.rst"), re.M)) == pages
+
+
 # --- Docstrings -------------------------------------------------------------------------------------------------------
 
 

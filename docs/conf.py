@@ -1,0 +1,18 @@
+"""Sphinx makes the documentation from the docstrings: ``sphinx-build docs docs/_build``."""
+
+import fastopt
+
+project = "fastopt"
+author = "the fastopt authors"
+version = release = fastopt.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
+exclude_patterns = ["_build"]
+html_theme = "alabaster"
+html_theme_options = {"description": "The optimizer step for NumPy training code"}
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the sections of the docstrings say the types
+add_module_names = False
+# autodoc lists the members; a second list by numpydoc would want a page for each.
+numpydoc_show_class_members = False
