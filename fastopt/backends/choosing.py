@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.memory import is_on_device
 from .backend import Backend
-from .host import HostBackend
+from .numpy.host import HostBackend
 
 NAMES = ("native", "numpy", "cuda")
 

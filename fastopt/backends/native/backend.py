@@ -11,7 +11,7 @@ from ...arithmetic.rules import Rule
 from ...arrays.dtypes import Array
 from .. import threads
 from ..backend import Arrays, Count, Counts
-from ..host import HostBackend
+from ..numpy.host import HostBackend
 from ..table import Extras, HyperRow
 from . import library, ndarrays
 from .table import NativeTable, add_runs

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ...arithmetic.rules import Rule
 from ..backend import Arrays, Counts
-from ..host import HostBackend
 from ..table import Extras
 from . import axis_sums
+from .host import HostBackend
 from .table import MOST_THREADS, NumpyTable
 
 

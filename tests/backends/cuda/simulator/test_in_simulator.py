@@ -21,8 +21,8 @@ from fastopt.backends.cuda import found as cuda_found
 from fastopt.backends.cuda import numba_cuda
 from fastopt.backends.cuda import table as cuda
 from fastopt.backends.cuda.adafactor import Means
-from fastopt.backends.host import limit_norms
 from fastopt.backends.numpy.axis_sums import sum_squares
+from fastopt.backends.numpy.host import limit_norms
 from fastopt.backends.table import AdafactorScalars, HyperRow, LimitedUnits
 from fastopt.core.step import Step
 

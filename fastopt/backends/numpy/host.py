@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic.norms import clip_factor, total_norm
-from ..arrays.dtypes import Array
-from ..arrays.memory import are_writeable_as
-from . import host_arrays
-from .backend import Arrays, Backend, Limits, Refuse
-from .numpy import axis_sums
-from .numpy.table import NumpyTable
-from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Table, Trust
+from ...arithmetic.norms import clip_factor, total_norm
+from ...arrays.dtypes import Array
+from ...arrays.memory import are_writeable_as
+from .. import host_arrays
+from ..backend import Arrays, Backend, Limits, Refuse
+from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Table, Trust
+from . import axis_sums
+from .table import NumpyTable
 
 NOTHING_READ = Reading()
 
