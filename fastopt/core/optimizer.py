@@ -2,130 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn
 
 from ..arrays.dtypes import Array
 from ..backends import choosing
-from ..options.common import StepOptions
+from ..options.common import StepOptions, with_common_options
 from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
 from ..options.ranges import Group
+from .adding import add
+from .averages import written_averages
 from .entries import Entries
-from .gradients import Gradients
 from .groups import Groups
 from .hooks import Hooks
 from .parameters import Parameters
-from .parts import Parts
+from .parts import Parts, part
 from .progress import Progress
 from .results import LoadResult, StepInfo
 from .slots import Slots
 from .step import Step
 from .whole_options import WholeOptions
-from .workspace import Workspace
+from .workspace import Workspace, make_workspace
 
 
+@with_common_options
 class Optimizer(Hooks):
     """The base of all optimizers: parameters, groups, state, and the step.
 
-    A subclass names its options in its ``__init__``, its ``rule`` for a group (whose arguments are its slots), and
-    ``hyper``, the rule's scalars for a group and a step count. The keywords below are those that all optimizers take.
+    A subclass lists its options in ``__init__`` and defines two hooks: ``rule`` returns the rule of a group, whose
+    arguments are the slots, and ``hyper`` returns the rule's scalars for a group and a step count.
+    :class:`fastopt.core.hooks.Hooks` describes all hooks.
 
     Parameters
     ----------
     params : array or structure of arrays
-        float32 or float64, updated in place. float16 and bfloat16 (of ml_dtypes) too: they get a float32 master in the
-        state, are computed in float32 and written to the nearest in the same pass. A group's options can be given in a
-        dict with the key ``"params"``.
+        float32 or float64 arrays, updated in place. float16 and bfloat16 (of ml_dtypes) arrays get a float32 master in
+        the state; they are computed in float32 and rounded to nearest in the same pass. A group is a dict with the key
+        ``"params"`` and options of its own. The result of :func:`fastopt.group_by` is accepted too.
     options : dict
         The optimizer's own options. These mean the same wherever they occur: ``lr``, the learning rate, at least 0;
         ``weight_decay``, at least 0 (see ``decoupled``); ``betas``, the decay rates of running means, each from 0 to
         below 1; ``momentum``, at least 0; ``eps``, at least 0, which keeps a denominator away from 0. Narrower ranges
         stand in the optimizer's own docstring.
-    decoupled : bool
-        False: ``weight_decay`` is L2, ``g += weight_decay * p`` before the rule. True: it is decoupled,
-        ``p *= 1 - lr * weight_decay`` before the rule. Each optimizer has its own default, beside its ``weight_decay``.
-    maximize : bool, default False
-        Whether to go up the gradient.
-    clip_value, clip_norm, clip_global_norm : float, optional
-        At least 0: the greatest magnitude of an element, norm of an array, and norm of all gradients; in this order.
-    l1 : float, default 0.0
-        At least 0: ``g += l1 * sign(p)``, whether or not weight decay is decoupled (0 where p is NaN).
-    prox_l1 : float, default 0.0
-        At least 0: after the rule ``p = sign(p) * max(abs(p) - lr * prox_l1, 0)``, which makes exact zeros.
-    max_norm : float, optional
-        At least 0: after the step each unit's incoming weights whose norm is above are multiplied by
-        ``max_norm / norm``. Arrays of fewer than two dimensions (biases) are left alone. Not for bfloat16 without
-        master. The norms are added in double precision in a fixed order, with the same bits on every machine.
-    max_norm_axis : int or tuple of int, default 0
-        The axes of a unit's incoming weights: 0 for ``x @ W``, 1 for ``W @ x``, (1, 2, 3) for convolutions
-        (out, in, height, width).
-    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
-        What to do about a gradient that has something infinite or NaN (after ``grad_scale``, before clipping). "skip":
-        no parameter, slot or counter changes, ``StepInfo.applied`` is False. "raise": ValueError with the name of the
-        first such array; nothing changes. On a GPU "skip" does not wait: ``applied`` and ``step`` of the StepInfo are
-        fetched when they are used, at the latest by the next step, which needs the counters (with ``accumulate_steps``
-        or a DynamicLossScale by the step itself). "raise" waits until the gradients were read.
-    grad_scale : float or DynamicLossScale, default 1.0
-        Above 0: what the loss was multiplied by; gradients are multiplied by ``1 / grad_scale``. A
-        :class:`fastopt.DynamicLossScale` needs ``nonfinite="skip"``, and is updated by each step.
-    zero_grads : bool, default False
-        Whether the gradient arrays are cleared in the same pass, as they are used up: also by a step that is skipped,
-        not by one that raises. They must be writeable then, and share no memory.
-    accumulate_steps : int, default 1
-        Gradients are added up over so many calls of :meth:`step` in ``state[name]["accumulated"]``, and the last
-        applies their mean; the others return ``applied=False``. None counts as 0, unless an array had no gradient in
-        any of the calls: it is skipped then. With ``nonfinite`` each call checks its own gradients, and a bad call does
-        not count.
-    ema_decay : float, optional
-        From 0 to below 1: keep ``ema += (1 - ema_decay) * (p - ema)`` in ``state[name]["ema"]``, from the parameters at
-        the first step on. See :attr:`ema` and :meth:`averaged`.
-    ema_bias_correction : bool, default False
-        Whether the weight is ``(1 - ema_decay) / (1 - ema_decay**t)`` instead: the parameters before the first step
-        then do not count.
-    polyak : bool, default False
-        Whether ``ema`` is the arithmetic mean of the parameters after the steps from number ``polyak_start`` on; before
-        it, the parameters. Not with ``ema_decay``.
-    polyak_start : int, default 1
-        At least 1; counted by array.
-    copy_to : array or structure of arrays, optional
-        float16 or bfloat16 arrays in the structure of the (float32) parameters, None for no copy: the parameters are
-        written there too, at once and in every step's pass, to the nearest.
-    state_dtype : {"bfloat16", "uint8"}, optional
-        Store slots in fewer bits, as :mod:`fastopt.quantize` says of uint8 (``state[name]["m_scale"]`` holds the
-        scales). They are rounded up or down so that their mean is kept. For parameters that are computed in float32.
-        Some optimizers leave some slots as they are, and say so.
-    stochastic_rounding : bool, default False
-        Whether bfloat16 parameters do without a master: they are rounded up or down so that their mean is kept.
-    seed : int, default 0
-        At least 0; of the random numbers for rounding, which depend on it, the array, its step and the element alone
-        (where the gradient is row-sparse, on its place among the rows named).
-    backend : str, optional
-        "native" or "numpy"; of arrays on a GPU "cuda", which they choose by themselves.
+    <common options>
 
     Attributes
     ----------
-    param_groups : list of dict
-        The groups with their options; writing an option takes effect in the next step.
-    state : dict
-        For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64). The
-        slots are made by the first step; write into them, ``opt.state["W"]["m"][...] = values``: replacing one is an
-        error.
-    step_count : int
-        How many steps were applied.
-    backend : str
-        Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU.
-    clip_global_norm : float or None
-        The greatest norm of all gradients together.
+    defaults : dict
+        Each option of a group, with the value for groups that do not set it.
     pass_options : StepOptions
-        The options from ``nonfinite`` on that belong to the optimizer as a whole.
-    accumulated_calls : int
-        Calls since the last applied step.
-    seed : int
-        Of the random numbers for rounding.
-    frozen : list of str
-        The names of the arrays that steps pass over.
+        The options of the whole optimizer that are fixed when it is built.
+    parts : Parts
+        The optimizer's parts, for the modules of fastopt around it.
 
     Raises
     ------
@@ -136,12 +66,13 @@ class Optimizer(Hooks):
 
     Notes
     -----
-    Ctrl-C during a step is handled when the step is whole and counted. What the handlers of other signals raise can
-    come between the arrays, or between a change and its count, in steps of more than one native call: those of the
-    NumPy fallback, of optimizers that need numbers of whole arrays, with ``max_norm`` or a row-sparse gradient.
+    ``lr``, ``weight_decay``, ``momentum`` and each of ``betas`` may be a schedule: a function of the step, from 0, such
+    as those of :mod:`fastopt.schedules`.
 
-    ``params`` may also be what :func:`fastopt.group_by` returns. ``lr``, ``weight_decay``, ``momentum`` and each of
-    ``betas`` may be a schedule: a function of the step, from 0, such as those of :mod:`fastopt.schedules`.
+    Ctrl-C during a step is handled when the step is complete and counted. An exception from the handler of another
+    signal can come between two arrays, or between a change and its count, if the step needs more than one native call.
+    Such steps are those of the NumPy fallback, of optimizers that need numbers of whole arrays, and with ``max_norm``
+    or a row-sparse gradient.
 
     Examples
     --------
@@ -153,8 +84,8 @@ class Optimizer(Hooks):
     >>> theta, grad, opt.ema
     (array([0.5, 1.5], dtype=float32), array([0., 0.], dtype=float32), array([0.75, 1.25], dtype=float32))
 
-    A rule of :mod:`fastopt.rules` becomes an optimizer by its options and scalars. (Of your own rules, which the NumPy
-    backend runs, all numbers must be among the scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``.)
+    Options and scalars turn a rule of :mod:`fastopt.rules` into an optimizer. The NumPy backend also runs rules of your
+    own. Their numbers must all be scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``.
 
     >>> import numpy as np, fastopt
     >>> class SignlessSGD(fastopt.Optimizer):
@@ -232,7 +163,6 @@ class Optimizer(Hooks):
             params = grouped.params
         self._asked_backend = backend
         self._is_averaged = False
-        #: The parts, for the modules around the optimizer.
         self.parts = Parts(
             choosing.named(choosing.choice(backend)),
             self.pass_options,
@@ -243,7 +173,7 @@ class Optimizer(Hooks):
             Progress(self.numbers),
         )
         if grouped is not None:
-            self._add(grouped.params, grouped.options, grouped.group_of)
+            add(self, self.parts, grouped.params, grouped.options, grouped.group_of, backend)
         else:
             for group in params if self.parts.parameters.is_grouped else [{"params": params}]:
                 self.add_param_group(group)
@@ -270,23 +200,29 @@ class Optimizer(Hooks):
         """Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU."""
         return self.parts.backend.name
 
+    param_groups: list[Group] = part(
+        "groups.param_groups", "The groups with their options; writing an option takes effect in the next step."
+    )
+    step_count: int = part("progress.step_count", "How many steps were applied.")
+    accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.")
+    clip_global_norm: float | None = part("whole.clip_global_norm", "The greatest norm of all gradients together.")
+    seed: int = part("whole.seed", "The seed of the random numbers for rounding.")
+    grad_scale: float | DynamicLossScale = part(
+        "whole.grad_scale", "The number that the loss was multiplied by, above 0, or the object that finds it."
+    )
+
     @property
     def params(self) -> Any:
         """The parameters in their structure (lists for tuples): the very arrays that the optimizer was given."""
         return self.parts.parameters.given()
 
     @property
-    def param_groups(self) -> list[Group]:
-        """The groups with their options; writing an option takes effect in the next step."""
-        return self.parts.groups.param_groups
-
-    @param_groups.setter
-    def param_groups(self, param_groups: list[Group]) -> None:
-        self.parts.groups.param_groups = param_groups
-
-    @property
     def state(self) -> Entries[Entries[Array]]:
-        """For the name of each array: its slots, and ``"step"``, how many steps were applied to it."""
+        """For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64).
+
+        The first step makes the slots. Write into them, ``opt.state["W"]["m"][...] = values``; to replace one is an
+        error.
+        """
         self.parts.progress.undo_skipped_step()
         return self.parts.slots.entries
 
@@ -296,56 +232,9 @@ class Optimizer(Hooks):
         return sum(array.nbytes for slots in self.state.values() for array in slots.values())
 
     @property
-    def step_count(self) -> int:
-        """How many steps were applied."""
-        return self.parts.progress.step_count
-
-    @step_count.setter
-    def step_count(self, count: int) -> None:
-        self.parts.progress.undo_skipped_step()
-        self.parts.progress.counts[0, 0] = count
-
-    @property
-    def accumulated_calls(self) -> int:
-        """Calls since the last applied step."""
-        return self.parts.progress.accumulated_calls
-
-    @accumulated_calls.setter
-    def accumulated_calls(self, count: int) -> None:
-        self.parts.progress.counts[1, 0] = count
-
-    @property
-    def clip_global_norm(self) -> float | None:
-        """The greatest norm of all gradients together."""
-        return self.parts.whole.clip_global_norm
-
-    @clip_global_norm.setter
-    def clip_global_norm(self, clip_global_norm: float | None) -> None:
-        self.parts.whole.clip_global_norm = clip_global_norm
-
-    @property
-    def seed(self) -> int:
-        """The seed of the random numbers for rounding."""
-        return self.parts.whole.seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self.parts.whole.seed = seed
-
-    @property
-    def grad_scale(self) -> float | DynamicLossScale:
-        """The number that the loss was multiplied by, above 0, or the object that finds it."""
-        return self.parts.whole.grad_scale
-
-    @grad_scale.setter
-    def grad_scale(self, grad_scale: float | DynamicLossScale) -> None:
-        self.parts.whole.grad_scale = grad_scale
-
-    @property
     def frozen(self) -> list[str]:
         """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
-        parameters = self.parts.parameters
-        return [name for name in parameters.names if name in parameters.frozen]
+        return [name for name in self.parts.parameters.names if name in self.parts.parameters.frozen]
 
     def add_param_group(self, group: Group) -> None:
         """Add arrays, with options of their own.
@@ -353,22 +242,22 @@ class Optimizer(Hooks):
         Parameters
         ----------
         group : dict
-            ``"params"``: one array or a structure of arrays; any option of the optimizer, for these arrays. In the
-            gradients their place is behind the arrays so far: new keys of a dict, new entries of a list.
+            ``"params"`` is one array or a structure of arrays; the other entries are options for these arrays. In the
+            gradients they come after the present arrays: new keys of a dict, new entries of a list.
 
         Raises
         ------
         TypeError, ValueError
-            As the optimizer's constructor does; also for a name that is taken.
+            As the constructor raises; also for a name that is taken.
 
         Notes
         -----
-        The numbers of the state, such as ``opt.state["W"]["step"]``, are other arrays afterwards: look them up again.
+        The numbers of the state, such as ``opt.state["W"]["step"]``, are new arrays afterwards: look them up again.
         """
         if not is_group(group):
             raise TypeError(f"param group: expected a dict with the key 'params', got {group!r:.80}")
         options = {name: value for name, value in group.items() if name != "params"}
-        self._add(group["params"], [options], None)
+        add(self, self.parts, group["params"], [options], None, self._asked_backend)
 
     def freeze(self, pattern: str) -> list[str]:
         """Skip these arrays from now on, whatever their gradient: no update, their slots and step counts untouched.
@@ -414,13 +303,7 @@ class Optimizer(Hooks):
             ``"optimizer"`` (the class's name), ``"step_count"``, ``"options"`` (those of the whole optimizer),
             ``"param_groups"`` (as the attribute, with the names of the arrays as ``"params"``; ``"initial_lr"`` if an
             lr_scheduler drives it), ``"frozen"`` (names), ``"state"`` (for the name of each array: its slots and
-            ``"step"``), ``"extra"``. A schedule is a dict with its class and arguments; of a function that a schedule
-            calls only the name is kept.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As a step does, for options that are not as they must be.
+            ``"step"``), ``"extra"``. A schedule is saved as its class and arguments, a function as its name only.
 
         Examples
         --------
@@ -444,21 +327,21 @@ class Optimizer(Hooks):
         state_dict : dict
             From :meth:`state_dict` of an optimizer of the same class. It is not changed, and its arrays are copied.
         strict : bool, default True
-            Whether each array must have its state there, and each state its array. False: load what fits (an array's
-            state fits as a whole or not at all; a group's options fit where its arrays have the same names) and
-            return the rest. The step count is always loaded.
+            Whether each array must have its state there, and each state its array. False: load the parts that fit, and
+            return the rest. An array's state fits as a whole or not at all; a group's options fit if its arrays have
+            the same names. The step count is always loaded.
 
         Returns
         -------
         LoadResult
-            ``missing``: what this optimizer has and ``state_dict`` has not in this form; ``unexpected``: the opposite.
-            Both are empty where ``strict``.
+            ``missing``: the parts of this optimizer that ``state_dict`` lacks in this form; ``unexpected``: the
+            opposite. Both are empty if ``strict``.
 
         Raises
         ------
         TypeError, ValueError
-            If it is no such dict, is of another class, or (where ``strict``) does not fit: one error with every
-            mismatch. Nothing is changed then.
+            If it is not such a dict, comes from another class, or (if ``strict``) does not fit: one error with every
+            mismatch. Nothing changes then.
 
         Examples
         --------
@@ -515,40 +398,27 @@ class Optimizer(Hooks):
         averages = self._averages("averaged()")
         if self._is_averaged:
             raise ValueError("averaged(): the parameters are the averaged ones already")
-        ops, parameters = self.parts.backend.ops, self.parts.parameters
-        targets = [
-            (array, average)
-            for param, copy, average in zip(parameters.arrays, parameters.copies, averages, strict=True)
-            for array in (param, copy)
-            if array is not None
-        ]
-        before = [ops.on_host(array) for array, _ in targets]
         self._is_averaged = True
         try:
-            for array, average in targets:
-                ops.write_rounded(array, average)
-            yield
+            with written_averages(self.parts.parameters, averages, self.parts.backend.ops):
+                yield
         finally:
-            for (array, _), values in zip(targets, before, strict=True):
-                ops.write(array, values)
             self._is_averaged = False
 
     def slot(self, name: str, slot: str) -> Array:
-        """Return a slot's values in the dtype that is computed in, however it is stored; a copy where it is converted.
+        """Return a slot's values in the compute dtype, however it is stored; a copy if it is converted.
 
-        Of arrays on a GPU it is there too; what is converted goes by way of the host.
+        The slot of an array on a GPU is on the GPU too; a conversion goes through the host.
 
         Parameters
         ----------
-        name : str
-            Of the array.
-        slot : str
-            Such as ``"m"``.
+        name, slot : str
+            The names of the array and of its slot, such as ``"m"``.
 
         Raises
         ------
         KeyError
-            If there is no such slot (before the first step there is none).
+            If there is no such slot. The first step makes them.
 
         Examples
         --------
@@ -568,24 +438,23 @@ class Optimizer(Hooks):
         ----------
         grads : array or structure of arrays
             The structure of the parameters, with arrays of any float dtype. None, or a missing key of a dict, skips an
-            array: no update, its slots and its own step count untouched. Until the next call the optimizer keeps a
-            reference to these arrays.
+            array: it is not updated, and its slots and its own step count do not change. The optimizer keeps a
+            reference to these arrays until the next call.
         grad_scale : float, optional
             Instead of the optimizer's, for this step.
         stream : CUDA stream, optional
-            Of arrays on a GPU: the stream of torch, CuPy or Numba (or its handle) to run in. Default: the stream that
-            the gradients' ``__cuda_array_interface__`` names, else the legacy default stream; work that torch does in
-            another stream must be named here.
+            For arrays on a GPU: the stream of torch, CuPy or Numba (or its handle) to run in. Default: the stream that
+            the gradients' ``__cuda_array_interface__`` names, else the legacy default stream. If torch works in
+            another stream, name it here.
 
         Returns
         -------
         StepInfo
-            What was done.
 
         Raises
         ------
         TypeError, ValueError
-            If anything is not as it must be; then nothing was changed.
+            If any argument, option or array is wrong. Nothing has changed then.
         """
         if self._is_averaged:
             raise ValueError("step: the parameters are the averaged ones; leave averaged() first")
@@ -595,14 +464,9 @@ class Optimizer(Hooks):
         return Step(self, parts, self.ready(), scale).run(grads, stream)
 
     def ready(self) -> Workspace:
-        """Return the table and what belongs to it, made again where a group's rule or the arrays have changed.
+        """Check the groups and the parameters' containers, and return the table with all that belongs to it.
 
-        Slots that an array has not yet had stay out of the state until ``parts.slots.commit()``.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If anything that was written into the groups or the parameters' containers is not as it must be.
+        New slots stay out of the state until ``parts.slots.commit()``.
         """
         parts = self.parts
         parts.parameters.check_in_place()
@@ -611,64 +475,15 @@ class Optimizer(Hooks):
         parts.groups.refresh(self.rule)
         if parts.workspace is None or parts.slots.pending or parts.groups.rules_changed:
             parts.workspace = None
-            parts.workspace = self._new_workspace()
+            parts.slots.prepare(parts.parameters, parts.groups.checked, parts.progress, parts.backend, self)
+            is_one_call = type(self).update is Hooks.update
+            workspace = make_workspace(
+                parts.backend, parts.parameters, parts.groups, parts.slots, parts.progress, is_one_call
+            )
+            self.prepare(workspace)
+            parts.workspace = workspace
             parts.groups.rules_changed = False
         return parts.workspace
-
-    def _new_workspace(self) -> Workspace:
-        parts = self.parts
-        backend, parameters, slots = parts.backend, parts.parameters, parts.slots
-        slots.prepare(parameters, parts.groups.checked, parts.progress, backend, self)
-        in_order = backend.ops.in_memory_order
-        written = slots.written(parameters.extents) if backend.on_host else parameters.extents
-        table = backend.table(
-            [in_order(memory.computed) for memory in slots.memory],
-            [list(map(in_order, memory.slots)) for memory in slots.memory],
-            [memory.extras for memory in slots.memory],
-            rules=[group.rule for group in parts.groups.checked],
-            counts=parts.progress.counts,
-        )
-        workspace = Workspace(
-            backend,
-            table,
-            Gradients(backend.ops, parameters.names, parameters.arrays, written, parts.options.zero_grads),
-            slots.memory,
-            backend.writeable_check(parameters.arrays, parameters.dtypes),
-            type(self).update is Hooks.update,
-        )
-        self.prepare(workspace)
-        return workspace
-
-    def _add(self, params: Any, groups: Sequence[Group], group_of: Mapping[str, int] | None) -> None:
-        """Add arrays, and groups of options.
-
-        ``group_of`` gives for the name of each array its group among these; None: there is one group.
-        """
-        parts = self.parts
-        branch = parts.parameters.branch(params)
-        parts.progress.undo_skipped_step()
-        parts.groups.check_known(groups)
-        names = list(branch.names())
-        if not parts.parameters.arrays:
-            parts.backend = choosing.backend_for(self._asked_backend, names, list(branch.arrays()))
-            if not (parts.backend.on_host or self.runs_on_gpu):
-                raise ValueError(
-                    f"{type(self).__name__}: expected NumPy arrays, got arrays on a GPU, where it can't run yet"
-                )
-        parts.groups.check_allowed(self.pass_options._asdict())
-        addition = parts.parameters.addition(branch, parts.backend, self.check_param)
-        numbers = [0 if group_of is None else group_of[name] for name in names]
-        members = [
-            tuple(array for array, number in zip(addition.given, numbers, strict=True) if number == k)
-            for k in range(len(groups))
-        ]
-        checked = parts.groups.addition(groups, members, self.rule)
-        first = len(parts.groups.param_groups)
-        parts.groups.add(groups, checked)
-        parts.parameters.add(addition, [first + number for number in numbers])
-        parts.progress.add(len(names))
-        parts.slots.add(parts.parameters, parts.progress, parts.backend, self.measured)
-        parts.workspace = None
 
     def _averages(self, what: str) -> list[Array]:
         if not self.pass_options.averages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..backends.backend import Backend
 from ..options.common import StepOptions
@@ -35,3 +36,16 @@ class Parts:
         for name in names:
             if self.slots.drop_master(name):
                 self.workspace = None
+
+
+def part(path: str, doc: str) -> Any:
+    """Return a property that reads and writes an attribute of an optimizer's parts, such as "whole.seed"."""
+    name, attribute = path.split(".")
+
+    def read(opt: Any) -> Any:
+        return getattr(getattr(opt.parts, name), attribute)
+
+    def write(opt: Any, value: Any) -> None:
+        setattr(getattr(opt.parts, name), attribute, value)
+
+    return property(read, write, doc=doc)

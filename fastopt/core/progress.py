@@ -55,10 +55,19 @@ class Progress:
         self.undo_skipped_step()
         return self.counts.item(0)
 
+    @step_count.setter
+    def step_count(self, count: int) -> None:
+        self.undo_skipped_step()
+        self.counts[0, 0] = count
+
     @property
     def accumulated_calls(self) -> int:
         """Calls since the last applied step."""
         return self.counts.item(1, 0)
+
+    @accumulated_calls.setter
+    def accumulated_calls(self, count: int) -> None:
+        self.counts[1, 0] = count
 
     def count_of(self, i: int, row: int) -> Array:
         """Return the count of array number ``i`` in a row of the counts, as part of these."""
@@ -112,4 +121,4 @@ class Progress:
 
     def load(self, step_count: int, accumulated_calls: int) -> None:
         """Set the counts of the whole optimizer."""
-        self.counts[:, 0] = step_count, accumulated_calls
+        self.step_count, self.accumulated_calls = step_count, accumulated_calls

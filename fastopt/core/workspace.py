@@ -8,8 +8,11 @@ from typing import Any
 from ..arrays.dtypes import Array
 from ..backends.backend import Backend
 from .gradients import Gradients
+from .groups import Groups
+from .parameters import Parameters
+from .progress import Progress
 from .rows import Rows
-from .slots import ArrayMemory
+from .slots import ArrayMemory, Slots
 
 
 class Workspace:
@@ -48,3 +51,21 @@ class Workspace:
         self.is_one_call = is_one_call
         self.buffers: dict[tuple[int, int], Array] = {}
         self.own: Any = None
+
+
+def make_workspace(
+    backend: Backend, parameters: Parameters, groups: Groups, slots: Slots, progress: Progress, is_one_call: bool
+) -> Workspace:
+    """Make a table of the arrays whose memory ``slots`` has prepared."""
+    in_order = backend.ops.in_memory_order
+    written = slots.written(parameters.extents) if backend.on_host else parameters.extents
+    table = backend.table(
+        [in_order(memory.computed) for memory in slots.memory],
+        [list(map(in_order, memory.slots)) for memory in slots.memory],
+        [memory.extras for memory in slots.memory],
+        [group.rule for group in groups.checked],
+        progress.counts,
+    )
+    gradients = Gradients(backend.ops, parameters.names, parameters.arrays, written, slots.options.zero_grads)
+    are_writeable = backend.writeable_check(parameters.arrays, parameters.dtypes)
+    return Workspace(backend, table, gradients, slots.memory, are_writeable, is_one_call)

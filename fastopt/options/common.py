@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
@@ -15,8 +15,76 @@ else:
     Unpack = getattr(typing, "Unpack", None)
 
 
+T = TypeVar("T")
+
+
 class Common(TypedDict, total=False):
-    """The keywords that every optimizer takes besides its own."""
+    """The keywords that every optimizer takes besides its own.
+
+    Parameters
+    ----------
+    decoupled : bool
+        False: ``weight_decay`` is L2, ``g += weight_decay * p`` before the rule. True: it is decoupled,
+        ``p *= 1 - lr * weight_decay`` before the rule. Each optimizer has its own default, beside its ``weight_decay``.
+    maximize : bool, default False
+        Whether to go up the gradient.
+    clip_value, clip_norm, clip_global_norm : float, optional
+        At least 0: the greatest magnitude of an element, the greatest norm of an array, and the greatest norm of all
+        gradients together. They apply in this order.
+    l1 : float, default 0.0
+        At least 0: ``g += l1 * sign(p)``, also where weight decay is decoupled (0 where p is NaN).
+    prox_l1 : float, default 0.0
+        At least 0: after the rule ``p = sign(p) * max(abs(p) - lr * prox_l1, 0)``, which makes exact zeros.
+    max_norm : float, optional
+        At least 0. After the step, a unit's incoming weights whose norm is greater are multiplied by
+        ``max_norm / norm``. Arrays of fewer than two dimensions (biases) do not change. bfloat16 arrays need a master.
+        The norms are added in double precision in a fixed order, with the same bits on every machine.
+    max_norm_axis : int or tuple of int, default 0
+        The axes of a unit's incoming weights: 0 for ``x @ W``, 1 for ``W @ x``, (1, 2, 3) for convolutions
+        (out, in, height, width).
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        How to handle a gradient with infinite or NaN elements (after ``grad_scale``, before clipping). "skip": no
+        parameter, slot or counter changes, and ``StepInfo.applied`` is False. "raise": ValueError with the name of the
+        first such array; nothing changes. On a GPU "skip" does not wait: ``applied`` and ``step`` of the StepInfo are
+        fetched when they are used, at the latest by the next step, which needs the counters (with ``accumulate_steps``
+        or a DynamicLossScale by the step itself). "raise" waits until the gradients have been read.
+    grad_scale : float or DynamicLossScale, default 1.0
+        Above 0: the number that the loss was multiplied by. The gradients are multiplied by ``1 / grad_scale``. A
+        :class:`fastopt.DynamicLossScale` needs ``nonfinite="skip"``; each step updates it.
+    zero_grads : bool, default False
+        Whether the same pass clears the gradient arrays. A skipped step clears them too; a step that raises does not.
+        The arrays must be writeable and share no memory.
+    accumulate_steps : int, default 1
+        The number of calls of :meth:`step` that add up their gradients in ``state[name]["accumulated"]``. The last call
+        applies the mean; the others return ``applied=False``. None counts as 0, but an array that had no gradient in
+        any of the calls is skipped. With ``nonfinite`` each call checks its own gradients, and a bad call does not
+        count.
+    ema_decay : float, optional
+        From 0 to below 1: keep ``ema += (1 - ema_decay) * (p - ema)`` in ``state[name]["ema"]``, beginning with the
+        parameters at the first step. See :attr:`ema` and :meth:`averaged`.
+    ema_bias_correction : bool, default False
+        Whether the weight is ``(1 - ema_decay) / (1 - ema_decay**t)`` instead. The parameters before the first step do
+        not count then.
+    polyak : bool, default False
+        Whether ``ema`` is the arithmetic mean of the parameters after the steps from number ``polyak_start`` on; before
+        that it is the parameters. Not with ``ema_decay``.
+    polyak_start : int, default 1
+        At least 1; each array counts its own steps.
+    copy_to : array or structure of arrays, optional
+        float16 or bfloat16 arrays in the structure of the (float32) parameters, None for no copy. The parameters are
+        written there too, rounded to nearest, at once and in every step's pass.
+    state_dtype : {"bfloat16", "uint8"}, optional
+        Store slots in fewer bits; :mod:`fastopt.quantize` describes uint8 (``state[name]["m_scale"]`` holds the
+        scales). They are rounded up or down so that their mean is kept. For parameters that are computed in float32.
+        Some optimizers leave some slots as they are, and say so.
+    stochastic_rounding : bool, default False
+        Whether bfloat16 parameters have no master: they are rounded up or down so that their mean is kept.
+    seed : int, default 0
+        At least 0: the seed of the random numbers for rounding. They depend on it, the array, its step and the element
+        alone (for a row-sparse gradient, on the place among its rows).
+    backend : str, optional
+        "native" or "numpy". Arrays on a GPU select "cuda" by themselves.
+    """
 
     decoupled: bool
     maximize: bool
@@ -40,6 +108,14 @@ class Common(TypedDict, total=False):
     stochastic_rounding: bool
     seed: int
     backend: str | None
+
+
+def with_common_options(cls: type[T]) -> type[T]:
+    """Put the description of the common options into a class's docstring, where it says ``<common options>``."""
+    if cls.__doc__ and Common.__doc__:
+        options = Common.__doc__.split("----------\n")[1].rstrip(" ").strip("\n")
+        cls.__doc__ = cls.__doc__.replace("    <common options>", options)
+    return cls
 
 
 class StepOptions(NamedTuple):
