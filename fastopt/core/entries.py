@@ -1,4 +1,4 @@
-"""The dicts of ``opt.state``: what is in them can be written into, but neither replaced nor taken out."""
+"""The dicts of ``opt.state``: their entries can be written into, but neither replaced nor removed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ Value = TypeVar("Value")
 
 
 class Entries(dict[str, Value]):
-    """A dict that takes new entries, and holds on to those it has: steps go on writing into these very objects.
+    """A dict that accepts new entries and keeps the ones it has: steps write into these very objects.
 
     Parameters
     ----------
     where : str
-        What errors call it.
+        The dict's name in errors.
     example : str
         How to write into an entry.
 
     Raises
     ------
     TypeError
-        By whatever would replace an entry or take one out.
+        If anything replaces or removes an entry.
     """
 
     def __init__(self, where: str, example: str) -> None:
@@ -39,15 +39,15 @@ class Entries(dict[str, Value]):
 
     __delitem__ = pop = popitem = clear = update = __ior__ = _refuse
 
-    def keep(self, key: str, value: Value) -> None:
+    def set_entry(self, key: str, value: Value) -> None:
         """Set an entry, for the optimizer itself."""
         super().__setitem__(key, value)
 
-    def drop(self, key: str) -> None:
-        """Take out an entry, for the optimizer itself."""
+    def remove_entry(self, key: str) -> None:
+        """Remove an entry, for the optimizer itself."""
         super().__delitem__(key)
 
 
 def entries_of(name: str) -> Entries[Any]:
-    """Return the dict of an array's state, which is empty as yet."""
+    """Return an empty dict for an array's state."""
     return Entries(f"state[{name!r}]", f"opt.state[{name!r}][slot][...]")

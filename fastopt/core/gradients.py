@@ -1,4 +1,4 @@
-"""The gradients of a step: every one is checked, unless it is the very array, or in the place, of one that was."""
+"""The gradients of a step: each is checked, except an array that was checked before or lies at the same address."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from ..arrays.dtypes import Array
 from ..arrays.memory import Extents, address, extent, overlap_each_other
 from ..backends.backend import ArrayOps
 from ..backends.table import Table
-from .row_sparse import Rows, RowSparse, check_row_sparse
+from .row_sparse import RowSparse, SparseRows, check_row_sparse
 
-#: How many sets of places to remember; new gradients often come to where those of an earlier step were.
+#: How many sets of addresses to remember; new gradients often lie where those of an earlier step did.
 MOST_PLACES = 8
 
 
 class Gradients:
-    """What the arrays of an optimizer got as gradients last, checked and handed to its table.
+    """The gradients that the arrays of an optimizer got last. It checks them and hands them to the table.
 
     Parameters
     ----------
     ops : ArrayOps
         The operations on the backend's arrays.
     names, params : sequence
-        Of the optimizer's arrays.
+        The optimizer's arrays and their names.
     extents : Extents
-        The memory that is written in a step.
+        The memory that a step writes.
     are_cleared : bool
-        Whether the step clears them.
+        Whether a step clears the gradients.
 
     Attributes
     ----------
     present : bool array
         Which arrays have a gradient.
     are_all_present : bool
-        Whether all have.
+        Whether all arrays have one.
     given : sequence of (array or None)
-        What the table reads.
+        The arrays that the table reads.
     sparse : dict
-        The row-sparse ones by number of array.
+        The row-sparse gradients, by number of array.
     clearable, converted : list of array
-        The caller's arrays, and those of them that the table reads a converted copy of.
+        The caller's arrays, and those of which the table reads a converted copy.
     """
 
     def __init__(
@@ -60,46 +60,46 @@ class Gradients:
         self.present = np.zeros(len(params), bool)
         self.are_all_present = False
         self.given: Sequence[Any] = ()
-        self.sparse: dict[int, Rows] = {}
+        self.sparse: dict[int, SparseRows] = {}
         self.clearable: list[Any] = []
         self.converted: list[Any] = []
         self._last: list[Any] | None = None
-        #: Whether the last ones were read as they are, one for each array: none row-sparse, None or converted.
+        #: Whether every array had a gradient that the table reads as it is: none row-sparse, None or converted.
         self._are_plain = False
         self._sizes = np.zeros(len(params), np.intp)
-        #: Where gradients like these were found clear of all that is written.
+        #: The addresses at which such gradients overlap nothing that a step writes.
         self._disjoint: set[bytes] = set()
 
     def take(self, table: Table, leaves: list[Any], check_row_sparse_allowed: Callable[[int], None]) -> bool:
-        """Check these and hand them over; return whether other arrays than before have one.
+        """Check these gradients and hand them to the table; return whether other arrays than before have one.
 
         ``check_row_sparse_allowed`` raises if the array of this number can't have a row-sparse gradient.
 
         Raises
         ------
         TypeError, ValueError
-            If one can't be the gradient of its array.
+            If a leaf can't be the gradient of its array.
         """
         if self._last is not None and all(map(is_, leaves, self._last)) and table.is_current():
             return False
         self._last = None
-        if self._are_plain and table.move_grads(leaves, self.are_cleared) and self._are_apart(table, leaves):
+        if self._are_plain and table.move_grads(leaves, self.are_cleared) and self._are_disjoint(table, leaves):
             self._last = self.given = self.clearable = leaves
             return False
         self._are_plain = False
         present = self.present
-        are_callers = self._check_each(table, leaves, check_row_sparse_allowed)
+        own_memory = self._check_each(table, leaves, check_row_sparse_allowed)
         # A converted copy would miss what the caller writes into the array before the next step.
-        self._last = leaves if are_callers else None
+        self._last = leaves if own_memory else None
         return self.present is not present
 
-    def _are_apart(self, table: Table, grads: Sequence[Array | None]) -> bool:
-        """Raise if a gradient overlaps what is written; return whether all can be used as they are."""
+    def _are_disjoint(self, table: Table, grads: Sequence[Array | None]) -> bool:
+        """Raise if a gradient overlaps memory that a step writes; return whether all can be used as they are."""
         starts = table.grad_addresses()
         places = starts.tobytes()
         if places in self._disjoint:
             return True
-        self._refuse_overlap(range(len(grads)), starts, self._sizes)
+        self._check_overlap(range(len(grads)), starts, self._sizes)
         if (starts % 8).any() and not self.ops.are_aligned(grads):
             return False
         if self.are_cleared and overlap_each_other(starts, self._sizes):
@@ -110,8 +110,8 @@ class Gradients:
         return True
 
     def _check_each(self, table: Table, leaves: list[Any], check_row_sparse_allowed: Callable[[int], None]) -> bool:
-        """Check each gradient and hand them over; return whether all of them are the caller's own memory."""
-        sparse: dict[int, Rows] = {}
+        """Check each gradient and hand them to the table; return whether all are the caller's own memory."""
+        sparse: dict[int, SparseRows] = {}
         for i, grad in enumerate(leaves):
             if isinstance(grad, RowSparse):
                 check_row_sparse_allowed(i)
@@ -124,18 +124,18 @@ class Gradients:
             for i, (name, grad, param) in enumerate(zip(self.names, leaves, self.params, strict=True))
         ]
         grads = [grad for grad, _ in checked]
-        are_callers = all(is_callers for _, is_callers in checked)
+        own_memory = all(is_own for _, is_own in checked)
         self._disjoint.clear()
         self._sizes = np.array([0 if grad is None else grad.nbytes for grad in grads], np.intp)
         converted = [
             array
-            for i, (array, (grad, is_callers)) in enumerate(zip(callers, checked, strict=True))
-            if i in sparse or (grad is not None and not is_callers)
+            for i, (array, (grad, is_own)) in enumerate(zip(callers, checked, strict=True))
+            if i in sparse or (grad is not None and not is_own)
         ]
         if self.are_cleared and converted:
-            self._refuse_overlap_of_strided(callers)
+            self._check_strided_overlap(callers)
         table.set_grads(grads)
-        self._are_apart(table, grads)
+        self._are_disjoint(table, grads)
         self.given = grads
         self.clearable, self.converted = [array for array in callers if array is not None], converted
         self.sparse = sparse
@@ -143,21 +143,19 @@ class Gradients:
         if not np.array_equal(present, self.present):
             self.present = present
             self.are_all_present = bool(present.all())
-        are_as_given = all(map(is_, map(self.ops.owner, grads), leaves))
-        self._are_plain = are_callers and self.are_all_present and are_as_given
-        return are_callers
+        used_as_is = all(map(is_, map(self.ops.owner, grads), leaves))
+        self._are_plain = own_memory and self.are_all_present and used_as_is
+        return own_memory
 
-    def _rows_of(self, i: int, grad: RowSparse) -> Rows:
+    def _rows_of(self, i: int, grad: RowSparse) -> SparseRows:
         """Check the row-sparse gradient of array number ``i``."""
         rows = check_row_sparse(self.names[i], grad, self.params[i])
         sizes = np.array([rows.values.nbytes], np.intp)
-        self._refuse_overlap([i], np.array([address(rows.values)], np.uintp), sizes)
+        self._check_overlap([i], np.array([address(rows.values)], np.uintp), sizes)
         return rows
 
-    def _refuse_overlap(
-        self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]
-    ) -> None:
-        """Raise if the gradient of one of these arrays, which begins at ``starts``, overlaps what a step writes."""
+    def _check_overlap(self, places: Sequence[int], starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]) -> None:
+        """Raise if the gradient of one of these arrays overlaps memory that a step writes."""
         overlap = self.extents.overlapped(starts, sizes)
         if overlap is not None:
             written = f"the parameter {overlap[1]!r}" if overlap[1] in self.names else overlap[1]
@@ -166,7 +164,7 @@ class Gradients:
                 "which is changed while it is read; give a copy"
             )
 
-    def _refuse_overlap_of_strided(self, leaves: list[Any]) -> None:
-        """Raise if a gradient of any strides, which is to be cleared, overlaps a parameter."""
+    def _check_strided_overlap(self, leaves: list[Any]) -> None:
+        """Raise if a gradient that a step clears, of any strides, overlaps memory that a step writes."""
         extents = np.array([(0, 0) if leaf is None else extent(leaf) for leaf in leaves], np.intp)
-        self._refuse_overlap(range(len(leaves)), extents[:, 0].astype(np.uintp), extents[:, 1] - extents[:, 0])
+        self._check_overlap(range(len(leaves)), extents[:, 0].astype(np.uintp), extents[:, 1] - extents[:, 0])

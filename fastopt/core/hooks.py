@@ -1,4 +1,4 @@
-"""The hooks: what an optimizer defines, and all that it may define."""
+"""The hooks: all that an optimizer may define."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .workspace import Workspace
 
 
 class Hooks:
-    """What an optimizer defines: its rule and its scalars, and where needed more.
+    """The methods and attributes that define an optimizer.
 
-    Most define :meth:`rule` and :meth:`hyper` alone. The step, the slots and the groups call these methods; no other
-    method of :class:`fastopt.Optimizer` is to be overridden.
+    Most optimizers define :meth:`rule` and :meth:`hyper` alone. The step, the slots and the groups call these methods.
+    Override no other method of :class:`fastopt.Optimizer`.
     """
 
     #: The ranges of the options that are this optimizer's own.
@@ -95,18 +95,18 @@ class Hooks:
         raise NotImplementedError
 
     def prepare(self, workspace: Workspace) -> None:
-        """Make what :meth:`update` needs as long as the table lives, and put it into ``workspace.own``."""
+        """Put into ``workspace.own`` whatever :meth:`update` needs as long as the table lives."""
 
     def update(self, step: Step) -> None:
         """Change the parameters and slots. An elementwise optimizer leaves this as it is: one pass over the table."""
         step.table.step(step.hyper_rows)
 
     def extra_state(self) -> dict[str, Any]:
-        """Return what else this optimizer needs to go on, as plain Python and arrays."""
+        """Return further state that this optimizer needs to go on, as plain Python and arrays."""
         return {}
 
     def check_extra_state(self, extra: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with such a dict, for people."""
+        """Return one sentence for each thing that is wrong with such a dict."""
         wanted = list(self.extra_state())
         return [] if sorted(extra) == sorted(wanted) else [f"extra: expected the entries {wanted}, got {list(extra)}"]
 

@@ -1,4 +1,4 @@
-"""Max-norm regularisation: the norm of every unit's incoming weights is held to a constant."""
+"""Max-norm regularisation: a constant limits the norm of every unit's incoming weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
-    """Return the axes, ascending, of a unit's incoming weights in an array of so many dimensions.
+    """Return the axes, ascending, of a unit's incoming weights in an array of this many dimensions.
 
     Raises
     ------

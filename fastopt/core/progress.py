@@ -1,4 +1,4 @@
-"""The counts of an optimizer: steps, accumulated calls, and the numbers of whole arrays."""
+"""The counts of an optimizer, and the GPU step that may have to be taken back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..options.ranges import RANGES, check
 
 
 class Progress:
-    """What a step counts.
+    """The counts of steps and calls, and the numbers of whole arrays.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the methods of an optimizer return."""
+"""The results that the methods of an optimizer return."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class LoadResult(NamedTuple):
-    """What :meth:`Optimizer.load_state_dict` did not load.
+    """The parts that :meth:`Optimizer.load_state_dict` did not load.
 
     Attributes
     ----------
     missing : list of str
-        What the optimizer has, and the saved state has not in this form.
+        The parts of the optimizer that the saved state lacks in this form.
     unexpected : list of str
-        What the saved state has, and the optimizer has not in this form.
+        The parts of the saved state that the optimizer lacks in this form.
 
     Examples
     --------
@@ -27,15 +27,15 @@ class LoadResult(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """What a step did.
+    """The result of a step.
 
     Attributes
     ----------
     applied : bool
         Whether the parameters were updated.
     grad_norm : float or None
-        The global norm of the gradients before ``clip_global_norm`` clipped them; None without it. With the ``cuda``
-        backend it is fetched when it is first used (``float(info.grad_norm)``), so that the step need not wait.
+        The global norm of the gradients before ``clip_global_norm`` clipped them; None without it. The ``cuda`` backend
+        fetches it when it is first used (``float(info.grad_norm)``), so that the step need not wait.
     lr : float
         The learning rate of the first group in this step.
     step : int
@@ -56,7 +56,7 @@ class StepInfo(NamedTuple):
 
 
 class Misfit(NamedTuple):
-    """A part of a saved state, or of the optimizer, that the other has not in this form."""
+    """A part of a saved state, or of the optimizer, that the other lacks in this form."""
 
     path: str
     missing: bool

@@ -1,11 +1,11 @@
-"""Row-sparse gradients: those of a table, such as an embedding, of which a batch used few rows."""
+"""Row-sparse gradients: gradients of a table, such as an embedding, when a batch uses few of its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,11 @@ import numpy.typing as npt
 from ..arrays.dtypes import Array, compute_dtype, is_float
 from ..arrays.memory import described
 from ..backends.table import ArrayExtras, HyperRow, Source, Table
+from .slots import ArrayMemory
 
-#: The options around the rule that are not done with row-sparse gradients, and why or what to do.
+Buffers: TypeAlias = dict[tuple[int, int], Array]
+
+#: The options that exclude row-sparse gradients, with the reason or the remedy.
 NOT_BY_ROWS: Mapping[str, str] = {
     "ema_decay": "every row's average changes in every step",
     "polyak": "every row's average changes in every step",
@@ -28,20 +31,20 @@ NOT_BY_ROWS: Mapping[str, str] = {
 class RowSparse:
     """The gradient of an array of which only some rows (entries of its first axis) have a gradient.
 
-    A step with it reads and writes these rows and their slots, and no other: the others see no decay of weights or
-    momentum either. Its time is proportional to the number of these rows. It may stand wherever a gradient may in
-    :meth:`SGD.step`, :meth:`Adagrad.step`, :meth:`Adam.step` and those of their subclasses, with the options around the
-    rule but these: averages (each changes every row's in every step), ``accumulate_steps`` (concatenate the indices and
-    the values of several calls instead), 8-bit slots (several rows share a scale), ``max_norm`` over axis 0 (each unit
-    has weights in every row). ``zero_grads`` clears ``values``.
+    A step with it reads and writes these rows and their slots alone; weight decay and momentum leave the other rows
+    alone too. The step takes time in proportion to the number of these rows. :meth:`SGD.step`, :meth:`Adagrad.step`,
+    :meth:`Adam.step` and those of their subclasses accept it wherever they accept a gradient. Four options exclude it:
+    averages (each step changes every row's average), ``accumulate_steps`` (concatenate the indices and the values of
+    several calls instead), 8-bit slots (several rows share a scale), and ``max_norm`` over axis 0 (each unit has
+    weights in every row). ``zero_grads`` clears ``values``.
 
     Parameters
     ----------
     indices : integer array of shape (n,)
-        The rows, in any order, each from 0 to below the number of rows; the values of a row that is named more than
-        once are added, from the first to the last.
+        The rows, in any order, each from 0 to below the number of rows. The values of a row that occurs more than once
+        are added, from the first to the last.
     values : float array of shape (n, ...)
-        Their gradients; ``...`` is the shape of a row.
+        The gradients of these rows; ``...`` is the shape of a row.
 
     Examples
     --------
@@ -59,20 +62,20 @@ class RowSparse:
     values: Array
 
 
-class Rows(NamedTuple):
-    """A row-sparse gradient that was checked: rows that differ, and values in the dtype that is computed in."""
+class SparseRows(NamedTuple):
+    """A checked row-sparse gradient: each row once, and values in the compute dtype."""
 
     indices: npt.NDArray[Any]
     values: Array
 
 
-def check_row_sparse(name: str, grad: RowSparse, param: Array) -> Rows:
+def check_row_sparse(name: str, grad: RowSparse, param: Array) -> SparseRows:
     """Return the gradient's rows, each once.
 
     Raises
     ------
     TypeError
-        If the indices are no integer array or the values no float array.
+        If the indices are not an integer array or the values not a float array.
     ValueError
         If a shape or an index is wrong, or the parameter is not in C order.
     """
@@ -106,75 +109,82 @@ def is_integer(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "iu"
 
 
-def each_once(indices: npt.NDArray[Any], values: Array) -> Rows:
-    """Return the rows with the values of equal indices added, in the order in which they stand."""
+def each_once(indices: npt.NDArray[Any], values: Array) -> SparseRows:
+    """Return each row once, with the values of equal indices added in their order."""
     order = np.argsort(indices, kind="stable")
     is_first = np.ones(indices.size, bool)
     np.not_equal(indices[order[1:]], indices[order[:-1]], out=is_first[1:])
     if is_first.all():
-        return Rows(indices, values)
+        return SparseRows(indices, values)
     firsts = np.flatnonzero(is_first)
     row = np.cumsum(is_first) - 1
     rank = np.arange(indices.size) - firsts[row]
     sums = values[order[firsts]]
-    # All second ones, all third ones, ...: in each round every row is met at most once.
+    # All second values, then all third values, ...: in each round every row occurs at most once.
     by_rank = np.argsort(rank, kind="stable")
     ends = np.cumsum(np.bincount(rank))
     for begin, end in pairwise(ends):
         members = by_rank[begin:end]
         sums[row[members]] += values[order[members]]
-    return Rows(indices[order[firsts]], sums)
+    return SparseRows(indices[order[firsts]], sums)
 
 
-def take_rows(
-    array: Array, indices: npt.NDArray[Any], workspace: dict[tuple[int, int], Array], key: tuple[int, int]
-) -> Array:
-    """Return a copy of these rows, in memory that is kept: new memory takes the system longer than the copying."""
-    kept = workspace.get(key)
-    if kept is None or len(kept) < len(indices) or kept.dtype != array.dtype:
-        kept = workspace[key] = np.empty((len(indices), *array.shape[1:]), array.dtype)
-    return np.take(array, indices, axis=0, out=kept[: len(indices)], mode="clip")  # with "raise" NumPy makes a copy
+def take_rows(array: Array, indices: npt.NDArray[Any], buffers: Buffers, key: tuple[int, int]) -> Array:
+    """Return a copy of these rows, in a buffer: to get new memory takes the system longer than the copying."""
+    buffer = buffers.get(key)
+    if buffer is None or len(buffer) < len(indices) or buffer.dtype != array.dtype:
+        buffer = buffers[key] = np.empty((len(indices), *array.shape[1:]), array.dtype)
+    return np.take(array, indices, axis=0, out=buffer[: len(indices)], mode="clip")  # with "raise" NumPy makes a copy
 
 
 class RowSparseTable:
-    """A table, with the rows that are touched of the arrays that have a row-sparse gradient in a table of copies."""
+    """A table, and a second one with copies of the rows that row-sparse gradients touch.
+
+    Parameters
+    ----------
+    table : Table
+        With all arrays; those with a row-sparse gradient have none there.
+    sparse : dict
+        The row-sparse gradients, by number of array.
+    memory : list of ArrayMemory
+        The memory of each row-sparse array.
+    scalars : list of tuple
+        The rule's scalars for each row-sparse array.
+    buffers : dict
+        The memory for the copies.
+    """
 
     def __init__(
         self,
         table: Table,
-        rows: dict[int, Rows],
-        params: Sequence[Array],
-        slots: Sequence[Sequence[Array]],
-        targets: Sequence[Array | None],
+        sparse: Mapping[int, SparseRows],
+        memory: Sequence[ArrayMemory],
         scalars: Sequence[tuple[float, ...]],
-        workspace: dict[tuple[int, int], Array],
+        buffers: Buffers,
     ) -> None:
-        """For each array of ``rows``: its parameter, its slots, where it is copied to, its rule's scalars."""
         self.table, self.array_clip, self.row_numbers = table, table.array_clip, table.row_numbers
-        self.numbers = table.numbers
-        self.places, self.sparse, self.scalars = list(rows), list(rows.values()), scalars
-        self.arrays = [
-            [param, *its, *([] if target is None else [target])]
-            for param, its, target in zip(params, slots, targets, strict=True)
-        ]
+        self.nonfinite = table.nonfinite
+        self.places, self.sparse, self.scalars = list(sparse), list(sparse.values()), scalars
+        targets = [[] if each.extras.copy is None else [each.extras.copy] for each in memory]
+        self.arrays = [[each.computed, *each.slots, *target] for each, target in zip(memory, targets, strict=True)]
         self.copies = [
-            [take_rows(array, own.indices, workspace, (i, k)) for k, array in enumerate(its)]
-            for i, own, its in zip(self.places, self.sparse, self.arrays, strict=True)
+            [take_rows(array, rows.indices, buffers, (i, k)) for k, array in enumerate(arrays)]
+            for i, rows, arrays in zip(self.places, self.sparse, self.arrays, strict=True)
         ]
-        #: The rows that are touched of the parameter of each array.
+        #: The touched rows of each row-sparse array's parameter.
         self.params = {i: copies[0] for i, copies in zip(self.places, self.copies, strict=True)}
+        counts = [len(each.slots) for each in memory]
         self.touched = type(table)(
             list(self.params.values()),
-            [copies[1 : 1 + len(its)] for copies, its in zip(self.copies, slots, strict=True)],
+            [copies[1 : 1 + count] for copies, count in zip(self.copies, counts, strict=True)],
             [
-                ArrayExtras(copy=None if target is None else copies[-1], scales=[None] * len(its))
-                for copies, target, its in zip(self.copies, targets, slots, strict=True)
+                ArrayExtras(copy=copies[-1] if target else None, scales=[None] * count)
+                for copies, target, count in zip(self.copies, targets, counts, strict=True)
             ],
         )
-        self.nonfinite = table.nonfinite
-        self.touched.row_numbers[:] = np.arange(len(rows))
+        self.touched.row_numbers[:] = np.arange(len(sparse))
         self.touched.numbers[:] = self.places
-        self.touched.set_grads([each.values for each in self.sparse])
+        self.touched.set_grads([rows.values for rows in self.sparse])
 
     @property
     def is_clipped(self) -> bool:
@@ -184,41 +194,25 @@ class RowSparseTable:
     def is_clipped(self, is_clipped: bool) -> None:
         self.table.is_clipped = is_clipped
 
-    def set_grads(self, grads: Sequence[Array | None]) -> None:
-        self.table.set_grads(grads)
-
-    def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
-        return self.table.move_grads(grads, are_written)
-
-    def grad_addresses(self) -> npt.NDArray[np.uintp]:
-        return self.table.grad_addresses()
-
-    def is_current(self) -> bool:
-        return self.table.is_current()
-
-    def step(self, hyper_rows: Sequence[HyperRow]) -> None:
-        self.table.step(hyper_rows)
-        self.touched.step(self.sparse_hyper_rows(hyper_rows))
-        for each, arrays, copies in zip(self.sparse, self.arrays, self.copies, strict=True):
+    def step(self, rows: Sequence[HyperRow]) -> None:
+        self.table.step(rows)
+        self.touched.step(self.touched_rows(rows))
+        for sparse, arrays, copies in zip(self.sparse, self.arrays, self.copies, strict=True):
             for array, copy in zip(arrays, copies, strict=True):
-                array[each.indices] = copy
-
-    def accumulate(self, hyper_rows: Sequence[HyperRow]) -> None:
-        raise NotImplementedError("accumulate_steps with row-sparse gradients, which Optimizer refuses")
+                array[sparse.indices] = copy
 
     def sum_products(
-        self, hyper_rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
+        self, rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
     ) -> npt.NDArray[np.float64]:
-        sums = self.table.sum_products(hyper_rows, left, right, count_nonfinite)
-        sums[self.places] = self.touched.sum_products(self.sparse_hyper_rows(hyper_rows), left, right, count_nonfinite)
+        sums = self.table.sum_products(rows, left, right, count_nonfinite)
+        sums[self.places] = self.touched.sum_products(self.touched_rows(rows), left, right, count_nonfinite)
         if count_nonfinite:
             self.nonfinite = self.table.nonfinite.copy()
             self.nonfinite[self.places] = self.touched.nonfinite
         return sums
 
-    def sparse_hyper_rows(self, hyper_rows: Sequence[HyperRow]) -> list[HyperRow]:
+    def touched_rows(self, rows: Sequence[HyperRow]) -> list[HyperRow]:
+        """Return the rows of hyperparameters of the touched rows."""
         self.touched.array_clip[:] = self.array_clip[self.places]
-        return [
-            hyper_rows[self.row_numbers[i]]._replace(scalars=scalars)
-            for i, scalars in zip(self.places, self.scalars, strict=True)
-        ]
+        numbers = self.row_numbers[self.places]
+        return [rows[k]._replace(scalars=scalars) for k, scalars in zip(numbers, self.scalars, strict=True)]

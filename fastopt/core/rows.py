@@ -22,7 +22,7 @@ class Rows:
     Attributes
     ----------
     members : list of (group, step count)
-        Of each row.
+        The group of each row's arrays, and the steps that were applied to them.
     firsts : list of int
         The first array of each row.
     """
@@ -32,7 +32,7 @@ class Rows:
     def __init__(self) -> None:
         self.members: list[tuple[int, int]] = []
         self.firsts: list[int] = []
-        #: What the rows were made from; b"" where they must be made again.
+        #: The state that the rows were made from (:func:`history_of`); b"" if they must be made again.
         self.history = b""
 
     def assign(
@@ -53,7 +53,7 @@ class Rows:
         self.members = [(int(group_of[i]), int(steps[i])) for i in self.firsts]
 
     def follow(self, history: bytes | None) -> None:
-        """Count a step in each row; ``history`` is what they would be made from now, None to make them again."""
+        """Count a step in each row. ``history`` is that of the rows as they are now; None: make them again."""
         # In this order: an interrupt in between has the rows made again, instead of left one step behind.
         self.members = [(group, step + 1) for group, step in self.members]
         if history is not None:
@@ -61,7 +61,7 @@ class Rows:
 
 
 def history_of(steps: npt.NDArray[np.int64], keys: Sequence[npt.NDArray[Any]], undone: int) -> bytes:
-    """Return what rows depend on besides the groups of their arrays."""
+    """Return all that rows depend on besides the groups of their arrays, as bytes to compare."""
     history = b"".join(values.tobytes() for values in (steps, *keys))
     return b"%d,%b" % (undone, history) if undone else history
 

@@ -1,4 +1,4 @@
-"""The state of each array: slots, averages and masters; made when first needed, kept when a step is certain."""
+"""The state of each array: slots, averages and masters. New entries join it once a step is certain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .results import Misfit, missing, unexpected
 COUNT = np.zeros((), np.int64)
 CODE = np.dtype(np.uint8)
 
-#: The entries of a state for what is done around the rule.
+#: The entries of a state that serve the options around the rule.
 AROUND = ("master", "ema", "accumulated", "accumulated_calls")
 
 
@@ -54,21 +54,21 @@ class ArrayMemory(NamedTuple):
 
 
 class Slots:
-    """The state of the arrays, by name: what :attr:`fastopt.Optimizer.state` is.
+    """The state of the arrays, by name.
 
     Parameters
     ----------
     options : StepOptions
-        Those of the optimizer.
+        The optimizer's.
 
     Attributes
     ----------
     entries : dict
-        The state.
+        The state: :attr:`fastopt.Optimizer.state`.
     pending : list of (name, slot, array)
-        New entries, which a step that raises must not add.
+        New entries. A step that raises must not add them.
     memory : list of ArrayMemory
-        By array, as :meth:`prepare` found it.
+        For each array, as :meth:`prepare` found it.
     """
 
     def __init__(self, options: StepOptions) -> None:
@@ -81,14 +81,14 @@ class Slots:
         """Show the counts and numbers of each array in its state; they are other arrays than before."""
         for i, (name, param) in enumerate(zip(parameters.names, parameters.arrays, strict=True)):
             entries = self.entries.setdefault(name, entries_of(name))
-            entries.keep("step", progress.count_of(i, 0))
+            entries.set_entry("step", progress.count_of(i, 0))
             if "accumulated_calls" in entries:
-                entries.keep("accumulated_calls", progress.count_of(i, 1))
+                entries.set_entry("accumulated_calls", progress.count_of(i, 1))
             for k, (number, initial) in enumerate(progress.initial_numbers.items()):
                 if number not in measured or backend.on_host:
-                    entries.keep(number, progress.number_of(i, k))
+                    entries.set_entry(number, progress.number_of(i, k))
                 elif number not in entries:
-                    entries.keep(number, backend.ops.number(initial, param))
+                    entries.set_entry(number, backend.ops.number(initial, param))
 
     def prepare(
         self,
@@ -145,7 +145,7 @@ class Slots:
     def slot(
         self, name: str, slot: str, computed: Array, group: Group, backend: Backend, hooks: SlotHooks
     ) -> tuple[Array, tuple[quantize.Map, Array] | None]:
-        """Return a slot of the state, checked, or a new one where there is none; with its map and scales if any."""
+        """Return a slot of the state, checked, or a new one where there is none; with its codec and scales if any."""
         ops = backend.ops
         dtype, shape = ops.compute_dtype(computed.dtype), hooks.slot_shape(slot, computed)
         if shape != tuple(computed.shape):
@@ -162,12 +162,12 @@ class Slots:
             dtype = halves.bfloat16()
             make = partial(ops.slot_like, computed, value, dtype)
             return self.entry(name, slot, computed, dtype, make, backend), None
-        map = storage.map_of(slot in hooks.non_negative)
-        code, scale = storage.constant(value, map)
+        codec = storage.codec_of(slot in hooks.non_negative)
+        code, scale = storage.constant(value, codec)
         codes = self.entry(name, slot, computed, CODE, partial(ops.slot_like, computed, code, CODE), backend)
         new = ops.scales(-(-computed.size // dither.SCALE_BLOCK), scale, computed)
         scales = self.entry(name, storage.scale_name(slot), new, FLOAT32, lambda: new, backend)
-        return codes, (map, ops.in_memory_order(scales))
+        return codes, (codec, ops.in_memory_order(scales))
 
     def entry(
         self, name: str, slot: str, like: Array, dtype: Any, make: Callable[[], Array], backend: Backend
@@ -182,9 +182,9 @@ class Slots:
         return values
 
     def commit(self) -> None:
-        """Add the new entries to the state: everything is checked."""
+        """Add the new entries to the state, once everything is checked."""
         for name, slot, values in self.pending:
-            self.entries[name].keep(slot, values)
+            self.entries[name].set_entry(slot, values)
         self.pending = []
 
     def written(self, extents: Extents) -> Extents:
@@ -213,7 +213,7 @@ class Slots:
         """Forget the master of an array whose parameter was written; return whether there was one."""
         if "master" not in self.entries[name]:
             return False
-        self.entries[name].drop("master")
+        self.entries[name].remove_entry("master")
         return True
 
     def plan(
@@ -257,10 +257,10 @@ class Slots:
                 if owner(slot) in known_slots() or slot in AROUND:
                     if slot == "accumulated_calls":
                         entries[slot][...] = 0  # it is a part of all counts, which go on
-                    entries.drop(slot)
+                    entries.remove_entry(slot)
             for slot, (array, value) in saved.items():
                 backend.ops.write(array, value)
-                entries.keep(slot, array)
+                entries.set_entry(slot, array)
 
 
 def fitting_entries(

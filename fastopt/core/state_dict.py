@@ -48,7 +48,7 @@ class Saved(SlotHooks, Protocol):
 
 
 class Plan(NamedTuple):
-    """What a saved state will change, found to fit."""
+    """The changes that a saved state makes, checked to fit."""
 
     step_count: int
     accumulated_calls: int
@@ -213,7 +213,7 @@ def check_form(saved: Any) -> None:
             raise TypeError(f"state_dict: {name!r} is {described(saved[name])}; give what state_dict() returned")
     for k, group in enumerate(saved["param_groups"]):
         if not isinstance(group, Mapping) or not isinstance(group.get("params"), list):
-            raise TypeError(f"state_dict: param_groups[{k}] is no dict with the names of its arrays as 'params'")
+            raise TypeError(f"state_dict: param_groups[{k}] is not a dict with the names of its arrays as 'params'")
         if not isinstance(group.get("initial_lr", 0.0), (int, float)):
             raise TypeError(f"state_dict: param_groups[{k}]: 'initial_lr' is {described(group['initial_lr'])}")
     for name, entries in saved["state"].items():

@@ -40,7 +40,7 @@ class Step:
     Attributes
     ----------
     parts, workspace
-        Of the optimizer.
+        The optimizer's.
     table : Table
         The workspace's, or one with the rows that row-sparse gradients touch.
     present : bool array
@@ -198,15 +198,8 @@ class Step:
         group_of, steps = self.parts.parameters.group_of, self.parts.progress.steps
         more = self.hooks.row_sparse_options or {}
         scalars = [self.hooks.hyper({**self.groups[group_of[i]], **more}, int(steps[i]) + 1) for i in sparse]
-        return RowSparseTable(
-            self.workspace.table,
-            sparse,
-            [memory[i].computed for i in sparse],
-            [memory[i].slots for i in sparse],
-            [memory[i].extras.copy for i in sparse],
-            scalars,
-            self.workspace.buffers,
-        )
+        touched = [memory[i] for i in sparse]
+        return RowSparseTable(self.workspace.table, sparse, touched, scalars, self.workspace.buffers)
 
     def limited_units(self, touched: Mapping[int, Array]) -> list[LimitedUnits]:
         """Return the arrays, or their touched rows, whose units' norms are limited in this step."""

@@ -18,13 +18,14 @@ def slot_storage(state_dtype: str | None, size: int) -> str | None:
     return None if state_dtype == "uint8" and size < quantize.SMALLEST else state_dtype
 
 
-def constant(value: float, map: Map) -> tuple[int, float]:
-    """Return the code of every element and the scale of every block of a slot in 8 bits that is all of one value."""
-    codes, scales = quantize.quantize(np.full(1, value, np.float32), map)
+def constant(value: float, codec: Map) -> tuple[int, float]:
+    """Return the code of every element and the scale of every block of an 8-bit slot filled with one value."""
+    codes, scales = quantize.quantize(np.full(1, value, np.float32), codec)
     return int(codes[0]), float(scales[0])
 
 
-def map_of(is_non_negative: bool) -> Map:
+def codec_of(is_non_negative: bool) -> Map:
+    """Return the code that stores a slot in 8 bits: "root" for one that is never negative."""
     return "root" if is_non_negative else "signed"
 
 
@@ -33,17 +34,17 @@ def scale_name(slot: str) -> str:
 
 
 def scales_of(state: Mapping[str, Array], slot: str, non_negative: Container[str]) -> tuple[Map, Array] | None:
-    """Return the map and the scales of a slot in 8 bits, None for others."""
-    return (map_of(slot in non_negative), state[scale_name(slot)]) if state[slot].dtype == np.uint8 else None
+    """Return the codec and the scales of an 8-bit slot, None for others."""
+    return (codec_of(slot in non_negative), state[scale_name(slot)]) if state[slot].dtype == np.uint8 else None
 
 
 def read_slot(state: Mapping[str, Any], slot: str, non_negative: Container[str]) -> Array:
-    """Return a slot's values in the dtype that is computed in."""
+    """Return a slot's values in the compute dtype."""
     stored = state[slot]
     scaled = scales_of(state, slot, non_negative)
     if scaled is not None:
-        map, scales = scaled
+        codec, scales = scaled
         flat = in_memory_order(stored)
-        values = quantize.dequantize(flat.reshape(-1), scales, map).reshape(flat.shape)
+        values = quantize.dequantize(flat.reshape(-1), scales, codec).reshape(flat.shape)
         return values if stored.flags.c_contiguous else values.T
     return halves.to_float32(stored) if is_bfloat16(stored.dtype) else stored

@@ -1,16 +1,16 @@
-"""What lives as long as a table: the gradients that it reads, its rows, its memory."""
+"""The table, and all that lives as long as it: the gradients that it reads, its rows, its memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays.dtypes import Array
 from ..backends.backend import Backend
 from .gradients import Gradients
 from .groups import Groups
 from .parameters import Parameters
 from .progress import Progress
+from .row_sparse import Buffers
 from .rows import Rows
 from .slots import ArrayMemory, Slots
 
@@ -21,7 +21,7 @@ class Workspace:
     Attributes
     ----------
     table : Table
-        Of ``fastopt.backends.table``.
+        As ``fastopt.backends.table`` describes it.
     gradients, rows, memory
         See their classes.
     are_writeable : callable
@@ -29,7 +29,7 @@ class Workspace:
     is_one_call : bool
         Whether the optimizer's update is one pass over the table.
     own : object
-        Whatever :meth:`Hooks.prepare` made for :meth:`Hooks.update`.
+        For the optimizer: :meth:`Hooks.prepare` sets it, :meth:`Hooks.update` uses it.
     buffers : dict
         The memory for copies of the rows that row-sparse gradients touch.
     """
@@ -49,7 +49,7 @@ class Workspace:
         self.are_writeable = are_writeable
         self.rows = Rows()
         self.is_one_call = is_one_call
-        self.buffers: dict[tuple[int, int], Array] = {}
+        self.buffers: Buffers = {}
         self.own: Any = None
 
 
