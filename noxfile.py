@@ -143,6 +143,13 @@ def long(session: nox.Session) -> None:
     run_tests(session, development(session), marks="long")
 
 
+@nox.session(python=False, default=False)
+def docs(session: nox.Session) -> None:
+    """The pages of docs/, made without a warning."""
+    python = environment(session, "docs", "-e", ".[docs]")
+    session.run(python, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", "docs/_build", external=True)
+
+
 @nox.session(python=False)
 def peers(session: nox.Session) -> None:
     """The numbers of torch and optax."""

@@ -10,7 +10,7 @@ import numpy as np
 from .arithmetic.norms import clip_factor, total_norm
 from .arrays.dtypes import FLOAT32, FLOAT64, Array, is_float
 from .arrays.memory import described, in_memory_order
-from .arrays.structure import Branch, is_container
+from .arrays.structure import branch_of
 from .backends import norms
 from .options.ranges import Range, check
 
@@ -146,7 +146,7 @@ def norm_of(arrays: list[Array], norm_type: float) -> float:
 
 def float_arrays(grads: Any, to_be_written: bool = False) -> list[Array]:
     """Return the arrays of a structure that are not None, checked."""
-    branch = Branch(grads if is_container(grads) else [grads])
+    branch = branch_of(grads)
     arrays = [grad for grad in branch.arrays() if grad is not None]
     are_plain = set(map(type, arrays)) <= {np.ndarray} and {array.dtype for array in arrays} <= {FLOAT32, FLOAT64}
     if not are_plain or to_be_written:

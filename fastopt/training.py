@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays.dtypes import Array
-from .arrays.structure import Branch, is_container
+from .arrays.structure import branch_of, is_container
 from .options.ranges import COUNT, NON_NEGATIVE, Choice, as_number, check
 
 if TYPE_CHECKING:
@@ -320,10 +320,6 @@ def names_in(opt: Optimizer, params: Any) -> list[str]:
     if unknown:
         raise ValueError(f"restore: {unknown} are not parameters of this optimizer; give the one that updates them")
     return [name_of[id(array)] for array in branch.arrays()]
-
-
-def branch_of(params: Any) -> Branch:
-    return Branch(params if is_container(params) else [params])
 
 
 def arrays_of(params: Any) -> list[Array]:

@@ -161,6 +161,11 @@ class Branch:
                 yield from branch.arrays()
 
 
+def branch_of(structure: Any) -> Branch:
+    """Return the branch of a structure; that of a single array has the array under the name "0"."""
+    return Branch(structure if is_container(structure) else [structure])
+
+
 def is_container(value: Any) -> bool:
     return isinstance(value, (Mapping, list, tuple))
 

@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> int:
 
     of_optimizers, of_precisions = results[: len(by_optimizer)], results[len(by_optimizer) :][: len(by_precision)]
     limits = median(result.limit for result in results)
-    print(f"memory limit: {limits / 1e9:.1f} GB/s, read and written in place; what stays in cache can be above 100 %")
+    print(f"memory limit: {limits / 1e9:.1f} GB/s, read and written in place; arrays that stay in cache can exceed it")
     print(f"\none step, {elements:,} elements of float32, matrices: {len(matrices(elements))}\n{table(of_optimizers)}")
     print(f"\none step of Adam, the same in each precision\n{table(of_precisions)}")
     for line in left_out:

@@ -19,7 +19,7 @@ def draw(path: str) -> None:
     ImportError
         Matplotlib, the optional extra ``plot``, is missing.
     OSError, ValueError
-        `path` cannot be written, or its suffix is no format that Matplotlib knows.
+        `path` can't be written, or Matplotlib does not know the format of its suffix.
     """
     plt = pyplot()
     plt.switch_backend("Agg")

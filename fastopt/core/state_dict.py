@@ -10,7 +10,7 @@ import numpy as np
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
-from ..arrays.structure import Branch, is_container
+from ..arrays.structure import branch_of
 from ..options.ranges import Group
 from . import encoding
 from .groups import SavedGroup
@@ -148,7 +148,7 @@ def planned_options(parts: Parts, saved: Mapping[str, Any]) -> tuple[dict[str, A
 
 def plan_params(parts: Parts, params: Any) -> tuple[list[Misfit], list[tuple[Array, Array]]]:
     """Return how saved parameters do not fit, and for those that do, where each goes."""
-    branch = Branch(params if is_container(params) else [params])
+    branch = branch_of(params)
     saved = dict(zip(branch.names(), branch.arrays(), strict=True))
     misfits, pairs = [], []
     for name, param in zip(parts.parameters.names, parts.parameters.arrays, strict=True):
