@@ -73,7 +73,7 @@ class Hooks:
 
         ``numbers`` has the shape (numbers, arrays).
         """
-        return list(numbers)
+        return ()
 
     def check_param(self, name: str, array: Any) -> None:
         """Raise if an array can't be a parameter of this optimizer."""
@@ -84,7 +84,7 @@ class Hooks:
 
     def slot_shape(self, slot: str, param: Array) -> tuple[int, ...]:
         """Return the shape of a slot; one that differs from the parameter's begins as zeros."""
-        return tuple(param.shape)
+        return param.shape
 
     def initial_slot(self, group: Group, slot: str) -> float:
         """Return the number that a slot is filled with before the first step."""

@@ -62,7 +62,9 @@ class Rows:
 
 def history_of(steps: npt.NDArray[np.int64], keys: Sequence[npt.NDArray[Any]], undone: int) -> bytes:
     """Return all that rows depend on besides the groups of their arrays, as bytes to compare."""
-    history = b"".join(values.tobytes() for values in (steps, *keys))
+    history = steps.tobytes()
+    for values in keys:
+        history += values.tobytes()
     return b"%d,%b" % (undone, history) if undone else history
 
 
@@ -70,7 +72,7 @@ def hyper_row(
     group: Group, rule: Rule, scalars: tuple[float, ...], step: int, scale: float, options: StepOptions, seed: int
 ) -> HyperRow:
     """Return the row of hyperparameters of the arrays of a group of which this is step number ``step``, from 1."""
-    lr, weight_decay, clip_value = group["lr"], group["weight_decay"], group["clip_value"]
+    lr, clip_value, is_decoupled = group["lr"], group["clip_value"], group["decoupled"]
     sign, mean = -1.0 if group["maximize"] else 1.0, 0.0
     if options.accumulate_steps > 1:
         sign, mean = 1.0, sign / options.accumulate_steps
@@ -84,12 +86,12 @@ def hyper_row(
         sign / scale,
         math.inf if clip_value is None else clip_value,
         1.0,
-        0.0 if group["decoupled"] else weight_decay,
-        decay_of(group, lr),
+        0.0 if is_decoupled else group["weight_decay"],
+        decay_of(group, lr) if is_decoupled else 1.0,
         scalars,
         mean,
         group["l1"],
-        threshold_of(group, lr),
+        threshold_of(group, lr) if group["prox_l1"] else 0.0,
         weight,
         dither.step_key(seed, step) if options.is_dithered else 0,
         WHOLE_PASS,

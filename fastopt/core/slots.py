@@ -148,7 +148,7 @@ class Slots:
         """Return a slot of the state, checked, or a new one where there is none; with its codec and scales if any."""
         ops = backend.ops
         dtype, shape = ops.compute_dtype(computed.dtype), hooks.slot_shape(slot, computed)
-        if shape != tuple(computed.shape):
+        if shape != computed.shape:
             zeros = ops.zeros(shape, dtype, computed)
             return self.entry(name, slot, zeros, dtype, lambda: zeros, backend), None
         state_dtype = None if slot in hooks.exact else self.options.state_dtype

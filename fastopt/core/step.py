@@ -100,8 +100,9 @@ class Step:
         self.units = self.limited_units(touched) if parts.groups.limits_norms else []
         self.hyper_rows = self.rows_of_step()
         global_limit = parts.whole.clip_global_norm if self.is_last else None
+        limits = self.limits() if self.is_last and parts.groups.clips_arrays else None
         reading = backend.read(
-            self.table, self.hyper_rows, self.limits(), global_limit, options.nonfinite, self.refuse_nonfinite
+            self.table, self.hyper_rows, limits, global_limit, options.nonfinite, self.refuse_nonfinite
         )
         self.verdict, is_skipped = reading.verdict, reading.found_nonfinite
         before = None if self.verdict is None else progress.copies()
@@ -218,18 +219,17 @@ class Step:
 
     def rows_of_step(self) -> list[HyperRow]:
         """Return the rows of hyperparameters of this step."""
-        hooks, groups, checked = self.hooks, self.groups, self.parts.groups.checked
-        scale, options, seed = self.scale, self.parts.options, self.parts.whole.seed
-        members = self.workspace.rows.members
-        self.row_options = [groups[k] for k, _ in members]
+        hooks, parts, members = self.hooks, self.parts, self.workspace.rows.members
+        checked, scale, options, seed = parts.groups.checked, self.scale, parts.options, parts.whole.seed
+        groups = self.groups
+        self.row_options = row_options = [groups[k] for k, _ in members]
         if hooks.numbers:
-            numbers = self.parts.progress.numbers[:, self.workspace.rows.firsts].T.tolist()
-            self.row_options = [
-                {**group, **dict(zip(hooks.numbers, its, strict=True))}
-                for group, its in zip(self.row_options, numbers, strict=True)
-            ]
+            numbers = parts.progress.numbers[:, self.workspace.rows.firsts].T.tolist()
+            for i, its in enumerate(numbers):
+                row_options[i] = {**row_options[i], **dict(zip(hooks.numbers, its, strict=True))}
         rows = []
-        for group, (k, step) in zip(self.row_options, members, strict=True):
+        for i, (k, step) in enumerate(members):
+            group = row_options[i]
             scalars = hooks.hyper(group, step + 1)
             row = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
             rows.append(hooks.adjusted(row, group))
@@ -242,10 +242,8 @@ class Step:
             return self.parts.progress.numbers[k]
         return [self.parts.slots.entries[array][name] for array in self.parts.parameters.names]
 
-    def limits(self) -> npt.NDArray[np.float64] | None:
-        """Return the greatest norm of each array; None where no array is clipped."""
-        if not (self.is_last and self.parts.groups.clips_arrays):
-            return None
+    def limits(self) -> npt.NDArray[np.float64]:
+        """Return the greatest norm of each array."""
         max_norms = [group.values["clip_norm"] for group in self.parts.groups.checked]
         of_groups = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms], np.float64)
         limits: npt.NDArray[np.float64] = of_groups[self.parts.parameters.group_of]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
 
 from ..backends.table import UPDATE, HyperRow
 from .optimizer import Optimizer
@@ -20,6 +23,9 @@ class ArrayOptimizer(Optimizer):
     state : dict
         Besides the slots and ``"step"``: the array's numbers (0-d float64).
     """
+
+    def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        return list(numbers)
 
 
 def slots_only(rows: Sequence[HyperRow]) -> list[HyperRow]:
