@@ -1,15 +1,97 @@
 """The stages around every rule, each stated once: on the gradient before it, and on the parameter after it.
 
 ``csrc/pipeline_template.h`` has the same arithmetic in the same order, under the same names. Like the rules, these work
-on arrays or scalars, and on the values that stand for them while a CUDA kernel is compiled. Limits and weights are of
-the compute dtype.
+on arrays or scalars, and on the values that stand for them while a pass is traced: into NumPy calls, or into a CUDA
+kernel. Limits and weights are of the compute dtype.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from .operations import maximum, minimum, where
+from .operations import Rule, maximum, minimum, where
+
+
+class StageFlags(NamedTuple):
+    """The stages of a pass; one that would change no bit is left out."""
+
+    scale: bool = False
+    mean: bool = False
+    clip_value: bool = False
+    clip_norm: bool = False
+    clip_global_norm: bool = False
+    l2: bool = False
+    l1: bool = False
+    decay: bool = False
+    threshold: bool = False
+    blend: bool = False
+    zero_grads: bool = False
+    update: bool = True
+    clear: bool = True
+    finish: bool = True
+
+    def of_grad(self) -> StageFlags:
+        """Return the stages that a gradient goes through before the rule."""
+        return StageFlags(*self[: StageFlags._fields.index("decay")])
+
+
+class StageScalars(NamedTuple):
+    """The numbers of the stages, by their names in a row of hyperparameters."""
+
+    grad_scale: Any
+    mean: Any
+    clip_value: Any
+    l2: Any
+    l1: Any
+    decay: Any
+    threshold: Any
+    average_weight: Any
+
+
+class Factors(NamedTuple):
+    """The numbers of one array that are known when all gradients have been read."""
+
+    clip: Any
+    global_clip: Any
+    rate: Any = None
+
+
+def scaled_grad(flags: StageFlags, scalars: StageScalars, g: Any, accumulated: Any) -> Any:
+    if flags.scale:
+        g = g * scalars.grad_scale
+    return mean(accumulated, g, scalars.mean) if flags.mean else g
+
+
+def clipped_grad(flags: StageFlags, scalars: StageScalars, factors: Factors, g: Any) -> Any:
+    """Clip a scaled gradient: its elements, then the norms."""
+    if flags.clip_value:
+        g = clip_value(g, scalars.clip_value)
+    if flags.clip_norm:
+        g = g * factors.clip
+    return g * factors.global_clip if flags.clip_global_norm else g
+
+
+def regularized_grad(
+    flags: StageFlags, scalars: StageScalars, factors: Factors, g: Any, p: Any, zero: Any = None
+) -> Any:
+    """Clip a scaled gradient, and add the penalties of the parameter; ``zero`` None: computed from ``l1``."""
+    g = clipped_grad(flags, scalars, factors, g)
+    if flags.l2:
+        g = add_l2(g, p, scalars.l2)
+    if flags.l1:
+        g = add_l1(g, p, scalars.l1, scalars.l1 - scalars.l1 if zero is None else zero)
+    return g
+
+
+def updated(
+    rule: Rule, flags: StageFlags, scalars: StageScalars, h: Any, p: Any, g: Any, slots: Sequence[Any]
+) -> Sequence[Any]:
+    """Apply a rule to a regularized gradient; return the new parameter and slots."""
+    if flags.decay:
+        p = p * scalars.decay
+    p, *slots = rule(h, p, g, *slots)
+    return soft_threshold(p, scalars.threshold) if flags.threshold else p, *slots
 
 
 def clip_value(g: Any, limit: Any) -> Any:

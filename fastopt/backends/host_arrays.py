@@ -65,8 +65,7 @@ def checked_copy(name: str, copy: Any, param: Array) -> Array:
         raise TypeError(
             f"copy_to: {name!r} {found}; expected a NumPy array of float16 or bfloat16, or None for no copy"
         )
-    if param.dtype != FLOAT32:
-        raise TypeError(f"copy_to: {name!r} is a copy of a parameter of {param.dtype}; expected one of float32")
+    check_copied(name, param)
     if copy.shape != param.shape:
         raise ValueError(f"copy_to: {name!r} has shape {copy.shape}; its parameter has shape {param.shape}")
     check_memory(f"copy_to: {name!r}", copy)
@@ -75,10 +74,20 @@ def checked_copy(name: str, copy: Any, param: Array) -> Array:
     return copy
 
 
-def check_memory(where: str, array: Array) -> None:
-    """Raise unless an array is one writeable run of memory."""
+def check_copied(name: str, param: Any) -> None:
+    """Raise unless a parameter has the dtype that may have copies."""
+    if param.dtype != "float32":
+        raise TypeError(f"copy_to: {name!r} is a copy of a parameter of {param.dtype}; expected one of float32")
+
+
+def check_writeable(where: str, array: Any) -> None:
     if not array.flags.writeable:
         raise ValueError(f"{where} is read-only, and is to be updated in place; give a writeable one or a copy")
+
+
+def check_memory(where: str, array: Array) -> None:
+    """Raise unless an array is one writeable run of memory."""
+    check_writeable(where, array)
     if not (array.flags.c_contiguous or array.flags.f_contiguous) or not array.flags.aligned:
         raise ValueError(
             f"{where} is not one contiguous, aligned run of memory (shape {array.shape}, strides "
@@ -223,8 +232,7 @@ def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
     for name, grad in there:
         if not isinstance(grad, np.ndarray):
             raise TypeError(f"grads: {name!r} is {described(grad)}, which zero_grads=True can't clear; give an array")
-        if not grad.flags.writeable:
-            raise ValueError(f"grads: {name!r} is read-only, which zero_grads=True can't clear; give a copy")
+        check_can_clear(name, grad)
     extents = np.array([extent(grad) for _, grad in there], np.intp).reshape(-1, 2)
     order = np.argsort(extents[:, 0], kind="stable")
     if not (extents[order[1:], 0] < extents[order[:-1], 1]).any():
@@ -235,10 +243,20 @@ def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
             if extents[j, 0] >= extents[i, 1]:
                 break
             if np.shares_memory(there[i][1], there[j][1]):
-                raise ValueError(
-                    f"grads: {there[i][0]!r} and {there[j][0]!r} share memory, and zero_grads=True would clear the one "
-                    "before the other is read; give copies"
-                )
+                refuse_shared(there[i][0], there[j][0])
+
+
+def check_can_clear(name: str, grad: Any) -> None:
+    if not grad.flags.writeable:
+        raise ValueError(f"grads: {name!r} is read-only, which zero_grads=True can't clear; give a copy")
+
+
+def refuse_shared(name: str, other: str) -> None:
+    """Raise for two gradients that are cleared."""
+    raise ValueError(
+        f"grads: {name!r} and {other!r} share memory, and zero_grads=True would clear the one before the other is "
+        "read; give copies"
+    )
 
 
 def extents(names: Sequence[str], arrays: Sequence[Array]) -> Extents:

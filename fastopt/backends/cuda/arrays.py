@@ -1,12 +1,12 @@
-"""Arrays on a GPU, as their ``__cuda_array_interface__`` tells of them.
+"""Arrays on a GPU, as their ``__cuda_array_interface__`` describes them.
 
-The names that backends/host_arrays.py has too are what the optimizer asks of the arrays of either.
+The functions that backends/host_arrays.py has too are the operations that a backend offers (backends/backend.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -16,25 +16,24 @@ import numpy.typing as npt
 from ...arithmetic import halves
 from ...arrays.memory import Extents, described
 from .. import host_arrays
-from . import numba_cuda
-from .numba_cuda import to_host
+from . import memory, streams
+from .layout import FLOATS, HALVES, ITEM_SIZES
+from .layout import compute_dtype as compute_dtype
 
-#: What is computed in, and what may be a parameter or a gradient.
-COMPUTED = ("float32", "float64")
-HALVES = ("float16", "bfloat16")
-FLOATS = (*COMPUTED, *HALVES)
-
-#: What may be in an optimizer's state.
+#: The dtypes of an optimizer's state.
 STORED = (*FLOATS, "uint8")
 
 
 class Flags(NamedTuple):
+    """The flags that are asked for by the names of NumPy's."""
+
     c_contiguous: bool
+    writeable: bool
     aligned: bool = True
 
 
 class DeviceArray(NamedTuple):
-    """An array on a device as its ``__cuda_array_interface__`` told it. It keeps the array alive."""
+    """An array on a device, as its ``__cuda_array_interface__`` describes it. It keeps the array alive."""
 
     owner: Any
     address: int
@@ -43,7 +42,6 @@ class DeviceArray(NamedTuple):
     flags: Flags
     device: int
     stream: int | None
-    read_only: bool
 
     @property
     def ndim(self) -> int:
@@ -55,7 +53,7 @@ class DeviceArray(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return self.size * numba_cuda.ITEM_SIZES[self.dtype]
+        return self.size * ITEM_SIZES[self.dtype]
 
 
 def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
@@ -64,12 +62,12 @@ def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
     Raises
     ------
     TypeError
-        If it is no array on a device, or of none of these dtypes.
+        If it is not an array on a device, or has none of these dtypes.
     ValueError
         If it is not one aligned, contiguous run of memory.
     """
     try:
-        interface = numba_cuda.interface(array)
+        interface = memory.interface(array)
     except AttributeError:
         raise TypeError(
             f"{what} is {described(array)}, not on the GPU, where other arrays of this optimizer are; move it there "
@@ -83,7 +81,7 @@ def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
     if interface.get("mask") is not None:
         raise TypeError(f"{what} is a masked array; give its data")
     shape, strides = tuple(interface["shape"]), interface.get("strides")
-    item_size = numba_cuda.ITEM_SIZES[dtype]
+    item_size = ITEM_SIZES[dtype]
     is_c = strides is None or is_contiguous(shape, strides, item_size)
     pointer, read_only = interface["data"]
     is_fortran = strides is not None and is_contiguous(shape[::-1], strides[::-1], item_size)
@@ -93,8 +91,8 @@ def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
             "contiguous copy (torch: .contiguous(), CuPy: cupy.ascontiguousarray())"
         )
     stream = interface.get("stream")
-    device = numba_cuda.device_of(pointer) if pointer else -1
-    return DeviceArray(array, int(pointer), shape, dtype, Flags(is_c), device, stream, bool(read_only))
+    device = memory.device_of(pointer) if pointer else -1
+    return DeviceArray(array, int(pointer), shape, dtype, Flags(is_c, not read_only), device, stream)
 
 
 def dtype_name(array: Any, interface: dict[str, Any]) -> str:
@@ -123,14 +121,9 @@ def checked_param(name: str, array: Any) -> DeviceArray:
     TypeError, ValueError
         As :func:`seen`; ValueError too if it is read-only.
     """
-    return writeable(f"params: {name!r}", seen(f"params: {name!r}", array, FLOATS))
-
-
-def writeable(what: str, array: DeviceArray) -> DeviceArray:
-    """Return an array that can be written; raise for others."""
-    if array.read_only:
-        raise ValueError(f"{what} is read-only, and is to be updated in place; give a writeable one or a copy")
-    return array
+    found = seen(f"params: {name!r}", array, FLOATS)
+    host_arrays.check_writeable(f"params: {name!r}", found)
+    return found
 
 
 def checked_copy(name: str, copy: Any, param: DeviceArray) -> DeviceArray:
@@ -139,13 +132,13 @@ def checked_copy(name: str, copy: Any, param: DeviceArray) -> DeviceArray:
     Raises
     ------
     TypeError
-        If it is no array of float16 or bfloat16 on the GPU, or its parameter is not float32.
+        If it is not an array of float16 or bfloat16 on the GPU, or its parameter is not float32.
     ValueError
         If its shape, device or order of memory is not the parameter's, or it is read-only.
     """
-    found = writeable(f"copy_to: {name!r}", seen(f"copy_to: {name!r}", copy, HALVES))
-    if param.dtype != "float32":
-        raise TypeError(f"copy_to: {name!r} is a copy of a parameter of {param.dtype}; expected one of float32")
+    found = seen(f"copy_to: {name!r}", copy, HALVES)
+    host_arrays.check_writeable(f"copy_to: {name!r}", found)
+    host_arrays.check_copied(name, param)
     if not are_alike(found, param):
         raise ValueError(
             f"copy_to: {name!r} has shape {found.shape} and is on device {found.device}; expected one of shape "
@@ -156,8 +149,12 @@ def checked_copy(name: str, copy: Any, param: DeviceArray) -> DeviceArray:
 
 def are_alike(array: DeviceArray, param: DeviceArray) -> bool:
     """Return whether an array has the shape, the device and the order of memory of a parameter."""
-    is_ordered = array.flags == param.flags or param.ndim <= 1 or param.size <= 1
-    return array.shape == param.shape and array.device == param.device and is_ordered
+    return array.shape == param.shape and array.device == param.device and have_one_order(array, param)
+
+
+def have_one_order(array: DeviceArray, param: DeviceArray) -> bool:
+    """Return whether two arrays of one shape have the same order of memory."""
+    return array.flags.c_contiguous == param.flags.c_contiguous or param.ndim <= 1 or param.size <= 1
 
 
 def extents(names: Sequence[str], params: Sequence[DeviceArray]) -> Extents:
@@ -195,18 +192,13 @@ def is_bfloat16(dtype: Any) -> bool:
     return str(dtype) == "bfloat16"
 
 
-def compute_dtype(dtype: Any) -> str:
-    """Return the dtype that a parameter of this one is computed in."""
-    return "float64" if str(dtype) == "float64" else "float32"
-
-
 def check_slot(where: str, slot: Any, param: Any, dtype: Any) -> None:
     """Raise unless a slot that came from outside can serve its parameter.
 
     Raises
     ------
     TypeError
-        If it is no array of that dtype on the GPU.
+        If it is not an array of that dtype on the GPU.
     ValueError
         If anything else differs.
     """
@@ -214,28 +206,42 @@ def check_slot(where: str, slot: Any, param: Any, dtype: Any) -> None:
         host_arrays.check_slot(where, slot, param, dtype)
         return
     found, param = seen(where, slot, (str(dtype),)), in_memory_order(param)
-    if found.read_only or not are_alike(found, param):
+    if not found.flags.writeable or not are_alike(found, param):
         raise ValueError(
             f"{where} has shape {found.shape} and is on device {found.device}; expected one of shape {param.shape} on "
             f"device {param.device}, writeable, in its parameter's order of memory"
         )
 
 
+def filled(shape: tuple[int, ...], value: float, dtype: Any, param: Any, order: str = "C") -> Any:
+    """Return a new array on the device of a parameter, filled with one number."""
+    with streams.on_device(max(in_memory_order(param).device, 0)):
+        return memory.full(shape, str(dtype), order, value)
+
+
 def slot_like(param: Any, value: float, dtype: Any) -> Any:
     """Return a new array of a parameter's shape, order of memory and device, filled with one number."""
     param = in_memory_order(param)
-    with numba_cuda.on_device(max(param.device, 0)):
-        return numba_cuda.full(param.shape, str(dtype), "C" if param.flags.c_contiguous else "F", value)
+    return filled(param.shape, value, dtype, param, "C" if param.flags.c_contiguous else "F")
 
 
 def zeros(shape: tuple[int, ...], dtype: Any, param: Any) -> Any:
     """Return a new array of this shape, in C order, on the device of a parameter."""
-    with numba_cuda.on_device(max(in_memory_order(param).device, 0)):
-        return numba_cuda.full(shape, str(dtype), "C", 0.0)
+    return filled(shape, 0.0, dtype, param)
+
+
+def scales(count: int, value: float, param: Any) -> Any:
+    """Return new scales of a slot in 8 bits, on the device of a parameter."""
+    return filled((count,), value, "float32", param)
+
+
+def number(value: float, param: DeviceArray) -> Any:
+    """Return a number of an array's state, on the device of a parameter."""
+    return filled((), value, "float64", param)
 
 
 def to_compute_dtype(array: Any) -> Any:
-    """Return a copy of a parameter in the dtype that it is computed in; made by way of the host."""
+    """Return a copy of a parameter in its compute dtype; made by way of the host."""
     return to_device_of(array, halves.to_compute_dtype(on_host(array)))
 
 
@@ -243,7 +249,7 @@ def on_host(array: Any, copy: bool = True) -> npt.NDArray[Any]:
     """Return a copy of an array in NumPy's memory; counts are there already."""
     if isinstance(array, np.ndarray):
         return array.copy(order="K") if copy else array
-    return to_host(owner(array))
+    return memory.to_host(owner(array))
 
 
 def write(array: Any, values: npt.NDArray[Any]) -> None:
@@ -251,24 +257,12 @@ def write(array: Any, values: npt.NDArray[Any]) -> None:
     if isinstance(array, np.ndarray):
         array[...] = values
     else:
-        numba_cuda.write(owner(array), values)
-
-
-def scales(count: int, value: float, param: Any) -> Any:
-    """Return new scales of a slot in 8 bits, on the device of a parameter."""
-    with numba_cuda.on_device(max(in_memory_order(param).device, 0)):
-        return numba_cuda.full((count,), "float32", "C", value)
+        memory.write(owner(array), values)
 
 
 def to_device_of(array: Any, values: npt.NDArray[Any]) -> Any:
     """Return values from NumPy's memory on the device of an array."""
-    return numba_cuda.from_host(values, max(in_memory_order(array).device, 0))
-
-
-def number(value: float, param: DeviceArray) -> Any:
-    """Return a number of an array's state, on the device of a parameter."""
-    with numba_cuda.on_device(max(param.device, 0)):
-        return numba_cuda.full((), "float64", "C", value)
+    return memory.from_host(values, max(in_memory_order(array).device, 0))
 
 
 def clear(array: Any) -> None:
@@ -287,28 +281,21 @@ def owner(array: Any) -> Any:
 
 
 def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
-    """Raise unless the gradients can be cleared: are writeable, each of memory of its own; None is passed over.
+    """Raise unless the gradients can be cleared: are writeable, each of memory of its own; None is skipped.
 
     Raises
     ------
     TypeError, ValueError
         If one can't.
     """
-    there = [
-        (name, seen(f"grads: {name!r}", grad, FLOATS))
-        for name, grad in zip(names, grads, strict=True)
-        if grad is not None
-    ]
-    for name, grad in there:
-        if grad.read_only:
-            raise ValueError(f"grads: {name!r} is read-only, which zero_grads=True can't clear; give a copy")
+    given = [(name, grad) for name, grad in zip(names, grads, strict=True) if grad is not None]
+    there = [(name, seen(f"grads: {name!r}", grad, FLOATS)) for name, grad in given]
+    for name, found in there:
+        host_arrays.check_can_clear(name, found)
     there.sort(key=lambda item: item[1].address)
-    for (name, grad), (next_name, next_grad) in pairwise(there):
-        if next_grad.address < grad.address + grad.nbytes and next_grad.size:
-            raise ValueError(
-                f"grads: {name!r} and {next_name!r} share memory, and zero_grads=True would clear the one before the "
-                "other is read; give copies"
-            )
+    for (name, found), (next_name, next_found) in pairwise(there):
+        if next_found.address < found.address + found.nbytes and next_found.size:
+            host_arrays.refuse_shared(name, next_name)
 
 
 def grad_in_memory_order(name: str, grad: Any, param: DeviceArray) -> tuple[DeviceArray, bool]:
@@ -317,7 +304,7 @@ def grad_in_memory_order(name: str, grad: Any, param: DeviceArray) -> tuple[Devi
     Raises
     ------
     TypeError
-        If it is no float array on the GPU.
+        If it is not a float array on the GPU.
     ValueError
         If its shape, device or order of memory is not the parameter's.
     """
@@ -328,7 +315,7 @@ def grad_in_memory_order(name: str, grad: Any, param: DeviceArray) -> tuple[Devi
         raise ValueError(
             f"grads: {name!r} is on device {found.device}, and its parameter on device {param.device}; move it there"
         )
-    if found.flags != param.flags and found.ndim > 1 and found.size > 1:
+    if not have_one_order(found, param):
         raise ValueError(
             f"grads: {name!r} and its parameter differ in the order of memory (C or Fortran); give a copy in the "
             "parameter's"
@@ -339,24 +326,3 @@ def grad_in_memory_order(name: str, grad: Any, param: DeviceArray) -> tuple[Devi
 def are_aligned(grads: Sequence[Any]) -> bool:
     """Return whether all of these can be read as they are: others were refused."""
     return True
-
-
-def models_of(grads: Sequence[Any]) -> list[Any] | None:
-    """Return all that makes torch's tensors alike but their places; None where one is of another kind."""
-    if not all(hasattr(type(grad), "data_ptr") for grad in grads):
-        return None
-    try:
-        return [(type(grad), grad.dtype, grad.shape, grad.stride(), grad.device, grad.requires_grad) for grad in grads]
-    except RuntimeError:  # a sparse one has no strides
-        return None
-
-
-def pointer_reader(array: Any) -> Callable[[Any], int]:
-    """Return the fastest way to tell where an array of this kind begins now; None has no place."""
-    if array is None:
-        return lambda nothing: 0
-    if hasattr(type(array), "data_ptr"):  # torch
-        return type(array).data_ptr  # type: ignore[no-any-return]
-    if hasattr(getattr(array, "data", None), "ptr"):  # CuPy
-        return lambda array: int(array.data.ptr) if array.size else 0  # as its interface says
-    return numba_cuda.address

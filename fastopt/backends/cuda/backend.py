@@ -12,7 +12,19 @@ from ..backend import Arrays, Backend, Counts, Limits, Refuse
 from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 from . import arrays
 from .adafactor import Factored
-from .table import CudaTable, stream_handle
+from .max_norm import NormLimits
+from .reading import GradReader
+from .streams import stream_handle
+from .table import CudaTable
+from .trust import TrustRatios
+
+
+class BackendTable(CudaTable):
+    """A table with the passes that work on it besides steps; each keeps what it needs from step to step."""
+
+    def __init__(self, params: Arrays, slots: Sequence[Arrays], extras: Extras) -> None:
+        super().__init__(params, slots, extras)
+        self.reader, self.norm_limits, self.trust_ratios = GradReader(), NormLimits(), TrustRatios()
 
 
 class CudaBackend(Backend):
@@ -27,37 +39,37 @@ class CudaBackend(Backend):
         extras: Extras = None,
         rules: Sequence[Rule] = (),
         counts: Counts | None = None,
-    ) -> CudaTable:
-        return CudaTable(params, slots, extras)
+    ) -> BackendTable:
+        return BackendTable(params, slots, extras)
 
     def writeable_check(self, arrays: Sequence[Any], dtypes: Sequence[Any]) -> Callable[[], bool]:
         return lambda: True
 
-    def set_stream(self, table: CudaTable, stream: Any) -> None:
+    def set_stream(self, table: BackendTable, stream: Any) -> None:
         table.stream = None if stream is None else stream_handle(stream)
 
     def read(
         self,
-        table: CudaTable,
+        table: BackendTable,
         rows: list[HyperRow],
         limits: Limits | None,
         global_limit: float | None,
         nonfinite: str,
         refuse: Refuse,
     ) -> Reading:
-        norm = table.read_grads(rows, limits, global_limit, nonfinite != "propagate")
+        norm = table.reader.read(table, rows, limits, global_limit, nonfinite != "propagate")
         if nonfinite == "raise":
-            counts = table.nonfinite_counts().astype(np.int64)
+            counts = table.reader.nonfinite_counts().astype(np.int64)
             if counts.any():
                 refuse(counts)
-        return Reading(norm, verdict=table.verdict() if nonfinite == "skip" else None)
+        return Reading(norm, verdict=table.reader.verdict() if nonfinite == "skip" else None)
 
-    def limit_norms(self, table: CudaTable, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
-        table.hold_norms(rows, units)
+    def limit_norms(self, table: BackendTable, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
+        table.norm_limits.limit(table, rows, units)
 
     def step_by_trust(
         self,
-        table: CudaTable,
+        table: BackendTable,
         rows: Sequence[HyperRow],
         norm_rows: Sequence[HyperRow],
         update: Source,
@@ -65,10 +77,10 @@ class CudaBackend(Backend):
         present: Present,
         ratios: Sequence[Any],
     ) -> None:
-        table.set_trust_ratios(norm_rows, update, trusts, ratios)
+        table.trust_ratios.set(table, norm_rows, update, trusts, ratios)
         table.step(rows)
 
-    def adafactor(self, table: CudaTable, slots: Sequence[Sequence[Any]]) -> Factored:
+    def adafactor(self, table: BackendTable, slots: Sequence[Sequence[Any]]) -> Factored:
         return Factored(table, slots)
 
 

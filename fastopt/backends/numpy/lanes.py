@@ -11,10 +11,9 @@ import math
 import numpy as np
 
 from ...arrays.dtypes import FLOAT64, Array
+from ..table import CHUNK as CHUNK
+from ..table import LANES
 from .workers import buffers
-
-CHUNK = 4096
-LANES = 16
 
 
 def rows_of_lanes(chunks: Array) -> Array:

@@ -22,7 +22,16 @@ from .. import threads
 from ..table import ArrayExtras, HyperRow, Source
 from .calls import Program
 from .lanes import CHUNK, added, folded, rows_of_lanes
-from .programs import ACCUMULATED, GRAD, PARAM, Row, accumulate_program, grad_program, row_of, step_program
+from .programs import (
+    ACCUMULATED,
+    GRAD,
+    PARAM,
+    ComputedRow,
+    accumulate_program,
+    computed_row,
+    grad_program,
+    step_program,
+)
 from .workers import buffers, results_of
 
 #: From so many elements on a step has threads: before that, waking them takes longer than they save.
@@ -186,49 +195,49 @@ class NumpyTable:
                 room -= size
             yield runs
 
-    def for_blocks(self, function: Callable[[Block, Row], T], hyper_rows: Sequence[HyperRow]) -> list[T]:
+    def for_blocks(self, function: Callable[[Block, ComputedRow], T], hyper_rows: Sequence[HyperRow]) -> list[T]:
         """Return what the function makes of each block and its row of hyperparameters."""
         blocks = self.blocks()
-        made: dict[tuple[int, Any], Row] = {}
+        made: dict[tuple[int, Any], ComputedRow] = {}
         items = []
         with np.errstate(all="ignore"):
             for block in blocks:
                 key = int(self.row_numbers[block.first]), block.dtype
                 if key not in made:
-                    made[key] = row_of(hyper_rows[key[0]], block.dtype)
+                    made[key] = computed_row(hyper_rows[key[0]], block.dtype)
                 items.append((block, made[key]))
         return results_of(function, items, min(self.threads(), len(items)))
 
     def step(self, hyper_rows: Sequence[HyperRow]) -> None:
         self.for_blocks(self.step_block, hyper_rows)
 
-    def step_block(self, block: Block, row: Row) -> None:
-        hyper, options = row.hyper, row.options
+    def step_block(self, block: Block, row: ComputedRow) -> None:
+        hyper, flags = row.hyper, row.flags
         clip = self.clip_of(block)
-        program = step_program(hyper.rule, type(hyper.scalars), options, clip is not None, bool(block.average))
+        program = step_program(hyper.rule, type(hyper.scalars), flags, clip is not None, bool(block.average))
         p = self.loaded(block, block.param, PARAM_STREAM)
         average = block.joined(block.average) if block.average else None
-        values: list[Any] = [*row.stages, p, None, None, clip, average]
+        values: list[Any] = [*row.inputs, p, None, None, clip, average]
         slots: list[Array] = []
-        if options.updates:
+        if flags.update:
             values[GRAD] = block.joined(block.of(self.grads))
-            if options.accumulates:
+            if flags.mean:
                 values[ACCUMULATED] = block.joined(block.accumulated)
             used = range(len(rules.slots(hyper.rule)))
             slots = [self.loaded(block, block.slots[k], k) for k in used]
             values += slots
             values += row.scalars
         program.run(values + scratch(program, block))
-        if options.updates:
+        if flags.update:
             self.store(block, block.param, PARAM_STREAM, p, hyper)
             for k, slot in enumerate(slots):
                 self.store(block, block.slots[k], k, slot, hyper)
-        if options.clears:
-            if options.accumulates:
+        if flags.clear:
+            if flags.mean:
                 clear(block.accumulated)
             if hyper.zero_grads:
                 clear(block.of(self.grads))
-        if options.finishes:
+        if flags.finish:
             if average is not None:
                 block.scatter(average, block.average)
             for (i, begin, end), part in zip(block.runs, block.parts, strict=True):
@@ -280,10 +289,10 @@ class NumpyTable:
     def accumulate(self, hyper_rows: Sequence[HyperRow]) -> None:
         self.for_blocks(self.accumulate_block, hyper_rows)
 
-    def accumulate_block(self, block: Block, row: Row) -> None:
-        program = accumulate_program(row.options)
+    def accumulate_block(self, block: Block, row: ComputedRow) -> None:
+        program = accumulate_program(row.flags)
         accumulated = block.joined(block.accumulated)
-        values: list[Any] = [*row.stages, None, block.joined(block.of(self.grads)), accumulated]
+        values: list[Any] = [*row.inputs, None, block.joined(block.of(self.grads)), accumulated]
         program.run(values + scratch(program, block))
         block.scatter(accumulated, block.accumulated)
         if row.hyper.zero_grads:
@@ -292,7 +301,7 @@ class NumpyTable:
     def sum_products(
         self, hyper_rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
     ) -> npt.NDArray[np.float64]:
-        def read(block: Block, row: Row) -> Array:
+        def read(block: Block, row: ComputedRow) -> Array:
             a = self.values_of(left, block, row, count_nonfinite)
             b = a if left == right else self.values_of(right, block, row)
             return lane_sums(block, a, b)
@@ -307,19 +316,19 @@ class NumpyTable:
         with np.errstate(all="ignore"):
             return np.bincount(owners, folded(np.concatenate(lanes)), len(self.params)).astype(FLOAT64, copy=False)
 
-    def values_of(self, source: Source, block: Block, row: Row, count_nonfinite: bool = False) -> Array:
+    def values_of(self, source: Source, block: Block, row: ComputedRow, count_nonfinite: bool = False) -> Array:
         """Return a block's elements of something; count what is not finite in a gradient."""
         if isinstance(source, int):
             return block.joined(block.slots[source])
         if source == "param":
             return self.loaded(block, block.param, PARAM_STREAM)
-        decays = source == "grad" and (row.options.adds_l2 or row.options.adds_l1)
+        regularizes = source == "grad" and (row.flags.l2 or row.flags.l1)
         clip = self.clip_of(block)
-        program = grad_program(row.options, clip is not None, decays)
-        values: list[Any] = [*row.stages, None, block.joined(block.of(self.grads)), None, clip]
-        if decays:
+        program = grad_program(row.flags, clip is not None, regularizes)
+        values: list[Any] = [*row.inputs, None, block.joined(block.of(self.grads)), None, clip]
+        if regularizes:
             values[PARAM] = self.loaded(block, block.param, PARAM_STREAM)
-        if row.options.accumulates:
+        if row.flags.mean:
             values[ACCUMULATED] = block.joined(block.accumulated)
         values += scratch(program, block)
         program.run(values)
@@ -360,7 +369,7 @@ class NumpyTable:
         param = self.params[i]
         elements = np.empty(param.size, compute_dtype(param.dtype))
         with np.errstate(all="ignore"):
-            row = row_of(hyper, elements.dtype)
+            row = computed_row(hyper, elements.dtype)
             for run in cut(i, param, BLOCK_BYTES):
                 buffers.reset()
                 elements[run.begin : run.end] = self.values_of("grad", Block(self, [run]), row)

@@ -49,8 +49,7 @@ needs_time = pytest.mark.skipif(
 if WHY_NOT is None:
     from numba import cuda as numba_target
 
-    from fastopt.backends.cuda import cuda_kernels, numba_cuda
-    from fastopt.backends.cuda import table as cuda
+    from fastopt.backends.cuda import compiling, layout, memory, streams
 
 SIZES: Any = (0, 1, 5, 1000, 4095, 4096, 4097, 70_001, (300, 70))
 
@@ -81,7 +80,7 @@ def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -
         if step == 1:
             given[3] = grads[3] = None
         assert opt.step(given) == reference.step(grads)
-    assert [alike(cuda.to_host(param)) for param in params] == list(map(alike, plain))
+    assert [alike(memory.to_host(param)) for param in params] == list(map(alike, plain))
     for name, slots in reference.state.items():
         for slot, expected in slots.items():
             assert alike(opt.parts.backend.ops.on_host(opt.state[name][slot])) == alike(expected)
@@ -90,7 +89,7 @@ def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -
 def on_device(arrays: Any) -> Any:
     """Return copies on the device, some of which no vector fits."""
     pads = [i % 2 if array.size else 0 for i, array in enumerate(arrays)]
-    padded = [cuda.from_host(np.concatenate([array[:pad], array])) for array, pad in zip(arrays, pads, strict=True)]
+    padded = [memory.from_host(np.concatenate([array[:pad], array])) for array, pad in zip(arrays, pads, strict=True)]
     return [array[pad:] for array, pad in zip(padded, pads, strict=True)]
 
 
@@ -108,14 +107,14 @@ def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dt
     rng = np.random.default_rng(9)
     plain = np.array(rng.normal(size=shape).astype(dtype), order=order)
     plain.flat[:2] = np.nan, np.inf
-    param = cuda.from_host(plain)
+    param = memory.from_host(plain)
     options: dict[str, Any] = {"max_norm": 16.0, "max_norm_axis": axes, "ema_decay": 0.5}
     opt, reference = fastopt.SGD(param, **options), fastopt.SGD(plain, backend="numpy", **options)
     for _ in range(2):
         grad = np.array(rng.normal(size=shape).astype(dtype), order=order)
-        opt.step(cuda.from_host(grad))
+        opt.step(memory.from_host(grad))
         reference.step(grad)
-        assert alike(cuda.to_host(param)) == alike(plain)
+        assert alike(memory.to_host(param)) == alike(plain)
 
 
 @needs_time
@@ -133,22 +132,22 @@ def test_a_skipped_step_is_not_waited_for() -> None:
     info = opt.step(grad, stream=stream)
     assert time.perf_counter() - start < 0.15
     assert (bool(info.applied), info.step, opt.step_count) == (False, 1, 1)  # waits
-    assert (cuda.to_host(param) == -1).all()
+    assert (memory.to_host(param) == -1).all()
 
 
 @pytest.mark.parametrize("is_found", [True, False])
 def test_a_kernel_that_only_numba_can_start(is_found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    handles, real_handle = [], numba_cuda.driver_handle
-    monkeypatch.setattr(numba_cuda, "driver_handle", lambda made: handles.append(real_handle(made)) or handles[-1])
+    handles, real_handle = [], compiling.driver_handle
+    monkeypatch.setattr(compiling, "driver_handle", lambda made: handles.append(real_handle(made)) or handles[-1])
     if not is_found:
-        monkeypatch.setattr(numba_cuda, "driver_handle", lambda made: None)
-    cuda_kernels.update_kernel.cache_clear()
+        monkeypatch.setattr(compiling, "driver_handle", lambda made: None)
+    compiling.compiled.cache_clear()
     plain, grad = np.linspace(-1, 1, 5000, dtype=np.float32), np.ones(5000, np.float32)
     param = numba_target.to_device(plain)
     fastopt.AdamW(param, clip_global_norm=1.0).step(numba_target.to_device(grad))
     fastopt.AdamW(plain, clip_global_norm=1.0, backend="numpy").step(grad)
-    cuda_kernels.update_kernel.cache_clear()
-    assert alike(cuda.to_host(param)) == alike(plain)
+    compiling.compiled.cache_clear()
+    assert alike(memory.to_host(param)) == alike(plain)
     assert bool(handles) == is_found
     assert all(handle is not None for handle in handles)
 
@@ -158,10 +157,10 @@ def test_averages() -> None:
     opt = fastopt.SGD(param, lr=1.0, polyak=True)
     for _ in range(2):
         opt.step(numba_target.to_device(np.ones(2, np.float32)))
-    assert cuda.to_host(opt.ema).tolist() == [2.5, 0.5]
+    assert memory.to_host(opt.ema).tolist() == [2.5, 0.5]
     with opt.averaged():
-        assert cuda.to_host(param).tolist() == [2.5, 0.5]
-    assert cuda.to_host(param).tolist() == [2, 0]
+        assert memory.to_host(param).tolist() == [2.5, 0.5]
+    assert memory.to_host(param).tolist() == [2, 0]
 
 
 @every_dtype
@@ -175,7 +174,7 @@ def test_special_values(dtype: Any) -> None:
     for _ in range(3):
         opt.step(numba_target.to_device(grad))
         reference.step(grad)
-    assert alike(cuda.to_host(param)) == alike(plain)
+    assert alike(memory.to_host(param)) == alike(plain)
 
 
 @pytest.mark.parametrize("grad_dtype", ["float16", "float32", "float64"])
@@ -186,7 +185,7 @@ def test_gradients_of_any_float_dtype(dtype: Any, grad_dtype: str) -> None:
     param = numba_target.to_device(plain)
     fastopt.Adam(param, clip_norm=1.0).step(numba_target.to_device(grad))
     fastopt.Adam(plain, clip_norm=1.0, backend="numpy").step(grad)
-    assert alike(cuda.to_host(param)) == alike(plain)
+    assert alike(memory.to_host(param)) == alike(plain)
 
 
 @needs_other_software
@@ -247,7 +246,7 @@ def test_a_step_runs_behind_the_work_in_its_stream_and_does_not_wait_for_it() ->
     info = opt.step(grad, stream=stream)
     assert time.perf_counter() - start < 0.15
     assert info.grad_norm == 16.0  # waits
-    assert (cuda.to_host(param) == -2).all()
+    assert (memory.to_host(param) == -2).all()
 
 
 def test_the_stream_of_the_gradients_is_respected() -> None:
@@ -260,7 +259,7 @@ def test_the_stream_of_the_gradients_is_respected() -> None:
     opt.step(grad)
     kernel[1, 64, stream](grad, 3.0, 100_000_000)
     opt.step(grad)
-    assert (cuda.to_host(param) == -3).all()
+    assert (memory.to_host(param) == -3).all()
 
 
 def test_a_thousand_arrays_in_one_launch() -> None:
@@ -271,15 +270,15 @@ def test_a_thousand_arrays_in_one_launch() -> None:
     for _ in range(3):
         opt.step(grads)
         table: Any = opt.ready().table
-    assert len(table.launches) == 1
+    assert len(table.plan.launches) == 1
     reference = fastopt.Adam(plain, backend="numpy")
     for _ in range(3):
         reference.step([np.ones(256, np.float32)] * 1000)
-    assert all(cuda.to_host(p).tobytes() == q.tobytes() for p, q in zip(params, plain, strict=True))
+    assert all(memory.to_host(p).tobytes() == q.tobytes() for p, q in zip(params, plain, strict=True))
 
 
 def test_a_norm_of_more_chunks_than_are_added_at_once() -> None:
-    size = (numba_cuda.TILE + 3) * numba_cuda.CHUNK - 5
+    size = (layout.SUM_TILE + 3) * layout.CHUNK - 5
     rng = np.random.default_rng(7)
     plain = np.zeros(size, np.float32)
     param = numba_target.to_device(plain)
@@ -287,7 +286,7 @@ def test_a_norm_of_more_chunks_than_are_added_at_once() -> None:
     for _ in range(2):
         grad = rng.normal(size=size).astype(np.float32)
         assert opt.step(numba_target.to_device(grad)) == reference.step(grad)
-    assert cuda.to_host(param).tobytes() == plain.tobytes()
+    assert memory.to_host(param).tobytes() == plain.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -310,9 +309,9 @@ def test_state_goes_on_on_the_other_side(options: dict[str, Any]) -> None:
         straight.step(grads[k])
     for k in range(3):
         on_gpu.step(numba_target.to_device(grads[k]))
-    plain[:] = cuda.to_host(param)
+    plain[:] = memory.to_host(param)
     on_cpu.load_state_dict(on_gpu.state_dict())
-    assert cuda.to_host(on_gpu.slot("0", "v")).tobytes() == on_cpu.slot("0", "v").tobytes()
+    assert memory.to_host(on_gpu.slot("0", "v")).tobytes() == on_cpu.slot("0", "v").tobytes()
     for k in range(3, 6):
         on_cpu.step(grads[k])
     assert plain.tobytes() == reference.tobytes()
@@ -320,19 +319,19 @@ def test_state_goes_on_on_the_other_side(options: dict[str, Any]) -> None:
 
 def test_more_than_2_to_the_31_elements() -> None:
     size = 2**31 + 5
-    with numba_cuda.on_device(0):
+    with streams.on_device(0):
         free, _ = numba_target.current_context().get_memory_info()
     if free < 2 * 4 * size + 2**30:
         pytest.skip("needs 18 GB of free memory on the GPU")
-    with numba_cuda.on_device(0):
-        param, grad = (numba_cuda.full((size,), "float32", "C", 0) for _ in range(2))
+    with streams.on_device(0):
+        param, grad = (memory.full((size,), "float32", "C", 0) for _ in range(2))
     places = [0, 2**31 - 1, 2**31, size - 1]
     for place in places:
         grad[place : place + 1].copy_to_device(np.ones(1, np.float32))
     info = fastopt.SGD(param, lr=1.0, clip_global_norm=100.0).step(grad)
     assert info.grad_norm == 2
-    assert [float(cuda.to_host(param[place : place + 1])[0]) for place in places] == [-1] * 4
-    assert [float(cuda.to_host(param[place : place + 1])[0]) for place in (1, 2**31 - 2, 2**31 + 1)] == [0, 0, 0]
+    assert [float(memory.to_host(param[place : place + 1])[0]) for place in places] == [-1] * 4
+    assert [float(memory.to_host(param[place : place + 1])[0]) for place in (1, 2**31 - 2, 2**31 + 1)] == [0, 0, 0]
 
 
 STEPS = """
@@ -348,8 +347,8 @@ for state_dtype in ("bfloat16", "uint8"):
     fastopt.SGD(params, momentum=0.9, state_dtype=state_dtype).step(grads)
 for optimizer, options in ((fastopt.SGD, {"max_norm": 1.0}), (fastopt.Adafactor, {})):
     optimizer(cuda.to_device(np.ones((9, 5))), **options).step(cuda.to_device(np.ones((9, 5))))
-from fastopt.backends import cuda as backend
-kernel = backend.plain_kernel(0, backend.numba_cuda.sums)
+from fastopt.backends.cuda import compiling, sum_kernels
+kernel = compiling.compiled(0, sum_kernels.sums)
 stats = kernel.dispatcher.stats
 print(float(info.grad_norm), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """

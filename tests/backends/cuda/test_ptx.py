@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,16 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("Numba's simulator compiles nothing", allow_module_level=True)
 
 from fastopt import rules
-from fastopt.backends.cuda import adafactor as cuda_adafactor
-from fastopt.backends.cuda import axes as cuda_axes
-from fastopt.backends.cuda import cuda_kernels, numba_cuda
-from fastopt.backends.cuda.cuda_kernels import Options, Row, Stages
+from fastopt.arithmetic.pipeline import StageFlags, StageScalars
+from fastopt.backends.cuda import compiling, elements, kernels, sum_kernels
+from fastopt.backends.cuda.elements import KernelOptions
+from fastopt.backends.cuda.layout import ArrayLayout
 
-NONE = Options()
-ALL = Options(*[True] * len(Options._fields))._replace(scaled=(), maps=())
-EACH = [NONE._replace(**{name: True}) for name, value in NONE._asdict().items() if value is False]
+NO_FLAG = StageFlags()
+EACH_FLAG = {name: NO_FLAG._replace(**{name: True}) for name, value in NO_FLAG._asdict().items() if not value}
+NONE = KernelOptions()
+ALL = KernelOptions(StageFlags(*[True] * len(NO_FLAG)), guarded=True)
+EACH = {**{name: KernelOptions(flags) for name, flags in EACH_FLAG.items()}, "guarded": KernelOptions(guarded=True)}
 
 
 def rules_and_scalars() -> dict[str, tuple[Any, type]]:
@@ -51,20 +54,18 @@ every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 every_capability = pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["8.0", "9.0"])
 
 
-def row(name: str, dtype: str, grad_dtype: str, options: Options) -> Row:
+def row(name: str, dtype: str, grad_dtype: str, options: KernelOptions) -> ArrayLayout:
     """Return the dtypes of what the arrays of a rule have with these options."""
     slots = (dtype,) * len(rules.slots(RULES[name][0]))
-    average, accumulated = (dtype if asked else None for asked in (options.blend, options.mean))
-    return Row(dtype, grad_dtype, slots, average, accumulated)
+    average, accumulated = (dtype if asked else None for asked in (options.flags.blend, options.flags.mean))
+    return ArrayLayout(dtype, grad_dtype, slots, average, accumulated)
 
 
 def compiled(
-    name: str, dtypes: Row, options: Options, capability: tuple[int, int], make: Any = cuda_kernels.step_of
+    name: str, dtypes: ArrayLayout, options: KernelOptions, capability: tuple[int, int], make: Any = elements.step_of
 ) -> str:
     rule, scalars = {**RULES, "descend": (rules.descend, rules.DescendScalars)}[name]
-    computed = cuda_kernels.compute_dtype(dtypes.param)
-    kernel, bounds = cuda_kernels.uncompiled_kernel(make, rule, options, dtypes)
-    return numba_cuda.ptx(kernel, numba_cuda.update_signature(computed, Stages, scalars), bounds, capability)
+    return compiling.ptx(kernels.element_kernel(make, rule, options, dtypes, scalars), capability)
 
 
 def check(ptx: str, dtype: str, loads: int, stores: int) -> None:
@@ -85,11 +86,13 @@ def check(ptx: str, dtype: str, loads: int, stores: int) -> None:
 @every_dtype
 @pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
 @every_rule
-def test_every_rule(name: str, options: Options, dtype: str, capability: tuple[int, int], record_property: Any) -> None:
+def test_every_rule(
+    name: str, options: KernelOptions, dtype: str, capability: tuple[int, int], record_property: Any
+) -> None:
     dtypes = row(name, dtype, dtype, options)
     ptx = compiled(name, dtypes, options, capability)
     count = len(dtypes.present()) - (name == "adam_direction")  # its direction is not read, its parameter not written
-    check(ptx, dtype, loads=count, stores=count - (not options.zero_grads))
+    check(ptx, dtype, loads=count, stores=count - (not options.flags.zero_grads))
     registers = linked_registers(ptx, capability)
     record_property("registers", (target_of(dtype, options, capability), f"{name} {registers}"))
     # More than five numbers have to be held somewhere.
@@ -98,9 +101,9 @@ def test_every_rule(name: str, options: Options, dtype: str, capability: tuple[i
     assert registers is None or registers <= most
 
 
-def target_of(dtype: str, options: Options, capability: tuple[int, int]) -> str:
+def target_of(dtype: str, options: KernelOptions, capability: tuple[int, int]) -> str:
     """Return what a kernel was compiled for."""
-    stages = "all options" if options.zero_grads else "no option"
+    stages = "all options" if options.flags.zero_grads else "no option"
     return f"{dtype}, compute capability {capability[0]}.{capability[1]}, {stages}"
 
 
@@ -122,14 +125,14 @@ def linked_registers(ptx: str, capability: tuple[int, int]) -> int | None:
 
 
 @every_capability
-@pytest.mark.parametrize("options", EACH, ids=lambda options: "-".join(k for k, v in options._asdict().items() if v))
-def test_each_option_is_compiled_in_or_out(options: Options, capability: tuple[int, int]) -> None:
+@pytest.mark.parametrize("options", EACH.values(), ids=EACH)
+def test_each_option_is_compiled_in_or_out(options: KernelOptions, capability: tuple[int, int]) -> None:
     kinds = [row("adam", "float32", "float32", each) for each in (NONE, options)]
     plain, ptx = (
         compiled("adam", dtypes, each, capability) for dtypes, each in zip(kinds, (NONE, options), strict=True)
     )
     added = len(kinds[1].present()) - len(kinds[0].present())
-    check(ptx, "float32", loads=4 + added, stores=3 + added + options.zero_grads)
+    check(ptx, "float32", loads=4 + added, stores=3 + added + options.flags.zero_grads)
     operations = re.compile(r"\b(?:mul\.rn|add|sub|setp\.\w+)\.f32|\bsetp\.\w+\.s64|\bst\.global")
     assert len(operations.findall(ptx)) > len(operations.findall(plain))
 
@@ -137,7 +140,7 @@ def test_each_option_is_compiled_in_or_out(options: Options, capability: tuple[i
 @every_capability
 @pytest.mark.parametrize("grad_dtype", ["float16", "bfloat16", "float64"])
 def test_gradients_of_other_dtypes(grad_dtype: str, capability: tuple[int, int]) -> None:
-    options = ALL._replace(zero_grads=False, mean=False, blend=False)
+    options = ALL._replace(flags=ALL.flags._replace(zero_grads=False, mean=False, blend=False))
     ptx = compiled("adam", row("adam", "float32", grad_dtype, options), options, capability)
     assert ".local" not in ptx
     assert "fma." not in ptx
@@ -148,29 +151,29 @@ def test_gradients_of_other_dtypes(grad_dtype: str, capability: tuple[int, int])
 
 
 HALF_ROWS = {
-    "float16 copies": Row("float32", "float16", ("float32",) * 2, copy="float16"),
-    "bfloat16 copies": Row("float32", "bfloat16", ("float32",) * 2, copy="bfloat16"),
-    "bfloat16 slots": Row("float32", "float32", ("bfloat16",) * 2),
-    "all in few bits": Row("bfloat16", "bfloat16", ("bfloat16",) * 2, "float32", "float32"),
+    "float16 copies": ArrayLayout("float32", "float16", ("float32",) * 2, copy="float16"),
+    "bfloat16 copies": ArrayLayout("float32", "bfloat16", ("float32",) * 2, copy="bfloat16"),
+    "bfloat16 slots": ArrayLayout("float32", "float32", ("bfloat16",) * 2),
+    "all in few bits": ArrayLayout("bfloat16", "bfloat16", ("bfloat16",) * 2, "float32", "float32"),
 }
 
 
 @every_capability
 @every_dtype
-@pytest.mark.parametrize("make", [cuda_kernels.accumulate_of, cuda_kernels.clear_of])
+@pytest.mark.parametrize("make", [elements.accumulate_of, elements.clear_of])
 def test_accumulating_and_clearing(make: Any, dtype: str, capability: tuple[int, int]) -> None:
-    dtypes = Row(dtype, dtype, (dtype,) * 2, accumulated=dtype)
-    ptx = compiled("adam", dtypes, NONE._replace(scale=True, guarded=True), capability, make)
-    check(ptx, dtype, loads=2 if make is cuda_kernels.accumulate_of else 0, stores=1)
-    assert make is cuda_kernels.accumulate_of or "ld.global.v" not in ptx
+    dtypes = ArrayLayout(dtype, dtype, (dtype,) * 2, accumulated=dtype)
+    ptx = compiled("adam", dtypes, KernelOptions(StageFlags(scale=True), guarded=True), capability, make)
+    check(ptx, dtype, loads=2 if make is elements.accumulate_of else 0, stores=1)
+    assert make is elements.accumulate_of or "ld.global.v" not in ptx
 
 
 @every_capability
 @pytest.mark.parametrize("dtypes", HALF_ROWS.values(), ids=HALF_ROWS)
-def test_memory_in_few_bits(dtypes: Row, capability: tuple[int, int]) -> None:
+def test_memory_in_few_bits(dtypes: ArrayLayout, capability: tuple[int, int]) -> None:
     """Converted and dithered in registers, 8 bytes at a time."""
-    options = NONE._replace(blend=dtypes.average is not None, mean=dtypes.accumulated is not None)
-    ptx = compiled("adam", dtypes, options, capability)
+    flags = StageFlags(blend=dtypes.average is not None, mean=dtypes.accumulated is not None)
+    ptx = compiled("adam", dtypes, KernelOptions(flags), capability)
     check(ptx, "float32", dtypes.present().count("float32"), dtypes.present().count("float32") - 1)
     halves = len(dtypes.present()) - dtypes.present().count("float32")
     assert len(re.findall(r"(?:ld|st)\.global\.(?:v4\.[bu]16|v2\.[bu]32|[bu]64)", ptx)) >= halves
@@ -188,20 +191,20 @@ IN_8_BITS = [
 @every_capability
 @pytest.mark.parametrize(("name", "options", "param"), IN_8_BITS)
 def test_slots_in_8_bits(
-    name: str, options: Options, param: str, capability: tuple[int, int], record_property: Any
+    name: str, options: KernelOptions, param: str, capability: tuple[int, int], record_property: Any
 ) -> None:
     """A maximum is found by 5 exchanges between 32 threads, without shared memory; nothing is fused or spilled."""
     count = len(rules.slots(RULES[name][0]))
-    options = options._replace(maps=("signed", "root", "signed", "root")[:count])
-    average, accumulated = ("float32" if asked else None for asked in (options.blend, options.mean))
+    options = options._replace(codecs=("signed", "root", "signed", "root")[:count])
+    average, accumulated = ("float32" if asked else None for asked in (options.flags.blend, options.flags.mean))
     scales = ("float32",) * count
-    dtypes = Row(param, param, ("uint8",) * count, average, accumulated, scales=scales)
+    dtypes = ArrayLayout(param, param, ("uint8",) * count, average, accumulated, scales=scales)
     ptx = compiled(name, dtypes, options, capability)
     assert ".shared" not in ptx
     # Of a thread's 8 elements each array is read and written in two vectors.
     floats = dtypes.present().count("float32") - count
     is_written = name != "adam_direction"
-    check(ptx, "float32", 2 * floats, 2 * (floats - (not options.zero_grads) - (not is_written)))
+    check(ptx, "float32", 2 * floats, 2 * (floats - (not options.flags.zero_grads) - (not is_written)))
     assert len(re.findall(r"ld\.global\.(?:v4\.u8|u32)", ptx)) >= 2 * (count - (not is_written))
     # In whole blocks of 256 elements, and in others.
     assert ptx.count("shfl.sync.bfly") == 2 * 5 * count
@@ -215,16 +218,13 @@ def test_slots_in_8_bits(
 @pytest.mark.parametrize(
     ("left", "right"), [*((source, source) for source in ("clipped_grad", "grad", "param", 0)), (0, "grad")]
 )
-def test_norm_kernels(left: Any, right: Any, options: Options, dtype: str, capability: tuple[int, int]) -> None:
+def test_norm_kernels(left: Any, right: Any, options: KernelOptions, dtype: str, capability: tuple[int, int]) -> None:
     """Squares are added in double precision, and never fused: for float64 that would change bits."""
-    kernel = numba_cuda.products_kernel(
-        cuda_kernels.products_key(left, right, options, row("adam", dtype, dtype, options))
-    )
-    ptx = numba_cuda.ptx(
-        kernel, numba_cuda.products_signature(dtype, Stages), numba_cuda.launch_bounds(dtype), capability
-    )
+    products = sum_kernels.products_kernel(left, right, options, row("adam", dtype, dtype, options))
+    ptx = compiling.ptx(products, capability)
     assert "mul.rn.f64" in ptx
-    for text in (ptx, *(numba_cuda.ptx(k, s, None, capability) for k, s in numba_cuda.plain_signatures().items())):
+    plain = sum_kernels.sums, kernels.decide, kernels.trust, kernels.clip_arrays, kernels.clip_all
+    for text in (ptx, *(compiling.ptx(kernel, capability) for kernel in plain)):
         assert ".local" not in text
         assert "fma." not in text
 
@@ -234,19 +234,16 @@ def test_norm_kernels(left: Any, right: Any, options: Options, dtype: str, capab
 @pytest.mark.parametrize("kernel", ["squares", "norm_factors", "shrink", "directions", "approach", "rates"])
 def test_kernels_over_axes(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
     """Nothing fused or spilled, where an element lies is found in registers, and sums are in double precision."""
-    if kernel == "squares":
-        key = cuda_kernels.products_key("param", "param", NONE, row("adam", dtype, dtype, NONE))
-        function, signature = cuda_axes.squares_function(key), cuda_axes.squares_signature(dtype)
-    elif kernel == "directions":
-        key = cuda_adafactor.directions_key(ALL, row("adam", dtype, dtype, ALL)._replace(slots=(dtype,)))
-        function, signature = cuda_adafactor.directions_function(key), cuda_adafactor.directions_signature(dtype)
-    elif kernel in ("approach", "rates"):
-        function = getattr(cuda_adafactor, kernel)
-        signature = cuda_adafactor.own_signature(function, dtype)
-    else:
-        function = getattr(cuda_axes, kernel)
-        signature = cuda_axes.plain_signature(function, dtype)
-    ptx = numba_cuda.ptx(function, signature, None, capability)
+    dtypes = row("adam", dtype, dtype, ALL)._replace(slots=(dtype,))
+    definition = {
+        "squares": lambda: sum_kernels.squares_kernel("param", NONE, row("adam", dtype, dtype, NONE)),
+        "norm_factors": lambda: sum_kernels.norm_factors,
+        "shrink": lambda: sum_kernels.shrink_kernel(dtype),
+        "directions": lambda: sum_kernels.directions_kernel(ALL, dtypes),
+        "approach": lambda: sum_kernels.means_kernel(dtype),
+        "rates": lambda: kernels.rates,
+    }[kernel]()
+    ptx = compiling.ptx(definition, capability)
     assert ".local" not in ptx
     assert "call" not in ptx
     assert "fma." not in ptx
@@ -272,9 +269,17 @@ def test_kernels_over_axes(kernel: str, dtype: str, capability: tuple[int, int])
     [("momentum", ["grad_weight"]), ("nesterov", ["grad_weight", "lookahead_grad_weight"]), ("descend", ["step_size"])],
 )
 def test_rates_of_arrays(name: str, scaled: list[str], dtype: str, capability: tuple[int, int]) -> None:
-    options = NONE._replace(scaled=tuple(scaled))
-    dtypes = Row(dtype, dtype, (dtype,) * (3 if name == "descend" else 1))
+    options = KernelOptions(rates=tuple(scaled))
+    dtypes = ArrayLayout(dtype, dtype, (dtype,) * (3 if name == "descend" else 1))
     check(compiled(name, dtypes, options, capability), dtype, loads=2, stores=1)
+
+
+def own_kernel(key: str, function: Any) -> compiling.Definition:
+    """Return the kernel of a function of a parameter and a gradient."""
+    dtypes = ArrayLayout("float32", "float32", ())
+    elements.register(key, lambda factors, scalars, h, place, p, g: (function(h, p, g), None), dtypes)
+    types = [compiling.tuple_type("float32", kind) for kind in (StageScalars, rules.SGDScalars)]
+    return kernels.vector_kernel(key, False, dtypes, (compiling.WORK, *types))
 
 
 def test_the_operations_of_rules_to_come() -> None:
@@ -282,13 +287,9 @@ def test_the_operations_of_rules_to_come() -> None:
 
     def rule(h: Any, p: Any, g: Any) -> Any:
         smaller = np.where(p > g, g, np.where(p < g, p, h.lr))
-        return (abs(p) - np.sign(-g) * np.minimum(smaller, h.lr),)
+        return abs(p) - np.sign(-g) * np.minimum(smaller, h.lr)
 
-    dtypes = ("float32", "float32")
-    traced = numba_cuda.Traced(lambda factors, stages, h, place, p, g: (*rule(h, p, g), None), "float32", dtypes)
-    numba_cuda.TRACED["test"] = traced
-    signature = numba_cuda.update_signature("float32", Stages, rules.SGDScalars)
-    ptx = numba_cuda.ptx(numba_cuda.update_kernel("test"), signature, None, (9, 0))
+    ptx = compiling.ptx(own_kernel("test", rule), (9, 0))
     check(ptx, "float32", 2, 1)
     assert "abs.f32" in ptx
     assert "neg.f32" in ptx or "sub" in ptx
@@ -302,12 +303,8 @@ def test_the_operations_of_rules_to_come() -> None:
     ],
 )
 def test_what_a_rule_may_not_do_is_an_error(change: Any, message: str) -> None:
-    dtypes = ("float32", "float32")
-    traced = numba_cuda.Traced(lambda factors, stages, h, place, p, g: (change(p), None), "float32", dtypes)
-    numba_cuda.TRACED[message] = traced
-    signature = numba_cuda.update_signature("float32", Stages, rules.SGDScalars)
     with pytest.raises(Exception, match=message):
-        numba_cuda.ptx(numba_cuda.update_kernel(message), signature, None, (9, 0))
+        compiling.ptx(own_kernel(message, lambda h, p, g: change(p)), (9, 0))
 
 
 def test_kernels_have_the_same_name_in_the_cache_of_every_process() -> None:
@@ -315,10 +312,10 @@ def test_kernels_have_the_same_name_in_the_cache_of_every_process() -> None:
     code = (
         f"import sys; sys.path[:0] = {[str(TESTS), str(TESTS / 'backends/cuda')]}; import hashlib, test_ptx as t\n"
         "from numba.cuda.serialize import dumps\n"
-        "kernels, dtypes = t.cuda_kernels, t.row('adam', 'float32', 'float32', t.NONE)\n"
-        "key = kernels.update_key(kernels.step_of, t.rules.adam, t.NONE, dtypes)\n"
-        "cells = tuple(cell.cell_contents for cell in t.numba_cuda.update_kernel(key).__closure__)\n"
-        "print(key, t.numba_cuda.update_kernel(key).__qualname__, hashlib.sha256(dumps(cells)).hexdigest())"
+        "dtypes, adam = t.row('adam', 'float32', 'float32', t.NONE), t.RULES['adam']\n"
+        "made = t.kernels.element_kernel(t.elements.step_of, adam[0], t.NONE, dtypes, adam[1]).function\n"
+        "cells = tuple(cell.cell_contents for cell in made.__closure__)\n"
+        "print(cells, made.__qualname__, hashlib.sha256(dumps(cells)).hexdigest())"
     )
     told = {
         subprocess.run(
@@ -339,8 +336,31 @@ def test_every_kernel_has_a_file_of_its_own_in_the_cache() -> None:
     names = set()
     for options in (NONE, ALL):
         dtypes = row("adam", "float32", "float32", options)
-        key = cuda_kernels.update_key(cuda_kernels.step_of, rules.adam, options, dtypes)
-        names.add(numba_cuda.update_kernel(key).__qualname__)
-        key = cuda_kernels.products_key("grad", "grad", options, dtypes)
-        names.add(numba_cuda.products_kernel(key).__qualname__)
+        rule, scalars = RULES["adam"]
+        update = kernels.element_kernel(elements.step_of, rule, options, dtypes, scalars)
+        products = sum_kernels.products_kernel("grad", "grad", options, dtypes)
+        names |= {definition.function.__qualname__ for definition in (update, products)}
     assert len(names) == 4
+
+
+#: Imports everything that makes a kernel, and prints the files of fastopt that were imported.
+IMPORTED = """
+import sys, types, pathlib
+package = types.ModuleType("fastopt")
+package.__path__ = [PATH]
+sys.modules["fastopt"] = package
+from fastopt.backends.cuda import intrinsics, simulator, sum_kernels
+for name, module in sorted(sys.modules.items()):
+    if name.startswith("fastopt.") and module.__file__:
+        print(pathlib.Path(module.__file__).relative_to(PATH).as_posix())
+"""
+
+
+def test_kernels_are_named_by_all_files_that_make_them() -> None:
+    """Numba's cache on disk looks at one file alone: kernels of an older version must have other names."""
+    path = str(Path(compiling.__file__).parents[2])
+    code = IMPORTED.replace("PATH", repr(path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {name for name in done.stdout.split() if not name.endswith("__init__.py")}
+    assert {"backends/cuda/tracing.py", "arithmetic/rules.py"} <= imported
+    assert imported == set(compiling.KERNEL_FILES)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba import cuda
 
-from fastopt.backends.cuda.numba_cuda import put, words
+from fastopt.backends.cuda.device_code import put, words
 
 pytestmark = pytest.mark.filterwarnings("ignore:Grid size 1 will likely result:Warning")
 

@@ -17,9 +17,9 @@ from fastopt.arithmetic import quantize
 from fastopt.backends import norms
 from fastopt.backends.choosing import host_backend
 from fastopt.backends.cuda import arrays as device_arrays
+from fastopt.backends.cuda import compiling, launches, memory, streams
 from fastopt.backends.cuda import found as cuda_found
-from fastopt.backends.cuda import numba_cuda
-from fastopt.backends.cuda import table as cuda
+from fastopt.backends.cuda import numbers as device_numbers
 from fastopt.backends.cuda.adafactor import Means
 from fastopt.backends.numpy.axis_sums import sum_squares
 from fastopt.backends.numpy.host import limit_norms
@@ -36,7 +36,7 @@ def alike(array: Any) -> bytes:
 def on_host(opt: fastopt.Optimizer) -> list[bytes]:
     """Return the bytes of all state, wherever it is."""
     return [
-        alike(array if isinstance(array, np.ndarray) else cuda.to_host(array))
+        alike(array if isinstance(array, np.ndarray) else memory.to_host(array))
         for slots in opt.state.values()
         for array in slots.values()
     ]
@@ -160,12 +160,13 @@ def test_adafactors_means_over_several_chunks() -> None:
     step = begun(opt, SimulatedArray(grad))
     opt.parts.slots.commit()
     table: Any = step.table
-    table.plan(numba_cuda.stream_of(0))
+    stream = streams.stream_of(0)
+    table.plan.update(table.row_numbers, table.grads, stream)
     # The rows only: with the columns the simulator would start 65 thousand threads.
-    means = Means(table, step.workspace.own.slots, -1, numba_cuda.stream_of(0))
-    means.follow(table, step.hyper_rows, [AdafactorScalars(1.0, None, 1e-3, 1.0, 1.0)], 0, numba_cuda.stream_of(0))
+    means = Means(table, step.workspace.own.slots, -1, stream)
+    means.update(table, step.hyper_rows, [AdafactorScalars(1.0, None, 1e-3, 1.0, 1.0)], stream)
     expected = sum_squares(grad, (1,), host_backend("numpy").add_runs) / 4097
-    assert np.array_equal(cuda.to_host(opt.state["0"]["row_var"]), expected.astype(np.float32))
+    assert np.array_equal(memory.to_host(opt.state["0"]["row_var"]), expected.astype(np.float32))
 
 
 def test_held_norms_over_many_chunks_have_the_bits_of_every_backend() -> None:
@@ -246,14 +247,14 @@ def test_a_step_over_several_chunks() -> None:
 
 
 def test_one_launch_for_all_arrays_and_uploads_only_when_pointers_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    uploads, real_upload = [], numba_cuda.uploaded
-    monkeypatch.setattr(numba_cuda, "uploaded", lambda *args: uploads.append(args) or real_upload(*args))
+    uploads, real_upload = [], launches.upload
+    monkeypatch.setattr(launches, "upload", lambda *args: uploads.append(args) or real_upload(*args))
     arrays = [np.ones(3, np.float32) for _ in range(50)]
     grads = simulated([np.ones(3, np.float32) for _ in arrays])
     opt = fastopt.Adam(simulated(arrays))
     opt.step(grads)
     table: Any = opt.ready().table
-    assert len(table.launches) == 1
+    assert len(table.plan.launches) == 1
     before = len(uploads)
     opt.step(grads)
     opt.step([SimulatedArray(grad.array) for grad in grads])  # other objects, same memory
@@ -313,13 +314,13 @@ def test_groups_and_counts_are_launches_of_their_own() -> None:
     opt.step([simulated(ones), [None, SimulatedArray(ones[0])]])
     opt.step([simulated(ones), simulated(ones)])
     table: Any = opt.ready().table
-    assert [launch.indices.tolist() for launch in table.launches] == [[0, 1], [2], [3]]
+    assert [launch.indices.tolist() for launch in table.plan.launches] == [[0, 1], [2], [3]]
     np.testing.assert_allclose([v[0] for v in values], [0.8, 0.8, 0.8, 0.6], rtol=1e-6)
 
 
 def test_the_norm_is_fetched_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched, real_fetch = [], cuda.DeviceNorms.fetch
-    monkeypatch.setattr(cuda.DeviceNorms, "fetch", lambda *args: fetched.append(args) or real_fetch(*args))
+    fetched, real_fetch = [], device_numbers.DeviceNorms.fetch
+    monkeypatch.setattr(device_numbers.DeviceNorms, "fetch", lambda *args: fetched.append(args) or real_fetch(*args))
     opt = fastopt.SGD(SimulatedArray(np.zeros(2, np.float32)), clip_global_norm=1.0)
     norm = opt.step(SimulatedArray(np.float32([3, 4]))).grad_norm
     later = opt.step(SimulatedArray(np.float32([6, 8]))).grad_norm
@@ -330,8 +331,8 @@ def test_the_norm_is_fetched_when_it_is_used(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_skipped_step_is_told_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, real_values = [], numba_cuda.Told.values
-    monkeypatch.setattr(numba_cuda.Told, "values", lambda told: asked.append(told) or real_values(told))
+    asked, real_values = [], memory.HostCopy.values
+    monkeypatch.setattr(memory.HostCopy, "values", lambda copy: asked.append(copy) or real_values(copy))
     values = np.zeros(2, np.float32)
     opt = fastopt.SGD(SimulatedArray(values), lr=lambda step: 1.0 - step / 4, momentum=0.5, nonfinite="skip")
     infos: list[Any] = [opt.step(SimulatedArray(np.float32([1, bad]))) for bad in (np.inf, 1, np.nan)]
@@ -376,7 +377,7 @@ def test_averages(monkeypatch: pytest.MonkeyPatch) -> None:
     opt = fastopt.SGD(on_gpu, lr=1.0, polyak=True, copy_to=copies_on_gpu)
     for _ in range(2):
         opt.step({name: SimulatedArray(np.ones_like(param)) for name, param in params.items()})
-    assert {name: cuda.to_host(average).tolist() for name, average in opt.ema.items()} == {
+    assert {name: memory.to_host(average).tolist() for name, average in opt.ema.items()} == {
         "a": [2.5, 0.5],
         "b": [[-0.5] * 3] * 2,
     }
@@ -415,7 +416,7 @@ def test_numbers_are_as_before_when_a_step_is_skipped(name: str) -> None:
 
 
 def test_an_old_norm_is_fetched_before_its_place_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "NORMS", 2)
+    monkeypatch.setattr(device_numbers, "NORMS", 2)
     opt = fastopt.SGD(SimulatedArray(np.zeros(1, np.float32)), clip_global_norm=1.0)
     norms = [opt.step(SimulatedArray(np.float32([k]))).grad_norm for k in range(1, 6)]
     assert norms == [1, 2, 3, 4, 5]
@@ -423,16 +424,16 @@ def test_an_old_norm_is_fetched_before_its_place_is_used_again(monkeypatch: pyte
 
 def test_state_moves_to_the_host_and_back() -> None:
     values = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
-    back = cuda.to_host(cuda.from_host(values))
+    back = memory.to_host(memory.from_host(values))
     assert back.flags.f_contiguous
     assert np.array_equal(back, values)
     param = values.copy(order="F")
     opt = fastopt.Adam(SimulatedArray(param))
     opt.step(SimulatedArray(values))
-    m = cuda.to_host(opt.state["0"]["m"])
+    m = memory.to_host(opt.state["0"]["m"])
     assert m.shape == (2, 3)
     np.testing.assert_allclose(m, 0.1 * values, rtol=1e-6)
-    opt.state["0"].keep("m", cuda.from_host(m))
+    opt.state["0"].keep("m", memory.from_host(m))
     assert opt.state["0"]["m"].shape == (2, 3)
 
 
@@ -476,7 +477,7 @@ def test_a_run_moves_from_the_gpu_to_the_cpu_and_back(
     assert there.tobytes() == straight.tobytes()
     saved, wanted = back.state_dict()["state"]["0"], reference.state_dict()["state"]["0"]
     assert all(saved[slot].tobytes() == wanted[slot].tobytes() for slot in wanted)
-    read, expected = cuda.to_host(back.slot("0", "v")), reference.slot("0", "v")
+    read, expected = memory.to_host(back.slot("0", "v")), reference.slot("0", "v")
     assert (read.dtype, read.tobytes(order)) == (np.float32, expected.tobytes(order))
 
 
@@ -486,7 +487,7 @@ def test_streams() -> None:
     table: Any = opt.ready().table
     for stream, asked, ran in [(None, None, 0), (1, None, 0), (7, None, 7), (7, 9, 9), (None, None, 0)]:
         opt.step(SimulatedArray(grad, stream), stream=asked)
-        assert table.last_stream == ran
+        assert table.order.last == ran
     with pytest.raises(TypeError, match="stream='x': expected a CUDA stream of torch"):
         opt.step(SimulatedArray(grad), stream="x")
 
@@ -498,7 +499,7 @@ def test_a_changed_stream_of_the_same_gradients_is_seen() -> None:
     grad.stream = 5
     opt.step(grad)
     table: Any = opt.ready().table
-    assert table.last_stream == 5
+    assert table.order.last == 5
 
 
 def array(*shape: int, dtype: str = "float32") -> SimulatedArray:
@@ -557,7 +558,7 @@ def test_a_gradient_that_overlaps_a_parameter() -> None:
 def test_two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [np.ones(2, np.float32) for _ in range(3)]
     devices = {value.ctypes.data: number for value, number in zip(values, (0, 1, 1), strict=True)}
-    monkeypatch.setattr(numba_cuda, "device_of", lambda pointer: devices[pointer])
+    monkeypatch.setattr(memory, "device_of", lambda pointer: devices[pointer])
     with pytest.raises(ValueError, match="'1' is on device 1, and other parameters on device 0"):
         fastopt.SGD(simulated(values[:2]))
     with pytest.raises(ValueError, match="'0' is on device 1, and its parameter on device 0"):
@@ -612,7 +613,7 @@ def test_any_stream_object() -> None:
         def __cuda_stream__(self) -> tuple[int, int]:
             return 0, 5
 
-    assert [cuda.stream_handle(stream) for stream in (Torch(), CuPy(), Numba(), 6)] == [3, 4, 5, 6]
+    assert [streams.stream_handle(stream) for stream in (Torch(), CuPy(), Numba(), 6)] == [3, 4, 5, 6]
 
 
 def test_a_rule_of_the_users_own() -> None:
@@ -647,9 +648,9 @@ def test_what_is_not_done_on_a_gpu_is_an_error() -> None:
 
 
 def test_compiling_is_told_of_once_it_took_a_second(capfd: pytest.CaptureFixture[str]) -> None:
-    numba_cuda.spent = 0.9
+    compiling.CompileTime.spent = 0.9
     for _ in range(2):
-        with numba_cuda.told_when_slow():
+        with compiling.compile_notice():
             time.sleep(0.2)
     assert capfd.readouterr().err.count("fastopt: compiling CUDA kernels") == 1
 
