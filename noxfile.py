@@ -76,8 +76,8 @@ def development(session: nox.Session) -> str:
 
 
 def checkers(session: nox.Session) -> str:
-    packages = ["ruff", "mypy", "import-linter", "clang-format", "numpy", "cffi", "setuptools", "typing_extensions"]
-    return environment(session, "checkers", *packages, has_fastopt=False)
+    tools, imported = ["ruff", "mypy", "import-linter", "clang-format"], ["numpy", "cffi", "setuptools", "pytest"]
+    return environment(session, "checkers", *tools, *imported, "typing_extensions", has_fastopt=False)
 
 
 def wheel_path(session: nox.Session) -> str:

@@ -43,8 +43,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "elements: expected at least 1, got %s\n", argv[3]);
         return 2;
     }
-    fo_hyper hyper = {.grad_scale = 1, .clip_value = 1e300 * 1e300, .global_clip = 1, .decay = 1,
-                      .stages = FO_UPDATE | FO_FINISH};
+    fo_hyper hyper = {
+        .grad_scale = 1, .clip_value = 1e300 * 1e300, .global_clip = 1, .decay = 1, .stages = FO_UPDATE | FO_FINISH};
     hyper.rule = numbered(argv[1], fo_rule_name, fo_rule_count());
     for (int i = 0; i < FO_MAX_SCALARS; i++)
         hyper.scalars[i] = 0.5;

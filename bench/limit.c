@@ -12,16 +12,22 @@ typedef struct {
 static inline __attribute__((always_inline)) void sweep(const Chunk *c, const int written, const int write_grads)
 {
     float *restrict g = c->grad, *restrict p = c->array[0], *restrict q = c->array[1], *restrict r = c->array[2],
-                   *restrict s = c->array[3], *restrict t = c->array[4];
+                    *restrict s = c->array[3], *restrict t = c->array[4];
 #pragma omp simd
     for (ptrdiff_t i = 0; i < c->length; i++) {
         float x = g[i];
-        if (written > 0) p[i] = x - p[i];
-        if (written > 1) q[i] = x - q[i];
-        if (written > 2) r[i] = x - r[i];
-        if (written > 3) s[i] = x - s[i];
-        if (written > 4) t[i] = x - t[i];
-        if (write_grads) g[i] = 1.0f - x;
+        if (written > 0)
+            p[i] = x - p[i];
+        if (written > 1)
+            q[i] = x - q[i];
+        if (written > 2)
+            r[i] = x - r[i];
+        if (written > 3)
+            s[i] = x - s[i];
+        if (written > 4)
+            t[i] = x - t[i];
+        if (write_grads)
+            g[i] = 1.0f - x;
     }
 }
 
@@ -29,17 +35,39 @@ static void sweep_any(const Chunk *c, int written, int write_grads)
 {
     /* constants, so that each case is a loop of its own */
     switch (2 * written + write_grads) {
-    case 1: sweep(c, 0, 1); break;
-    case 2: sweep(c, 1, 0); break;
-    case 3: sweep(c, 1, 1); break;
-    case 4: sweep(c, 2, 0); break;
-    case 5: sweep(c, 2, 1); break;
-    case 6: sweep(c, 3, 0); break;
-    case 7: sweep(c, 3, 1); break;
-    case 8: sweep(c, 4, 0); break;
-    case 9: sweep(c, 4, 1); break;
-    case 10: sweep(c, 5, 0); break;
-    case 11: sweep(c, 5, 1); break;
+    case 1:
+        sweep(c, 0, 1);
+        break;
+    case 2:
+        sweep(c, 1, 0);
+        break;
+    case 3:
+        sweep(c, 1, 1);
+        break;
+    case 4:
+        sweep(c, 2, 0);
+        break;
+    case 5:
+        sweep(c, 2, 1);
+        break;
+    case 6:
+        sweep(c, 3, 0);
+        break;
+    case 7:
+        sweep(c, 3, 1);
+        break;
+    case 8:
+        sweep(c, 4, 0);
+        break;
+    case 9:
+        sweep(c, 4, 1);
+        break;
+    case 10:
+        sweep(c, 5, 0);
+        break;
+    case 11:
+        sweep(c, 5, 1);
+        break;
     }
 }
 
@@ -48,10 +76,13 @@ static float sum(const float *g, ptrdiff_t length)
     float lanes[32] = {0}; /* enough independent sums to hide the latency of an addition, without fast-math */
     ptrdiff_t i = 0;
     for (; i + 32 <= length; i += 32)
-        for (int j = 0; j < 32; j++) lanes[j] += g[i + j];
-    for (; i < length; i++) lanes[i % 32] += g[i];
+        for (int j = 0; j < 32; j++)
+            lanes[j] += g[i + j];
+    for (; i < length; i++)
+        lanes[i % 32] += g[i];
     for (int width = 16; width; width /= 2)
-        for (int j = 0; j < width; j++) lanes[j] += lanes[j + width];
+        for (int j = 0; j < width; j++)
+            lanes[j] += lanes[j + width];
     return lanes[0];
 }
 
@@ -64,11 +95,13 @@ float limit(const Chunk *chunks, ptrdiff_t count, int written, int norm, int wri
     {
         if (norm) {
 #pragma omp for schedule(static) reduction(+ : total)
-            for (ptrdiff_t i = 0; i < count; i++) total += sum(chunks[i].grad, chunks[i].length);
+            for (ptrdiff_t i = 0; i < count; i++)
+                total += sum(chunks[i].grad, chunks[i].length);
         }
         if (written || write_grads) {
 #pragma omp for schedule(static)
-            for (ptrdiff_t i = 0; i < count; i++) sweep_any(&chunks[i], written, write_grads);
+            for (ptrdiff_t i = 0; i < count; i++)
+                sweep_any(&chunks[i], written, write_grads);
         }
     }
     return total;

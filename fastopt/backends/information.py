@@ -52,6 +52,13 @@ def info() -> dict[str, Any]:
     }
 
 
+def isa_of(backend: str) -> str | None:
+    """Return the instruction set of this backend's steps; None where they leave it to NumPy."""
+    from .native import library as native
+
+    return native.isa() if backend == "native" else None
+
+
 def info_text() -> str:
     """Return :func:`info` as lines for people."""
     found = info()

@@ -28,7 +28,7 @@ import numpy as np
 
 from .. import optimizers
 from ..arrays.dtypes import Array
-from ..backends.information import info
+from ..backends.information import info, isa_of
 from ..backends.threads import set_num_threads
 from ..core.optimizer import Optimizer
 from . import COLOURS
@@ -124,8 +124,8 @@ def main(argv: Sequence[str]) -> int:
         set_num_threads(args.threads)
 
     found = info()
-    threads = found["threads"] if found["backend"] == "native" else 1
-    isa = found["isa"] if found["backend"] == "native" else "NumPy's own"
+    isa = isa_of(found["backend"])
+    isa, threads = ("NumPy's own", 1) if isa is None else (isa, found["threads"])
     head = f"backend {found['backend']}, instruction set {isa}, threads {threads}"
     print(f"{head}; {machine()}", flush=True)
 

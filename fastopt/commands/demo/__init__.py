@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...backends.information import info
+from ...backends.information import info, isa_of
 
 if TYPE_CHECKING:
     from .train import Run, UpdateTime
@@ -76,9 +76,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def backend_text(backend: str) -> str:
     """Return which backend ran: the instruction set and threads of the native one, the reason for another."""
-    found = info()
-    if backend == "native":
-        return f"backend native: instruction set {found['isa']}, threads {found['threads']}"
+    found, isa = info(), isa_of(backend)
+    if isa is not None:
+        return f"backend {backend}: instruction set {isa}, threads {found['threads']}"
     return f"backend {backend}: {found['native_missing'] or 'asked for by FASTOPT_BACKEND'}"
 
 

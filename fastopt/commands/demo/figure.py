@@ -40,7 +40,8 @@ def draw(runs: Sequence[Run], times: Sequence[UpdateTime], title: str, path: Pat
     figure = Figure(figsize=(13, 7.5), dpi=120)
     figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.1)
     figure.suptitle(title, fontsize=15)
-    axes = figure.subplot_mosaic([["losses", "lr"], ["losses", "times"]], width_ratios=[1.1, 1], height_ratios=[1, 2.2])
+    layout = [["losses", "lr"], ["losses", "times"]]
+    axes: dict[str, Axes] = figure.subplot_mosaic(layout, width_ratios=[1.1, 1], height_ratios=[1, 2.2])
     draw_losses(axes["losses"], runs)
     draw_lr(axes["lr"], runs[0])
     draw_times(axes["times"], runs, times)
