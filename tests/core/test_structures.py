@@ -501,3 +501,20 @@ def native_module() -> Any:
     from fastopt.backends.native import ndarrays
 
     return ndarrays
+
+
+def test_params_are_the_very_arrays_in_their_structure() -> None:
+    hidden, bias, out = ones(2, 3), ones(3), ones(1)
+    params = {"hidden": {"W": hidden, "b": bias}, "out": (out,)}
+    found = fastopt.SGD(params).params
+    assert list(found) == ["hidden", "out"]
+    assert found["hidden"]["W"] is hidden
+    assert found["hidden"]["b"] is bias
+    assert isinstance(found["out"], list)
+    assert found["out"][0] is out
+    assert fastopt.SGD(hidden).params is hidden
+    opt = fastopt.SGD([{"params": [hidden], "lr": 0.1}])
+    opt.add_param_group({"params": [bias]})
+    ((first,), (second,)) = opt.params
+    assert first is hidden
+    assert second is bias
