@@ -42,12 +42,12 @@ def to_float32(array: Array) -> Array:
 
 
 def to_compute_dtype(array: Array) -> Array:
-    """Return a copy of a parameter in the dtype that it is computed in."""
+    """Return a copy of a parameter in its compute dtype."""
     return array.copy(order="K") if array.dtype == compute_dtype(array.dtype) else to_float32(array)
 
 
 def round_into(stored: Array, x: Array) -> None:
-    """Write a float32 array into one of float16 or bfloat16: to the nearest, ties to even."""
+    """Write a float32 array into one of float16 or bfloat16, rounded to nearest, ties to even."""
     if not is_bfloat16(stored.dtype):
         with np.errstate(all="ignore"):
             stored[...] = x
@@ -58,22 +58,22 @@ def round_into(stored: Array, x: Array) -> None:
 def dither_into(stored: Array, x: Array, random: Bits32) -> None:
     """Write a float32 array into one of bfloat16, rounded up with the probability that keeps the mean.
 
-    ``random`` has 16 random bits for each element.
+    ``random`` holds 16 random bits for each element.
     """
     stored.view(np.uint16)[...] = dithered(x, random)
 
 
-# These three work on what stands for arrays when a CUDA kernel is compiled, too.
+# The functions below also work on the symbols that stand for arrays while a CUDA kernel is compiled.
 
 
 def nearest(x: Array) -> Array:
-    """Return the bits of the nearest bfloat16 of float32 numbers, of two the even one."""
+    """Return the bits of the bfloat16 nearest to each float32 number, ties to even."""
     bits = x.view(np.uint32)
     return keep_nan(bits, bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1)))
 
 
 def dithered(x: Array, random: Bits32) -> Array:
-    """Return the bits of float32 numbers in bfloat16, rounded up with the probability that keeps the mean."""
+    """Return the bfloat16 bits of float32 numbers, rounded up with the probability that keeps the mean."""
     bits = x.view(np.uint32)
     return keep_nan(bits, bits + random)
 

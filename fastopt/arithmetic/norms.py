@@ -15,5 +15,5 @@ def clip_factor(norm: Any, max_norm: Any) -> npt.NDArray[np.float64]:
 
 
 def total_norm(sums: npt.NDArray[np.float64]) -> float:
-    """Return the 2-norm of all arrays from the sum of squares of each, added in index order on every machine."""
+    """Return the 2-norm of all arrays, given the sum of squares of each; these are added in index order."""
     return math.sqrt(np.add.accumulate(sums)[-1]) if sums.size else 0.0

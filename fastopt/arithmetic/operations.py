@@ -1,4 +1,4 @@
-"""The types and operations that rules are written in."""
+"""The types and operations that rules may use."""
 
 from __future__ import annotations
 

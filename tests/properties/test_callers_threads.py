@@ -45,7 +45,7 @@ def test_denormals_are_kept_whatever_the_caller_set(count: int, monkeypatch: pyt
 def test_numpy_steps_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process, which has none of its parent's threads, steps with threads of its own."""
     monkeypatch.setattr(threads, "asked_for", 2)
-    monkeypatch.setattr(fallback, "THREADED", 0)
+    monkeypatch.setattr(fallback, "MIN_SIZE_FOR_THREADS", 0)
     params = [np.ones(10_000), np.ones(10_000)]
     opt = fastopt.SGD(params, lr=0.5, backend="numpy")
     opt.step([np.ones(10_000)] * 2)
@@ -71,7 +71,7 @@ def train():
     threading.main_thread().join()
     print(opt.step(np.ones(200_000)).step, param[-1])
 
-fallback.THREADED = 0
+fallback.MIN_SIZE_FOR_THREADS = 0
 fastopt.set_num_threads(3)
 param = np.ones(200_000)
 opt = fastopt.SGD(param, lr=0.5, backend="numpy")
@@ -98,5 +98,5 @@ def test_no_thread_goes_on_after_an_error() -> None:
             ended.append("works on")
 
         with pytest.raises(ValueError, match="the first"):
-            workers.results_of(work, [(together, others, ended)] * 3, 3)
+            workers.map_threaded(work, [(together, others, ended)] * 3, 3)
         assert ended == ["works on"]

@@ -84,7 +84,7 @@ def test_threads_change_no_bit(case: Case, dtype: Any) -> None:
 @every_dtype
 @every_case
 def test_threads_change_no_bit_in_numpy(monkeypatch: pytest.MonkeyPatch, case: Case, dtype: Any) -> None:
-    monkeypatch.setattr(fallback, "THREADED", 0)
+    monkeypatch.setattr(fallback, "MIN_SIZE_FOR_THREADS", 0)
     monkeypatch.setattr(fallback, "THREADED_BLOCK_BYTES", 1 << 14)
     results = []
     for count in THREADS:

@@ -1,4 +1,4 @@
-"""Sums of squares over axes of an array, in the order of lanes.py; what is added is the axes' elements in C order."""
+"""Sums of squares over axes of an array: the elements in C order, added in the order of lanes.py."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arrays.dtypes import Array
-from .lanes import CHUNK, added, folded, rows_of_lanes
+from .lanes import CHUNK, fold_lanes, fold_rows, rows_of_lanes
 from .workers import buffers
 
 #: Adds the squares of an array (outer, size, inner) over its second axis to sums of shape (outer, inner).
 Adder: TypeAlias = Callable[[Array, npt.NDArray[np.float64]], None]
 
-#: Elements of a block: few enough for them to stay in the L2 cache in double precision.
+#: Elements of a block, few enough to stay in the L2 cache in double precision.
 SUM_BLOCK = 1 << 17
 
-#: Sums that lie side by side in a block, at least: memory is read by whole cache lines.
-SIDE_BY_SIDE = 128
+#: A block has at least this many adjacent sums, since memory is read in whole cache lines.
+MIN_SUMS_PER_BLOCK = 128
 
 
 def sum_squares(array: Array, axes: tuple[int, ...], add: Adder) -> npt.NDArray[np.float64]:
-    """Return the sums of squares over these axes (ascending), which stay with length 1, added in double precision."""
+    """Return the sums of squares over these axes (ascending), which keep the length 1, added in double precision."""
     if len(axes) == 1 and not array.flags.c_contiguous and array.flags.f_contiguous:
         sums: npt.NDArray[np.float64] = sum_squares(array.T, (array.ndim - 1 - axes[0],), add).T
         return sums
-    kept = [1 if axis in axes else length for axis, length in enumerate(array.shape)]
+    shape = [1 if axis in axes else length for axis, length in enumerate(array.shape)]
     runs = as_runs(array, axes)
     sums = np.zeros((runs.shape[0], runs.shape[2]))
     with np.errstate(all="ignore"):
         add(runs, sums)
-    return sums.reshape(kept)
+    return sums.reshape(shape)
 
 
 def as_runs(array: Array, axes: tuple[int, ...]) -> Array:
-    """Return an array as (outer, size, inner), the second of which is to be added; a copy where no view can be."""
+    """Return an array as (outer, size, inner), to be added over ``size``; a view if possible, else a copy."""
     first = axes[0] if axes else array.ndim
-    behind = first + len(axes)
-    if axes != tuple(range(first, behind)):
+    end = first + len(axes)
+    if axes != tuple(range(first, end)):
         others = [axis for axis in range(array.ndim) if axis not in axes]
         return as_runs(array.transpose(*others, *axes), tuple(range(len(others), array.ndim)))
-    lengths = array.shape[:first], array.shape[first:behind], array.shape[behind:]
+    lengths = array.shape[:first], array.shape[first:end], array.shape[end:]
     return array.reshape([math.prod(each) for each in lengths])
 
 
@@ -63,12 +63,12 @@ def sums_of(chunks: Array) -> npt.NDArray[np.float64]:
     """Return the sums of squares of chunks (count, size, inner), block by block."""
     count, size, inner = chunks.shape
     sums = np.empty((count, inner))
-    width = max(SIDE_BY_SIDE, SUM_BLOCK // size)
+    width = max(MIN_SUMS_PER_BLOCK, SUM_BLOCK // size)
     height = max(1, SUM_BLOCK // (size * min(width, inner or 1)))
     for i in range(0, count, height):
         for k in range(0, inner, width):
             buffers.reset()
             rows = rows_of_lanes(chunks[i : i + height, :, k : k + width])
             np.multiply(rows, rows, out=rows)
-            sums[i : i + height, k : k + width] = folded(added(rows))
+            sums[i : i + height, k : k + width] = fold_lanes(fold_rows(rows))
     return sums

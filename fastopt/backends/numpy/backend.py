@@ -9,7 +9,7 @@ from ..backend import Arrays, Counts
 from ..table import Extras
 from . import axis_sums
 from .host import HostBackend
-from .table import MOST_THREADS, NumpyTable
+from .table import MAX_THREADS, NumpyTable
 
 
 class NumpyBackend(HostBackend):
@@ -27,7 +27,7 @@ class NumpyBackend(HostBackend):
         return NumpyTable(params, slots, extras)
 
     def most_threads(self) -> int:
-        return MOST_THREADS
+        return MAX_THREADS
 
 
 BACKEND = NumpyBackend()

@@ -1,7 +1,7 @@
-"""The order in which sums go, in double precision: what makes their bits, as in csrc/fastopt.h.
+"""The order of sums in double precision, which decides their bits; csrc/fastopt.h has the same.
 
 Elements are cut into chunks. A chunk has LANES running sums, each of every LANES-th element, which are folded in
-halves; chunks are added in index order.
+halves. Chunks are added in index order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .workers import buffers
 
 
 def rows_of_lanes(chunks: Array) -> Array:
-    """Return chunks (count, size, ...) in double precision, filled up with zeros: row k has the k-th LANES of each."""
+    """Return chunks (count, size, ...) in double precision, padded with zeros; row k has the k-th LANES of each."""
     count, size, *inner = chunks.shape
     whole, rest = divmod(size, LANES)
     row_size = count * LANES * math.prod(inner)
@@ -29,14 +29,14 @@ def rows_of_lanes(chunks: Array) -> Array:
     return rows
 
 
-def added(rows: Array) -> Array:
-    """Return the running sums: those of the rows."""
-    # Adding along an axis that is not the last goes in index order.
+def fold_rows(rows: Array) -> Array:
+    """Return the running sums: the sum of the rows."""
+    # NumPy adds in index order along any axis but the last.
     sums: Array = np.add.reduce(rows.reshape(len(rows), -1), axis=0)
     return sums.reshape(rows.shape[1:])
 
 
-def folded(lanes: Array) -> Array:
+def fold_lanes(lanes: Array) -> Array:
     """Return the sum of each chunk: its lanes (axis 1), folded in halves."""
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2

@@ -1,4 +1,4 @@
-"""The threads and the buffers of the NumPy backend. NumPy lets other threads run while it computes."""
+"""The threads and the buffers of the NumPy backend. NumPy releases Python's lock while it computes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Buffers(threading.local):
-    """Memory of each thread for what a block needs besides the arrays: kept, as new memory is slow at its first use.
+    """Each thread's scratch memory, kept from block to block since the first use of new memory is slow.
 
     Arrays are valid until :meth:`reset`.
     """
@@ -35,7 +35,7 @@ class Buffers(threading.local):
         self.used = 0
 
     def array(self, size: int, dtype: Any) -> Array:
-        """Return an array of any contents, which begins at a cache line."""
+        """Return an array that begins at a cache line; its contents are arbitrary."""
         length = size * np.dtype(dtype).itemsize
         if self.used == len(self.buffers):
             self.buffers.append(aligned(length))
@@ -56,7 +56,7 @@ buffers = Buffers()
 
 @cache
 def pool(threads: int) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor  # here: small programs need none, and it imports much
+    from concurrent.futures import ThreadPoolExecutor  # here: small programs need no pool, and the import is slow
 
     return ThreadPoolExecutor(threads, "fastopt")
 
@@ -66,8 +66,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=pool.cache_clear)
 
 
-def results_of(function: Callable[..., T], items: Sequence[Sequence[Any]], threads: int) -> list[T]:
-    """Return what the function makes of each item's arguments, on so many threads."""
+def map_threaded(function: Callable[..., T], items: Sequence[Sequence[Any]], threads: int) -> list[T]:
+    """Apply the function to each item's arguments on up to ``threads`` threads; return the results in order."""
     results: list[Any] = [None] * len(items)
     waiting = deque(enumerate(items))
 
@@ -83,12 +83,14 @@ def results_of(function: Callable[..., T], items: Sequence[Sequence[Any]], threa
 
     others: list[Future[None]] = []
     try:
-        # Python starts no threads any more once its main thread has ended, while others may still train.
+        # Python starts no threads once its main thread has ended, though others may still train.
         with suppress(RuntimeError):
             others.extend(pool(threads - 1).submit(work) for _ in range(threads - 1))
         work()
     finally:
-        errors = [other.exception() for other in others]  # of all: none goes on after this function has raised
+        errors = [
+            other.exception() for other in others
+        ]  # of all of them, so that none goes on after this function raised
     for error in filter(None, errors):
         raise error
     return results
