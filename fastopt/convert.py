@@ -38,10 +38,7 @@ ADAM_SLOTS = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
 
 COUNTERPARTS = (
     Counterpart(
-        "SGD",
-        ("lr", "momentum", "dampening", "weight_decay", "nesterov"),
-        {"b": "momentum_buffer"},
-        counts=False,
+        "SGD", ("lr", "momentum", "dampening", "weight_decay", "nesterov"), {"b": "momentum_buffer"}, counts=False
     ),
     Counterpart("Adagrad", ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"), {"sum": "sum"}),
     Counterpart(

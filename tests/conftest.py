@@ -33,9 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def restored() -> Iterator[None]:
     """Set the number of threads and the instruction set back after a test that changes them."""
-    before = threads.asked_for
+    before = threads.setting
     yield
-    threads.asked_for = before
+    threads.setting = before
     if library.missing is None:
         library.use_isa(os.environ.get("FASTOPT_ISA"))
 

@@ -256,7 +256,7 @@ def test_norm_bits(dtype: Any) -> None:
     from fastopt.backends.native.table import NativeTable
 
     expected = sums(fallback.NumpyTable)
-    before, isa = threads.asked_for, native.isa()
+    before, isa = threads.setting, native.isa()
     try:
         for name in ISAS:
             native.use_isa(name)
@@ -265,7 +265,7 @@ def test_norm_bits(dtype: Any) -> None:
                 assert sums(NativeTable) == expected
     finally:
         native.use_isa(isa)
-        threads.asked_for = before
+        threads.setting = before
     exact = [math.fsum(float(x) ** 2 for x in array) for array in arrays]
     np.testing.assert_allclose(np.frombuffer(expected), exact, rtol=1e-13)
 

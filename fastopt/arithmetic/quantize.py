@@ -10,8 +10,8 @@ has one byte. Adam then needs 2 (1 + 4 / 256) = 2.03 bytes of state per paramete
     differs from ``x`` by less than ``step_signed(x, s) = (|x| + s / 32767) / 8``.
 
 ``root``, for slots that are never negative (``v``, ``v_max``, ``sum``, ``u``)
-    ``(c / 255)**2 * s``, with c from 0 to 255. It is finer for small values, since rules divide by the root. 0 is exact,
-    and other values have ``c >= 1``: a small ``v`` never becomes 0, which would let the step explode. The decoded value
+    ``(c / 255)**2 * s``, with c from 0 to 255: finer for small values, since rules divide by the root. 0 is exact, and
+    other values have ``c >= 1``: a small ``v`` never becomes 0, which would let the step explode. The decoded value
     differs from ``x`` by less than ``step_root(x, s) = 2 / 255 * sqrt(x * s) + s / 65025``.
 
 Values are rounded up or down with the probabilities that keep the mean (except that ``root`` never rounds to 0). If

@@ -12,12 +12,12 @@ Array: TypeAlias = npt.NDArray[Any]
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 
-#: What the kernels read as a gradient as it stands, besides bfloat16; other float dtypes are converted before.
+#: The dtypes of gradients that the kernels read directly, besides bfloat16; other float dtypes are converted first.
 NATIVE_GRADS = (FLOAT32, FLOAT64, np.dtype(np.float16))
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Return whether a dtype is of floats, those of ml_dtypes (which NumPy calls void) included."""
+    """Return whether a dtype is a float dtype; those of ml_dtypes, which NumPy calls void, are included."""
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
 
 
@@ -30,5 +30,5 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype that a parameter of this one is computed in."""
+    """Return the compute dtype of a parameter of this dtype."""
     return FLOAT64 if dtype == FLOAT64 else FLOAT32

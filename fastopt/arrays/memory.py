@@ -1,4 +1,4 @@
-"""Where arrays lie in memory, and which of them overlap."""
+"""Where arrays are in memory, and which of them overlap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .dtypes import Array
 
-#: Bytes.
+#: Bytes of a cache line.
 CACHE_LINE = 64
 
 
@@ -28,7 +28,7 @@ def is_on_device(value: Any) -> bool:
 
 
 def in_memory_order(array: Array) -> Array:
-    """Return a view of a contiguous array of C or Fortran order whose C order is that of the memory."""
+    """Return a view whose C order is the order of memory, of a contiguous array in C or Fortran order."""
     return array if array.flags.c_contiguous else array.T
 
 
@@ -59,7 +59,7 @@ def are_writeable_as(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -
 
 
 def overlap_each_other(starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]) -> bool:
-    """Return whether two of the runs [start, start + size) overlap; an empty run inside another one counts."""
+    """Return whether two of the runs [start, start + size) overlap; an empty run inside another run counts."""
     order = np.argsort(starts, kind="stable")
     stops = starts + sizes.astype(np.uintp)
     return bool((starts[order[1:]] < stops[order[:-1]]).any())
@@ -70,7 +70,7 @@ def address(array: Array) -> int:
 
 
 class Extents:
-    """The runs of memory that a step writes, by name, to tell what overlaps them.
+    """The runs of memory that a step writes, by name, to find arrays that overlap them.
 
     Raises
     ------
@@ -92,16 +92,14 @@ class Extents:
             )
 
     def with_arrays(self, arrays: Mapping[str, Any]) -> Extents:
-        """Return these runs and those of further arrays; what is no array is passed over."""
-        held = {name: extent(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
-        return Extents(
-            [*self.names, *held],
-            [*self.starts.tolist(), *(begin for begin, _ in held.values())],
-            [*(self.stops - self.starts).tolist(), *(end - begin for begin, end in held.values())],
-        )
+        """Return these runs and those of further arrays; values that are not arrays are ignored."""
+        more = {name: extent(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        starts = [*self.starts.tolist(), *(begin for begin, _ in more.values())]
+        stops = [*self.stops.tolist(), *(end for _, end in more.values())]
+        return Extents([*self.names, *more], starts, [b - a for a, b in zip(starts, stops, strict=True)])
 
     def overlapped(self, starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]) -> tuple[int, str] | None:
-        """Return the first run [start, start + size) that overlaps one of these, and the name of this."""
+        """Return the first run [start, start + size) that overlaps one of these, and the name of that one."""
         if self.starts.size == 0:
             return None
         # A run overlaps one of these if and only if it overlaps the last one that starts before the run's end.

@@ -13,7 +13,7 @@ LEAF = None
 
 
 class Source(NamedTuple):
-    """One container of the user's, and what it held when the optimizer was built."""
+    """One of the user's containers, and its children when the optimizer was built."""
 
     container: Any
     keys: list[Any]
@@ -21,7 +21,7 @@ class Source(NamedTuple):
     children: list[Any]
 
     def replaced(self) -> Any | None:
-        """Return the first key whose child is no longer there, None where all are in place."""
+        """Return the first key whose child was replaced; None if all are still there."""
         try:
             current = self.get(self.container)
         except (KeyError, IndexError):
@@ -38,9 +38,9 @@ class Source(NamedTuple):
 
 
 class Branch:
-    """One container of the user's structure: its keys in order, and which of its children are containers themselves.
+    """One container of the user's structure: its keys in order, and a branch for each child that is a container.
 
-    :meth:`names` and :meth:`leaves` go through the leaves in the same order.
+    :meth:`names` and :meth:`leaves` visit the leaves in the same order.
     """
 
     def __init__(self, container: Any, path: tuple[str, ...] = (), offset: int = 0) -> None:
@@ -54,18 +54,19 @@ class Branch:
             Branch(child, (*path, str(key))) if is_container(child) else LEAF
             for key, child in zip(self.keys, children, strict=True)
         ]
-        self.settle()
+        self.refresh()
 
-    def settle(self) -> None:
+    def refresh(self) -> None:
+        """Update the values that follow from the keys and branches."""
         self.get = getter(self.keys)
         self.is_flat = all(branch is LEAF for branch in self.branches)
 
     def merge(self, other: Branch) -> None:
-        """Add the children of another branch of the same kind behind this one's."""
+        """Append the children of another branch of the same kind."""
         self.keys = self.keys + other.keys
         self.branches = self.branches + other.branches
         self.sources = self.sources + other.sources
-        self.settle()
+        self.refresh()
 
     def names(self) -> Iterator[str]:
         """Yield the name of every leaf: its path, joined by dots."""
@@ -76,17 +77,17 @@ class Branch:
                 yield from branch.names()
 
     def rebuilt(self, leaves: Iterator[Any]) -> Any:
-        """Return these leaves in containers of this form: dicts and lists."""
+        """Return these leaves in dicts and lists of this form."""
         children = [next(leaves) if branch is LEAF else branch.rebuilt(leaves) for branch in self.branches]
         return dict(zip(self.keys, children, strict=True)) if self.is_dict else children
 
     def leaves(self, structure: Any, what: str) -> list[Any]:
-        """Return the leaves of a structure of this form; None and missing dict keys give None for all below them.
+        """Return the leaves of a structure of this form; None or a missing dict key gives None for all leaves below it.
 
         Raises
         ------
         ValueError, TypeError
-            If the form differs; the message names the place.
+            If the form differs; the message says where.
         """
         children = self.children(structure, what)
         if self.is_flat:
@@ -104,7 +105,7 @@ class Branch:
     def children(self, structure: Any, what: str) -> Sequence[Any]:
         if self.is_dict:
             if isinstance(structure, Mapping):
-                # Only of a plain dict: others may make up what is missing (defaultdict), and so hide a wrong name.
+                # Only for a plain dict: a defaultdict would make up missing keys, and so hide a wrong name.
                 if type(structure) is dict and len(structure) == len(self.keys):
                     try:
                         return self.get(structure)
@@ -139,7 +140,7 @@ class Branch:
         return ".".join((what, *self.path))
 
     def replaced(self) -> str | None:
-        """Return the name of the first child that the user's container no longer holds, None where all are in place."""
+        """Return the name of the first child that the user replaced; None if all are still there."""
         for source in self.sources:
             key = source.replaced()
             if key is not None:
@@ -152,7 +153,7 @@ class Branch:
         return None
 
     def arrays(self) -> Iterator[Any]:
-        """Yield every leaf that the user's containers held when the optimizer was built."""
+        """Yield the leaves that the user's containers had when the optimizer was built."""
         children = chain.from_iterable(source.children for source in self.sources)
         for branch, child in zip(self.branches, children, strict=True):
             if branch is LEAF:
@@ -171,7 +172,7 @@ def is_container(value: Any) -> bool:
 
 
 def getter(keys: list[Any]) -> Getter:
-    """Return the function that reads these keys of a container, in one call, as a sequence."""
+    """Return a function that reads these keys of a container in one call, as a sequence."""
     if len(keys) > 1:
         return itemgetter(*keys)
     return lambda container: [container[key] for key in keys]

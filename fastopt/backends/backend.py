@@ -1,4 +1,4 @@
-"""The interface of a backend: all that the core and the optimizers ask of the place where steps run."""
+"""The interface between a backend and the core and optimizers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..arrays.memory import Extents
 from .interrupts import uninterrupted
 from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 
-#: Raises for gradients that are not finite; gets how many such elements each array has.
+#: Raises for gradients that are not finite, given the number of such elements in each array.
 Refuse: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
 Count: TypeAlias = Callable[[], None]
 #: The step counts, of shape (2, 1 + arrays).
@@ -22,10 +22,15 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 #: The greatest norm of each array.
 Limits: TypeAlias = npt.NDArray[np.float64]
 Arrays: TypeAlias = Sequence[Any]
+#: The slots of each array.
+Slots: TypeAlias = Sequence[Arrays]
+#: The rules that will run.
+Rules: TypeAlias = Sequence[Rule]
+HyperRows: TypeAlias = Sequence[HyperRow]
 
 
 class ArrayOps(Protocol):
-    """Operations on the arrays of a backend: those of NumPy are the functions of ``host_arrays.py``."""
+    """Operations on the arrays of a backend; ``host_arrays.py`` has those on NumPy arrays."""
 
     def checked_param(self, name: str, array: Any) -> Any: ...
     def checked_copy(self, name: str, copy: Any, param: Any) -> Any: ...
@@ -52,26 +57,19 @@ class ArrayOps(Protocol):
 
 
 class Backend:
-    """A place where steps run. Tables are typed in ``table.py``; each backend knows its own."""
+    """A place where steps run. ``table.py`` has the interface of its tables."""
 
-    #: The name that ``FASTOPT_BACKEND`` and ``opt.backend`` have for it.
+    #: The name in ``FASTOPT_BACKEND`` and ``opt.backend``.
     name: str
-    #: Whether arrays are NumPy's.
+    #: Whether the arrays are NumPy arrays.
     on_host: bool
     #: The operations on this backend's arrays.
     ops: ArrayOps
 
     def table(
-        self,
-        params: Arrays,
-        slots: Sequence[Arrays],
-        extras: Extras = None,
-        rules: Sequence[Rule] = (),
-        counts: Counts | None = None,
+        self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None
     ) -> Any:
-        """Return a table of these arrays, which must be contiguous.
-
-        ``rules`` are those that will run; ``counts`` are what counted calls update.
+        """Return a table of these arrays, which must be contiguous; counted calls update ``counts``.
 
         Raises
         ------
@@ -81,11 +79,11 @@ class Backend:
         raise NotImplementedError
 
     def writeable_check(self, arrays: Arrays, dtypes: Sequence[Any]) -> Callable[[], bool]:
-        """Return a function that returns whether all of these arrays still have these dtypes and can be written."""
+        """Return a function that returns whether these arrays still have these dtypes and are all writeable."""
         raise NotImplementedError
 
     def set_stream(self, table: Any, stream: Any) -> None:
-        """Set the stream in which the next step runs; None: the one that the gradients name.
+        """Set the stream of the next step; None: the stream that the gradients name.
 
         Raises
         ------
@@ -105,45 +103,45 @@ class Backend:
     ) -> Reading:
         """Read all gradients before a step: set the clip factors, and look for elements that are not finite.
 
-        ``global_limit`` is the greatest norm of all gradients together. ``refuse`` is called if ``nonfinite`` is
-        "raise" and there are such elements; nothing is set then.
+        ``global_limit`` is the greatest norm of all gradients together. If ``nonfinite`` is "raise" and there are such
+        elements, ``refuse`` is called and nothing is set.
         """
         raise NotImplementedError
 
     def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
-        """Step and count, as one piece that Ctrl-C can't divide."""
+        """Step and count; Ctrl-C can't come in between."""
         uninterrupted(partial(table.step, rows), count)
 
     def accumulate(self, table: Any, rows: list[HyperRow], count: Count) -> None:
-        """Accumulate the gradients and count the call, as one piece that Ctrl-C can't divide."""
+        """Accumulate the gradients and count the call; Ctrl-C can't come in between."""
         uninterrupted(partial(table.accumulate, rows), count)
 
-    def limit_norms(self, table: Any, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
+    def limit_norms(self, table: Any, rows: HyperRows, units: Sequence[LimitedUnits]) -> None:
         """Scale the units whose norm is above their limit."""
         raise NotImplementedError
 
     def step_by_trust(
         self,
         table: Any,
-        rows: Sequence[HyperRow],
-        norm_rows: Sequence[HyperRow],
+        rows: HyperRows,
+        norm_rows: HyperRows,
         update: Source,
         trusts: Sequence[Trust],
         present: Present,
         ratios: Any,
     ) -> None:
-        """Step with a learning rate of each array's own, from the norms of its parameter and its update.
+        """Step with a learning rate for each array, from the norms of its parameter and its update.
 
-        ``norm_rows`` are the rows that the update is read with; ``ratios`` is where the trust ratios are kept.
+        ``norm_rows`` are the rows to read the update with. The trust ratios are written into ``ratios``.
         """
         raise NotImplementedError
 
-    def adafactor(self, table: Any, slots: Sequence[Arrays]) -> Any:
-        """Return what makes Adafactor's steps on a GPU."""
+    def adafactor(self, table: Any, slots: Slots) -> Any:
+        """Return the object that makes Adafactor's steps on a GPU."""
         raise NotImplementedError
 
-    def numpy_table(self, params: Arrays, slots: Sequence[Arrays], extras: Extras) -> Any:
-        """Return a table of the NumPy backend, whichever this one is; only of arrays on the host."""
+    def numpy_table(self, params: Arrays, slots: Slots, extras: Extras) -> Any:
+        """Return a table of the NumPy backend; only for arrays on the host."""
         raise NotImplementedError
 
     def sum_squares(self, array: Any, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:

@@ -14,16 +14,16 @@ NAMES = ("native", "numpy", "cuda")
 
 
 def choice(backend: str | None) -> str:
-    """Return the name of the backend to use: as asked for here, else by ``FASTOPT_BACKEND``, else native where it is.
+    """Return the name of the backend to use: this one, else that of ``FASTOPT_BACKEND``, else the default.
 
     Raises
     ------
     ValueError
-        If the name is none of the choices.
+        If the name is not one of the choices.
     RuntimeError
-        If it can't be had here; says why.
+        If it is not available here; says why.
     """
-    source, name = asked(backend)
+    source, name = request(backend)
     if name is None:
         return default()
     if name not in NAMES:
@@ -34,29 +34,29 @@ def choice(backend: str | None) -> str:
     return name
 
 
-def asked(backend: str | None) -> tuple[str, str | None]:
-    """Return where a backend was asked for, and which; None if nowhere."""
+def request(backend: str | None) -> tuple[str, str | None]:
+    """Return the place that names a backend, as errors print it, and the name; None if no place does."""
     if backend is not None:
         return "backend=", backend
     return "FASTOPT_BACKEND=", os.environ.get("FASTOPT_BACKEND") or None
 
 
 def default() -> str:
-    """Return the backend of NumPy arrays where none is asked for."""
+    """Return the name of the default backend for NumPy arrays."""
     return "native" if native_missing() is None else "numpy"
 
 
 def backend_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]) -> Backend:
-    """Return the backend for these parameters: CUDA's if and only if they are on a GPU.
+    """Return the backend for these parameters: CUDA if and only if they are on a GPU.
 
     Raises
     ------
     ValueError
-        If another one is asked for.
+        If another backend is requested.
     RuntimeError
-        If it can't be had here; says why.
+        If it is not available here; says why.
     """
-    chosen, (source, name) = choice(backend), asked(backend)
+    chosen, (source, name) = choice(backend), request(backend)
     device_name = next((n for n, a in zip(names, arrays, strict=True) if is_on_device(a)), None)
     if device_name is None:
         if chosen == "cuda" and names:
@@ -76,14 +76,14 @@ def backend_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]
 
 
 def native_missing() -> str | None:
-    """Return why the native backend can't be had, None where it can."""
+    """Return why the native backend is not available; None if it is."""
     from .native import library
 
     return library.missing
 
 
 def cuda_missing() -> str | None:
-    """Return why the CUDA backend can't be had, None where it can."""
+    """Return why the CUDA backend is not available; None if it is."""
     from .cuda import found
 
     return found.missing()
@@ -99,7 +99,7 @@ def named(name: str) -> Backend:
 
 
 def host_backend(name: str | None = None) -> HostBackend:
-    """Return the backend of this name for NumPy arrays; of the name "cuda" and without one the default."""
+    """Return the backend of this name for NumPy arrays; for None or "cuda", the default."""
     if name in (None, "cuda"):
         name = default()
     if name == "native":

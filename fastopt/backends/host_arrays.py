@@ -1,4 +1,4 @@
-"""NumPy arrays as the core sees them: what may be a parameter or a gradient, and how slots are made."""
+"""The operations on NumPy arrays: checks of parameters and gradients, and new slots."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from ..arrays.dtypes import FLOAT32, FLOAT64, NATIVE_GRADS, Array, is_float
 from ..arrays.dtypes import compute_dtype as compute_dtype
 from ..arrays.dtypes import is_bfloat16 as is_bfloat16
 from ..arrays.dtypes import is_half as is_half
-from ..arrays.memory import (
-    CACHE_LINE,
-    Extents,
-    address,
-    described,
-    extent,
-)
+from ..arrays.memory import CACHE_LINE, Extents, address, described, extent
 from ..arrays.memory import in_memory_order as in_memory_order
 
 
@@ -29,34 +23,33 @@ def checked_param(name: str, array: Any) -> Array:
     Raises
     ------
     TypeError
-        If it is no array of native float32, float64, float16 or bfloat16.
+        If it is not an array of native float32, float64, float16 or bfloat16.
     ValueError
         If it is read-only, masked, or not one run of memory.
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(
-            f"params: {name!r} is {described(array)}; expected a NumPy array of floats, which can be "
-            "updated in place (make one with np.asarray(..., dtype=np.float32))"
+            f"params: {name!r} is {described(array)}; expected a NumPy array of floats, which can be updated in place "
+            "(make one with np.asarray(..., dtype=np.float32))"
         )
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"params: {name!r} is a masked array; give its .data, or np.asarray() of it")
     if array.dtype not in (FLOAT32, FLOAT64) and not is_half(array.dtype):
         raise TypeError(
             f"params: {name!r} has dtype {array.dtype}; expected float32, float64, float16 or bfloat16 in this "
-            f"machine's "
-            "byte order (convert it with .astype(np.float32))"
+            "machine's byte order (convert it with .astype(np.float32))"
         )
     check_memory(f"params: {name!r}", array)
     return array
 
 
 def checked_copy(name: str, copy: Any, param: Array) -> Array:
-    """Return ``copy``; raise unless it can be written wherever ``param`` is updated.
+    """Return ``copy``; raise unless every update of ``param`` can be written to it.
 
     Raises
     ------
     TypeError
-        If it is no array of native float16 or bfloat16, or its parameter is not float32.
+        If it is not an array of native float16 or bfloat16, or its parameter is not float32.
     ValueError
         If its shape or memory order is not the parameter's, or it is read-only or not one run of memory.
     """
@@ -86,7 +79,7 @@ def check_writeable(where: str, array: Any) -> None:
 
 
 def check_memory(where: str, array: Array) -> None:
-    """Raise unless an array is one writeable run of memory."""
+    """Raise unless an array is one contiguous, writeable run of memory."""
     check_writeable(where, array)
     if not (array.flags.c_contiguous or array.flags.f_contiguous) or not array.flags.aligned:
         raise ValueError(
@@ -96,28 +89,32 @@ def check_memory(where: str, array: Array) -> None:
 
 
 def check_slot(where: str, slot: Any, param: Array, dtype: np.dtype[Any]) -> None:
-    """Raise unless ``slot`` has this dtype, the shape and order of memory of its parameter, and can be written.
+    """Raise unless ``slot`` is writeable, has this dtype, and has its parameter's shape and order of memory.
 
     Raises
     ------
     TypeError
-        If it is no array of that dtype.
+        If it is not an array of that dtype.
     ValueError
         If anything else differs.
     """
     if not isinstance(slot, np.ndarray) or slot.dtype != dtype:
         found = f"an array of {slot.dtype}" if isinstance(slot, np.ndarray) else described(slot)
         raise TypeError(f"{where} is {found}; expected a NumPy array of {dtype}, as when it was made")
-    is_contiguous = slot.flags.c_contiguous if param.flags.c_contiguous else slot.flags.f_contiguous
-    if slot.shape != param.shape or not (is_contiguous and slot.flags.aligned and slot.flags.writeable):
+    if slot.shape != param.shape or not (is_laid_out_like(param, slot) and slot.flags.writeable):
         raise ValueError(
             f"{where} has shape {slot.shape}, strides {slot.strides}; expected one of shape {param.shape}, writeable, "
             f"in its parameter's order of memory; write into the slot instead: {where}[...] = values"
         )
 
 
+def is_laid_out_like(param: Array, array: Array) -> bool:
+    """Return whether an array is contiguous in its parameter's order of memory, and aligned."""
+    return array.flags.aligned and (array.flags.c_contiguous if param.flags.c_contiguous else array.flags.f_contiguous)
+
+
 def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
-    """Return a new array like a parameter, full of ``value``, as far from a cache line's start as the parameter is.
+    """Return a new array like a parameter, full of ``value``, at the same distance from the start of a cache line.
 
     So one cut into cache lines serves both (csrc/step.c).
     """
@@ -131,22 +128,22 @@ def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any], param: Array) -> Array:
-    """Return a new array of zeros, in C order, where a parameter is."""
+    """Return a new array of zeros in C order, on the parameter's device."""
     return np.zeros(shape, dtype)
 
 
 def owner(array: Array | None) -> Array | None:
-    """Return the array that was given: of arrays in NumPy's memory itself."""
+    """Return the array that the user gave; for NumPy arrays the array itself."""
     return array
 
 
 def are_aligned(grads: Sequence[Array | None]) -> bool:
-    """Return whether all of these can be read as they are."""
+    """Return whether the kernels can read all of these as they are."""
     return all(grad is None or grad.flags.aligned for grad in grads)
 
 
 def on_host(array: Array, copy: bool = True) -> Array:
-    """Return a copy of an array in the same order of memory."""
+    """Return an array as a NumPy array in the same order of memory; by default a copy."""
     return array.copy(order="K") if copy else array
 
 
@@ -156,17 +153,17 @@ def write(array: Array, values: Array) -> None:
 
 
 def scales(count: int, value: float, param: Array) -> Array:
-    """Return new scales of a slot in 8 bits."""
+    """Return new scales of a slot in 8 bits, all of this value."""
     return np.full(count, value, FLOAT32)
 
 
 def to_device_of(array: Array, values: Array) -> Array:
-    """Return values where an array is."""
+    """Return values on the device of an array."""
     return values
 
 
 def number(value: float, param: Array) -> Array:
-    """Return a number of an array's state."""
+    """Return a new array of no dimensions, for a number in an array's state."""
     return np.full((), value)
 
 
@@ -175,7 +172,7 @@ def clear(array: Array) -> None:
 
 
 def write_rounded(array: Array, values: Array) -> None:
-    """Write a parameter's values into an array of its own dtype or a lower precision."""
+    """Write a parameter's values into an array of the same dtype or a lower precision."""
     if is_half(array.dtype):
         halves.round_into(array, values)
     else:
@@ -183,7 +180,7 @@ def write_rounded(array: Array, values: Array) -> None:
 
 
 def grad_in_memory_order(name: str, grad: Any, param: Array) -> tuple[Array, bool]:
-    """Return a gradient in its parameter's order of memory, and whether that is the caller's own memory.
+    """Return a gradient in its parameter's order of memory, and whether it is the caller's own memory.
 
     Raises
     ------
@@ -214,36 +211,35 @@ def grad_in_memory_order(name: str, grad: Any, param: Array) -> tuple[Array, boo
     if grad.dtype not in NATIVE_GRADS and not is_bfloat16(grad.dtype):
         with np.errstate(all="ignore"):
             grad = grad.astype(compute_dtype(param.dtype))
-    is_c_order = param.flags.c_contiguous
-    if not (grad.flags.c_contiguous if is_c_order else grad.flags.f_contiguous) or not grad.flags.aligned:
-        grad = np.array(grad, order="C" if is_c_order else "F")
-    return (grad if is_c_order else grad.T), grad is given
+    if not is_laid_out_like(param, grad):
+        grad = np.array(grad, order="C" if param.flags.c_contiguous else "F")
+    return (grad if param.flags.c_contiguous else grad.T), grad is given
 
 
 def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
-    """Raise unless the gradients can be cleared: are writeable arrays, each of memory of its own; None is passed over.
+    """Raise unless the gradients can be cleared: writeable arrays that share no memory. None is ignored.
 
     Raises
     ------
     TypeError, ValueError
         If one can't.
     """
-    there = [(name, grad) for name, grad in zip(names, grads, strict=True) if grad is not None]
-    for name, grad in there:
+    present = [(name, grad) for name, grad in zip(names, grads, strict=True) if grad is not None]
+    for name, grad in present:
         if not isinstance(grad, np.ndarray):
             raise TypeError(f"grads: {name!r} is {described(grad)}, which zero_grads=True can't clear; give an array")
         check_can_clear(name, grad)
-    extents = np.array([extent(grad) for _, grad in there], np.intp).reshape(-1, 2)
+    extents = np.array([extent(grad) for _, grad in present], np.intp).reshape(-1, 2)
     order = np.argsort(extents[:, 0], kind="stable")
     if not (extents[order[1:], 0] < extents[order[:-1], 1]).any():
         return
-    # Strided gradients may lie between each other.
+    # Their extents overlap, but strided gradients may still share no element.
     for k, i in enumerate(order):
         for j in order[k + 1 :]:
             if extents[j, 0] >= extents[i, 1]:
                 break
-            if np.shares_memory(there[i][1], there[j][1]):
-                refuse_shared(there[i][0], there[j][0])
+            if np.shares_memory(present[i][1], present[j][1]):
+                refuse_shared(present[i][0], present[j][0])
 
 
 def check_can_clear(name: str, grad: Any) -> None:

@@ -1,4 +1,4 @@
-"""The backend in use and the reason for it, for programs (:func:`info`) and for people (``python -m fastopt``)."""
+"""The backend in use, and why: for programs (:func:`info`) and for people (``python -m fastopt``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``backend`` (of new optimizers), ``native_missing`` (why the native one is missing, or None), ``isas_found``,
+        ``backend`` (of new optimizers), ``native_missing`` (why there is no native backend, or None), ``isas_found``,
         ``isa`` (in use), ``threads`` (the most that a step uses), ``cuda`` (a dict: ``missing``, why it can't be used,
         or None; ``driver`` and ``package``, their versions; ``devices``, their names), and ``versions``.
 
@@ -44,11 +44,7 @@ def info() -> dict[str, Any]:
         "isa": native.isa() if has_native else None,
         "threads": min(threads.get_num_threads(), choosing.host_backend(backend).most_threads()),
         "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
-        "versions": {
-            "fastopt": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {"fastopt": __version__, "numpy": np.__version__, "python": platform.python_version()},
     }
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C during a step that is many calls: it waits until the step is whole, and counted."""
+"""Ctrl-C during a step of many calls: it waits until the step is complete and counted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import FrameType
 
 
 def uninterrupted(*calls: Callable[[], None]) -> None:
-    """Make these calls; a Ctrl-C that comes meanwhile is handled when the last is through, or one has raised.
+    """Make these calls; a Ctrl-C meanwhile is handled after the last call, or after one that raises.
 
-    Only the main thread handles signals. A handler that is not Python's, and other signals, are left alone: what their
-    handlers raise comes in between.
+    Only the main thread handles signals. A handler that is not a Python function stays as it is, and so do other
+    signals: their handlers may raise between the calls.
     """
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler) or threading.get_ident() != threading.main_thread().ident:

@@ -12,7 +12,7 @@ from ..arrays.dtypes import Array
 from .choosing import choice, host_backend
 from .table import HyperRow
 
-#: A row that leaves a gradient as it is, for norms alone.
+#: A row that leaves a gradient as it is.
 PLAIN = HyperRow(sgd, 1.0, np.inf, 1.0, 0.0, 1.0, ())
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic.quantize import Map
+from ..arithmetic.quantize import Codec
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 
@@ -42,13 +42,13 @@ class HyperRow(NamedTuple):
 
 
 class ArrayExtras(NamedTuple):
-    """What an array has besides its parameter and slots; all of it C-contiguous."""
+    """The C-contiguous arrays that belong to a parameter besides its slots."""
 
     average: Array | None = None
     accumulated: Array | None = None
     copy: Array | None = None
-    #: For each slot its map and scales if it is in 8 bits.
-    scales: Sequence[tuple[Map, Array] | None] = ()
+    #: For each slot, its codec and scales if it is in 8 bits.
+    scales: Sequence[tuple[Codec, Array] | None] = ()
 
 
 Extras: TypeAlias = Sequence[ArrayExtras] | None
@@ -58,7 +58,7 @@ Present: TypeAlias = npt.NDArray[np.bool_]
 
 
 class LimitedUnits(NamedTuple):
-    """An array, or the touched rows of one, whose units' norms a step limits."""
+    """An array, or the rows of one that a step changes, with a limit on the norms of its units."""
 
     number: int
     weights: Any
@@ -67,9 +67,9 @@ class LimitedUnits(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The result of reading all gradients before a step: the global norm, and whether the step is skipped."""
+    """The result of reading all gradients before a step."""
 
-    #: The norm before clipping; None where no global norm is limited.
+    #: The global norm before clipping; None if it is not limited.
     norm: Any = None
     found_nonfinite: bool = False
     #: On a GPU, with nonfinite="skip": whether the step is applied, a number still being computed on the device.
@@ -77,7 +77,7 @@ class Reading(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """The numbers of an array's trust ratio; ``scaled`` names the rule's scalars that become lr * ratio."""
+    """The parameters of an array's trust ratio; ``scaled`` names the rule's scalars that become lr * ratio."""
 
     lr: float
     coefficient: float
@@ -87,7 +87,7 @@ class Trust(NamedTuple):
 
 
 class AdafactorScalars(NamedTuple):
-    """What the arrays of a row have in common; ``eps1`` None: the machine epsilon of their dtype."""
+    """Adafactor's scalars for the arrays of a row; ``eps1`` None: the machine epsilon of their dtype."""
 
     weight: float
     eps1: float | None
@@ -96,15 +96,15 @@ class AdafactorScalars(NamedTuple):
     d: float
 
 
-#: What a sum is taken of: "param"; "clipped_grad", the gradient after scale, mean, value and norms; "grad", that with
-#: l2 * param and l1 * sign(param) added; or the number of a slot, one that is not stored in another dtype.
+#: The source of a sum: "param"; "clipped_grad", the gradient scaled, averaged and clipped; "grad", that with l2 * param
+#: and l1 * sign(param) added; or the number of a slot that is stored in the compute dtype.
 Source: TypeAlias = str | int
 
 
 class Table(Protocol):
     """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters.
 
-    A row's rule may have fewer slots than its arrays: it gets the first of them.
+    If a row's rule has fewer slots than its arrays, it gets the first of them.
     """
 
     row_numbers: npt.NDArray[np.int32]
@@ -112,10 +112,10 @@ class Table(Protocol):
     #: Whether a factor of ``array_clip`` may differ from 1.
     is_clipped: bool
 
-    #: For each array its number in the optimizer: its stream of random numbers.
+    #: The number of each array in the optimizer: its stream of random numbers.
     numbers: npt.NDArray[np.int64]
 
-    #: For each array how many elements were infinite or NaN when the gradients were last read to be counted.
+    #: How many elements of each gradient were infinite or NaN when they were last counted.
     nonfinite: npt.NDArray[np.int64]
 
     def __init__(
@@ -123,14 +123,14 @@ class Table(Protocol):
     ) -> None: ...
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
-        """Take these gradients, which are C-contiguous, from now on. None skips an array."""
+        """Use these C-contiguous gradients from now on. None skips an array."""
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
-        """Take these from now on if they are NumPy arrays like those that were set last, one for each array, in C order
-        (and writeable); else return False."""
+        """Use these gradients from now on, and return True, if they are NumPy arrays of the last ones' dtypes and
+        shapes, in C order (and writeable); else return False."""
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
-        """Return where each gradient begins."""
+        """Return the address of each gradient."""
 
     def is_current(self) -> bool:
         """Return whether the gradients are still where they were when they were set."""
@@ -139,12 +139,12 @@ class Table(Protocol):
         """Apply one step to every array that has a gradient."""
 
     def accumulate(self, hyper_rows: Sequence[HyperRow]) -> None:
-        """Add every gradient, after its scale, to what its array has accumulated."""
+        """Add every scaled gradient to the accumulated gradient of its array."""
 
     def sum_products(
         self, hyper_rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
     ) -> npt.NDArray[np.float64]:
-        """Return, for each array that has a gradient, the sum of the products of two sources' elements; else 0.
+        """Return for each array the sum of the products of two sources' elements; 0 if it has no gradient.
 
-        ``count_nonfinite``: count in ``nonfinite`` too; the left source is a gradient then.
+        ``count_nonfinite``: also count into ``nonfinite``; the left source must be a gradient then.
         """

@@ -84,11 +84,7 @@ class SequentialLR(Combined):
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        schedulers: Sequence[LRScheduler],
-        milestones: Sequence[int],
-        last_epoch: int = -1,
+        self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = -1
     ) -> None:
         self._milestones = list(milestones)
         super().__init__(optimizer, schedulers, last_epoch)

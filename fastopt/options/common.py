@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from .loss_scale import DynamicLossScale
 else:
-    # Python 3.10 has none, and needs none: only annotations name it, which are not evaluated.
+    # Python 3.10 lacks it, and only annotations name it, which are not evaluated.
     Unpack = getattr(typing, "Unpack", None)
 
 
@@ -25,9 +25,9 @@ class Common(TypedDict, total=False):
     ----------
     decoupled : bool
         False: ``weight_decay`` is L2, ``g += weight_decay * p`` before the rule. True: it is decoupled,
-        ``p *= 1 - lr * weight_decay`` before the rule. Each optimizer has its own default, beside its ``weight_decay``.
+        ``p *= 1 - lr * weight_decay`` before the rule. Each optimizer documents its default at ``weight_decay``.
     maximize : bool, default False
-        Whether to go up the gradient.
+        Whether to ascend the gradient.
     clip_value, clip_norm, clip_global_norm : float, optional
         At least 0: the greatest magnitude of an element, the greatest norm of an array, and the greatest norm of all
         gradients together. They apply in this order.
@@ -75,13 +75,13 @@ class Common(TypedDict, total=False):
         written there too, rounded to nearest, at once and in every step's pass.
     state_dtype : {"bfloat16", "uint8"}, optional
         Store slots in fewer bits; :mod:`fastopt.quantize` describes uint8 (``state[name]["m_scale"]`` holds the
-        scales). They are rounded up or down so that their mean is kept. For parameters that are computed in float32.
+        scales). They are rounded up or down so that their mean is kept. For parameters whose compute dtype is float32.
         Some optimizers leave some slots as they are, and say so.
     stochastic_rounding : bool, default False
-        Whether bfloat16 parameters have no master: they are rounded up or down so that their mean is kept.
+        Whether bfloat16 parameters have no master, and are rounded up or down so that their mean is kept.
     seed : int, default 0
-        At least 0: the seed of the random numbers for rounding. They depend on it, the array, its step and the element
-        alone (for a row-sparse gradient, on the place among its rows).
+        At least 0: the seed of the random numbers for rounding. They depend only on the seed, the array, its step and
+        the element (for a row-sparse gradient, on the place among its rows).
     backend : str, optional
         "native" or "numpy". Arrays on a GPU select "cuda" by themselves.
     """
@@ -111,7 +111,7 @@ class Common(TypedDict, total=False):
 
 
 def with_common_options(cls: type[T]) -> type[T]:
-    """Put the description of the common options into a class's docstring, where it says ``<common options>``."""
+    """Insert the description of the common options into a class's docstring, in place of ``<common options>``."""
     if cls.__doc__ and Common.__doc__:
         options = Common.__doc__.split("----------\n")[1].rstrip(" ").strip("\n")
         cls.__doc__ = cls.__doc__.replace("    <common options>", options)
@@ -119,7 +119,7 @@ def with_common_options(cls: type[T]) -> type[T]:
 
 
 class StepOptions(NamedTuple):
-    """What is done around the rule, in the same pass; fixed when an optimizer is built."""
+    """The options of the stages around the rule, which run in the same pass; fixed when an optimizer is built."""
 
     nonfinite: str
     zero_grads: bool
@@ -132,7 +132,7 @@ class StepOptions(NamedTuple):
     stochastic_rounding: bool
 
     def check_together(self) -> None:
-        """Raise if an option asks for another one, or excludes it."""
+        """Raise if an option needs another one, or excludes it."""
         if self.polyak and self.ema_decay is not None:
             raise ValueError("polyak=True, ema_decay: expected one of the two averages, got both")
         if (self.ema_bias_correction and self.ema_decay is None) or (self.polyak_start != 1 and not self.polyak):
@@ -147,11 +147,11 @@ class StepOptions(NamedTuple):
 
     @property
     def is_dithered(self) -> bool:
-        """Whether anything is rounded by random bits."""
+        """Whether parameters or slots are rounded with random bits."""
         return self.state_dtype is not None or self.stochastic_rounding
 
 
-#: The options around the rule, and which values leave it alone.
+#: The options of the stages around the rule, with the values that turn them off.
 PLAIN_OPTIONS: Mapping[str, Any] = {
     **StepOptions("propagate", False, 1, None, False, False, 1, None, False)._asdict(),
     "l1": 0,
@@ -162,6 +162,6 @@ PLAIN_OPTIONS: Mapping[str, Any] = {
 
 
 def is_plain(name: str, value: Any) -> bool:
-    """Return whether an option around the rule leaves it alone."""
+    """Return whether an option of the stages around the rule is turned off."""
     plain_value = PLAIN_OPTIONS[name]
     return value is None if plain_value is None else bool(value == plain_value)

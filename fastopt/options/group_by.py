@@ -1,4 +1,4 @@
-"""Groups by name: which options go to which arrays, by glob patterns over their names."""
+"""Groups by name: glob patterns over the arrays' names select their options."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .ranges import Group
 
 
 class Grouped(NamedTuple):
-    """Parameters in their own structure, with the group of each: what :func:`group_by` gives to an optimizer.
+    """Parameters in their own structure, with the group of each: the result of :func:`group_by`.
 
     Attributes
     ----------
     params : structure of arrays
-        The very structure that was given; gradients have its form.
+        The structure as it was given; gradients have the same structure.
     options : list of dict
         The options of each group.
     group_of : dict
-        The number of the group, for the name of each array.
+        The number of each array's group, by the array's name.
     """
 
     params: Any
@@ -30,29 +30,29 @@ class Grouped(NamedTuple):
 
 
 def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Group]]) -> Grouped:
-    """Sort parameters into groups with options of their own, by patterns over their names.
+    """Sort parameters into groups with separate options, by patterns over their names.
 
     The first pattern that matches a name wins. Gradients keep the parameters' structure, and the names stay.
 
     Parameters
     ----------
     params : dict, list, tuple or nested mix of arrays
-        As an optimizer takes it, but not yet in groups.
+        As an optimizer takes it, but without groups.
     patterns : dict or sequence of pairs
         Glob patterns and the options of the arrays that match: ``*`` is any text (dots too), ``?`` one character,
-        ``[ab]`` one of these. A pattern whose names all went to earlier ones makes no group.
+        ``[ab]`` one of these. A pattern makes no group if earlier ones took all its names.
 
     Returns
     -------
     Grouped
-        To be given to an optimizer instead of the parameters. ``param_groups`` is in the order of the patterns.
+        Give it to an optimizer instead of the parameters. ``param_groups`` is in the order of the patterns.
 
     Raises
     ------
     TypeError
-        If the parameters are no container, or the options of a pattern no dict.
+        If the parameters are not a container, or the options of a pattern are not a dict.
     ValueError
-        If an array matches no pattern, a pattern no array, or a name or pattern is there twice.
+        If an array matches no pattern, a pattern matches no array, or a name or pattern occurs twice.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
         raise TypeError(f"group_by: expected a dict, list or tuple of arrays, got {type(params).__name__}")
     if isinstance(params, (list, tuple)) and any(map(is_group, params)):
         raise TypeError("group_by: these are groups already (dicts with the key 'params'); give the arrays themselves")
-    pairs = list(patterns.items()) if isinstance(patterns, Mapping) else list(patterns)
+    pairs = list(patterns.items() if isinstance(patterns, Mapping) else patterns)
     for pattern, options in pairs:
         if not isinstance(pattern, str) or not isinstance(options, Mapping):
             raise TypeError(f"group_by: expected a pattern and a dict of options, got {pattern!r}: {options!r:.80}")
@@ -86,15 +86,12 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
             "'*': {} at the end for all others)"
         )
     used = sorted({k for k in first_match.values() if k is not None})
-    return Grouped(
-        params,
-        [dict(pairs[k][1]) for k in used],
-        {name: used.index(k) for name, k in first_match.items() if k is not None},
-    )
+    group_of = {name: used.index(k) for name, k in first_match.items() if k is not None}
+    return Grouped(params, [dict(pairs[k][1]) for k in used], group_of)
 
 
 def is_group(value: Any) -> bool:
-    """Return whether something is a group of arrays with options of its own."""
+    """Return whether a value is a group: a dict of arrays and their options."""
     return isinstance(value, Mapping) and "params" in value
 
 
@@ -104,7 +101,7 @@ def matching(pattern: str, names: Sequence[str]) -> list[str]:
     Raises
     ------
     ValueError
-        If there is none.
+        If it matches none.
     """
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:

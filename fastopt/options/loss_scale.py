@@ -1,4 +1,4 @@
-"""Dynamic loss scaling for gradients in few bits."""
+"""Dynamic loss scaling, for gradients of low precision."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from .ranges import ABOVE_ZERO_BELOW_ONE, COUNT, INDEX, POSITIVE, Range, check
 
 
 class DynamicLossScale:
-    """A loss scale that grows while gradients are finite and backs off when they are not, as torch's ``GradScaler``.
+    """A loss scale that grows while gradients are finite and backs off when they are not, as in torch's ``GradScaler``.
 
     Multiply the loss (or its gradient) by ``scale``, and give this object to an optimizer as ``grad_scale``, with
-    ``nonfinite="skip"``: the optimizer divides the gradients by the scale, skips steps that have something infinite or
-    NaN, and calls :meth:`update` after each.
+    ``nonfinite="skip"``: the optimizer divides the gradients by the scale, skips steps with an infinite or NaN
+    gradient, and calls :meth:`update` after each step.
 
     Parameters
     ----------
     init_scale : float, default 65536.0
         Above 0.
     growth_factor : float, default 2.0
-        Above 1: what the scale is multiplied by after ``growth_interval`` applied steps in a row.
+        Above 1: the factor after ``growth_interval`` applied steps in a row.
     backoff_factor : float, default 0.5
-        Above 0 and below 1: what it is multiplied by after a step that was skipped.
+        Above 0 and below 1: the factor after a skipped step.
     growth_interval : int, default 2000
         At least 1.
 
     Attributes
     ----------
     scale : float
-        The scale now.
+        The current scale.
     growth_tracker : int
-        Applied steps since it last changed.
+        The number of applied steps since the scale last changed.
 
     Raises
     ------
@@ -76,24 +76,24 @@ class DynamicLossScale:
         check("growth_tracker", self.growth_tracker, INDEX)
 
     def update(self, applied: bool) -> None:
-        """Take note of a step: ``applied`` is that of its :class:`fastopt.StepInfo`. The optimizer calls it."""
+        """Update the scale after a step, given ``applied`` of its :class:`fastopt.StepInfo`. The optimizer calls it."""
         if not applied:
             self.scale = max(self.scale * self.backoff_factor, SMALLEST)
             self.growth_tracker = 0
             return
         self.growth_tracker += 1
         if self.growth_tracker == self.growth_interval:
-            # As torch: a scale that would be infinite stays.
+            # As in torch, a scale that would become infinite stays.
             grown = self.scale * self.growth_factor
             self.scale = grown if grown < LARGEST else self.scale
             self.growth_tracker = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all attributes, as numbers."""
+        """Return all attributes, which are numbers."""
         return dict(vars(self))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take all attributes from what :meth:`state_dict` returned.
+        """Set all attributes from a result of :meth:`state_dict`.
 
         Raises
         ------
@@ -117,5 +117,5 @@ class DynamicLossScale:
         )
 
 
-#: The finite numbers of float32, in which torch holds the scale; it must not become 0.
+#: The limits of float32, the dtype of torch's scale. The scale must not become 0.
 SMALLEST, LARGEST = 2.0**-126, 2.0**128

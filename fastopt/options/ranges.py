@@ -1,4 +1,4 @@
-"""The values that an option may have: the one validator, with one voice ("name=value: expected ...")."""
+"""The values that an option may have, and the one validator of options ("name=value: expected ...")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Group: TypeAlias = dict[str, Any]
 
 
 class Range(NamedTuple):
-    """The numbers from ``low`` to below ``high``; None too if ``optional``, functions of the step if ``schedulable``.
+    """The numbers from ``low`` to below ``high``; also None if ``optional``, and functions if ``schedulable``.
 
     An infinite number is in the range only if ``high`` is infinite and included.
     """
@@ -55,7 +55,7 @@ class Range(NamedTuple):
 
 
 class Choice:
-    """One of these values."""
+    """A choice of one of these values."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values
@@ -64,7 +64,7 @@ class Choice:
         return f"one of {', '.join(map(repr, self.values))}"
 
 
-#: None allows True and False.
+#: The values that an option may have; None stands for True and False.
 Allowed: TypeAlias = Range | tuple[Range, ...] | Choice | None
 
 NON_NEGATIVE = Range(0.0)
@@ -80,7 +80,7 @@ SCHEDULED_BELOW_ONE = Range(0.0, 1.0, schedulable=True)
 INDEX = Range(0, whole=True)
 COUNT = Range(1, whole=True)
 
-#: What each number may be; an optimizer's own ``ranges`` come before this. An option of neither is True or False.
+#: The values of each option, unless an optimizer's ``ranges`` has it. An option in neither is True or False.
 RANGES: Mapping[str, Allowed] = {
     "lr": SCHEDULED,
     "weight_decay": SCHEDULED,
@@ -155,7 +155,7 @@ def as_number(where: str, value: Any, allowed: Range) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a value that arithmetic leaves in double precision, and that no one else can change."""
+    """Return a value as plain Python, which keeps arithmetic in double precision; lists become tuples."""
     if isinstance(value, np.generic):
         return value.item()
     return tuple(map(plain, value)) if isinstance(value, list | tuple) else value

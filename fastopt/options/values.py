@@ -1,4 +1,4 @@
-"""Options as a step uses them: schedules evaluated."""
+"""Options with their schedules evaluated, as a step uses them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .ranges import Group
 
 
 def is_scheduled(value: Any) -> bool:
-    """Return whether an option is a schedule, or a tuple with a schedule in it."""
+    """Return whether an option is a schedule, or a tuple that contains one."""
     return callable(value) or (isinstance(value, (tuple, list)) and any(map(callable, value)))
 
 
@@ -20,7 +20,7 @@ def value_at(value: Any, step: int) -> Any:
 
 
 def differ(group: Group, values: Group) -> bool:
-    """Return whether the options of a group are no longer these, also where one can't be compared (an array)."""
+    """Return whether a group's options differ from these values; True if they can't be compared (an array)."""
     try:
         return group != values
     except ValueError:

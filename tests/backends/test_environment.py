@@ -176,17 +176,17 @@ def test_importing_and_stepping_takes_numpy_and_cffi_alone() -> None:
 
 @pytest.mark.parametrize("bad", [0, -1, 2.0, "two", None, True, [2]])
 def test_bad_thread_counts(bad: Any) -> None:
-    before = threads.asked_for, fastopt.get_num_threads()
+    before = threads.setting, fastopt.get_num_threads()
     with pytest.raises(ValueError, match="set_num_threads: .*: " + THREADS):
         fastopt.set_num_threads(bad)
-    assert (threads.asked_for, fastopt.get_num_threads()) == (before[0] or 0, before[1])
+    assert (threads.setting, fastopt.get_num_threads()) == (before[0] or 0, before[1])
 
 
 def test_thread_counts() -> None:
-    before = threads.asked_for
+    before = threads.setting
     try:
         for count in (1, 7, np.int64(3)):
             fastopt.set_num_threads(count)
             assert fastopt.get_num_threads() == count
     finally:
-        threads.asked_for = before
+        threads.setting = before

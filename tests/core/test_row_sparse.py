@@ -29,9 +29,9 @@ every_case = pytest.mark.parametrize(("optimizer", "options"), CASES)
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    before = threads.asked_for
+    before = threads.setting
     yield
-    threads.asked_for = before
+    threads.setting = before
     if native.missing is None:
         native.use_isa(os.environ.get("FASTOPT_ISA"))
 

@@ -17,9 +17,9 @@ from fastopt.backends.native import library as native
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    before = threads.asked_for
+    before = threads.setting
     yield
-    threads.asked_for = before
+    threads.setting = before
     if native.missing is None:
         native.use_isa(os.environ.get("FASTOPT_ISA"))
 

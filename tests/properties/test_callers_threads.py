@@ -25,7 +25,7 @@ from fastopt.backends.numpy import workers
 def test_denormals_are_kept_whatever_the_caller_set(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that flushes denormals to zero has the same bits as one that does not, on every thread."""
     torch: Any = pytest.importorskip("torch", reason="needs torch, which can set the mode")
-    monkeypatch.setattr(threads, "asked_for", count)
+    monkeypatch.setattr(threads, "setting", count)
     param, grad = np.full(1_000_000, 1e-39, np.float32), np.zeros(1_000_000, np.float32)
     opt = fastopt.SGD(param, lr=0.1, backend="native")
     opt.step(grad)
@@ -44,7 +44,7 @@ def test_denormals_are_kept_whatever_the_caller_set(count: int, monkeypatch: pyt
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_numpy_steps_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process, which has none of its parent's threads, steps with threads of its own."""
-    monkeypatch.setattr(threads, "asked_for", 2)
+    monkeypatch.setattr(threads, "setting", 2)
     monkeypatch.setattr(fallback, "MIN_SIZE_FOR_THREADS", 0)
     params = [np.ones(10_000), np.ones(10_000)]
     opt = fastopt.SGD(params, lr=0.5, backend="numpy")

@@ -1,4 +1,4 @@
-"""The native backend. It counts a step in the C call that makes it."""
+"""The native backend. The C call that makes a step also counts it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...arithmetic.rules import Rule
 from ...arrays.dtypes import Array
 from .. import threads
-from ..backend import Arrays, Count, Counts
+from ..backend import Arrays, Count, Counts, Rules, Slots
 from ..numpy.host import HostBackend
 from ..table import Extras, HyperRow
 from . import library, ndarrays
@@ -22,12 +21,7 @@ class NativeBackend(HostBackend):
     add_runs = staticmethod(add_runs)
 
     def table(
-        self,
-        params: Arrays,
-        slots: Sequence[Arrays],
-        extras: Extras = None,
-        rules: Sequence[Rule] = (),
-        counts: Counts | None = None,
+        self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None
     ) -> NativeTable:
         for rule in rules:
             if rule not in library.RULES:
@@ -44,7 +38,7 @@ class NativeBackend(HostBackend):
         table.accumulate(rows, is_counted=True)
 
     def most_threads(self) -> int:
-        return threads.MOST if library.has_threads() else 1
+        return threads.MAX_THREADS if library.has_threads() else 1
 
 
 BACKEND = NativeBackend()

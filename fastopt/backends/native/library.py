@@ -13,20 +13,19 @@ from ...arithmetic import rules
 from .. import threads
 from ..table import Source
 
-#: Why there is no native backend; None where there is one.
+#: Why there is no native backend; None if there is one.
 missing: str | None = None
-
 
 try:
     from ..._native import ffi as ffi
     from ..._native import lib as lib
 except ImportError as error:
-    told = Path(__file__).parents[2] / "native_missing.txt"
-    missing = told.read_text().strip() if told.exists() else f"fastopt._native can't be imported ({error})"
+    reason = Path(__file__).parents[2] / "native_missing.txt"
+    missing = reason.read_text().strip() if reason.exists() else f"fastopt._native can't be imported ({error})"
 
 
 def isas_found() -> list[str]:
-    """Return the instruction sets that both this build and this machine have, from the oldest to the newest."""
+    """Return the instruction sets that both this build and this machine have, oldest first."""
     return [name for number, name in isa_names() if lib.fo_isa_found(number)]
 
 
@@ -40,12 +39,12 @@ def isa() -> str:
 
 
 def use_isa(name: str | None) -> None:
-    """Use this instruction set from now on; None: the newest there is.
+    """Use this instruction set from now on; None: the newest.
 
     Raises
     ------
     ValueError
-        If there is no such instruction set, or not on this machine.
+        If this build or this machine does not have it.
     """
     found = isas_found()
     if name is None:
@@ -67,13 +66,9 @@ if missing is None:
     RULES = {
         getattr(rules, ffi.string(lib.fo_rule_name(number)).decode()): number for number in range(lib.fo_rule_count())
     }
-    SOURCES: dict[Source, int] = {
-        "param": lib.FO_PARAM,
-        "clipped_grad": lib.FO_CLIPPED_GRAD,
-        "grad": lib.FO_GRAD,
-    }
+    SOURCES: dict[Source, int] = {"param": lib.FO_PARAM, "clipped_grad": lib.FO_CLIPPED_GRAD, "grad": lib.FO_GRAD}
     use_isa(os.environ.get("FASTOPT_ISA") or None)
-    threads.wanted()  # a wrong FASTOPT_NUM_THREADS is told here, not in the first step
+    threads.wanted()  # so that a wrong FASTOPT_NUM_THREADS raises here, and not in the first step
 
 
 def number_of(dtype: np.dtype[Any]) -> int:
@@ -81,15 +76,15 @@ def number_of(dtype: np.dtype[Any]) -> int:
 
 
 def pack_format(name: str) -> str:
-    """Return the layout of a C struct of numbers as Python's struct module names it."""
+    """Return the layout of a C struct of numbers in the notation of Python's struct module."""
     codes = {"int32_t": "i", "uint64_t": "Q", "double": "d"}
     items = [described.type for _, described in ffi.typeof(name).fields]
-    numbers = [f"{it.length}{codes[it.item.cname]}" if it.kind == "array" else codes[it.cname] for it in items]
-    return "".join(numbers) + "0d"  # padded as in an array of such structs
+    formats = [f"{it.length}{codes[it.item.cname]}" if it.kind == "array" else codes[it.cname] for it in items]
+    return "".join(formats) + "0d"  # padded as in an array of such structs
 
 
 def struct_dtype(name: str) -> np.dtype[Any]:
-    """Return the layout of a C struct of the contract as NumPy's dtype."""
+    """Return the layout of a C struct of csrc/fastopt.h as a NumPy dtype."""
     kinds = {"int32_t": "i4", "int64_t": "i8", "double": "f8", "void *": "u8"}
     names, formats, offsets = [], [], []
     for field, described in ffi.typeof(name).fields:

@@ -1,4 +1,4 @@
-"""NumPy's array objects as C reads them: many arrays are checked in one call."""
+"""NumPy's array objects as C reads them, so that one call checks many arrays."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ import numpy.typing as npt
 
 from ...arrays.dtypes import FLOAT32, Array
 from ...arrays.memory import address, are_writeable_as
-from .library import (
-    ffi,
-    lib,
-)
+from .library import ffi, lib
 
 #: Flags of NumPy's C interface: NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE.
 C_ORDER, WRITEABLE = 0x0001, 0x0400
 
 
 def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:
-    """Return where CPython's objects themselves are."""
+    """Return the addresses of CPython's objects themselves."""
     return np.fromiter(map(id, objects), np.uintp, len(objects))
 
 
@@ -30,7 +27,7 @@ def uintptrs(addresses: npt.NDArray[np.uintp]) -> Any:
 
 
 def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
-    """Return where each C-contiguous array begins."""
+    """Return the address of the memory of each C-contiguous array."""
     objects, dtypes = addresses_of(arrays), addresses_of([array.dtype for array in arrays])
     memory = np.empty(len(arrays), np.uintp)
     if has_known_ndarrays and find_memory(objects, objects, dtypes, C_ORDER, ffi.from_buffer("void *[]", memory)):
@@ -39,7 +36,7 @@ def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
 
 
 def writeable_check(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
-    """Return a function that tells whether all of these have these dtypes and can be written."""
+    """Return a function that returns whether these arrays still have these dtypes and are all writeable."""
     if not has_known_ndarrays or {type(array) for array in arrays} != {np.ndarray}:
         return lambda: are_writeable_as(arrays, dtypes)
     objects, dtype_objects = uintptrs(addresses_of(arrays)), uintptrs(addresses_of(dtypes))
@@ -54,19 +51,15 @@ def writeable_check(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) ->
 
 
 def find_memory(
-    arrays: npt.NDArray[np.uintp],
-    models: npt.NDArray[np.uintp],
-    dtypes: npt.NDArray[np.uintp],
-    flags: int,
-    memory: Any,
+    arrays: npt.NDArray[np.uintp], models: npt.NDArray[np.uintp], dtypes: npt.NDArray[np.uintp], flags: int, memory: Any
 ) -> bool:
-    """Return whether these arrays have the models' shapes, these dtypes and flags; write where their memory is."""
+    """Return whether these arrays have the models' shapes, these dtypes and flags; write their memory's addresses."""
     objects = [uintptrs(addresses) for addresses in (arrays, models, dtypes)]
     return bool(lib.fo_find_memory(*objects, len(arrays), id(np.ndarray), flags, memory))
 
 
 def knows_ndarrays() -> bool:
-    """Try out whether arrays are laid out in memory as csrc/ndarray.c takes them to be."""
+    """Return whether array objects have the layout that csrc/ndarray.c expects, by trying it out."""
     if sys.implementation.name != "cpython":
         return False
     array, other = np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)

@@ -1,4 +1,4 @@
-"""The native backend's table: C kernels over a table of pointers."""
+"""The native backend's table: C kernels run over a table of pointers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,11 @@ from .library import (
     lib,
     number_of,
 )
-from .ndarrays import (
-    C_ORDER,
-    WRITEABLE,
-    addresses_of,
-    find_memory,
-    memory_of,
-)
+from .ndarrays import C_ORDER, WRITEABLE, addresses_of, find_memory, memory_of
 
 
 class NativeTable:
-    """The arrays of an optimizer as C structs. It keeps the memory alive that they point to."""
+    """The arrays of an optimizer as C structs. It keeps alive the memory that they point to."""
 
     def __init__(
         self,
@@ -47,7 +41,7 @@ class NativeTable:
         extras: Sequence[ArrayExtras] | None = None,
         counts: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """``counts``, of shape (2, 1 + arrays), are what calls with ``is_counted`` update."""
+        """Calls with ``is_counted`` update ``counts``, which have the shape (2, 1 + arrays)."""
         count = len(params)
         self.count = count
         self.arrays = ffi.new("fo_array[]", count)
@@ -93,7 +87,7 @@ class NativeTable:
         self.point_to(grads)
         present = [grad is not None for grad in grads]
         if present != self.present:
-            # An array without a gradient has no chunks, so that no thread goes through them.
+            # An array without a gradient has no chunks, so that threads pass it by.
             self.columns["length"] = self.sizes * np.array(present)
             self.number_chunks(self.columns["length"])
             self.present = present
@@ -161,14 +155,14 @@ class NativeTable:
 
 
 def add_runs(runs: Array, sums: npt.NDArray[np.float64]) -> None:
-    """Do what axis_sums.add_runs does."""
+    """Add the squares of each run, as axis_sums.add_runs does."""
     values = np.ascontiguousarray(runs)
     into = ffi.from_buffer("double[]", sums, require_writable=True)
     lib.fo_sum_squares(from_buffer(values), number_of(values.dtype), *values.shape, into)
 
 
 def set_extras(column: Any, extras: ArrayExtras) -> None:
-    """Write what an array has besides its parameter and slots into its row of the table."""
+    """Write an array's extras into its row of the table."""
     for name in ("average", "accumulated", "copy"):
         array = getattr(extras, name)
         column[name] = 0 if array is None else address(array)
@@ -176,6 +170,6 @@ def set_extras(column: Any, extras: ArrayExtras) -> None:
         column["copy_dtype"] = number_of(extras.copy.dtype)
     for k, scaled in enumerate(extras.scales):
         if scaled is not None:
-            map, scales = scaled
+            codec, scales = scaled
             column["scales"][k] = address(scales)
-            column["slot_dtypes"][k] = lib.FO_SIGNED8 if map == "signed" else lib.FO_ROOT8
+            column["slot_dtypes"][k] = lib.FO_SIGNED8 if codec == "signed" else lib.FO_ROOT8

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from ...arithmetic.rules import Rule
-from ..backend import Arrays, Counts
+from ..backend import Arrays, Counts, Rules, Slots
 from ..table import Extras
 from . import axis_sums
 from .host import HostBackend
@@ -17,12 +14,7 @@ class NumpyBackend(HostBackend):
     add_runs = staticmethod(axis_sums.add_runs)
 
     def table(
-        self,
-        params: Arrays,
-        slots: Sequence[Arrays],
-        extras: Extras = None,
-        rules: Sequence[Rule] = (),
-        counts: Counts | None = None,
+        self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None
     ) -> NumpyTable:
         return NumpyTable(params, slots, extras)
 

@@ -1,4 +1,4 @@
-"""The part that the backends of NumPy arrays share: they read, limit and scale at once."""
+"""The base of the two backends for NumPy arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...arithmetic.norms import clip_factor, total_norm
 from ...arrays.dtypes import Array
 from ...arrays.memory import are_writeable_as
 from .. import host_arrays
-from ..backend import Arrays, Backend, Limits, Refuse
+from ..backend import Arrays, Backend, HyperRows, Limits, Refuse, Slots
 from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Table, Trust
 from . import axis_sums
 from .table import NumpyTable
@@ -22,7 +22,7 @@ NOTHING_READ = Reading()
 
 
 class HostBackend(Backend):
-    """The base of the native and the NumPy backend."""
+    """The base of the native and the NumPy backend. Unlike a GPU they read results at once."""
 
     on_host = True
     ops = host_arrays
@@ -62,7 +62,7 @@ class HostBackend(Backend):
         if limits is not None:
             with np.errstate(all="ignore"):
                 factors = np.where(limits < math.inf, clip_factor(np.sqrt(sums), limits), 1.0)
-            table.is_clipped = True  # first: an interrupt in between has them cleared in the next step
+            table.is_clipped = True  # first: after an interrupt in between, the next step resets the factors
             table.array_clip[:] = factors
         if global_limit is None:
             return Reading(None, found)
@@ -73,41 +73,37 @@ class HostBackend(Backend):
         rows[:] = [row._replace(global_clip=factor) for row in rows]
         return Reading(norm, found)
 
-    def limit_norms(self, table: Any, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
+    def limit_norms(self, table: Any, rows: HyperRows, units: Sequence[LimitedUnits]) -> None:
         for each in units:
             limit_norms(each.weights, each.limit, each.axes, self.add_runs)
 
     def step_by_trust(
         self,
         table: Table,
-        rows: Sequence[HyperRow],
-        norm_rows: Sequence[HyperRow],
+        rows: HyperRows,
+        norm_rows: HyperRows,
         update: Source,
         trusts: Sequence[Trust],
         present: Present,
         ratios: Any,
     ) -> None:
-        numbers = table.row_numbers[present]
+        row_numbers = table.row_numbers[present]
         param_sums, update_sums = (table.sum_products(norm_rows, each, each)[present] for each in ("param", update))
-        lrs, coefficients, eps, adapt = np.array([trust[:4] for trust in trusts]).reshape(-1, 4)[numbers].T
+        lrs, coefficients, eps, adapt = np.array([trust[:4] for trust in trusts]).reshape(-1, 4)[row_numbers].T
         with np.errstate(all="ignore"):
             param_norms, update_norms = np.sqrt(param_sums), np.sqrt(update_sums)
             is_defined = (adapt != 0) & (param_norms != 0) & (update_norms != 0)
             found = np.where(is_defined, coefficients * param_norms / (update_norms + eps), 1.0)
             rates = lrs * found
         ratios[present] = found
-        table.row_numbers[present] = np.arange(numbers.size)
+        table.row_numbers[present] = np.arange(row_numbers.size)
         try:
-            table.step(
-                [
-                    with_rate(rows[number], trusts[number].scaled, rate)
-                    for number, rate in zip(numbers.tolist(), rates.tolist(), strict=True)
-                ]
-            )
+            pairs = zip(row_numbers.tolist(), rates.tolist(), strict=True)
+            table.step([with_rate(rows[k], trusts[k].scaled, rate) for k, rate in pairs])
         finally:
-            table.row_numbers[present] = numbers
+            table.row_numbers[present] = row_numbers
 
-    def numpy_table(self, params: Arrays, slots: Sequence[Arrays], extras: Extras) -> NumpyTable:
+    def numpy_table(self, params: Arrays, slots: Slots, extras: Extras) -> NumpyTable:
         return NumpyTable(params, slots, extras)
 
     def sum_squares(self, array: Array, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -115,7 +111,7 @@ class HostBackend(Backend):
 
 
 def with_rate(row: HyperRow, scaled: Sequence[str], rate: float) -> HyperRow:
-    """Return the row with this rate instead of these of its scalars."""
+    """Return the row with its ``scaled`` scalars set to this rate."""
     return row._replace(scalars=row.scalars._replace(**dict.fromkeys(scaled, rate)))  # type: ignore[attr-defined]
 
 

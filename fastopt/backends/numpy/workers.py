@@ -88,9 +88,8 @@ def map_threaded(function: Callable[..., T], items: Sequence[Sequence[Any]], thr
             others.extend(pool(threads - 1).submit(work) for _ in range(threads - 1))
         work()
     finally:
-        errors = [
-            other.exception() for other in others
-        ]  # of all of them, so that none goes on after this function raised
+        # Waits for all of them, so that none goes on after this function has raised.
+        errors = [other.exception() for other in others]
     for error in filter(None, errors):
         raise error
     return results
