@@ -1,4 +1,4 @@
-"""The mean of several snapshots of parameters. The optimizers' ``ema_decay`` and ``polyak`` average within a step."""
+"""The mean of several snapshots of parameters. For averages within a step, see ``ema_decay`` and ``polyak``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mean(list_of_params: Sequence[Any]) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If there is no snapshot, if one differs from the first in structure or shapes, or if something is not a float
+        If there is no snapshot, if one differs from the first in structure or shapes, or if a leaf is not a float
         array.
 
     Notes

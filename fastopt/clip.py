@@ -1,4 +1,4 @@
-"""Gradient clipping: the two functions of torch, and the norm that they and the fused options share."""
+"""Gradient clipping: torch's two functions, and the global norm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .arrays.structure import branch_of
 from .backends import norms
 from .options.ranges import Range, check
 
-#: As in torch, infinity is allowed: nothing is clipped then, and the norm is the largest element's.
+#: As in torch, a limit may be infinite (nothing is clipped), and so may ``norm_type`` (the largest element).
 NON_NEGATIVE_OR_INFINITE = Range(0.0, includes_high=True)
 POSITIVE_OR_INFINITE = Range(0.0, excludes_low=True, includes_high=True)
 
@@ -22,13 +22,13 @@ POSITIVE_OR_INFINITE = Range(0.0, excludes_low=True, includes_high=True)
 def global_norm(grads: Any, norm_type: float = 2.0) -> float:
     """Return the norm of all gradients together, as if they were one long vector.
 
-    ``(sum of abs(g)**norm_type)**(1 / norm_type)``, or the largest ``abs(g)`` for ``norm_type=inf``. It is added in
+    ``(sum of abs(g)**norm_type)**(1 / norm_type)``, or the largest ``abs(g)`` for ``norm_type=inf``. The sum is in
     double precision, so that float32 gradients never overflow it; the 2-norm has the same bits on every machine.
 
     Parameters
     ----------
     grads : array or structure of arrays
-        Of any float dtype and shape; None is passed over.
+        Of any float dtype and shape; None is ignored.
     norm_type : float, default 2.0
         Above 0; ``math.inf`` for the largest.
 
@@ -40,7 +40,7 @@ def global_norm(grads: Any, norm_type: float = 2.0) -> float:
     Raises
     ------
     TypeError, ValueError
-        If something is no float array, or ``norm_type`` is not above 0.
+        If a gradient is not a float array, or ``norm_type`` is not above 0.
 
     Examples
     --------
@@ -54,30 +54,30 @@ def global_norm(grads: Any, norm_type: float = 2.0) -> float:
 def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> float:
     """Scale gradients in place so that their global norm is at most ``max_norm``.
 
-    ``g *= min(1, max_norm / (norm + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``. The optimizers'
+    ``g *= min(1, max_norm / (norm + 1e-6))``, as in ``torch.nn.utils.clip_grad_norm_``. The optimizers'
     ``clip_global_norm`` does the same without writing the gradients.
 
     Parameters
     ----------
     grads : array or structure of arrays
-        Writeable, of any float dtype; None is passed over.
+        Writeable, of any float dtype; None is ignored.
     max_norm : float
         At least 0.
     norm_type : float, default 2.0
         As in :func:`global_norm`.
     error_if_nonfinite : bool, default False
-        Raise for a norm that is infinite or NaN, instead of scaling by it.
+        Raise for an infinite or NaN norm, instead of scaling by it.
 
     Returns
     -------
     float
-        The norm before.
+        The norm before clipping.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`global_norm`; for a read-only array, a negative ``max_norm``, or a norm that is not finite where
-        ``error_if_nonfinite``. Nothing is changed then.
+        As in :func:`global_norm`; also for a read-only array, a negative ``max_norm``, or with ``error_if_nonfinite`` a
+        norm that is not finite. Nothing is changed then.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
     array([0.6, 0.8])
     """
     check("max_norm", max_norm, NON_NEGATIVE_OR_INFINITE)
-    arrays = float_arrays(grads, to_be_written=True)
+    arrays = float_arrays(grads, are_written=True)
     norm = norm_of([contiguous(grad) for grad in arrays], norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
         raise ValueError(f"clip_grad_norm_: the global norm is {norm}, and error_if_nonfinite=True; nothing was scaled")
@@ -101,19 +101,19 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
 
 
 def clip_grad_value_(grads: Any, clip_value: float) -> None:
-    """Clamp gradients in place to ``[-clip_value, clip_value]``; NaN stays. As ``torch.nn.utils.clip_grad_value_``.
+    """Clamp gradients in place to ``[-clip_value, clip_value]``; NaN stays. As in ``torch.nn.utils.clip_grad_value_``.
 
     Parameters
     ----------
     grads : array or structure of arrays
-        Writeable, of any float dtype; None is passed over.
+        Writeable, of any float dtype; None is ignored.
     clip_value : float
         At least 0.
 
     Raises
     ------
     TypeError, ValueError
-        If something is no writeable float array, or ``clip_value`` is negative. Nothing is changed then.
+        If a gradient is not a writeable float array, or ``clip_value`` is negative. Nothing is changed then.
 
     Examples
     --------
@@ -125,7 +125,7 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
     """
     check("clip_value", clip_value, NON_NEGATIVE_OR_INFINITE)
     with np.errstate(all="ignore"):
-        for grad in float_arrays(grads, to_be_written=True):
+        for grad in float_arrays(grads, are_written=True):
             limit = np.asarray(clip_value, FLOAT64).astype(grad.dtype)
             np.minimum(np.maximum(grad, -limit, out=grad), limit, out=grad)
 
@@ -144,30 +144,30 @@ def norm_of(arrays: list[Array], norm_type: float) -> float:
         return float(np.sum(powers) ** (1 / norm_type))
 
 
-def float_arrays(grads: Any, to_be_written: bool = False) -> list[Array]:
+def float_arrays(grads: Any, are_written: bool = False) -> list[Array]:
     """Return the arrays of a structure that are not None, checked."""
     branch = branch_of(grads)
     arrays = [grad for grad in branch.arrays() if grad is not None]
     are_plain = set(map(type, arrays)) <= {np.ndarray} and {array.dtype for array in arrays} <= {FLOAT32, FLOAT64}
-    if not are_plain or to_be_written:
+    if not are_plain or are_written:
         for name, grad in zip(branch.names(), branch.arrays(), strict=True):
             if grad is not None:
-                check_float_array(name, grad, to_be_written)
+                check_float_array(name, grad, are_written)
     return arrays
 
 
-def check_float_array(name: str, grad: Any, to_be_written: bool) -> None:
+def check_float_array(name: str, grad: Any, are_written: bool) -> None:
     if not isinstance(grad, np.ndarray) or not is_float(grad.dtype):
         found = f"an array of {grad.dtype}" if isinstance(grad, np.ndarray) else described(grad)
         raise TypeError(f"grads: {name!r} is {found}; expected a NumPy array of a float dtype, or None")
     if isinstance(grad, np.ma.MaskedArray):
         raise TypeError(f"grads: {name!r} is a masked array; give grad.filled(0), or None to pass it over")
-    if to_be_written and not grad.flags.writeable:
+    if are_written and not grad.flags.writeable:
         raise ValueError(f"grads: {name!r} is read-only, and is to be changed in place; give a copy")
 
 
 def contiguous(array: Array) -> Array:
-    """Return the elements of an array as the backends read them, in any order: its own memory where that will do."""
+    """Return an array's elements contiguous, aligned and in native byte order, in any order; a view if possible."""
     if (array.flags.c_contiguous or array.flags.f_contiguous) and array.flags.aligned and array.dtype.isnative:
         return in_memory_order(array)
     return array.astype(array.dtype.newbyteorder("="), order="C")

@@ -1,4 +1,4 @@
-"""Optimizer states from and to ``torch.optim``, so that a run can move there and back."""
+"""Optimizer states from and to ``torch.optim``, so that a run can move to torch and back."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ COUNTERPARTS = (
     Counterpart("AdamW", ADAM, ADAM_SLOTS, {"decoupled_weight_decay": True}),
 )
 
-#: Entries of torch's groups that say how it computes.
+#: Entries of torch's groups that select its implementation.
 TECHNICAL: Mapping[str, Any] = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 #: Entries of torch's groups that its learning-rate schedulers add.
 OF_SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
@@ -69,8 +69,8 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        Options are converted too; those torch lacks get their defaults. torch's SGD does not count steps: an array with
-        a momentum buffer counts as having made one.
+        Options are converted too; those torch lacks get their defaults. torch's SGD does not count steps, so an array
+        with a momentum buffer gets the count 1.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
 
 
 def counterpart_of(group: Mapping[str, Any]) -> Counterpart:
-    """Return the optimizer that has the options of one of torch's groups.
+    """Return the optimizer with the options of one of torch's groups.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def as_options(counterpart: Counterpart, group: Mapping[str, Any]) -> dict[str, 
 
 
 def as_slots(counterpart: Counterpart, index: Any, entries: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the slots of one of torch's parameters as NumPy arrays, copied."""
+    """Return copies of the slots of one of torch's parameters as NumPy arrays."""
     found = {}
     for slot, name in counterpart.slots.items():
         value = entries.get(name)
@@ -238,7 +238,7 @@ def as_slots(counterpart: Counterpart, index: Any, entries: Mapping[str, Any]) -
 
 
 def as_number(value: Any) -> float:
-    """Return a number, which torch may keep in a tensor."""
+    """Return a number; torch may keep it in a tensor."""
     number = value.item() if hasattr(value, "item") else value
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"from_torch: expected a number, got one {described(value)}")

@@ -15,7 +15,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.random import Generator
+from numpy.typing import DTypeLike
 
 from .arrays.dtypes import Array
 from .options.ranges import POSITIVE, Choice, check
@@ -29,14 +30,9 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 def xavier_uniform(
-    rng: np.random.Generator,
-    shape: tuple[int, ...],
-    gain: float = 1.0,
-    *,
-    layout: str = "in_out",
-    dtype: npt.DTypeLike = np.float32,
+    rng: Generator, shape: tuple[int, ...], gain: float = 1.0, *, layout: str = "in_out", dtype: DTypeLike = np.float32
 ) -> Array:
-    """Uniform within ``gain * sqrt(6 / (fan_in + fan_out))``; torch's ``xavier_uniform_``.
+    """Uniform values within ``gain * sqrt(6 / (fan_in + fan_out))``; torch's ``xavier_uniform_``.
 
     Parameters
     ----------
@@ -61,14 +57,9 @@ def xavier_uniform(
 
 
 def xavier_normal(
-    rng: np.random.Generator,
-    shape: tuple[int, ...],
-    gain: float = 1.0,
-    *,
-    layout: str = "in_out",
-    dtype: npt.DTypeLike = np.float32,
+    rng: Generator, shape: tuple[int, ...], gain: float = 1.0, *, layout: str = "in_out", dtype: DTypeLike = np.float32
 ) -> Array:
-    """Normal with the standard deviation ``gain * sqrt(2 / (fan_in + fan_out))``; torch's ``xavier_normal_``.
+    """Normal values with the standard deviation ``gain * sqrt(2 / (fan_in + fan_out))``; torch's ``xavier_normal_``.
 
     The parameters and the source are those of :func:`xavier_uniform`.
 
@@ -82,15 +73,15 @@ def xavier_normal(
 
 
 def he_uniform(
-    rng: np.random.Generator,
+    rng: Generator,
     shape: tuple[int, ...],
     gain: float = math.sqrt(2),
     mode: str = "fan_in",
     *,
     layout: str = "in_out",
-    dtype: npt.DTypeLike = np.float32,
+    dtype: DTypeLike = np.float32,
 ) -> Array:
-    """Uniform within ``gain * sqrt(3 / fan)``; torch's ``kaiming_uniform_``.
+    """Uniform values within ``gain * sqrt(3 / fan)``; torch's ``kaiming_uniform_``.
 
     Parameters
     ----------
@@ -116,15 +107,15 @@ def he_uniform(
 
 
 def he_normal(
-    rng: np.random.Generator,
+    rng: Generator,
     shape: tuple[int, ...],
     gain: float = math.sqrt(2),
     mode: str = "fan_in",
     *,
     layout: str = "in_out",
-    dtype: npt.DTypeLike = np.float32,
+    dtype: DTypeLike = np.float32,
 ) -> Array:
-    """Normal with the standard deviation ``gain / sqrt(fan)``; torch's ``kaiming_normal_``.
+    """Normal values with the standard deviation ``gain / sqrt(fan)``; torch's ``kaiming_normal_``.
 
     The parameters and the source are those of :func:`he_uniform`.
 
@@ -138,14 +129,14 @@ def he_normal(
 
 
 def variance_scaling(
-    rng: np.random.Generator,
+    rng: Generator,
     shape: tuple[int, ...],
     scale: float = 1.0,
     mode: str = "fan_in",
     distribution: str = "truncated_normal",
     *,
     layout: str = "in_out",
-    dtype: npt.DTypeLike = np.float32,
+    dtype: DTypeLike = np.float32,
 ) -> Array:
     """Random values of mean 0 and variance ``scale / fan``; JAX's and Keras' ``variance_scaling``.
 
@@ -185,16 +176,11 @@ def variance_scaling(
 
 
 def orthogonal(
-    rng: np.random.Generator,
-    shape: tuple[int, ...],
-    gain: float = 1.0,
-    *,
-    layout: str = "in_out",
-    dtype: npt.DTypeLike = np.float32,
+    rng: Generator, shape: tuple[int, ...], gain: float = 1.0, *, layout: str = "in_out", dtype: DTypeLike = np.float32
 ) -> Array:
     """A random matrix with orthonormal rows or columns, whichever are fewer, times ``gain``; torch's ``orthogonal_``.
 
-    An array with more than two axes is taken as a matrix of all other axes against ``out``.
+    An array with more than two axes is treated as a matrix: all other axes against ``out``.
 
     Parameters
     ----------
@@ -248,8 +234,8 @@ def fans(shape: tuple[int, ...], layout: str = "in_out") -> tuple[int, int]:
     return ins * math.prod(field), outs * math.prod(field)
 
 
-def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Return standard normal values between -2 and 2; those beyond are drawn again."""
+def truncated_normal(rng: Generator, shape: tuple[int, ...]) -> Array:
+    """Return standard normal values between -2 and 2; values outside are drawn again."""
     values = rng.normal(size=shape)
     while True:
         beyond = np.abs(values) > 2

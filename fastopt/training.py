@@ -20,12 +20,12 @@ MODES = Choice("min", "max")
 
 
 class EarlyStopping:
-    """Stop when a metric no longer improves, and go back to the parameters that were best.
+    """Stop when a metric no longer improves, and go back to the best parameters.
 
     Parameters
     ----------
     patience : int
-        How many updates in a row may pass without an improvement; at least 1.
+        The number of updates without an improvement after which to stop; at least 1.
     min_delta : float, default 0.0
         An improvement must beat the best metric by more than this; at least 0.
     mode : {"min", "max"}
@@ -36,7 +36,7 @@ class EarlyStopping:
     best : float or None
         The best metric; None before the first one that is not NaN.
     best_update : int or None
-        The index of the update that gave it, from 0.
+        The index of the update with the best metric, from 0.
     best_params : structure of arrays or None
         A copy of the parameters at that update.
     updates, waited : int
@@ -90,7 +90,7 @@ class EarlyStopping:
         metric : float
             The metric of this update. NaN never improves.
         params : array or structure of arrays
-            The parameters that gave it.
+            The parameters with this metric.
 
         Returns
         -------
@@ -136,7 +136,7 @@ class EarlyStopping:
             opt.parts.follow_params(names)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all attributes, for the ``extra`` of :func:`fastopt.save`; the parameters are not copied."""
+        """Return all attributes, for the ``extra`` of :func:`fastopt.save`. The parameters are not copied."""
         return dict(vars(self))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -156,12 +156,12 @@ class SnapshotEnsemble:
     Parameters
     ----------
     size : int
-        How many snapshots are kept; at least 1.
+        The number of snapshots to keep; at least 1.
     mode : {"min", "max"}
-        Whether the snapshots with the lowest or the highest metric are kept.
+        Whether to keep the snapshots with the lowest or the highest metric.
     schedule : schedule or None, default None
-        The schedule of the learning rate, such as :class:`fastopt.schedules.cosine_restarts`. If it is given, the
-        snapshots at the last ends of its cycles are kept instead: after the steps at which it rises.
+        The schedule of the learning rate, such as :class:`fastopt.schedules.cosine_restarts`. If given, the ensemble
+        keeps the snapshots at the ends of its last cycles instead: after the steps at which it rises.
 
     Attributes
     ----------
@@ -186,7 +186,7 @@ class SnapshotEnsemble:
     >>> params, ensemble = [np.zeros(1)], SnapshotEnsemble(2, schedule=rates)
     >>> for step in range(1, 10):
     ...     params[0] += 1
-    ...     kept = ensemble.update(params, step=step)
+    ...     is_kept = ensemble.update(params, step=step)
     >>> ensemble.metrics, ensemble.average_params()
     ([6, 9], [array([7.5])])
     >>> ensemble.average_predictions(lambda params: params[0] ** 2)
@@ -204,7 +204,7 @@ class SnapshotEnsemble:
         self.metrics: list[float] = []
 
     def update(self, params: Any, metric: float | None = None, *, step: int | None = None) -> bool:
-        """Copy the parameters, if they are to be kept.
+        """Keep a copy of the parameters, if they are good enough.
 
         Parameters
         ----------
@@ -217,7 +217,7 @@ class SnapshotEnsemble:
         Returns
         -------
         bool
-            Whether they were kept.
+            Whether a copy was kept.
 
         Raises
         ------
@@ -247,7 +247,7 @@ class SnapshotEnsemble:
         return True
 
     def average_params(self) -> Any:
-        """Return the mean of the snapshots, in their structure and dtypes, added in double precision.
+        """Return the mean of the snapshots, in their structure and dtypes, computed in double precision.
 
         Raises
         ------
@@ -275,7 +275,7 @@ class SnapshotEnsemble:
             raise ValueError("there is no snapshot yet: update() has kept none")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all attributes but the schedule, for the ``extra`` of :func:`fastopt.save`; nothing is copied."""
+        """Return all attributes except the schedule, for the ``extra`` of :func:`fastopt.save`. Nothing is copied."""
         return {name: value for name, value in vars(self).items() if name != "schedule"}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -297,7 +297,7 @@ def count(name: str, value: Any) -> int:
 
 
 def load_attributes(owner: EarlyStopping | SnapshotEnsemble, state_dict: Mapping[str, Any]) -> None:
-    """Set the attributes that the owner's ``state_dict`` returned."""
+    """Set the attributes of ``owner`` from a result of its ``state_dict``."""
     wanted = owner.state_dict()
     if not isinstance(state_dict, Mapping) or set(state_dict) != set(wanted):
         raise ValueError(f"state_dict: expected that of a {type(owner).__name__}, with the entries {list(wanted)}")
