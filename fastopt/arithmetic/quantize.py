@@ -36,9 +36,7 @@ from ..arrays.dtypes import Array
 from .dither import SCALE_BLOCK
 from .halves import Bits32
 
-Codec: TypeAlias = Literal["signed", "root"]
-#: Its name in :mod:`fastopt.quantize`, where the parameters are called ``map``.
-Map = Codec
+Map: TypeAlias = Literal["signed", "root"]
 Codes: TypeAlias = npt.NDArray[np.uint8]
 Scales: TypeAlias = npt.NDArray[np.float32]
 
@@ -60,7 +58,7 @@ ROOT_LARGEST_NORMAL = np.float32(65024.984375)
 MIDDLE = np.uint32(0x8000)
 
 
-def quantize(x: Array, map: Codec, random: Bits32 | None = None) -> tuple[Codes, Scales]:
+def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, Scales]:
     """Return the codes of a one-dimensional float32 array, and the scales of its blocks.
 
     Parameters
@@ -98,7 +96,7 @@ def quantize(x: Array, map: Codec, random: Bits32 | None = None) -> tuple[Codes,
         return encode(flat, normal, bits, map), scales
 
 
-def dequantize(codes: Codes, scales: Scales, map: Codec) -> Array:
+def dequantize(codes: Codes, scales: Scales, map: Map) -> Array:
     """Return the values of these codes and scales: a float32 array, shape (n,)."""
     with np.errstate(all="ignore"):
         values: Array = decode(codes, np.repeat(units_of(scales, map), SCALE_BLOCK)[: codes.size], map)
@@ -129,23 +127,23 @@ def scales_of(largest: Bits32) -> Array:
     return np.where((largest > 0) & (largest < least), least, largest).view(np.float32)
 
 
-def normals_of(scales: Array, codec: Codec) -> Array:
+def normals_of(scales: Array, codec: Map) -> Array:
     """Return the factors of blocks before encoding; 0 where all elements are encoded as 0."""
     is_fine = (scales > 0) & (scales < np.float32(np.inf))
     largest = SIGNED_LARGEST if codec == "signed" else ROOT_LARGEST_NORMAL
     return np.where(is_fine, largest / scales, np.float32(0))  # type: ignore[no-any-return]
 
 
-def units_of(scales: Array, codec: Codec) -> Array:
+def units_of(scales: Array, codec: Map) -> Array:
     """Return the factors of blocks after decoding."""
     return scales * (np.float32(1) / (SIGNED_LARGEST if codec == "signed" else ROOT_LARGEST))  # type: ignore[no-any-return]
 
 
-def encode(x: Array, normals: Array, random: Bits32, codec: Codec) -> Codes:
+def encode(x: Array, normals: Array, random: Bits32, codec: Map) -> Codes:
     return (encode_signed if codec == "signed" else encode_root)(x, normals, random)
 
 
-def decode(codes: Codes, units: Array, codec: Codec) -> Array:
+def decode(codes: Codes, units: Array, codec: Map) -> Array:
     return (decode_signed if codec == "signed" else decode_root)(codes) * units
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic.quantize import Codec
+from ..arithmetic.quantize import Map
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 
@@ -48,7 +48,7 @@ class ArrayExtras(NamedTuple):
     accumulated: Array | None = None
     copy: Array | None = None
     #: For each slot, its codec and scales if it is in 8 bits.
-    scales: Sequence[tuple[Codec, Array] | None] = ()
+    scales: Sequence[tuple[Map, Array] | None] = ()
 
 
 Extras: TypeAlias = Sequence[ArrayExtras] | None

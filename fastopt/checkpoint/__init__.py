@@ -1,10 +1,10 @@
-"""Checkpoints: one file with the parameters, the optimizer's state and whatever else a run needs to go on."""
+"""Checkpoints: one file with the parameters, the optimizer's state and the other values that a run needs to resume."""
 
 from .checkpoint import Checkpoint, load, save
 from .metadata import CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "save"]
 
-# Pickles, tracebacks and documents show the public path, not the file.
+# Pickles, tracebacks and the documentation show the public path, not the file.
 for _public in (Checkpoint, CheckpointError, load, save):
     _public.__module__ = __name__

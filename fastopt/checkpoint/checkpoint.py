@@ -1,4 +1,4 @@
-"""Saving and loading a run: the three public names."""
+"""Saving and loading a run: the public names."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Checkpoint(NamedTuple):
     Attributes
     ----------
     params : array or structure of arrays
-        In the structure that was saved.
+        In the saved structure.
     optimizer : dict or None
         For :meth:`fastopt.Optimizer.load_state_dict`.
     extra : dict
-        The ``extra`` that was given to :func:`save`.
+        The ``extra`` of :func:`save`.
 
     Examples
     --------
@@ -49,10 +49,10 @@ class Checkpoint(NamedTuple):
         Parameters
         ----------
         opt : Optimizer
-            An optimizer of the class that was saved.
+            An optimizer of the saved class.
         strict : bool, default True
-            Whether all names, shapes and dtypes must match. False: load the arrays that fit, for instance the lower
-            layers of a model that has a new head.
+            Whether all names, shapes and dtypes must match. False: load the arrays that fit, such as the lower layers
+            of a model with a new head.
 
         Returns
         -------
@@ -105,12 +105,12 @@ def save(
     Parameters
     ----------
     path : path
-        The file. A path that ends in ``.npz`` selects NumPy's format, which has no bfloat16 or 8-bit floats; any other
-        selects safetensors, which needs the extra ``checkpoint``.
+        The file. A path that ends in ``.npz`` selects NumPy's format, which has no bfloat16 or 8-bit floats. Any other
+        path selects safetensors, which needs the extra ``checkpoint``.
     opt : Optimizer or None, default None
         The optimizer whose state is saved.
     params : array or structure of arrays, default None
-        The parameters to save. None: those of the optimizer.
+        The parameters to save. None: the parameters of the optimizer.
     extra : dict, optional
         Anything made of None, bool, int, float, str, list, tuple, dict, NumPy arrays and NumPy's random generators,
         such as the ``state_dict()`` of an lr_scheduler or of an EarlyStopping, the generator that shuffles the data,
@@ -127,11 +127,11 @@ def save(
 
     Notes
     -----
-    The data goes to a temporary file in the same folder, which replaces the old file once it is on the disk. A process
-    that is killed meanwhile leaves the temporary file behind: ``.<name>.<random>.tmp``.
+    The data is written to a temporary file in the same folder, which replaces the old file once it is on disk. If the
+    process is killed meanwhile, the temporary file stays behind: ``.<name>.<random>.tmp``.
 
-    Nothing is pickled. A schedule is saved as its name and arguments. A function is saved as its name only; loading
-    keeps the function of the optimizer that the state is loaded into.
+    Nothing is pickled. A schedule is saved as its name and arguments. A function is saved as its name only, and loading
+    keeps the function of the optimizer.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def save(
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint, and check that every bit of it is as it was written.
+    """Read a checkpoint, and check that no bit of it has changed.
 
     Parameters
     ----------
@@ -170,17 +170,17 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Returns
     -------
     Checkpoint
-        ``params`` in the structure that was saved, ``optimizer`` for ``load_state_dict``, and ``extra``.
+        ``params`` in the saved structure, ``optimizer`` for ``load_state_dict``, and ``extra``.
 
     Raises
     ------
     CheckpointError
-        If the file is not a complete checkpoint (truncated, changed by as little as a bit, or hostile), or is of a
-        newer format. It is a ValueError.
+        A ValueError, if the file is not a complete checkpoint (truncated, changed in a single bit, or hostile), or has
+        a newer format.
     ImportError
         If the file has bfloat16 or 8-bit floats and ml_dtypes is missing.
     OSError
-        If the file is missing, or can't be read.
+        If the file is missing or can't be read.
 
     Examples
     --------

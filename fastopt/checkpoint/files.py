@@ -1,4 +1,4 @@
-"""Replacing a file at once: at any moment there is the old file or the new one."""
+"""Replacing a file atomically: at any moment there is the old file or the new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def replace_file(target: Path, write: Callable[[Path], None]) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.touch(exist_ok=False)
-        # The old file's mode, else what the umask gave: safetensors makes files that only their owner can read.
+        # The old file's mode, else the mode from the umask: safetensors makes files that only their owner can read.
         mode = (target if target.exists() else temporary).stat().st_mode & 0o7777
         write(temporary)
         os.chmod(temporary, mode)
@@ -23,7 +23,7 @@ def replace_file(target: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # the new entry of the folder has to reach the disk too
+    if hasattr(os, "O_DIRECTORY"):  # the folder's new entry must reach the disk too
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)

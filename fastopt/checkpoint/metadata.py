@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arrays.dtypes import Array
 
-#: The version that is written; files of a newer one are refused.
+#: The version of new files; files of a later version are refused.
 FORMAT_VERSION = 1
 
 #: The names of the entries.
@@ -21,7 +21,7 @@ ENTRIES = ("format", "format_version", "digest", "content")
 
 
 class CheckpointError(ValueError):
-    """Raised for a file that is not a complete checkpoint, or is of a newer format."""
+    """Raised for a file that is not a complete checkpoint, or has a newer format."""
 
 
 def metadata_of(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, str]:
@@ -43,7 +43,7 @@ def digest(metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> str:
 
 
 def check_metadata(metadata: Any, arrays: Mapping[str, Array]) -> None:
-    """Raise unless this is the metadata of these arrays, in a version that can be read.
+    """Raise unless this is the metadata of these arrays, in a known version.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def check_metadata(metadata: Any, arrays: Mapping[str, Array]) -> None:
         raise CheckpointError(
             f"its format version is {version!r:.80}; expected a whole number of at least 1: use an earlier checkpoint"
         )
-    if len(version) > 9 or int(version) > FORMAT_VERSION:  # int() refuses numbers of thousands of digits
+    if len(version) > 9 or int(version) > FORMAT_VERSION:  # int() refuses thousands of digits
         raise CheckpointError(
             f"it is of format version {version:.80}; this fastopt reads up to {FORMAT_VERSION}: use a newer fastopt"
         )

@@ -1,4 +1,4 @@
-"""NumPy's format, .npz: a ZIP archive of .npy files, none compressed or pickled."""
+"""NumPy's format, .npz: a ZIP archive of .npy files, without compression or pickles."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_npz(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
 
 
 def read_npy(data: bytes) -> Array:
-    """Return the array of an .npy file in the form that :func:`write_npz` writes."""
+    """Return the array of an .npy file; it must have the form that :func:`write_npz` writes."""
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("it has an array in a version of the .npy format that fastopt.save does not write")

@@ -1,4 +1,4 @@
-"""Nested Python with arrays in it as JSON and a flat dict of arrays, and back, without pickle."""
+"""Nested Python values with arrays, as JSON and a flat dict of arrays, and back, without pickle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
 
-#: The dtypes that an array may have, and the names that safetensors has for them.
+#: The allowed dtypes of arrays, and safetensors' names for them.
 DTYPES: Mapping[str, str] = {
     "float64": "F64",
     "float32": "F32",
@@ -31,12 +31,12 @@ DTYPES: Mapping[str, str] = {
     "bool": "BOOL",
 }
 
-#: The generators of NumPy that can be saved.
+#: NumPy's generators that can be saved.
 GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 
 
 class Packer:
-    """Turns values into JSON, and collects their arrays under readable keys: their paths.
+    """Turns values into JSON, and collects their arrays by readable keys: their paths.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Packer:
         self.arrays: dict[str, Array] = {}
 
     def pack(self, value: Any, path: tuple[str, ...]) -> Any:
-        """Return a value in terms that JSON can hold.
+        """Return a value in a form that JSON can hold.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class Packer:
             raise TypeError(
                 f"{'.'.join(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}"
             )
-        # Without characters that could make it a path of a file.
+        # Characters that could make the key a file's path are escaped.
         wanted = key = re.sub(
             r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path)
         )
@@ -101,7 +101,7 @@ class Packer:
         while key in self.arrays:
             number += 1
             key = f"{wanted}~{number}"
-        # ascontiguousarray would give an array of no dimensions one.
+        # Not ascontiguousarray, which would add a dimension to an array of none.
         self.arrays[key] = np.asarray(array, order="C")
         return key
 
@@ -124,12 +124,12 @@ def check_key(key: str) -> None:
 
 
 def unpack(packed: Any, arrays: dict[str, Array]) -> Any:
-    """Return the value that :meth:`Packer.pack` packed. Its arrays are taken out of ``arrays``.
+    """Return the value that :meth:`Packer.pack` packed, and take its arrays out of ``arrays``.
 
     Raises
     ------
     ValueError, TypeError, KeyError
-        If :meth:`Packer.pack` can't have packed it so.
+        If :meth:`Packer.pack` can't have returned this.
     """
     if isinstance(packed, list):
         return [unpack(item, arrays) for item in packed]
@@ -164,7 +164,7 @@ def generator(state: Any) -> np.random.Generator:
     """
     if not isinstance(state, dict) or state.get("bit_generator") not in GENERATORS:
         raise ValueError(f"{state!r:.80} is not the state of a generator")
-    # NumPy does not check these, and would read beyond its buffers.
+    # NumPy does not check positions, and would read beyond its buffers.
     if not 0 <= state["state"].get("pos", 0) <= 624 or not 0 <= state.get("buffer_pos", 0) <= 4:
         raise ValueError("a generator's position is outside its buffer")
     bit_generator = getattr(np.random, state["bit_generator"])()

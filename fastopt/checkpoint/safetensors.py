@@ -1,4 +1,4 @@
-"""The safetensors format. It is read here, so that nothing in a hostile file reaches code that trusts it."""
+"""The safetensors format. Files are parsed here, so that a hostile file never reaches code that trusts it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 from ..arrays.dtypes import Array
 from .packing import DTYPES, check_key, is_extension
 
-#: The longest header that is read, as in safetensors itself.
+#: The longest header to read, as in safetensors itself.
 MAX_HEADER = 100_000_000
 
 
 class Entry(NamedTuple):
-    """The form of an array in a file, and its bytes, counted from the end of the header."""
+    """An array's form and its range of bytes, counted from the end of the header."""
 
     dtype: np.dtype[Any]
     shape: list[int]
@@ -46,7 +46,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping
 
 
 def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
-    """Return the arrays and the metadata of a file, after a check that the arrays fill it, each byte once."""
+    """Return the arrays and the metadata of a file, after a check that the arrays cover each byte once."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     if len(start) < 8:
@@ -67,7 +67,7 @@ def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
 
 
 def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, Entry]:
-    """Return the arrays of a header, after a check that they fill ``size`` bytes."""
+    """Return the entries of a header, after a check that they fill ``size`` bytes."""
     entries = {key: checked_entry(key, fields) for key, fields in header.items()}
     reached = 0
     for begin, end in sorted((entry.begin, entry.end) for entry in entries.values()):
@@ -80,7 +80,7 @@ def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, Entry]:
 
 
 def checked_entry(key: str, fields: Any) -> Entry:
-    """Return an array of a header, after a check that its numbers are right and agree with each other."""
+    """Return the entry of an array in a header, after a check that its numbers are valid and consistent."""
     check_key(key)
     wrong = ValueError(f"its header says of {key!r:.80}: {fields!r:.80}")
     if (
@@ -99,7 +99,7 @@ def checked_entry(key: str, fields: Any) -> Entry:
 
 
 def dtype_of(code: str) -> np.dtype[Any]:
-    """Return the dtype with this name in safetensors; NumPy has it, or ml_dtypes.
+    """Return the dtype, from NumPy or ml_dtypes, with this name in safetensors.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def dtype_of(code: str) -> np.dtype[Any]:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs of a JSON object as a dict, and raise if a name is there twice."""
+    """Return the pairs of a JSON object as a dict; raise if a name occurs twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("its header has a name twice")

@@ -1,14 +1,14 @@
 """``python -m fastopt bench``: time each optimizer's step, and compare it with the speed of this machine's memory.
 
 The memory limit is measured with NumPy's ``np.negative(x, out=x)`` on an array of 128 MiB, far larger than the usual
-caches. The array is cut into as many slices as the step has threads, and a thread of its own negates each (NumPy
+caches. The array is cut into one slice for each of the step's threads, and each thread negates one slice (NumPy
 releases the GIL). That reads and writes every byte once and computes next to nothing. The limit is measured right
 before each turn of a step, as the better of two times, so that a noisy host slows both.
 
-A step has to move some bytes: it reads and writes each array that it changes once, and reads the gradient once. Its
+A step has to move some bytes: it reads and writes once each array that it changes, and reads the gradient once. Its
 percentage is the time that the limit allows for these bytes, divided by the time of the step; the table shows the
-median over the turns. A step whose arrays stay in cache can be above 100 %; so can one that reads more than it writes
-(SGD), by a little.
+median over the turns. A step whose arrays stay in cache can exceed 100 %. A step that reads more than it writes (SGD)
+can exceed it by a little.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from ..backends.threads import set_num_threads
 from ..core.optimizer import Optimizer
 from . import COLOURS
 
-#: The shape of the arrays in the tables. 25 M elements are then 161 arrays, about as many as ResNet-50 has. They are
-#: matrices, since some optimizers take nothing else, and of few rows, since Muon's work grows with the rows.
+#: The shape of the arrays in the tables. 25 M elements are then 161 arrays, about as many as in ResNet-50. They are
+#: matrices, since some optimizers take nothing else, and have few rows, since Muon's work grows with the rows.
 MATRIX = (64, 2432)
 
 #: SWATS would switch to SGD at once, since the gradients stay the same; with eps=0 it never does.
 OPTIONS: dict[str, dict[str, Any]] = {"SWATS": {"eps": 0.0}}
 
-#: Elements of the array that the limit is measured with.
+#: Elements of the array for measuring the limit.
 LIMIT_ELEMENTS = 1 << 25
-#: Elements of the smallest array that is timed.
+#: Elements of the smallest timed array.
 SMALLEST = 1 << 10
 
 #: Seconds before each measurement of the limit. OpenMP's threads spin for some milliseconds after a step, and would
@@ -53,7 +53,7 @@ TURN = 0.02
 MAX_TURNS = 100
 MIN_TURNS = 3
 
-#: Line styles: one for as many precisions as there are colours, then the next.
+#: Line styles: the next one each time the colours are used up.
 LINES = ("-", "--")
 
 
@@ -188,7 +188,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namesp
 
 
 def check_format(parser: argparse.ArgumentParser, path: Path) -> None:
-    """Exit with the usage, before anything is measured, if matplotlib can't write a file of this kind."""
+    """Exit with the usage, before the measurements, if matplotlib can't write a file of this kind."""
     from matplotlib.figure import Figure
 
     formats = Figure().canvas.get_supported_filetypes()
@@ -227,7 +227,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def available(precisions: Sequence[Precision]) -> tuple[list[Precision], list[str]]:
-    """Return the precisions that Adam takes here, and a line for each of the others that says why it does not."""
+    """Return the precisions that Adam takes here, and for each of the others a line with the reason."""
     accepted, left_out = [], []
     for precision in precisions:
         try:
@@ -270,7 +270,7 @@ def memory_limit(pool: ThreadPoolExecutor, threads: int) -> Callable[[], float]:
 def measure(job: Job, limit: Callable[[], float], seconds: float) -> Result:
     """Measure the limit and the step in turns, for this many seconds.
 
-    If steps are short, a turn is several; its first one then only wakes threads and fills caches, and is not counted.
+    A turn has several steps if they are short. The first one wakes threads and fills caches, and does not count then.
     """
     normal = np.random.default_rng(0).standard_normal(1 << 16)
     params = [np.ones(shape, dtype_of(job.precision.param)) for shape in job.shapes]

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str or None, default None
-        The arguments after the command's name. None: those of the process.
+        The arguments after the command's name. None: the arguments of the process.
     """
     parser = argparse.ArgumentParser(prog="python -m fastopt schedules", description="Draw every schedule.")
     parser.add_argument("output", nargs="?", default="schedules.png", help="the picture (default: %(default)s)")

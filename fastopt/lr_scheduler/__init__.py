@@ -1,17 +1,17 @@
-"""Drivers of the learning rate with torch's names, arguments and numbers, for loops that are written the torch way.
+"""Drivers of the learning rate with torch's names, arguments and numbers, for training loops in torch's style.
 
 ``scheduler = StepLR(opt, 30); ...; opt.step(grads); ...; scheduler.step()`` writes ``group["lr"]`` of every group, as
-:mod:`torch.optim.lr_scheduler` does. New code does better with ``lr=`` one of :mod:`fastopt.schedules`: there is no
+in :mod:`torch.optim.lr_scheduler`. In new code, prefer one of :mod:`fastopt.schedules` as ``lr``: there is then no
 second object to step, save and load. A driver evaluates these schedules: the rate after step n is their value at n,
-and rounding errors do not add up. Only if something else changed the rate since the driver's last step (another driver,
-as in :class:`ChainedScheduler`, or the user) does it multiply that rate by the ratio of its last two values.
+and rounding errors do not add up. If something else changed the rate since the driver's last step (another driver, as
+in :class:`ChainedScheduler`, or the user), the driver multiplies that rate by the ratio of its last two values.
 
-The optimizer keeps the rates that its groups began with, and its ``state_dict`` has them: a driver that is built after
-``load_state_dict`` changes nothing. Load the driver's own ``state_dict`` into it.
+The optimizer keeps the initial rates of its groups, and its ``state_dict`` includes them. So a driver that is built
+after ``load_state_dict`` changes nothing. Load the driver's own ``state_dict`` into it.
 
-``optimizer`` and ``last_epoch`` of each driver are those of :class:`LRScheduler`. When it is built, a driver raises
-TypeError if ``optimizer`` is not an optimizer or the ``lr`` of a group is a schedule already, and ValueError for
-arguments out of their ranges.
+``optimizer`` and ``last_epoch`` of each driver are those of :class:`LRScheduler`. Every constructor raises TypeError if
+``optimizer`` is not an optimizer or the ``lr`` of a group is already a schedule, and ValueError for an argument out of
+its range.
 """
 
 from .base import LRScheduler
@@ -50,6 +50,6 @@ __all__ = [
     "StepLR",
 ]
 
-# Pickles, which name a class by its module, do not depend on the room that a driver is in.
+# Pickles name a class by its module; they must not depend on the file that a driver is in.
 for _name in __all__:
     globals()[_name].__module__ = __name__

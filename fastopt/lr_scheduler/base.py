@@ -1,4 +1,4 @@
-"""The base of the drivers, and what they share."""
+"""The base of the drivers, and the helpers that they share."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class LRScheduler:
     ----------
     optimizer : Optimizer
     last_epoch : int, default -1
-        The number of the last step of an earlier run, to go on from it without a ``state_dict``. -1 starts from the
+        The number of the last step of an earlier run, to continue it without a ``state_dict``. -1 starts from the
         beginning.
 
     Attributes
     ----------
     last_epoch : int
-        How often :meth:`step` was called.
+        The number of the last step.
     base_lrs : list of float
-        The rate that each group began with.
+        The initial rate of each group.
 
     Raises
     ------
     TypeError
-        If ``optimizer`` is not an optimizer, or the ``lr`` of a group is a schedule already.
+        If ``optimizer`` is not an optimizer, or the ``lr`` of a group is already a schedule.
     ValueError
-        If ``last_epoch`` is not -1 and the rate that a group began with is not known.
+        If ``last_epoch`` is not -1 and the initial rate of a group is not known.
     """
 
-    #: The attributes that are functions, or lists of them: they are not saved.
+    #: The attributes that are functions, or lists of functions. These are not saved.
     functions: ClassVar[tuple[str, ...]] = ()
 
-    #: Whether the rate never depends on the rate before.
+    #: Whether a rate never depends on the one before it.
     is_absolute: ClassVar[bool] = False
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
@@ -61,7 +61,7 @@ class LRScheduler:
             self.write(lrs, self.last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
-        """Return the schedule of group number ``k``: a driver defines this."""
+        """Return the schedule of group number ``k``; subclasses define this."""
         raise NotImplementedError
 
     def next_lr(self, k: int, lr: float, epoch: int) -> float:
@@ -73,7 +73,7 @@ class LRScheduler:
         return self.move(lr, schedule(epoch - 1) if epoch > 0 else self.base_lrs[k], now)
 
     def move(self, lr: float, before: float, now: float) -> float:
-        """Return the rate that follows ``lr`` if the schedule goes from ``before`` to ``now``."""
+        """Return the rate that follows ``lr`` when the schedule goes from ``before`` to ``now``."""
         if now == before:
             return lr
         return now if lr == before or before == 0 else lr * (now / before)
@@ -84,7 +84,7 @@ class LRScheduler:
         self._last_lr = list(lrs)
 
     def begin(self) -> None:
-        """Make step 0 from the rates that the groups have."""
+        """Make step 0 from the present rates of the groups."""
         lrs = [self.next_lr(k, group["lr"], 0) for k, group in enumerate(self.optimizer.param_groups)]
         self.last_epoch = 0
         self.write(lrs, 0)
@@ -101,12 +101,12 @@ class LRScheduler:
         Parameters
         ----------
         epoch : int or None, default None
-            The step to go to, as if from 0. None: the next.
+            The step to jump to, independently of the steps so far. None: the next.
 
         Raises
         ------
         ValueError
-            If groups were added since this was built.
+            If groups were added since the driver was built.
         """
         groups = self.optimizer.param_groups
         if len(groups) != len(self.base_lrs):
@@ -127,9 +127,9 @@ class LRScheduler:
         return self._last_lr
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything but the optimizer, as plain Python.
+        """Return everything except the optimizer, as plain Python.
 
-        As in torch, functions are not saved; of a callable object, the ``__dict__`` is.
+        As in torch, functions are not saved, and a callable object is saved as its ``__dict__``.
         """
         saved = {name: value for name, value in vars(self).items() if name != "optimizer"}
         for name in self.functions:
@@ -138,18 +138,18 @@ class LRScheduler:
         return copied
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a saved state. The optimizer has its own ``load_state_dict``.
+        """Continue from a saved state. The optimizer has its own ``load_state_dict``.
 
         Raises
         ------
         TypeError, ValueError
-            If :meth:`state_dict` of such a driver did not return this. Nothing is changed then.
+            If this is not the state of such a driver. Nothing is changed then.
         """
         self.check_state_dict(state_dict)
         self.load_attributes(state_dict)
 
     def check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Raise unless this is a state of such a driver."""
+        """Raise unless this is the state of such a driver."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a dict from state_dict(), got {type(state_dict).__name__}")
         wanted = list(self.state_dict())
@@ -164,7 +164,7 @@ class LRScheduler:
             )
 
     def load_attributes(self, state_dict: Mapping[str, Any]) -> None:
-        """Take all attributes from a state that is known to be right."""
+        """Set all attributes from a checked state."""
         for name, value in state_dict.items():
             if name not in self.functions:
                 setattr(self, name, each(lambda item: item, value))
@@ -176,12 +176,12 @@ class LRScheduler:
 
 
 def initial_lrs(optimizer: Optimizer) -> dict[int, float]:
-    """Return the rate that each group began with, by the group's number; it is the optimizer's to save."""
+    """Return the initial rate of each group, by the group's number. The optimizer saves it."""
     return optimizer.parts.groups.initial_lrs
 
 
 def is_resumed(optimizer: Optimizer) -> bool:
-    """Return whether the rates were just loaded, together with those that the groups began with."""
+    """Return whether the rates were just loaded, together with the initial ones."""
     return optimizer.parts.groups.resumed_at == optimizer.step_count
 
 

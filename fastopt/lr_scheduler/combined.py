@@ -1,4 +1,4 @@
-"""The drivers of drivers."""
+"""Drivers that combine other drivers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .plateau import ReduceLROnPlateau
 
 
 class Combined(LRScheduler):
-    """The base of the two: it steps its members, and saves their states with its own."""
+    """The base of the two: it steps its members, and saves their states along with its own."""
 
     def __init__(self, optimizer: Optimizer | None, schedulers: Sequence[LRScheduler], last_epoch: int = -1) -> None:
         check_schedulers(type(self).__name__, optimizer, schedulers)
@@ -27,7 +27,7 @@ class Combined(LRScheduler):
         raise NotImplementedError
 
     def step_members(self, epoch: int) -> LRScheduler:
-        """Make a step of the members, and return the one that wrote the rates."""
+        """Step the members, and return the one that wrote the rates."""
         raise NotImplementedError
 
     def begin(self) -> None:
@@ -40,7 +40,7 @@ class Combined(LRScheduler):
         self.begin()
 
     def step(self, epoch: int | None = None) -> None:
-        """Make a step of the members; ``epoch`` has to be None."""
+        """Step the members; ``epoch`` must be None."""
         if epoch is not None:
             raise ValueError(f"{type(self).__name__}.step takes no epoch; step it from the beginning")
         self.last_epoch += 1
@@ -65,14 +65,14 @@ class Combined(LRScheduler):
 
 
 class SequentialLR(Combined):
-    """One driver after another, each from its step 0 at its milestone.
+    """One driver after another; each starts from its step 0 at its milestone.
 
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        Of this optimizer; no :class:`ReduceLROnPlateau`.
+        Drivers of this optimizer, except :class:`ReduceLROnPlateau`.
     milestones : sequence of int
-        One fewer, increasing.
+        In increasing order; one fewer than there are schedulers.
 
     Examples
     --------
@@ -113,17 +113,17 @@ class SequentialLR(Combined):
 
 
 class ChainedScheduler(Combined):
-    """Several drivers stepped together, each changing the rate that the one before it left: their factors multiply.
+    """Several drivers stepped together. Each changes the rate that the one before it left, so their factors multiply.
 
-    Drivers that ignore the rate before them (:class:`LambdaLR`, :class:`CyclicLR`, :class:`OneCycleLR`,
-    :class:`CosineAnnealingWarmRestarts`) undo the ones before them, as in torch; put them first.
+    As in torch, drivers that ignore the current rate (:class:`LambdaLR`, :class:`CyclicLR`, :class:`OneCycleLR`,
+    :class:`CosineAnnealingWarmRestarts`) undo the ones before them; put them first.
 
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        Of one optimizer; no :class:`ReduceLROnPlateau`.
+        Drivers of one optimizer, except :class:`ReduceLROnPlateau`.
     optimizer : Optimizer or None, default None
-        None: that of the first.
+        None: the optimizer of the first driver.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The drivers that cycle the momentum too: down while the rate goes up."""
+"""The drivers that also cycle the momentum: down while the rate goes up."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MomentumCycle(LRScheduler):
             raise ValueError(f"cycle_momentum=True: {type(optimizer).__name__} has neither momentum nor betas")
 
     def momentum(self, k: int, epoch: int) -> float:
-        """Return the momentum of group number ``k``: a driver defines this."""
+        """Return the momentum of group number ``k``; subclasses define this."""
         raise NotImplementedError
 
     def write(self, lrs: Sequence[float], epoch: int) -> None:
@@ -50,20 +50,20 @@ class MomentumCycle(LRScheduler):
 
 
 class CyclicLR(MomentumCycle):
-    """:class:`fastopt.schedules.triangular`, ``triangular2`` or ``exp_range``, and momentum the other way round.
+    """:class:`fastopt.schedules.triangular`, ``triangular2`` or ``exp_range``, and the inverse cycle for momentum.
 
     Parameters
     ----------
     base_lr, max_lr : float or list of float
-        For all groups, or for each.
+        One for all groups, or one for each.
     step_size_up : int, default 2000
     step_size_down : int or None, default None
-        None: as ``step_size_up``.
+        None: the same as ``step_size_up``.
     mode : {"triangular", "triangular2", "exp_range"}
     gamma : float, default 1
         For ``"exp_range"``.
     scale_fn : callable or None, default None
-        Instead of ``mode``: the height of the cycle, from the cycle's number (from 1) or the step.
+        Replaces ``mode``: the height of the cycle as a function of the cycle's number (from 1) or the step.
     scale_mode : {"cycle", "iterations"}
         The argument of ``scale_fn``.
     cycle_momentum : bool, default True
@@ -130,16 +130,16 @@ class CyclicLR(MomentumCycle):
 
 
 class OneCycleLR(MomentumCycle):
-    """:class:`fastopt.schedules.one_cycle`, and momentum the other way round.
+    """:class:`fastopt.schedules.one_cycle`, and the inverse cycle for momentum.
 
-    After the last step the rate stays (torch raises it once more, then an error).
+    After the last step the rate stays the same (torch raises it once more, and then raises an error).
 
     Parameters
     ----------
     max_lr : float or list of float
-        For all groups, or for each.
+        One for all groups, or one for each.
     total_steps : int or None, default None
-        None: ``epochs * steps_per_epoch``, which then must be given.
+        None: ``epochs * steps_per_epoch``, which must be given then.
     epochs, steps_per_epoch : int or None, default None
     pct_start, anneal_strategy, div_factor, final_div_factor, three_phase
         As in :class:`fastopt.schedules.one_cycle`.

@@ -1,4 +1,4 @@
-"""The drivers of one schedule."""
+"""The drivers that follow one schedule."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """Multiplied by ``gamma`` at each milestone; a milestone that is given twice counts twice.
+    """Multiplied by ``gamma`` at each milestone; a milestone given twice counts twice.
 
     Parameters
     ----------
@@ -314,7 +314,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         Parameters
         ----------
         epoch : float or None, >= 0, default None
-            The epoch to go to, such as ``epoch + batch / batches``. None: the next.
+            The epoch to jump to, such as ``epoch + batch / batches``. None: the next.
 
         Raises
         ------

@@ -17,20 +17,20 @@ class ReduceLROnPlateau(LRScheduler):
     Parameters
     ----------
     mode : {"min", "max"}
-        Whether lower or higher is better.
+        Whether a lower or a higher metric is better.
     factor : float, default 0.1
         Below 1.
     patience : int, default 10
-        How many steps without improvement are allowed.
+        The number of steps without improvement that are allowed.
     threshold : float, default 1e-4
-        An improvement is a change by more than this part of the best (``"rel"``), or by more than this (``"abs"``).
+        An improvement must exceed this fraction of the best metric (``"rel"``), or this amount (``"abs"``).
     threshold_mode : {"rel", "abs"}
     cooldown : int, default 0
-        How many steps after a reduction are not counted.
+        The number of steps after a reduction that are not counted.
     min_lr : float or list of float, default 0
-        For all groups, or for each.
+        One for all groups, or one for each.
     eps : float, default 1e-8
-        A rate that would change by no more than this stays.
+        A rate that would change by no more than this stays the same.
 
     Examples
     --------
@@ -73,14 +73,14 @@ class ReduceLROnPlateau(LRScheduler):
         self._last_lr = list(self.base_lrs)
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
-        """Take a metric into account, and reduce the rates if it is time.
+        """Record a metric, and reduce the rates if it is time.
 
         Parameters
         ----------
         metrics : float
             NaN is not an improvement.
         epoch : int or None, default None
-            The number of this step, if it is not one more than the last one's.
+            The number of this step. None: one more than the last step's.
         """
         metric = float(metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch

@@ -1,11 +1,11 @@
 """Schedules: pure functions of the step, for any keyword that takes one (lr, weight_decay, momentum).
 
-``schedule(step)`` gives a float for every integral step from 0. Each schedule is a frozen value in closed form: it
-keeps no state, its repr can be evaluated, it compares, hashes and pickles. A schedule with an end keeps its last value
-after it. Rates are finite numbers >= 0 and may rise as well as fall: a `floor` above `lr0` is fine.
+``schedule(step)`` returns a float for every integer step from 0. A schedule is a frozen value in closed form: it keeps
+no state, its repr can be evaluated, and it compares, hashes and pickles. After its end it keeps its last value. Rates
+are finite numbers >= 0 and may rise as well as fall: a `floor` above `lr0` is fine.
 
-Arguments are checked when a schedule is made. An argument of another type than its docstring names raises TypeError,
-one out of its range ValueError; so does a step that is not an integer >= 0.
+Arguments are checked when a schedule is made: the wrong type raises TypeError, a value out of range ValueError. A step
+that is not an integer >= 0 raises them when the schedule is called.
 
 Examples
 --------
@@ -61,6 +61,6 @@ __all__ = [
     "warmup_stable_decay",
 ]
 
-# Pickles, which name a class by its module, do not depend on the room that a schedule is in.
+# Pickles name a class by its module; they must not depend on the file that a schedule is in.
 for _name in __all__:
     globals()[_name].__module__ = __name__

@@ -1,4 +1,4 @@
-"""The base of all schedules: the kinds of their arguments, the shapes they are made of, `Schedule` and `lambda_`."""
+"""The base of all schedules: the types of their arguments, their shapes, `Schedule` and `lambda_`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ def progress(step: float, total: float) -> float:
 
 
 def on_line(start: float, end: float, x: float) -> float:
-    # from the nearer end: exact at both, never outside them
+    # From the nearer end, so that both ends are exact and no value lies outside them.
     return start + (end - start) * x if x < 0.5 else end - (end - start) * (1 - x)
 
 
@@ -28,9 +28,9 @@ def on_cosine(start: float, end: float, x: float) -> float:
 SHAPES = {"cos": on_cosine, "linear": on_line}
 
 
-# --- Arguments: a field's annotation carries its converters, `Schedule.__post_init__` applies them -------------------
+# --- Arguments: a field's annotation holds its converters, and `Schedule.__post_init__` applies them -----------------
 
-#: Takes a name and a value; returns the value that the schedule keeps, or raises.
+#: Takes a name and a value; returns the converted value, or raises.
 Converter: TypeAlias = Callable[[str, Any], Any]
 
 
@@ -48,7 +48,7 @@ def one_of(allowed: Allowed) -> Converter:
 
 def each(convert: Converter) -> Converter:
     def convert_each(where: str, values: Any) -> tuple[Any, ...]:
-        # a string can be iterated over, but is never meant as a sequence of numbers
+        # A string can be iterated over, but is never meant as a sequence of numbers.
         if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
             raise TypeError(f"{where}={values!r}: expected a sequence")
         return tuple(convert(f"{where}[{k}]", value) for k, value in enumerate(values))
@@ -105,7 +105,7 @@ def check_lengths(where: str, name: str, items: Sequence[object], boundaries: Se
 
 @dataclass(frozen=True)
 class Schedule:
-    """The base of all schedules, by which an optimizer distinguishes one from a number.
+    """The base of all schedules.
 
     Raises
     ------
@@ -132,7 +132,7 @@ class Schedule:
         return self.at(as_number("step", step, ranges.INDEX))
 
     def at(self, step: int) -> float:
-        """Return the value at `step`, which is not checked: a schedule defines this."""
+        """Return the value at `step`, which is not checked; subclasses define this."""
         raise NotImplementedError
 
 

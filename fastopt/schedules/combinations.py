@@ -9,7 +9,7 @@ from .base import Boundaries, Count, OneSchedule, Schedule, Schedules, check_len
 
 @dataclass(frozen=True)
 class join(Schedule):
-    """One schedule after another, each counting its steps from where it begins; torch's SequentialLR.
+    """One schedule after another, each counting steps from its own beginning; torch's SequentialLR.
 
     Parameters
     ----------

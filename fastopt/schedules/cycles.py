@@ -39,7 +39,7 @@ class cosine_restarts(Schedule):
         period = self.T_0
         if self.T_mult == 1:
             step %= period
-        # a logarithm would give the period directly, but it is rounded and misses restarts
+        # A logarithm would give the period directly, but rounding would make it miss restarts.
         while step >= period:
             step -= period
             period *= self.T_mult

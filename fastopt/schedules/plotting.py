@@ -1,4 +1,4 @@
-"""Examples of every schedule, and pictures of them."""
+"""An example of every schedule, and plots."""
 
 import math
 from collections.abc import Callable

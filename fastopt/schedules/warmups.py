@@ -74,7 +74,7 @@ class warmup_cosine(Schedule):
         Counted from step 0, the warmup included.
     floor : float, >= 0, default 0
     start : float, >= 0, default 0
-        The value at step 0. With zero, as in optax, the first step changes nothing but the state.
+        The value at step 0. With 0, as in optax, the first step changes only the state.
 
     References
     ----------

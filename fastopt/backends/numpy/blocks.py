@@ -30,7 +30,7 @@ class TableArrays(NamedTuple):
     averages: list[Array | None]
     accumulated: list[Array | None]
     #: For each array, the codec and scales of each slot in 8 bits.
-    scales: list[Sequence[tuple[quantize.Codec, Array] | None]]
+    scales: list[Sequence[tuple[quantize.Map, Array] | None]]
     #: The number of each array in the optimizer: its stream of random numbers.
     numbers: npt.NDArray[np.int64]
     #: Whether an array or one of its slots is stored in another dtype than the compute dtype.
@@ -113,7 +113,7 @@ class Block:
             codec, scales = found
             views[0][...], scales[...] = quantize.quantize(values, codec, random)
 
-    def codec_and_scales(self, stream: int) -> tuple[quantize.Codec, Array] | None:
+    def codec_and_scales(self, stream: int) -> tuple[quantize.Map, Array] | None:
         """Return the codec of a slot in 8 bits and the scales of its run; None if it is not in 8 bits."""
         of_slots = self.arrays.scales[self.first]
         found = of_slots[stream] if stream < len(of_slots) else None

@@ -1,4 +1,4 @@
-"""A function on arrays as a list of NumPy calls: traced once, then run block by block without making new arrays."""
+"""Functions on arrays as lists of NumPy calls: traced once, then run block by block without new arrays."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from ...arrays.dtypes import Array
 
 
 class Value(np.lib.mixins.NDArrayOperatorsMixin):
-    """Stands for an array while a function is traced: what is done with it is noted down."""
+    """A symbol that stands for an array while a function is traced; operations on it are recorded."""
 
-    def __init__(self, notes: Notes, number: int) -> None:
-        self.notes, self.number = notes, number
+    def __init__(self, trace: Trace, number: int) -> None:
+        self.trace, self.number = trace, number
 
     def __array_ufunc__(self, function: Any, method: str, *operands: Any, **options: Any) -> Value:
         if method != "__call__" or options:
             raise TypeError(f"rules: expected plain calls of NumPy's functions, got {function}.{method}, {options}")
-        return self.notes.take(function, operands)
+        return self.trace.record(function, operands)
 
     def __array_function__(self, function: Any, types: Any, operands: Sequence[Any], options: Any) -> Value:
         if function is not np.where:
             raise TypeError(f"rules: expected elementwise functions, got {function}")
-        return self.notes.take(where, operands)
+        return self.trace.record(where, operands)
 
 
-class Notes:
-    """The calls of a function that is traced, with the numbers of their operands.
+class Trace:
+    """The recorded calls of a traced function, with the numbers of their operands.
 
-    The inputs have the numbers from 0, the result of each call the next one.
+    The inputs are numbered from 0; the result of each call gets the next number.
     """
 
     def __init__(self, inputs: int) -> None:
         self.inputs = inputs
         self.calls: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
 
-    def take(self, function: Callable[..., Any], operands: Sequence[Any]) -> Value:
+    def record(self, function: Callable[..., Any], operands: Sequence[Any]) -> Value:
         if not all(isinstance(operand, Value) for operand in operands):
             raise TypeError(f"rules: {function}{operands}: numbers must come from the scalars of the rule")
         self.calls.append((function, tuple(operand.number for operand in operands)))
@@ -48,40 +48,40 @@ class Notes:
 class Program:
     """The calls of a function, with the place of each operand and result in a list of arrays.
 
-    In that list the inputs come first, then the arrays that ``scratch`` asks for.
+    The inputs come first in that list, then the scratch arrays.
 
     Parameters
     ----------
     function : callable
         Elementwise; returns a sequence of values.
     inputs : int
-        How many arguments it has.
+        The number of its arguments.
     targets : sequence of (int or None)
-        For each value the number of the input that becomes it, None where it may be anywhere. No other input is
-        written to.
+        For each returned value, the number of the input to overwrite with it; None if it may be anywhere. No other
+        input is written.
 
     Attributes
     ----------
     scratch : list of bool
-        What else the list must hold: for each array whether it is of bool, instead of the inputs' dtype.
+        For each scratch array, whether its dtype is bool; otherwise it is the inputs' dtype.
     results : list of int
-        The place of each value.
+        The place of each returned value.
     """
 
     def __init__(self, function: Callable[..., Sequence[Value]], inputs: int, targets: Sequence[int | None]) -> None:
-        notes = Notes(inputs)
-        values = [value.number for value in function(*[Value(notes, i) for i in range(inputs)])]
+        trace = Trace(inputs)
+        values = [value.number for value in function(*[Value(trace, i) for i in range(inputs)])]
         #: The target of each value that the function computes.
         home: dict[int, int] = {}
         for k, (value, target) in enumerate(zip(values, targets, strict=True)):
             if target is None or value == target:
                 continue
-            if value < inputs or value in home:  # a value that is some other array's too
-                values[k] = notes.take(copy, [Value(notes, value)]).number
+            if value < inputs or value in home:  # the value belongs to another array too
+                values[k] = trace.record(copy, [Value(trace, value)]).number
             home[values[k]] = target
         self.scratch: list[bool] = []
         self.calls: list[tuple[Callable[..., Any], Callable[[Sequence[Array | None]], Sequence[Any]]]] = []
-        places = self._place(notes, values, home, {target for target in targets if target is not None})
+        places = self._place(trace, values, home, {target for target in targets if target is not None})
         self.results = [
             places[value] if target is None else target for value, target in zip(values, targets, strict=True)
         ]
@@ -89,17 +89,17 @@ class Program:
             if places[value] != target:
                 self._call(copy, [places[value], target])
 
-    def _place(self, notes: Notes, values: list[int], home: dict[int, int], written: set[int]) -> list[int]:
-        """Find a place for the result of each call: that of a value which nothing reads any more, if there is one."""
-        inputs = notes.inputs
-        last_call = {number: k for k, (_, operands) in enumerate(notes.calls) for number in operands}
-        last_call |= dict.fromkeys(values, len(notes.calls))
+    def _place(self, trace: Trace, values: list[int], home: dict[int, int], written: set[int]) -> list[int]:
+        """Find a place for the result of each call: if possible, that of a value that no later call reads."""
+        inputs = trace.inputs
+        last_call = {number: k for k, (_, operands) in enumerate(trace.calls) for number in operands}
+        last_call |= dict.fromkeys(values, len(trace.calls))
         places = list(range(inputs))
         free = [i for i in written if i not in last_call]
-        for k, (function, operands) in enumerate(notes.calls):
+        for k, (function, operands) in enumerate(trace.calls):
             read_last = {places[number] for number in operands if last_call[number] == k}
             ending = [place for place in read_last if place >= inputs or place in written]
-            if function is not where:  # which writes before it has read all
+            if function is not where:  # it writes before it has read everything
                 free += ending
             place = self._fitting(free, inputs, function in COMPARISONS, home.get(inputs + k))
             free = [each for each in free if each != place]
@@ -110,13 +110,13 @@ class Program:
         return places
 
     def _fitting(self, free: list[int], inputs: int, is_bool: bool, target: int | None) -> int:
-        """Return a free place of the right dtype: the target, if that is one."""
+        """Return a free place of the right dtype; the target if it is free."""
         if target in free:
             return target
         for place in reversed(free):
             if place >= inputs and self.scratch[place - inputs] == is_bool:
                 return place
-            # Not the memory of an input for what is copied to another in the end: that copy may come later than others.
+            # A value with another target must not wait in an input's memory: its copy may come after other copies.
             if place < inputs and target is None and not is_bool:
                 return place
         self.scratch.append(is_bool)
@@ -126,7 +126,7 @@ class Program:
         self.calls.append((INTO.get(function, function), itemgetter(*places)))
 
     def run(self, arrays: Sequence[Array | None]) -> None:
-        """Make the calls; an array that no call uses may be None."""
+        """Run the calls. An array that no call uses may be None."""
         for function, places in self.calls:
             function(*places(arrays))
 
@@ -136,7 +136,7 @@ def copy(x: Array, out: Array) -> None:
 
 
 def where(condition: Array, a: Array, b: Array, out: Array) -> None:
-    """Choose bit by bit, which is ten times as fast as a copy under a mask."""
+    """Choose by bit operations, which is ten times as fast as a masked copy."""
     bits = np.dtype(f"u{out.itemsize}")
     chosen = out.view(bits)
     np.bitwise_xor(a.view(bits), b.view(bits), out=chosen)
@@ -146,7 +146,7 @@ def where(condition: Array, a: Array, b: Array, out: Array) -> None:
 
 COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
 
-#: Functions that NumPy 2.4 does not want their last array given to by position.
+#: Functions whose ``out`` NumPy 2.4 does not accept by position.
 INTO: dict[Callable[..., Any], Callable[..., Any]] = {
     np.maximum: lambda a, b, out: np.maximum(a, b, out=out),
     np.minimum: lambda a, b, out: np.minimum(a, b, out=out),

@@ -1,6 +1,6 @@
 """The same optimizers as textbook NumPy: readable, with a new array for every operation.
 
-The demo measures fastopt against them. A rule takes one parameter, its gradient, its state (an empty dict before the
+The demo compares fastopt with them. A rule takes one parameter, its gradient, its state (an empty dict before the
 first step) and the step number, from 1; it changes the parameter in place.
 """
 

@@ -118,7 +118,7 @@ def time_update(method: Method, digits: Digits, repeats: int) -> UpdateTime:
     times = []
     for _ in range(repeats):
         for step in steps:
-            # As in training: the update finds caches and cores in the state in which matrix products leave them.
+            # As in training, matrix products come first, so that caches and cores are in the same state.
             _, grads = mlp.loss_and_grads(ours, digits.x_train[:BATCH], digits.y_train[:BATCH])
             start = perf_counter_ns()
             step(grads)
