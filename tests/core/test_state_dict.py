@@ -294,7 +294,7 @@ def without(saved: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda saved: {**saved, "state": {"0": 3}}, TypeError, r"state\['0'\] is of type int"),
         (lambda saved: {**saved, "param_groups": {}}, TypeError, "'param_groups' is of type dict"),
         (lambda saved: {**saved, "param_groups": [3]}, TypeError, r"param_groups\[0\] is not a dict with the names"),
-        (lambda saved: {**saved, "param_groups": [{"lr": 1}]}, TypeError, r"param_groups\[0\] is no dict with the"),
+        (lambda saved: {**saved, "param_groups": [{"lr": 1}]}, TypeError, r"param_groups\[0\] is not a dict with the"),
         (lambda saved: {**saved, "options": {}}, ValueError, "options: expected"),
         (lambda saved: options(saved, initial_lr="x"), TypeError, r"param_groups\[0\]: 'initial_lr' is of type str"),
         (
