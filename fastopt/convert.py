@@ -105,23 +105,17 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     counterpart = found[0]
 
     slots = {index: as_slots(counterpart, index, sd["state"].get(index, {})) for index in indices}
-    likes = {name_of[index]: next(iter(slots[index].values()), np.zeros(())) for index in indices}
+    params = {name_of[index]: np.zeros_like(next(iter(slots[index].values()), 0.0)) for index in indices}
     group_of = {name_of[index]: k for k, group in enumerate(sd["param_groups"]) for index in group["params"]}
-    opt: Optimizer = getattr(optimizers, counterpart.name)(
-        Grouped(
-            {name: np.zeros_like(like) for name, like in likes.items()},
-            [as_options(counterpart, group) for group in sd["param_groups"]],
-            group_of,
-        )
-    )
+    grouped = Grouped(params, [as_options(counterpart, group) for group in sd["param_groups"]], group_of)
+    opt: Optimizer = getattr(optimizers, counterpart.name)(grouped)
     saved = state_dict.of(opt)
     for index, name in name_of.items():
         steps = as_number(sd["state"].get(index, {}).get("step", 1 if slots[index] else 0))
         missing = [slot for slot in rules.slots(opt.rule(opt.param_groups[group_of[name]])) if slot not in slots[index]]
         if steps and missing:
-            raise ValueError(
-                f"from_torch: the state of parameter {index} has no {[counterpart.slots[m] for m in missing]}"
-            )
+            lacking = [counterpart.slots[slot] for slot in missing]
+            raise ValueError(f"from_torch: the state of parameter {index} has no {lacking}")
         # An array that made no step may have no slots in torch; it keeps those of the new optimizer.
         saved["state"][name] = {**(saved["state"][name] if steps else {}), **slots[index], "step": np.array(int(steps))}
     for k, group in enumerate(sd["param_groups"]):

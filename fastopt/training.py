@@ -19,7 +19,29 @@ if TYPE_CHECKING:
 MODES = Choice("min", "max")
 
 
-class EarlyStopping:
+class Saveable:
+    """The base of the two: it saves and loads their attributes, except a schedule."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all attributes except a schedule, for the ``extra`` of :func:`fastopt.save`. Nothing is copied."""
+        return {name: value for name, value in vars(self).items() if name != "schedule"}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from a saved state.
+
+        Raises
+        ------
+        ValueError
+            If :meth:`state_dict` did not return this.
+        """
+        own = self.state_dict()
+        if not isinstance(state_dict, Mapping) or set(state_dict) != set(own):
+            raise ValueError(f"state_dict: expected that of a {type(self).__name__}, with the entries {list(own)}")
+        for name, value in state_dict.items():
+            setattr(self, name, list(value) if isinstance(value, list) else value)
+
+
+class EarlyStopping(Saveable):
     """Stop when a metric no longer improves, and go back to the best parameters.
 
     Parameters
@@ -135,22 +157,8 @@ class EarlyStopping:
         if opt is not None:
             opt.parts.follow_params(names)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all attributes, for the ``extra`` of :func:`fastopt.save`. The parameters are not copied."""
-        return dict(vars(self))
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from a saved state.
-
-        Raises
-        ------
-        ValueError
-            If :meth:`state_dict` did not return this.
-        """
-        load_attributes(self, state_dict)
-
-
-class SnapshotEnsemble:
+class SnapshotEnsemble(Saveable):
     """Keep several snapshots of a model from one run, and average their predictions or parameters.
 
     Parameters
@@ -274,35 +282,12 @@ class SnapshotEnsemble:
         if not self.snapshots:
             raise ValueError("there is no snapshot yet: update() has kept none")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all attributes except the schedule, for the ``extra`` of :func:`fastopt.save`. Nothing is copied."""
-        return {name: value for name, value in vars(self).items() if name != "schedule"}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from a saved state.
-
-        Raises
-        ------
-        ValueError
-            If :meth:`state_dict` did not return this.
-        """
-        load_attributes(self, state_dict)
-
 
 def count(name: str, value: Any) -> int:
     if isinstance(value, bool):
         raise ValueError(f"{name}={value!r}: expected {COUNT}")
     number: int = as_number(name, value, COUNT)
     return number
-
-
-def load_attributes(owner: EarlyStopping | SnapshotEnsemble, state_dict: Mapping[str, Any]) -> None:
-    """Set the attributes of ``owner`` from a result of its ``state_dict``."""
-    wanted = owner.state_dict()
-    if not isinstance(state_dict, Mapping) or set(state_dict) != set(wanted):
-        raise ValueError(f"state_dict: expected that of a {type(owner).__name__}, with the entries {list(wanted)}")
-    for name, value in state_dict.items():
-        setattr(owner, name, list(value) if isinstance(value, list) else value)
 
 
 def names_in(opt: Optimizer, params: Any) -> list[str]:
@@ -354,8 +339,5 @@ def copy_into(target: Any, source: Any) -> None:
 
 def mean(arrays: list[Array]) -> Array:
     """Return the mean of arrays, in the dtype of the first."""
-    total = np.zeros(arrays[0].shape)
-    for array in arrays:
-        total += array
-    found: Array = (total / len(arrays)).astype(arrays[0].dtype)
-    return found
+    total: Array = sum(arrays, np.zeros(arrays[0].shape))
+    return (total / len(arrays)).astype(arrays[0].dtype)

@@ -22,14 +22,6 @@ def thread_count(source: str, value: str | int) -> int:
 setting: int | None = None
 
 
-def wanted() -> int:
-    """Return the number of threads of a large step."""
-    global setting
-    if setting is None:
-        setting = default()
-    return setting
-
-
 def default() -> int:
     """Return the number that the environment gives, else the number of cores that this process may run on."""
     value = os.environ.get("FASTOPT_NUM_THREADS")
@@ -80,4 +72,7 @@ def get_num_threads() -> int:
     >>> fastopt.get_num_threads() >= 1
     True
     """
-    return wanted()
+    global setting
+    if setting is None:
+        setting = default()
+    return setting

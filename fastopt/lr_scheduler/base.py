@@ -79,21 +79,19 @@ class LRScheduler:
         return now if lr == before or before == 0 else lr * (now / before)
 
     def write(self, lrs: Sequence[float], epoch: int) -> None:
-        """Write the rates of a step into the groups."""
+        """Write the rates of step number ``epoch`` into the groups."""
+        self.last_epoch = epoch
         write_lrs(self.optimizer, lrs)
         self._last_lr = list(lrs)
 
     def begin(self) -> None:
         """Make step 0 from the present rates of the groups."""
         lrs = [self.next_lr(k, group["lr"], 0) for k, group in enumerate(self.optimizer.param_groups)]
-        self.last_epoch = 0
         self.write(lrs, 0)
 
     def restart(self) -> None:
         """Make step 0, whatever the rates are."""
-        lrs = [self.schedule(k)(0) for k in range(len(self.base_lrs))]
-        self.last_epoch = 0
-        self.write(lrs, 0)
+        self.write([self.schedule(k)(0) for k in range(len(self.base_lrs))], 0)
 
     def step(self, epoch: int | None = None) -> None:
         """Write the next rates into the groups; call it after ``optimizer.step``.
@@ -119,7 +117,6 @@ class LRScheduler:
             lrs = [self.next_lr(k, group["lr"], epoch) for k, group in enumerate(groups)]
         else:
             lrs = [self.schedule(k)(epoch) for k in range(len(groups))]
-        self.last_epoch = epoch
         self.write(lrs, epoch)
 
     def get_last_lr(self) -> list[float]:

@@ -22,17 +22,13 @@ class Combined(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self._schedulers = list(schedulers)
 
-    def begin_members(self) -> LRScheduler:
-        """Make step 0 of the members, and return the one that wrote the rates."""
-        raise NotImplementedError
-
-    def step_members(self, epoch: int) -> LRScheduler:
-        """Step the members, and return the one that wrote the rates."""
+    def advance(self, epoch: int) -> LRScheduler:
+        """Make step number ``epoch`` of the members, and return the one that wrote the rates."""
         raise NotImplementedError
 
     def begin(self) -> None:
         self.last_epoch = 0
-        self._last_lr = self.begin_members().get_last_lr()
+        self._last_lr = self.advance(0).get_last_lr()
 
     def restart(self) -> None:
         known = initial_lrs(self.optimizer)
@@ -44,7 +40,7 @@ class Combined(LRScheduler):
         if epoch is not None:
             raise ValueError(f"{type(self).__name__}.step takes no epoch; step it from the beginning")
         self.last_epoch += 1
-        self._last_lr = self.step_members(self.last_epoch).get_last_lr()
+        self._last_lr = self.advance(self.last_epoch).get_last_lr()
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
@@ -97,15 +93,12 @@ class SequentialLR(Combined):
             self.restart()
             self.last_epoch = last_epoch + 1
 
-    def begin_members(self) -> LRScheduler:
-        scheduler = self._schedulers[bisect_right(self._milestones, 0)]
-        scheduler.begin()
-        return scheduler
-
-    def step_members(self, epoch: int) -> LRScheduler:
+    def advance(self, epoch: int) -> LRScheduler:
         turn = bisect_right(self._milestones, epoch)
         scheduler = self._schedulers[turn]
-        if turn > 0 and self._milestones[turn - 1] == epoch:
+        if epoch == 0:
+            scheduler.begin()
+        elif turn > 0 and self._milestones[turn - 1] == epoch:
             scheduler.restart()
         else:
             scheduler.step()
@@ -139,14 +132,12 @@ class ChainedScheduler(Combined):
             optimizer = getattr(schedulers[0], "optimizer", None)
         super().__init__(optimizer, schedulers)
 
-    def begin_members(self) -> LRScheduler:
+    def advance(self, epoch: int) -> LRScheduler:
         for scheduler in self._schedulers:
-            scheduler.begin()
-        return self._schedulers[-1]
-
-    def step_members(self, epoch: int) -> LRScheduler:
-        for scheduler in self._schedulers:
-            scheduler.step()
+            if epoch == 0:
+                scheduler.begin()
+            else:
+                scheduler.step()
         return self._schedulers[-1]
 
 

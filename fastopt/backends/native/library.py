@@ -62,13 +62,13 @@ def has_threads() -> bool:
 if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
     SINGLE, DOUBLE = lib.FO_FLOAT32, lib.FO_FLOAT64
-    NULL, from_buffer = ffi.NULL, ffi.from_buffer
+    NULL = ffi.NULL
     RULES = {
         getattr(rules, ffi.string(lib.fo_rule_name(number)).decode()): number for number in range(lib.fo_rule_count())
     }
     SOURCES: dict[Source, int] = {"param": lib.FO_PARAM, "clipped_grad": lib.FO_CLIPPED_GRAD, "grad": lib.FO_GRAD}
     use_isa(os.environ.get("FASTOPT_ISA") or None)
-    threads.wanted()  # so that a wrong FASTOPT_NUM_THREADS raises here, and not in the first step
+    threads.get_num_threads()  # so that a wrong FASTOPT_NUM_THREADS raises here, and not in the first step
 
 
 def number_of(dtype: np.dtype[Any]) -> int:

@@ -13,21 +13,7 @@ from ...arrays.memory import address, are_like
 from .. import threads
 from ..table import ArrayExtras, HyperRow, Source
 from . import ndarrays
-from .library import (
-    ARRAY,
-    DOUBLE,
-    NO_SCALARS,
-    NULL,
-    READING,
-    ROW,
-    RULES,
-    SINGLE,
-    SOURCES,
-    ffi,
-    from_buffer,
-    lib,
-    number_of,
-)
+from .library import ARRAY, DOUBLE, NO_SCALARS, NULL, READING, ROW, RULES, SINGLE, SOURCES, ffi, lib, number_of
 from .ndarrays import C_ORDER, WRITEABLE, addresses_of, find_memory, memory_of
 
 
@@ -108,6 +94,7 @@ class NativeTable:
         return True
 
     def point_to(self, grads: Sequence[Array | None]) -> None:
+        from_buffer = ffi.from_buffer
         self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
         self.grads[0 : self.count] = self.grad_owners
 
@@ -120,12 +107,12 @@ class NativeTable:
     def step(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
         self.set_hyper_rows(hyper_rows)
         counts = self.counts if is_counted else NULL
-        lib.fo_step(self.arrays, self.grads, self.count, self.hyper_rows, threads.wanted(), counts)
+        lib.fo_step(self.arrays, self.grads, self.count, self.hyper_rows, threads.get_num_threads(), counts)
 
     def accumulate(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
         self.set_hyper_rows(hyper_rows)
         counts = self.counts if is_counted else NULL
-        lib.fo_accumulate(self.arrays, self.grads, self.count, self.hyper_rows, threads.wanted(), counts)
+        lib.fo_accumulate(self.arrays, self.grads, self.count, self.hyper_rows, threads.get_num_threads(), counts)
 
     def sum_products(
         self, hyper_rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
@@ -134,7 +121,7 @@ class NativeTable:
         into = self.partials, self.readings
         read = self.arrays, self.grads, self.count, self.hyper_rows
         sources = SOURCES.get(left, left), SOURCES.get(right, right)
-        lib.fo_sum_products(*read, *sources, count_nonfinite, *into, threads.wanted())
+        lib.fo_sum_products(*read, *sources, count_nonfinite, *into, threads.get_num_threads())
         if count_nonfinite:
             self.nonfinite = self.read["nonfinite"].copy()
         sums: npt.NDArray[np.float64] = self.read["sum"].copy()
@@ -158,7 +145,7 @@ def add_runs(runs: Array, sums: npt.NDArray[np.float64]) -> None:
     """Add the squares of each run, as axis_sums.add_runs does."""
     values = np.ascontiguousarray(runs)
     into = ffi.from_buffer("double[]", sums, require_writable=True)
-    lib.fo_sum_squares(from_buffer(values), number_of(values.dtype), *values.shape, into)
+    lib.fo_sum_squares(ffi.from_buffer(values), number_of(values.dtype), *values.shape, into)
 
 
 def set_extras(column: Any, extras: ArrayExtras) -> None:

@@ -100,7 +100,7 @@ class NumpyTable:
 
     def threads(self) -> int:
         """Return how many threads a step has."""
-        return min(threads.wanted(), MAX_THREADS) if self.size >= MIN_SIZE_FOR_THREADS else 1
+        return min(threads.get_num_threads(), MAX_THREADS) if self.size >= MIN_SIZE_FOR_THREADS else 1
 
     def cut(self) -> None:
         """Cut the arrays that have a gradient into blocks, again if rows, gradients or threads changed."""
