@@ -175,12 +175,12 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
         if "initial_lr" in group:
             options["initial_lr"] = group["initial_lr"]
         groups.append({**options, "params": list(range(index, index + len(group["params"])))})
-        wanted = rules.slots(opt.rule(opt.param_groups[k]))
+        slots = rules.slots(opt.rule(opt.param_groups[k]))
         for name in group["params"]:
             entries = saved["state"][name]
-            if entries["step"] and (wanted or counterpart.counts):
+            if entries["step"] and (slots or counterpart.counts):
                 tensors = {
-                    counterpart.slots[slot]: torch.from_numpy(np.array(entries[slot], order="C")) for slot in wanted
+                    counterpart.slots[slot]: torch.from_numpy(np.array(entries[slot], order="C")) for slot in slots
                 }
                 step = {"step": torch.tensor(float(entries["step"]))} if counterpart.counts else {}
                 states[index] = {**step, **tensors}

@@ -112,7 +112,7 @@ class Branch:
                     except KeyError:
                         pass
                 return self.children_with_gaps(structure, what)
-            wanted = f"a dict with the keys {self.keys}"
+            expected = f"a dict with the keys {self.keys}"
         elif isinstance(structure, (list, tuple)):
             if len(structure) == len(self.keys):
                 return structure
@@ -121,9 +121,9 @@ class Branch:
                 "give None for an array that has no gradient"
             )
         else:
-            wanted = f"a list or tuple of {len(self.keys)} entries"
+            expected = f"a list or tuple of {len(self.keys)} entries"
         raise TypeError(
-            f"{self.place(what)}: expected {wanted}, as in the parameters, got {type(structure).__name__}; "
+            f"{self.place(what)}: expected {expected}, as in the parameters, got {type(structure).__name__}; "
             "give the same structure as the parameters"
         )
 

@@ -19,12 +19,12 @@ def uninterrupted(*calls: Callable[[], None]) -> None:
         for call in calls:
             call()
         return
-    came: list[tuple[int, FrameType | None]] = []
+    pending: list[tuple[int, FrameType | None]] = []
     try:
-        signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+        signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
         for call in calls:
             call()
     finally:
         signal.signal(signal.SIGINT, handler)
-        if came:
-            handler(*came[-1])
+        if pending:
+            handler(*pending[-1])

@@ -94,13 +94,11 @@ class Packer:
                 f"{'.'.join(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}"
             )
         # Characters that could make the key a file's path are escaped.
-        wanted = key = re.sub(
-            r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path)
-        )
+        base = key = re.sub(r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path))
         number = 1
         while key in self.arrays:
             number += 1
-            key = f"{wanted}~{number}"
+            key = f"{base}~{number}"
         # Not ascontiguousarray, which would add a dimension to an array of none.
         self.arrays[key] = np.asarray(array, order="C")
         return key

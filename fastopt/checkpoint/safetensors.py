@@ -69,13 +69,13 @@ def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
 def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, Entry]:
     """Return the entries of a header, after a check that they fill ``size`` bytes."""
     entries = {key: checked_entry(key, fields) for key, fields in header.items()}
-    reached = 0
+    position = 0
     for begin, end in sorted((entry.begin, entry.end) for entry in entries.values()):
-        if begin != reached:
-            raise ValueError(f"its arrays overlap or leave a gap at byte {reached}")
-        reached = end
-    if reached != size:
-        raise ValueError(f"its arrays end at byte {reached} of {size}")
+        if begin != position:
+            raise ValueError(f"its arrays overlap or leave a gap at byte {position}")
+        position = end
+    if position != size:
+        raise ValueError(f"its arrays end at byte {position} of {size}")
     return entries
 
 

@@ -131,7 +131,7 @@ def main(argv: Sequence[str]) -> int:
 
     elements = args.elements or (1_000_000 if args.quick else 25_000_000)
     largest = args.elements or (1 << 20 if args.quick else 1 << 26)
-    precisions, left_out = available(PRECISIONS)
+    precisions, omitted = available(PRECISIONS)
     by_optimizer = [
         Job(name, getattr(optimizers, name), FLOAT32._replace(options=OPTIONS.get(name, {})), matrices(elements))
         for name in sorted(optimizers.__all__, key=str.casefold)
@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"memory limit: {limits / 1e9:.1f} GB/s, read and written in place; arrays that stay in cache can exceed it")
     print(f"\none step, {elements:,} elements of float32, matrices: {len(matrices(elements))}\n{table(of_optimizers)}")
     print(f"\none step of Adam, the same in each precision\n{table(of_precisions)}")
-    for line in left_out:
+    for line in omitted:
         print(line)
     if args.plot is not None:
         try:
@@ -228,17 +228,17 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 def available(precisions: Sequence[Precision]) -> tuple[list[Precision], list[str]]:
     """Return the precisions that Adam takes here, and for each of the others a line with the reason."""
-    accepted, left_out = [], []
+    accepted, omitted = [], []
     for precision in precisions:
         try:
             params = [np.ones(SMALLEST, dtype_of(precision.param))]
             optimizers.Adam(params, **precision.options).step([np.ones(SMALLEST, dtype_of(precision.grad))])
             accepted.append(precision)
         except ImportError as error:
-            left_out.append(f"{precision.name}: left out, {error.name} is not installed")
+            omitted.append(f"{precision.name}: left out, {error.name} is not installed")
         except (TypeError, ValueError) as error:
-            left_out.append(f"{precision.name}: left out, Adam does not take it: {error}")
-    return accepted, left_out
+            omitted.append(f"{precision.name}: left out, Adam does not take it: {error}")
+    return accepted, omitted
 
 
 def progress(jobs: list[Job]) -> Iterable[Job]:
@@ -285,7 +285,7 @@ def measure(job: Job, limit: Callable[[], float], seconds: float) -> Result:
     # The first step makes the slots.
     step()
     steps = min(200, max(1, int(TURN / step())))
-    moved = bytes_moved(opt, params, grads)
+    size = bytes_moved(opt, params, grads)
     times: list[float] = []
     limits: list[float] = []
     begin = time.perf_counter()
@@ -294,8 +294,8 @@ def measure(job: Job, limit: Callable[[], float], seconds: float) -> Result:
         limits.append(limit())
         turn = [step() for _ in range(steps)]
         times.append(median(turn[1:] or turn))
-    share = median(moved / each_limit / each for each_limit, each in zip(limits, times, strict=True))
-    return Result(job, sum(p.size for p in params), moved, median(times), share, median(limits))
+    share = median(size / each_limit / each for each_limit, each in zip(limits, times, strict=True))
+    return Result(job, sum(p.size for p in params), size, median(times), share, median(limits))
 
 
 def bytes_moved(opt: Optimizer, params: Sequence[Array], grads: Sequence[Array]) -> int:
@@ -303,11 +303,11 @@ def bytes_moved(opt: Optimizer, params: Sequence[Array], grads: Sequence[Array])
 
     It reads the gradients, and reads and writes the parameters and the state. It only writes a parameter with a master.
     """
-    moved = sum(grad.nbytes for grad in grads)
+    size = sum(grad.nbytes for grad in grads)
     for param, state in zip(params, opt.state.values(), strict=True):
-        moved += param.nbytes if "master" in state else 2 * param.nbytes
-        moved += sum(2 * slot.nbytes for slot in state.values() if slot.ndim > 0)
-    return moved
+        size += param.nbytes if "master" in state else 2 * param.nbytes
+        size += sum(2 * slot.nbytes for slot in state.values() if slot.ndim > 0)
+    return size
 
 
 def table(results: Sequence[Result]) -> str:

@@ -149,10 +149,10 @@ class LRScheduler:
         """Raise unless this is the state of such a driver."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a dict from state_dict(), got {type(state_dict).__name__}")
-        wanted = list(self.state_dict())
-        if sorted(state_dict) != sorted(wanted):
+        entries = list(self.state_dict())
+        if sorted(state_dict) != sorted(entries):
             raise ValueError(
-                f"state_dict: expected that of a {type(self).__name__}, with the entries {wanted}, got "
+                f"state_dict: expected that of a {type(self).__name__}, with the entries {entries}, got "
                 f"{list(state_dict)}"
             )
         if len(state_dict["_last_lr"]) != len(self._last_lr):

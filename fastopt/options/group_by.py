@@ -109,7 +109,7 @@ def matching(pattern: str, names: Sequence[str]) -> list[str]:
     return found
 
 
-def check_unique(what: str, given: Sequence[str]) -> None:
-    twice = [item for item, count in Counter(given).items() if count > 1]
-    if twice:
-        raise ValueError(f"group_by: the {what} {twice} are there more than once; give each once")
+def check_unique(what: str, items: Sequence[str]) -> None:
+    duplicates = [item for item, count in Counter(items).items() if count > 1]
+    if duplicates:
+        raise ValueError(f"group_by: the {what} {duplicates} are there more than once; give each once")

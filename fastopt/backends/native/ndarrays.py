@@ -63,22 +63,22 @@ def knows_ndarrays() -> bool:
     if sys.implementation.name != "cpython":
         return False
     array, other = np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)
-    fixed = np.zeros((2, 3), np.float32)
-    fixed.flags.writeable = False
+    read_only = np.zeros((2, 3), np.float32)
+    read_only.flags.writeable = False
     found = ffi.new("void *[]", 1)
 
     def is_found(candidate: Array, dtype: np.dtype[Any] = FLOAT32, flags: int = C_ORDER) -> bool:
         models, dtypes = addresses_of([array]), addresses_of([dtype])
         return find_memory(addresses_of([candidate]), models, dtypes, flags, found)
 
-    wrong = [other, other.T, np.float32(0), np.zeros((2, 3)), np.zeros(2, np.float32), np.ma.zeros((2, 3), np.float32)]
+    unlike = [other, other.T, np.float32(0), np.zeros((2, 3)), np.zeros(2, np.float32), np.ma.zeros((2, 3), np.float32)]
     return (
         is_found(array, flags=C_ORDER | WRITEABLE)
         and int(ffi.cast("uintptr_t", found[0])) == address(array)
-        and is_found(fixed)
-        and not is_found(fixed, flags=WRITEABLE)
+        and is_found(read_only)
+        and not is_found(read_only, flags=WRITEABLE)
         and not is_found(array, np.dtype(np.float64))
-        and not any(map(is_found, wrong))
+        and not any(map(is_found, unlike))
     )
 
 
