@@ -68,7 +68,7 @@ def checked_copy(name: str, copy: Any, param: Array) -> Array:
 
 
 def check_copied(name: str, param: Any) -> None:
-    """Raise unless a parameter has the dtype that may have copies."""
+    """Raise unless a parameter has the one dtype that can have copies."""
     if param.dtype != "float32":
         raise TypeError(f"copy_to: {name!r} is a copy of a parameter of {param.dtype}; expected one of float32")
 
@@ -101,16 +101,12 @@ def check_slot(where: str, slot: Any, param: Array, dtype: np.dtype[Any]) -> Non
     if not isinstance(slot, np.ndarray) or slot.dtype != dtype:
         found = f"an array of {slot.dtype}" if isinstance(slot, np.ndarray) else described(slot)
         raise TypeError(f"{where} is {found}; expected a NumPy array of {dtype}, as when it was made")
-    if slot.shape != param.shape or not (is_laid_out_like(param, slot) and slot.flags.writeable):
+    is_contiguous = slot.flags.c_contiguous if param.flags.c_contiguous else slot.flags.f_contiguous
+    if slot.shape != param.shape or not (is_contiguous and slot.flags.aligned and slot.flags.writeable):
         raise ValueError(
             f"{where} has shape {slot.shape}, strides {slot.strides}; expected one of shape {param.shape}, writeable, "
             f"in its parameter's order of memory; write into the slot instead: {where}[...] = values"
         )
-
-
-def is_laid_out_like(param: Array, array: Array) -> bool:
-    """Return whether an array is contiguous in its parameter's order of memory, and aligned."""
-    return array.flags.aligned and (array.flags.c_contiguous if param.flags.c_contiguous else array.flags.f_contiguous)
 
 
 def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
@@ -211,9 +207,10 @@ def grad_in_memory_order(name: str, grad: Any, param: Array) -> tuple[Array, boo
     if grad.dtype not in NATIVE_GRADS and not is_bfloat16(grad.dtype):
         with np.errstate(all="ignore"):
             grad = grad.astype(compute_dtype(param.dtype))
-    if not is_laid_out_like(param, grad):
-        grad = np.array(grad, order="C" if param.flags.c_contiguous else "F")
-    return (grad if param.flags.c_contiguous else grad.T), grad is given
+    is_c_order = param.flags.c_contiguous
+    if not (grad.flags.c_contiguous if is_c_order else grad.flags.f_contiguous) or not grad.flags.aligned:
+        grad = np.array(grad, order="C" if is_c_order else "F")
+    return (grad if is_c_order else grad.T), grad is given
 
 
 def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
@@ -248,7 +245,7 @@ def check_can_clear(name: str, grad: Any) -> None:
 
 
 def refuse_shared(name: str, other: str) -> None:
-    """Raise for two gradients that are cleared."""
+    """Raise for two gradients that share memory and are to be cleared."""
     raise ValueError(
         f"grads: {name!r} and {other!r} share memory, and zero_grads=True would clear the one before the other is "
         "read; give copies"

@@ -10,14 +10,14 @@ from typing import Any
 from ..arithmetic.pipeline import StageFlags, StageScalars
 from .table import CLEAR, FINISH, UPDATE, HyperRow
 
-#: Returns the stages' numbers of a row, in double precision.
+#: Returns the stages' scalars of a row, in double precision.
 stage_values = attrgetter(*StageScalars._fields)
 
 
 def stage_flags(
     hyper: HyperRow, real: Callable[[float], Any], clip_norm: bool, clip_global_norm: bool, has_average: bool
 ) -> StageFlags:
-    """Return the stages of a pass with this row; ``real``: the compute dtype."""
+    """Return the stages of a pass with this row; ``real`` is the compute dtype."""
     return StageFlags(
         hyper.grad_scale != 1,
         hyper.mean != 0,

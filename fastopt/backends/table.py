@@ -16,14 +16,14 @@ from ..arrays.dtypes import Array
 UPDATE, CLEAR, FINISH = 1, 2, 4
 WHOLE_PASS = UPDATE | CLEAR | FINISH
 
-#: The order of sums, as in csrc/fastopt.h: the elements of a chunk are added in LANES running sums, then folded in
-#: halves; chunks are added in index order.
+#: The order of sums, as in csrc/fastopt.h: the elements of a chunk are added in LANES running sums, which are folded in
+#: halves. Chunks are added in index order.
 CHUNK = 4096
 LANES = 16
 
 
 class HyperRow(NamedTuple):
-    """One row of the hyperparameter table, in double precision; csrc/fastopt.h says what each field does."""
+    """One row of the hyperparameter table, in double precision; csrc/fastopt.h describes each field."""
 
     rule: Rule
     grad_scale: float

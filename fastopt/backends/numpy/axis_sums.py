@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arrays.dtypes import Array
-from .lanes import CHUNK, fold_lanes, fold_rows, rows_of_lanes
+from ..table import CHUNK
+from .lanes import fold_lanes, fold_rows, rows_of_lanes
 from .workers import buffers
 
 #: Adds the squares of an array (outer, size, inner) over its second axis to sums of shape (outer, inner).

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from ...arithmetic import halves, quantize
 from ...arithmetic.dither import SCALE_BLOCK, random_bits
 from ...arrays.dtypes import Array, compute_dtype
-from ..table import HyperRow
+from ..table import CHUNK, HyperRow
 from .calls import Program
-from .lanes import CHUNK, fold_rows, rows_of_lanes
+from .lanes import fold_rows, rows_of_lanes
 from .workers import buffers
 
 #: Arrays of at most this many elements share a block. Each is then one chunk, so that its partial sum is its sum.

@@ -11,7 +11,6 @@ import math
 import numpy as np
 
 from ...arrays.dtypes import FLOAT64, Array
-from ..table import CHUNK as CHUNK
 from ..table import LANES
 from .workers import buffers
 
