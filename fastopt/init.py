@@ -148,7 +148,7 @@ def variance_scaling(
         Above 0.
     mode : {"fan_in", "fan_out", "fan_avg"}
     distribution : {"truncated_normal", "normal", "uniform"}
-        The truncated distribution has no value beyond two standard deviations of the normal distribution it comes from.
+        The truncated distribution has no values outside two standard deviations of the original normal distribution.
     layout : {"in_out", "out_in"}
     dtype : dtype, default float32
 
@@ -238,11 +238,11 @@ def truncated_normal(rng: Generator, shape: tuple[int, ...]) -> Array:
     """Return standard normal values between -2 and 2; values outside are drawn again."""
     values = rng.normal(size=shape)
     while True:
-        beyond = np.abs(values) > 2
-        count = int(beyond.sum())
+        outside = np.abs(values) > 2
+        count = int(outside.sum())
         if count == 0:
             return values
-        values[beyond] = rng.normal(size=count)
+        values[outside] = rng.normal(size=count)
 
 
 def squared(gain: float) -> float:

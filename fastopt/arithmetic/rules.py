@@ -1,11 +1,12 @@
-"""Every rule, once: what an optimizer does to a parameter ``p``, given its gradient ``g`` and its slots.
+"""Every rule, stated once: how an optimizer updates a parameter ``p``, given its gradient ``g`` and its slots.
 
 ``csrc/rules.h`` is made from this file by ``csrc/tools/make_rules.py``, comments included; the two give the same bits.
-A rule works on arrays or scalars. Its scalars ``h`` are a tuple of named numbers in the compute dtype, made once a step
-by :meth:`fastopt.Optimizer.hyper`; its slots are its arguments after ``g``. It returns the new parameter and slots.
+A rule works on arrays or scalars. Its scalars ``h`` are a tuple of named numbers in the compute dtype, which
+:meth:`fastopt.Optimizer.hyper` makes once per step. Its slots are its arguments after ``g``. It returns the new
+parameter and slots.
 
-No numeric literals, no ``**``, and only the functions of ``operations.py``: so the same rules can be compiled for a GPU
-in one precision, and made into C.
+Rules have no numeric literals and no ``**``, and call only the functions of ``operations.py``, so that they can be
+compiled for a GPU in one precision, and translated into C.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def choice(backend: str | None) -> str:
     ValueError
         If the name is not one of the choices.
     RuntimeError
-        If it is not available here; says why.
+        If it is not available here; the message says why.
     """
     source, name = request(backend)
     if name is None:
@@ -54,7 +54,7 @@ def backend_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]
     ValueError
         If another backend is requested.
     RuntimeError
-        If it is not available here; says why.
+        If it is not available here; the message says why.
     """
     chosen, (source, name) = choice(backend), request(backend)
     device_name = next((n for n, a in zip(names, arrays, strict=True) if is_on_device(a)), None)

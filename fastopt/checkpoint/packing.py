@@ -53,7 +53,7 @@ class Packer:
         Raises
         ------
         TypeError
-            If a checkpoint can't hold a part of it; says which.
+            If a checkpoint can't hold a part of it; the message says which.
         """
         if value is None or isinstance(value, (bool, int, str)):
             return value

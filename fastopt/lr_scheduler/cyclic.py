@@ -67,7 +67,7 @@ class CyclicLR(MomentumCycle):
     scale_mode : {"cycle", "iterations"}
         The argument of ``scale_fn``.
     cycle_momentum : bool, default True
-        Whether to write ``momentum``, or the first of ``betas``, too. ValueError if there is neither.
+        Whether to write ``momentum``, or the first of ``betas``, as well. Raises ValueError if there is neither.
     base_momentum, max_momentum : float or list of float, default 0.8 and 0.9
 
     Examples
@@ -144,7 +144,7 @@ class OneCycleLR(MomentumCycle):
     pct_start, anneal_strategy, div_factor, final_div_factor, three_phase
         As in :class:`fastopt.schedules.one_cycle`.
     cycle_momentum : bool, default True
-        Whether to write ``momentum``, or the first of ``betas``, too. ValueError if there is neither.
+        Whether to write ``momentum``, or the first of ``betas``, as well. Raises ValueError if there is neither.
     base_momentum, max_momentum : float or list of float, default 0.85 and 0.95
 
     Examples

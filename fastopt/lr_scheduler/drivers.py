@@ -264,11 +264,11 @@ class CosineAnnealingLR(LRScheduler):
     def schedule(self, k: int) -> Callable[[int], float]:
         half_period = schedules.cosine(self.base_lrs[k], self.T_max, self.eta_min)
 
-        def to_and_fro(epoch: int) -> float:
+        def wave(epoch: int) -> float:
             halves, x = divmod(epoch, self.T_max)
             return half_period(self.T_max - x if halves % 2 else x)
 
-        return to_and_fro
+        return wave
 
     def move(self, lr: float, before: float, now: float) -> float:
         if lr == before:

@@ -72,7 +72,7 @@ class Common(TypedDict, total=False):
         At least 1; each array counts its own steps.
     copy_to : array or structure of arrays, optional
         float16 or bfloat16 arrays in the structure of the (float32) parameters, None for no copy. The parameters are
-        written there too, rounded to nearest, at once and in every step's pass.
+        written there too, rounded to nearest: when the optimizer is built, and in the pass of every step.
     state_dtype : {"bfloat16", "uint8"}, optional
         Store slots in fewer bits; :mod:`fastopt.quantize` describes uint8 (``state[name]["m_scale"]`` holds the
         scales). They are rounded up or down so that their mean is kept. For parameters whose compute dtype is float32.

@@ -63,7 +63,7 @@ def draw_losses(ax: Axes, runs: Sequence[Run]) -> None:
 
 
 def draw_lr(ax: Axes, run: Run) -> None:
-    """Draw the schedule relative to its peak, since the runs differ in the peak alone."""
+    """Draw the schedule relative to its peak, since the runs differ only in the peak."""
     epochs = np.linspace(0, len(run.losses), len(run.lrs))
     ax.plot(epochs, np.array(run.lrs) / run.method.peak_lr, linewidth=2, color=COLOURS[0])
     ax.set(title="Learning rate: warmup_cosine", xlabel="epoch", ylabel="share of peak rate")
