@@ -51,12 +51,7 @@ COUNTERPARTS = (
 )
 
 #: Entries of torch's groups that select its implementation.
-IMPLEMENTATION_ENTRIES: Mapping[str, Any] = {
-    "foreach": None,
-    "capturable": False,
-    "differentiable": False,
-    "fused": None,
-}
+RUNTIME_ENTRIES: Mapping[str, Any] = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
 #: Entries of torch's groups that its learning-rate schedulers add.
 SCHEDULER_ENTRIES = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
 
@@ -176,7 +171,7 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
     index = 0
     for k, group in enumerate(saved["param_groups"]):
         values = {name: value_at(plain(opt.param_groups[k][name]), opt.step_count) for name in counterpart.options}
-        options = {**values, "maximize": opt.param_groups[k]["maximize"], **IMPLEMENTATION_ENTRIES, **counterpart.more}
+        options = {**values, "maximize": opt.param_groups[k]["maximize"], **RUNTIME_ENTRIES, **counterpart.more}
         if "initial_lr" in group:
             options["initial_lr"] = group["initial_lr"]
         groups.append({**options, "params": list(range(index, index + len(group["params"])))})
@@ -201,7 +196,7 @@ def counterpart_of(group: Mapping[str, Any]) -> Counterpart:
     ValueError
         If no optimizer has them.
     """
-    options = set(group).difference(IMPLEMENTATION_ENTRIES, SCHEDULER_ENTRIES, ("params", "param_names", "maximize"))
+    options = set(group).difference(RUNTIME_ENTRIES, SCHEDULER_ENTRIES, ("params", "param_names", "maximize"))
     for row in COUNTERPARTS:
         if options == {*row.options, *row.more} and all(group[name] == value for name, value in row.more.items()):
             return row
