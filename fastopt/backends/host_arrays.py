@@ -123,9 +123,9 @@ def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
     return slot.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
 
 
-def zeros(shape: tuple[int, ...], dtype: np.dtype[Any], param: Array) -> Array:
-    """Return a new array of zeros in C order, on the parameter's device."""
-    return np.zeros(shape, dtype)
+def full(shape: tuple[int, ...], value: float, dtype: np.dtype[Any], param: Array) -> Array:
+    """Return a new array in C order, full of ``value``, on the parameter's device."""
+    return np.full(shape, value, dtype)
 
 
 def owner(array: Array | None) -> Array | None:
@@ -148,19 +148,9 @@ def write(array: Array, values: Array) -> None:
     array[...] = values
 
 
-def scales(count: int, value: float, param: Array) -> Array:
-    """Return new scales of a slot in 8 bits, all of this value."""
-    return np.full(count, value, FLOAT32)
-
-
 def to_device_of(array: Array, values: Array) -> Array:
     """Return values on the device of an array."""
     return values
-
-
-def number(value: float, param: Array) -> Array:
-    """Return a new array of no dimensions, for a number in an array's state."""
-    return np.full((), value)
 
 
 def clear(array: Array) -> None:

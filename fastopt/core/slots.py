@@ -88,7 +88,7 @@ class Slots:
                 if number not in measured or backend.on_host:
                     entries.set_entry(number, progress.number_of(i, k))
                 elif number not in entries:
-                    entries.set_entry(number, backend.ops.number(initial, param))
+                    entries.set_entry(number, backend.ops.full((), initial, FLOAT64, param))
 
     def prepare(
         self,
@@ -149,7 +149,7 @@ class Slots:
         ops = backend.ops
         dtype, shape = ops.compute_dtype(computed.dtype), hooks.slot_shape(slot, computed)
         if shape != computed.shape:
-            zeros = ops.zeros(shape, dtype, computed)
+            zeros = ops.full(shape, 0.0, dtype, computed)
             return self.entry(name, slot, zeros, dtype, lambda: zeros, backend), None
         state_dtype = None if slot in hooks.exact else self.options.state_dtype
         stored_in = storage.slot_storage(state_dtype, computed.size)
@@ -165,7 +165,7 @@ class Slots:
         codec = storage.codec_of(slot in hooks.non_negative)
         code, scale = storage.constant(value, codec)
         codes = self.entry(name, slot, computed, CODE, partial(ops.slot_like, computed, code, CODE), backend)
-        new = ops.scales(-(-computed.size // dither.SCALE_BLOCK), scale, computed)
+        new = ops.full((-(-computed.size // dither.SCALE_BLOCK),), scale, FLOAT32, computed)
         scales = self.entry(name, storage.scale_name(slot), new, FLOAT32, lambda: new, backend)
         return codes, (codec, ops.in_memory_order(scales))
 

@@ -213,7 +213,7 @@ def check_slot(where: str, slot: Any, param: Any, dtype: Any) -> None:
         )
 
 
-def filled(shape: tuple[int, ...], value: float, dtype: Any, param: Any, order: str = "C") -> Any:
+def full(shape: tuple[int, ...], value: float, dtype: Any, param: Any, order: str = "C") -> Any:
     """Return a new array on the device of a parameter, filled with one number."""
     with streams.on_device(max(in_memory_order(param).device, 0)):
         return memory.full(shape, str(dtype), order, value)
@@ -222,22 +222,7 @@ def filled(shape: tuple[int, ...], value: float, dtype: Any, param: Any, order: 
 def slot_like(param: Any, value: float, dtype: Any) -> Any:
     """Return a new array of a parameter's shape, order of memory and device, filled with one number."""
     param = in_memory_order(param)
-    return filled(param.shape, value, dtype, param, "C" if param.flags.c_contiguous else "F")
-
-
-def zeros(shape: tuple[int, ...], dtype: Any, param: Any) -> Any:
-    """Return a new array of this shape, in C order, on the device of a parameter."""
-    return filled(shape, 0.0, dtype, param)
-
-
-def scales(count: int, value: float, param: Any) -> Any:
-    """Return new scales of a slot in 8 bits, on the device of a parameter."""
-    return filled((count,), value, "float32", param)
-
-
-def number(value: float, param: DeviceArray) -> Any:
-    """Return a number of an array's state, on the device of a parameter."""
-    return filled((), value, "float64", param)
+    return full(param.shape, value, dtype, param, "C" if param.flags.c_contiguous else "F")
 
 
 def to_compute_dtype(array: Any) -> Any:
