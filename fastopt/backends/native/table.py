@@ -64,18 +64,15 @@ class NativeTable:
         self.readings = ffi.new("fo_reading[]", count)
         self.read = np.frombuffer(ffi.buffer(self.readings), dtype=READING)
 
-    def number_chunks(self, lengths: npt.NDArray[np.int64]) -> None:
-        chunks = -(-lengths // lib.FO_CHUNK)
-        self.columns["first_chunk"] = np.cumsum(chunks) - chunks
-        self.partials = ffi.new("fo_reading[]", int(chunks.sum()))
-
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.point_to(grads)
         present = [grad is not None for grad in grads]
         if present != self.present:
             # An array without a gradient has no chunks, so that threads pass it by.
-            self.columns["length"] = self.sizes * np.array(present)
-            self.number_chunks(self.columns["length"])
+            self.columns["length"] = lengths = self.sizes * np.array(present)
+            chunks = -(-lengths // lib.FO_CHUNK)
+            self.columns["first_chunk"] = np.cumsum(chunks) - chunks
+            self.partials = ffi.new("fo_reading[]", int(chunks.sum()))
             self.present = present
         self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
         self.dtype_addresses = addresses_of(self.grad_dtypes)
