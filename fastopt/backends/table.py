@@ -112,8 +112,8 @@ class Table(Protocol):
     #: Whether a factor of ``array_clip`` may differ from 1.
     is_clipped: bool
 
-    #: The number of each array in the optimizer: its stream of random numbers.
-    numbers: npt.NDArray[np.int64]
+    #: The index of each array in the optimizer, which selects its random numbers.
+    indices: npt.NDArray[np.int64]
 
     #: How many elements of each gradient were infinite or NaN when they were last counted.
     nonfinite: npt.NDArray[np.int64]

@@ -183,7 +183,7 @@ class RowSparseTable:
             ],
         )
         self.touched.row_numbers[:] = np.arange(len(sparse))
-        self.touched.numbers[:] = self.places
+        self.touched.indices[:] = self.places
         self.touched.set_grads([rows.values for rows in self.sparse])
 
     @property

@@ -56,7 +56,7 @@ class CudaTable:
         self.device = device_of(params)
         self.row_numbers = np.zeros(self.count, np.int32)
         self.array_clip = np.ones(self.count)
-        self.numbers = np.arange(self.count)
+        self.indices = np.arange(self.count)
         self.owners = Owners([param.owner for param in params])
         self.starts = [param.address for param in params]
         self.grads = DeviceGrads(self.count)

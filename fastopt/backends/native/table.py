@@ -44,8 +44,8 @@ class NativeTable:
         self.array_clip[:] = 1
         self.is_clipped = False
         self.counts = None if counts is None else ffi.from_buffer("int64_t[]", counts, require_writable=True)
-        self.numbers = columns["number"]
-        self.numbers[:] = np.arange(count)
+        self.indices = columns["number"]
+        self.indices[:] = np.arange(count)
         self.sizes = np.array([param.size for param in params], np.int64)
         self.present: list[bool] = []
         columns["param_dtype"] = param_dtypes = [number_of(param.dtype) for param in params]

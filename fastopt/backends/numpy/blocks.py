@@ -31,8 +31,8 @@ class TableArrays(NamedTuple):
     accumulated: list[Array | None]
     #: For each array, the codec and scales of each slot in 8 bits.
     scales: list[Sequence[tuple[quantize.Map, Array] | None]]
-    #: The number of each array in the optimizer: its stream of random numbers.
-    numbers: npt.NDArray[np.int64]
+    #: The index of each array in the optimizer, which selects its random numbers.
+    indices: npt.NDArray[np.int64]
     #: Whether an array or one of its slots is stored in another dtype than the compute dtype.
     is_stored: list[bool]
 
@@ -104,8 +104,8 @@ class Block:
         if not self.is_stored or views[0].dtype == self.dtype:
             self.scatter(values, views)
             return
-        number = int(self.arrays.numbers[self.first])
-        random = random_bits(hyper.dither, number, stream, self.runs[0].begin, self.size)
+        index = int(self.arrays.indices[self.first])
+        random = random_bits(hyper.dither, index, stream, self.runs[0].begin, self.size)
         found = self.codec_and_scales(stream)
         if found is None:
             halves.dither_into(views[0], values, random)

@@ -48,7 +48,7 @@ class NumpyTable:
         self, params: Sequence[Array], slots: Sequence[Sequence[Array]], extras: Sequence[ArrayExtras] | None = None
     ) -> None:
         extras = extras or [ArrayExtras()] * len(params)
-        self.numbers = np.arange(len(params), dtype=np.int64)
+        self.indices = np.arange(len(params), dtype=np.int64)
         self.arrays = TableArrays(
             [flat(param) for param in params],
             [
@@ -58,7 +58,7 @@ class NumpyTable:
             [flat_or_none(each.average) for each in extras],
             [flat_or_none(each.accumulated) for each in extras],
             [each.scales for each in extras],
-            self.numbers,
+            self.indices,
             [
                 any(array.dtype != compute_dtype(param.dtype) for array in (param, *array_slots))
                 for param, array_slots in zip(params, slots, strict=True)
