@@ -1,4 +1,4 @@
-"""Adafactor's directions and rates on a GPU: what fastopt/optimizers/adafactor.py computes, with its bits."""
+"""Adafactor's directions and rates on a GPU, with the bits of fastopt/optimizers/adafactor.py."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class DeviceArray(NamedTuple):
         return self.size * ITEM_SIZES[self.dtype]
 
 
-def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
+def device_array(where: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
     """Return an array as a kernel sees it.
 
     Raises
@@ -70,16 +70,16 @@ def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
         interface = memory.interface(array)
     except AttributeError:
         raise TypeError(
-            f"{what} is {described(array)}, not on the GPU, where other arrays of this optimizer are; move it there "
+            f"{where} is {described(array)}, not on the GPU, where other arrays of this optimizer are; move it there "
             "(cupy.asarray(a), torch_tensor.cuda()), or build an optimizer for each place"
         ) from None
     except RuntimeError as error:  # torch: of tensors that require grad
-        raise TypeError(f"{what} does not show its memory ({error}); give its .detach(), which shares it") from None
+        raise TypeError(f"{where} does not show its memory ({error}); give its .detach(), which shares it") from None
     dtype = dtype_name(array, interface)
     if dtype not in dtypes:
-        raise TypeError(f"{what} has dtype {dtype}; expected one of {', '.join(dtypes)}")
+        raise TypeError(f"{where} has dtype {dtype}; expected one of {', '.join(dtypes)}")
     if interface.get("mask") is not None:
-        raise TypeError(f"{what} is a masked array; give its data")
+        raise TypeError(f"{where} is a masked array; give its data")
     shape, strides = tuple(interface["shape"]), interface.get("strides")
     item_size = ITEM_SIZES[dtype]
     is_c = strides is None or is_contiguous(shape, strides, item_size)
@@ -87,7 +87,7 @@ def seen(what: str, array: Any, dtypes: tuple[str, ...]) -> DeviceArray:
     is_fortran = strides is not None and is_contiguous(shape[::-1], strides[::-1], item_size)
     if not (is_c or is_fortran) or pointer % item_size:
         raise ValueError(
-            f"{what} is not one contiguous, aligned run of memory (shape {shape}, strides {strides}); give a "
+            f"{where} is not one contiguous, aligned run of memory (shape {shape}, strides {strides}); give a "
             "contiguous copy (torch: .contiguous(), CuPy: cupy.ascontiguousarray())"
         )
     stream = interface.get("stream")
@@ -119,9 +119,9 @@ def checked_param(name: str, array: Any) -> DeviceArray:
     Raises
     ------
     TypeError, ValueError
-        As :func:`seen`; ValueError too if it is read-only.
+        As :func:`device_array`; ValueError too if it is read-only.
     """
-    found = seen(f"params: {name!r}", array, FLOATS)
+    found = device_array(f"params: {name!r}", array, FLOATS)
     host_arrays.check_writeable(f"params: {name!r}", found)
     return found
 
@@ -136,7 +136,7 @@ def checked_copy(name: str, copy: Any, param: DeviceArray) -> DeviceArray:
     ValueError
         If its shape, device or order of memory is not the parameter's, or it is read-only.
     """
-    found = seen(f"copy_to: {name!r}", copy, HALVES)
+    found = device_array(f"copy_to: {name!r}", copy, HALVES)
     host_arrays.check_writeable(f"copy_to: {name!r}", found)
     host_arrays.check_copied(name, param)
     if not are_alike(found, param):
@@ -181,7 +181,7 @@ def device_of(params: Sequence[DeviceArray]) -> int:
 
 
 def in_memory_order(array: Any) -> DeviceArray:
-    return array if isinstance(array, DeviceArray) else seen("array", array, STORED)
+    return array if isinstance(array, DeviceArray) else device_array("array", array, STORED)
 
 
 def is_half(dtype: Any) -> bool:
@@ -205,7 +205,7 @@ def check_slot(where: str, slot: Any, param: Any, dtype: Any) -> None:
     if isinstance(param, np.ndarray):  # a count
         host_arrays.check_slot(where, slot, param, dtype)
         return
-    found, param = seen(where, slot, (str(dtype),)), in_memory_order(param)
+    found, param = device_array(where, slot, (str(dtype),)), in_memory_order(param)
     if not found.flags.writeable or not are_alike(found, param):
         raise ValueError(
             f"{where} has shape {found.shape} and is on device {found.device}; expected one of shape {param.shape} on "
@@ -274,7 +274,7 @@ def check_clearable(names: Sequence[str], grads: Sequence[Any]) -> None:
         If one can't.
     """
     given = [(name, grad) for name, grad in zip(names, grads, strict=True) if grad is not None]
-    there = [(name, seen(f"grads: {name!r}", grad, FLOATS)) for name, grad in given]
+    there = [(name, device_array(f"grads: {name!r}", grad, FLOATS)) for name, grad in given]
     for name, found in there:
         host_arrays.check_can_clear(name, found)
     there.sort(key=lambda item: item[1].address)
@@ -293,7 +293,7 @@ def grad_in_memory_order(name: str, grad: Any, param: DeviceArray) -> tuple[Devi
     ValueError
         If its shape, device or order of memory is not the parameter's.
     """
-    found = seen(f"grads: {name!r}", grad, FLOATS)
+    found = device_array(f"grads: {name!r}", grad, FLOATS)
     if found.shape != param.shape:
         raise ValueError(f"grads: {name!r} has shape {found.shape}; its parameter has shape {param.shape}")
     if -1 not in (found.device, param.device) and found.device != param.device:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numba import cuda
 
-from .layout import SIMULATED, Work
+from .layout import NUMBER, SIMULATED, Work
 
 if SIMULATED:
     from .simulator import apply, apply_block, number_like, offset_of, product, put, real, times, words
@@ -28,6 +28,7 @@ __all__ = [
     "product",
     "put",
     "real",
+    "row_at",
     "row_in",
     "set_both",
     "times",
@@ -71,9 +72,15 @@ def is_set(guard: int) -> bool:
 
 
 @device_function
-def factors_of(work: Work, like: Any, number: int, item_size: int) -> tuple[Any, Any, Any]:
-    """Return the factors of the array of this number."""
-    offset = number * item_size
+def row_at(table: int, place: int, row_words: int) -> Any:
+    """Return a row of a table."""
+    return words(table + place * (8 * row_words), row_words)
+
+
+@device_function
+def factors_of(work: Work, like: Any, row: Any, item_size: int) -> tuple[Any, Any, Any]:
+    """Return the factors of the array of a row, of the dtype of ``like``."""
+    offset = row[NUMBER] * item_size
     return real(like, work.clips + offset), real(like, work.global_clip), real(like, work.rates + offset)
 
 

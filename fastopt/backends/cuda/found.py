@@ -1,4 +1,4 @@
-"""What there is of CUDA here, found without importing any of it and without starting the driver."""
+"""The parts of CUDA that are installed, found without importing any of it and without starting the driver."""
 
 from __future__ import annotations
 

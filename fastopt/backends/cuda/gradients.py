@@ -38,7 +38,7 @@ class DeviceGrads:
     """The gradients of a table; those of the last step are kept alive."""
 
     def __init__(self, count: int) -> None:
-        #: Without their owners: in the next step another array of the same kind may be in the place.
+        #: Without their owners: in the next step others of the same kind may replace them.
         self.arrays: list[DeviceArray | None] = [None] * count
         self.owners = Owners([None] * count)
         self.starts = np.zeros(count, np.uintp)

@@ -1,4 +1,4 @@
-"""What kernels do besides plain Python, as instructions: memory at addresses, and element functions traced into them.
+"""The instructions of kernels that plain Python can't say: memory at addresses, and calls of element functions.
 
 :mod:`simulator` has the same functions for Numba's simulator. Addresses and indices are int64.
 """
@@ -27,7 +27,7 @@ BLOCK_SHIFT = I64(SCALE_BLOCK.bit_length() - 1)
 
 
 def on_device(function: Callable[..., Any]) -> Any:
-    """Return a function that Numba calls with the types of arguments, to get a signature and what emits the code."""
+    """Return an intrinsic. Numba calls the function with types, to get a signature and a function that emits code."""
     return intrinsic(function)
 
 
@@ -209,7 +209,7 @@ def stored_form(builder: Any, result: Any, computed: str, dtype: str, count: int
 
 @on_device
 def apply(_: Any, key: Any, count: Any, work: Any, row: Any, index: Any, factors: Any, scalars: Any, h: Any) -> Any:
-    """Call an element function on ``count`` elements from an index on, and write what it returns."""
+    """Call an element function on ``count`` elements from an index on, and write the results."""
     if not are_constants(key, count):
         return None
 
@@ -316,6 +316,6 @@ def largest_of_warp(lanes: Lanes) -> Lanes:
 
 
 def wait_for_warp(builder: Any) -> None:
-    """Let no thread go on before all of its warp are here, and see what the others wrote."""
+    """Let no thread go on before all threads of its warp are here; then each sees the writes of the others."""
     kind = ir.FunctionType(ir.VoidType(), [I32])
     builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.nvvm.bar.warp.sync"), [ALL_OF_WARP])

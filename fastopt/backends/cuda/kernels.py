@@ -25,6 +25,7 @@ from .device_code import (
     is_set,
     put,
     real,
+    row_at,
     row_in,
     set_both,
     words,
@@ -50,8 +51,8 @@ def chunk_of(work: Work, like: Any, row_words: int, item_size: int) -> tuple[int
     """Return where the chunk of this block of threads begins, the row of its array, and the array's factors."""
     entry = entry_at(work.chunks, cuda.blockIdx.x)
     begin = block_in(entry) * CHUNK
-    row = words(work.table + row_in(entry) * (8 * row_words), row_words)
-    return begin, row, factors_of(work, like, row[NUMBER], item_size)
+    row = row_at(work.table, row_in(entry), row_words)
+    return begin, row, factors_of(work, like, row, item_size)
 
 
 def element_key(make: Maker, rule: Rule, options: KernelOptions, layout: ArrayLayout) -> str:

@@ -56,7 +56,7 @@ class LaunchPlan:
         self.chunk_counts = -(-self.sizes // CHUNK)
         self.first_chunks = np.cumsum(self.chunk_counts) - self.chunk_counts
         self.launches: list[Launch] = []
-        #: The rows and kinds of gradients that the launches are for: another object for other launches.
+        #: The rows and the kinds of gradients that the launches are for; another object once they change.
         self.key: tuple[bytes, list[Any]] | None = None
         self.checked: tuple[bytes, int] | None = None
         self.uploaded: npt.NDArray[np.uintp] | None = None
@@ -111,8 +111,8 @@ class LaunchPlan:
         return Launch(row, dtypes, indices, int(counts.sum()), chunks, self.rows(indices))
 
     def rows(self, indices: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-        """Return the rows of a launch's table, which lack what changes with the gradients' addresses."""
-        # Any gradient will do: its address is filled in later.
+        """Return the rows of a launch's table, without the words that depend on the gradients' addresses."""
+        # The parameter stands for the gradient, whose address is filled in later.
         arrays = [self.layout(i, self.params[i]).present() for i in indices]
         addresses = np.array([[array.address for array in its] for its in arrays], np.int64)
         sizes = self.sizes[indices]
@@ -164,7 +164,7 @@ def as_given(argument: Any) -> Any:
 def launch(kernel: Kernel, blocks: int, threads: int | tuple[int, int], stream: Any, *arguments: Any) -> None:
     """Put a kernel into a stream. Its arguments are numbers, tuples of numbers, and arrays, whose addresses it gets."""
     given = [as_given(argument) for argument in arguments]
-    # Numba warns of few blocks, which is what a small array has.
+    # Numba warns of few blocks, and a small array has few.
     before, config.CUDA_LOW_OCCUPANCY_WARNINGS = config.CUDA_LOW_OCCUPANCY_WARNINGS, 0
     try:
         configured = kernel.dispatcher[blocks, threads, stream]

@@ -1,4 +1,4 @@
-"""Max-norm regularisation on a GPU: what fastopt/core/max_norm.py computes, with its bits."""
+"""Max-norm regularisation on a GPU, with the bits of the host's backends."""
 
 from __future__ import annotations
 

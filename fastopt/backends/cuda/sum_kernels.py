@@ -28,6 +28,7 @@ from .device_code import (
     product,
     put,
     real,
+    row_at,
     row_in,
     set_both,
     times,
@@ -41,7 +42,6 @@ from .layout import (
     ITEM_SIZES,
     LANES,
     LENGTH,
-    NUMBER,
     SUM_TILE,
     THREADS,
     ArrayLayout,
@@ -67,8 +67,8 @@ class UnitRow(NamedTuple):
     is_side_by_side: int
     #: The address of the lengths and steps of its axes; how many of them count units, and how many elements of a unit.
     steps: int
-    kept: int
-    added: int
+    unit_axes: int
+    sum_axes: int
 
 
 class MeanRow(NamedTuple):
@@ -113,6 +113,24 @@ def unit_chunk(row: UnitRow, block: int) -> UnitChunk:
     position = block * CHUNKS_PER_BLOCK + place
     chunk = position // row.units
     return UnitChunk(place, lane, position, chunk, position - chunk * row.units)
+
+
+@device_function
+def first_of(row: UnitRow, unit: int) -> int:
+    """Return the index of a unit's first element."""
+    return offset_of(unit, row.steps, row.unit_axes)
+
+
+@device_function
+def offset_in_unit(row: UnitRow, i: int) -> int:
+    """Return how far the element of this number lies behind the first of its unit."""
+    return offset_of(i, row.steps + 16 * row.unit_axes, row.sum_axes)
+
+
+@device_function
+def lane_of_chunk(chunk: int, lane: int, size: int) -> Any:
+    """Return the numbers of the elements that a lane of a chunk adds."""
+    return range(chunk * CHUNK + lane, min((chunk + 1) * CHUNK, size), LANES)
 
 
 @device_function
@@ -163,12 +181,12 @@ def products_kernel(left: Source, right: Source, options: KernelOptions, layout:
         if position < count:
             entry = entry_at(work.chunks, position)
             chunk = block_in(entry)
-            row = words(work.table + row_in(entry) * (8 * row_words), row_words)
+            row = row_at(work.table, row_in(entry), row_words)
             target = 8 * (row[FIRST_CHUNK] + chunk)
-            factors = factors_of(work, scalars.grad_scale, row[NUMBER], item_size)
-            for i in range(chunk * CHUNK + lane, min((chunk + 1) * CHUNK, row[LENGTH]), LANES):
-                added, is_bad = product(key, work, row, i, factors, scalars)
-                total += added
+            factors = factors_of(work, scalars.grad_scale, row, item_size)
+            for i in lane_of_chunk(chunk, lane, row[LENGTH]):
+                number, is_bad = product(key, work, row, i, factors, scalars)
+                total += number
                 nonfinite += is_bad
         folded[place, lane] = total
         counts[place, lane] = nonfinite
@@ -214,12 +232,12 @@ def squares_kernel(source: Source, options: KernelOptions, layout: ArrayLayout) 
         entry = entry_at(entries, cuda.blockIdx.x)
         unit_of = unit_row(rows, row_in(entry))
         part = unit_chunk(unit_of, block_in(entry))
-        begin = offset_of(part.unit, unit_of.steps, unit_of.kept)
-        row = words(work.table + unit_of.place * (8 * row_words), row_words)
-        factors = factors_of(work, scalars.grad_scale, row[NUMBER], item_size)
+        begin = first_of(unit_of, part.unit)
+        row = row_at(work.table, unit_of.place, row_words)
+        factors = factors_of(work, scalars.grad_scale, row, item_size)
         total = 0.0
-        for i in range(part.chunk * CHUNK + part.lane, min((part.chunk + 1) * CHUNK, unit_of.size), LANES):
-            index = begin + offset_of(i, unit_of.steps + 16 * unit_of.kept, unit_of.added)
+        for i in lane_of_chunk(part.chunk, part.lane, unit_of.size):
+            index = begin + offset_in_unit(unit_of, i)
             total += product(key, work, row, index, factors, scalars)[0]
         folded[part.place, part.lane] = total
         cuda.syncthreads()
@@ -255,9 +273,9 @@ def shrink_kernel(dtype: str) -> Definition:
         if part.chunk * CHUNK < row.size:
             factor = real(like, factors + item_size * (row.first_unit + part.unit))
             if factor != 1.0:
-                begin = offset_of(part.unit, row.steps, row.kept)
-                for i in range(part.chunk * CHUNK + part.lane, min((part.chunk + 1) * CHUNK, row.size), LANES):
-                    at = row.param + item_size * (begin + offset_of(i, row.steps + 16 * row.kept, row.added))
+                begin = first_of(row, part.unit)
+                for i in lane_of_chunk(part.chunk, part.lane, row.size):
+                    at = row.param + item_size * (begin + offset_in_unit(row, i))
                     put(at, times(real(like, at), factor))
 
     return shrink
@@ -308,22 +326,22 @@ def directions_kernel(options: KernelOptions, layout: ArrayLayout) -> Definition
         means = MeanRow(*words(mean_rows + row_in(entry) * (8 * MEAN_WORDS), MEAN_WORDS))
         part = unit_chunk(unit_of, block_in(entry))
         if part.chunk * CHUNK < unit_of.size:
-            row = words(work.table + unit_of.place * (8 * row_words), row_words)
-            factors = factors_of(work, floor, row[NUMBER], item_size)
-            begin = offset_of(part.unit, unit_of.steps, unit_of.kept)
+            row = row_at(work.table, unit_of.place, row_words)
+            factors = factors_of(work, floor, row, item_size)
+            begin = first_of(unit_of, part.unit)
             of_row, of_column, of_matrix = real(floor, means.means + item_size * part.unit), 1.0, 1.0
             matrix = part.unit // means.rows
             if means.column_means != 0:
                 of_matrix = real(0.0, matrices + 8 * (means.first_matrix + matrix)) / means.rows
                 if of_matrix < eps1:
                     of_matrix = eps1
-            for i in range(part.chunk * CHUNK + part.lane, min((part.chunk + 1) * CHUNK, unit_of.size), LANES):
+            for i in lane_of_chunk(part.chunk, part.lane, unit_of.size):
                 if means.column_means != 0:
                     of_column = number_like(
                         eps1, real(floor, means.column_means + item_size * (matrix * means.columns + i))
                     )
                 h = (of_row, number_like(floor, of_column), number_like(floor, of_matrix), floor)
-                index = begin + offset_of(i, unit_of.steps + 16 * unit_of.kept, unit_of.added)
+                index = begin + offset_in_unit(unit_of, i)
                 apply(key, 1, work, row, index, factors, scalars, h)
 
     return directions

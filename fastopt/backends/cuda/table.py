@@ -151,11 +151,12 @@ class CudaTable:
 
     def options(self, each: Launch, hyper: HyperRow) -> KernelOptions:
         check_known(hyper)
-        clips, real, has_average = self.next, NUMPY_DTYPES[each.dtype], each.dtypes.average is not None
+        clips_arrays, clips_all, guard, rates = self.next
+        has_average = each.dtypes.average is not None
         return KernelOptions(
-            stage_flags(hyper, real, clips.clips_arrays, clips.clips_all, has_average),
-            self.next.guard != 0,
-            self.next.rates[each.row] if self.next.rates else (),
+            stage_flags(hyper, NUMPY_DTYPES[each.dtype], clips_arrays, clips_all, has_average),
+            guard != 0,
+            rates[each.row] if rates else (),
             tuple(None if scaled is None else scaled[0] for scaled in self.plan.scales(each.indices[0])),
         )
 

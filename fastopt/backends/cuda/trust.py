@@ -1,4 +1,4 @@
-"""Trust ratios on a GPU: what fastopt/optimizers/layerwise.py computes, with its bits."""
+"""Trust ratios on a GPU, with the bits of the host's backends."""
 
 from __future__ import annotations
 

@@ -58,14 +58,14 @@ class UnitSums:
         entries: list[Any] = []
         steps: list[tuple[int, int]] = []
         for place, i in places:
-            kept, added = steps_of(params[i], axes[i])
-            count, size = (math.prod(length for length, _ in each) for each in (kept, added))
+            unit_axes, sum_axes = steps_of(params[i], axes[i])
+            count, size = (math.prod(length for length, _ in each) for each in (unit_axes, sum_axes))
             chunks = count * -(-size // CHUNK)
             self.first_chunks[i] = self.chunks
             entries.append(len(rows) << 32 | np.arange(-(-chunks // CHUNKS_PER_BLOCK)))
             of_units = params[i].address, count, size, self.chunks, self.count
-            rows.append(UnitRow(place, *of_units, kept[0][1] == 1, 16 * len(steps), len(kept), len(added)))
-            steps += kept + added
+            rows.append(UnitRow(place, *of_units, unit_axes[0][1] == 1, 16 * len(steps), len(unit_axes), len(sum_axes)))
+            steps += unit_axes + sum_axes
             self.chunks, self.count = self.chunks + chunks, self.count + count
         there = upload(np.array(steps, np.int64), None, stream)
         words = np.array(rows, np.int64).reshape(-1, UNIT_WORDS)
@@ -96,8 +96,8 @@ def steps_of(array: DeviceArray, axes: Sequence[int]) -> tuple[list[tuple[int, i
     for axis in by_step:
         strides[axis] = step
         step *= array.shape[axis]
-    kept = [axis for axis in range(array.ndim)[::-1] if axis not in axes]
-    return joined(array.shape, strides, kept), joined(array.shape, strides, axes[::-1])
+    unit_axes = [axis for axis in range(array.ndim)[::-1] if axis not in axes]
+    return joined(array.shape, strides, unit_axes), joined(array.shape, strides, axes[::-1])
 
 
 def joined(shape: Sequence[int], strides: Mapping[int, int], axes: Sequence[int]) -> list[tuple[int, int]]:

@@ -349,7 +349,7 @@ import sys, types, pathlib
 package = types.ModuleType("fastopt")
 package.__path__ = [PATH]
 sys.modules["fastopt"] = package
-from fastopt.backends.cuda import intrinsics, simulator, sum_kernels
+from fastopt.backends.cuda import intrinsics, kernels, simulator, sum_kernels
 for name, module in sorted(sys.modules.items()):
     if name.startswith("fastopt.") and module.__file__:
         print(pathlib.Path(module.__file__).relative_to(PATH).as_posix())

@@ -433,7 +433,7 @@ def test_state_moves_to_the_host_and_back() -> None:
     m = memory.to_host(opt.state["0"]["m"])
     assert m.shape == (2, 3)
     np.testing.assert_allclose(m, 0.1 * values, rtol=1e-6)
-    opt.state["0"].keep("m", memory.from_host(m))
+    opt.state["0"].set_entry("m", memory.from_host(m))
     assert opt.state["0"]["m"].shape == (2, 3)
 
 
