@@ -14,6 +14,10 @@ import pytest
 # The helpers that stand directly here (cases.py and others) are imported by their names.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+# pytest-xdist has a process for each core. Threads of OpenBLAS would only take the cores from each other: several times
+# the work for the demo. Read when NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import tiers
 
 from fastopt.backends import threads

@@ -82,10 +82,10 @@ def test_ten_epochs_reach_96_percent(label: str) -> None:
     assert run.losses[-1] < run.losses[0] / 10
 
 
-def run_demo(out: Path, **environment: str) -> str:
+def run_demo(out: Path, *arguments: str, **environment: str) -> str:
     """Run the command and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "fastopt", "demo", "--quick", "--out", str(out)],
+        [sys.executable, "-m", "fastopt", "demo", "--quick", *arguments, "--out", str(out)],
         capture_output=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
@@ -105,11 +105,12 @@ def accuracies(printed: str) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("needs_packages")
-def test_command_prints_the_same_accuracies_on_every_backend(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [["--epochs", "1"], pytest.param([], marks=exhaustive)], ids=str)
+def test_command_prints_the_same_accuracies_on_every_backend(tmp_path: Path, arguments: list[str]) -> None:
     picture = tmp_path / "demo.png"
-    first = run_demo(picture)
+    first = run_demo(picture, *arguments)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    on_numpy = run_demo(picture, FASTOPT_BACKEND="numpy")
+    on_numpy = run_demo(picture, *arguments, FASTOPT_BACKEND="numpy")
     assert "backend numpy" in on_numpy
     assert accuracies(on_numpy) == accuracies(first)
 

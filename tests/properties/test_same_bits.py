@@ -247,7 +247,7 @@ def test_forked_child_after_the_parent_stepped() -> None:
 
 @needs_native
 @pytest.mark.huge
-@pytest.mark.exhaustive
+@pytest.mark.long
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="needs a 64-bit machine")
 def test_more_than_2_to_the_31_elements() -> None:
     meminfo = Path("/proc/meminfo")
