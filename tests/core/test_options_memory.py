@@ -31,7 +31,7 @@ def test_guard_bytes(case: Case, options: dict[str, Any]) -> None:
                 begin = (GUARD + i) * array.itemsize
                 moved = buffer[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
                 moved[...] = array
-                slots.keep(name, moved)
+                slots.set_entry(name, moved)
                 buffers.append((buffer, slice(begin, begin + array.nbytes)))
     opt.parts.workspace = None  # its pointers are to the arrays before
     for _ in range(4):
