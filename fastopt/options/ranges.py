@@ -40,8 +40,14 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         low, high = math.isfinite(self.low), math.isfinite(self.high)
         if low and high:
-            bounds = f" {'above' if self.excludes_low else 'from'} {self.low:g} to "
-            bounds += f"{'' if self.includes_high else 'below '}{self.high:g}"
+            to = (
+                "and at most"
+                if self.excludes_low and self.includes_high
+                else "to"
+                if self.includes_high
+                else "to below"
+            )
+            bounds = f" {'above' if self.excludes_low else 'from'} {self.low:g} {to} {self.high:g}"
         elif low:
             bounds = f" {'above' if self.excludes_low else 'of at least'} {self.low:g}"
         elif high:
