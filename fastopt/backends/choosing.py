@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from ..arrays.memory import is_on_device
 from .backend import Backend
+from .native import library
 from .numpy.host import HostBackend
 
 NAMES = ("native", "numpy", "cuda")
@@ -77,8 +79,6 @@ def backend_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]
 
 def native_missing() -> str | None:
     """Return why the native backend is not available; None if it is."""
-    from .native import library
-
     return library.missing
 
 
@@ -98,6 +98,7 @@ def named(name: str) -> Backend:
     return host_backend(name)
 
 
+@cache
 def host_backend(name: str | None = None) -> HostBackend:
     """Return the backend of this name for NumPy arrays; for None or "cuda", the default."""
     if name in (None, "cuda"):
