@@ -9,7 +9,6 @@ from typing import Any
 
 from ..arrays.memory import is_on_device
 from .backend import Backend
-from .native import library
 from .numpy.host import HostBackend
 
 NAMES = ("native", "numpy", "cuda")
@@ -77,8 +76,11 @@ def backend_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]
     return named("cuda")
 
 
+@cache
 def native_missing() -> str | None:
-    """Return why the native backend is not available; None if it is."""
+    """Return why the native backend can't be had, None where it can."""
+    from .native import library  # here: it raises if a variable is wrong, and import fastopt must not
+
     return library.missing
 
 
