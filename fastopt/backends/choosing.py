@@ -29,7 +29,7 @@ def choice(backend: str | None) -> str:
         return default()
     if name not in NAMES:
         raise ValueError(f"{source}{name}: expected one of {', '.join(NAMES)}")
-    reason = {"native": native_missing, "numpy": lambda: None, "cuda": cuda_missing}[name]()
+    reason = native_missing() if name == "native" else cuda_missing() if name == "cuda" else None
     if reason is not None:
         raise RuntimeError(f"{source}{name}: {reason}; leave it unset to use what is there")
     return name
