@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .arithmetic.averages import ema_weight, polyak_weight
 from .arrays.dtypes import FLOAT64, Array, is_float
 from .arrays.memory import described
 from .arrays.structure import Branch, is_container
+
+__all__ = ["ema_weight", "mean", "polyak_weight"]
 
 
 def mean(list_of_params: Sequence[Any]) -> Any:

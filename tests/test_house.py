@@ -170,7 +170,13 @@ def test_each_module_directly_in_fastopt_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", [*(f"import fastopt.{name}" for name in PUBLIC), "from fastopt.rules import sqrt"]
+    "statement",
+    [
+        *(f"import fastopt.{name}" for name in PUBLIC),
+        "from fastopt.rules import sqrt",
+        "from fastopt.averaging import ema_weight, mean, polyak_weight",
+        "from fastopt.checkpoint import FORMAT_VERSION",
+    ],
 )
 def test_public_paths_can_be_imported(statement: str) -> None:
     # In a process of its own: here another test may have imported what the path needs.

@@ -1,9 +1,9 @@
 """Checkpoints: one file with the parameters, the optimizer's state and the other values that a run needs to resume."""
 
 from .checkpoint import Checkpoint, load, save
-from .metadata import CheckpointError
+from .metadata import FORMAT_VERSION, CheckpointError
 
-__all__ = ["Checkpoint", "CheckpointError", "load", "save"]
+__all__ = ["FORMAT_VERSION", "Checkpoint", "CheckpointError", "load", "save"]
 
 # Pickles, tracebacks and the documentation show the public path, not the file.
 for _public in (Checkpoint, CheckpointError, load, save):

@@ -141,8 +141,9 @@ class Gradients:
         self.sparse = sparse
         present = np.array([grad is not None for grad in leaves])
         if not np.array_equal(present, self.present):
-            self.present = present
+            # In this order: after an interrupt in between, the next step finds that both differ.
             self.are_all_present = bool(present.all())
+            self.present = present
         used_as_is = all(map(is_, map(self.ops.owner, grads), leaves))
         self._are_plain = own_memory and self.are_all_present and used_as_is
         return own_memory

@@ -146,9 +146,13 @@ class Groups:
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
                     )
-                self.checked[k] = self.check_group(group, k, rule)
+                new = self.check_group(group, k, rule)
+                # In this order: after an interrupt in between, the table is made again and no limit is left out.
+                self.rules_changed |= new.rule is not checked.rule
+                self.clips_arrays |= new.clips_arrays
+                self.limits_norms |= new.limits_norms
+                self.checked[k] = new
                 self.note_checked()
-                self.rules_changed |= self.checked[k].rule is not checked.rule
 
     def values(self, step_count: int) -> list[Group]:
         """Return the options of each group in a step: schedules are evaluated."""
@@ -178,14 +182,14 @@ class Groups:
         members: Sequence[list[str]],
         decode: Callable[[Any, Any], Any],
         rule: Callable[[Group], Rule],
+        wrong: list[str],
         misfits: list[Misfit],
-    ) -> tuple[dict[int, SavedGroup], list[str]]:
-        """Return the saved group for each group that has one, and what is wrong with the others.
+    ) -> dict[int, SavedGroup]:
+        """Return the saved group for each group that has one; add to ``wrong`` and ``misfits``.
 
         ``members`` has the names of each group's arrays; ``decode`` makes an option of a saved one and the present one.
         """
         found: dict[int, SavedGroup] = {}
-        wrong: list[str] = []
         for j, group in enumerate(saved):
             k = next((k for k, names in enumerate(members) if k not in found and names == group["params"]), None)
             if k is None:
@@ -205,7 +209,7 @@ class Groups:
                 wrong.append(f"param_groups[{j}]: {error}")
         if not wrong:
             misfits += [missing(f"param_groups[{k}]") for k in range(len(members)) if k not in found]
-        return found, wrong
+        return found
 
     def load(self, groups: Mapping[int, SavedGroup], step_count: int) -> None:
         """Take over saved groups that :meth:`plan` returned."""

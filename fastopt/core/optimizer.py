@@ -52,8 +52,6 @@ class Optimizer(Hooks):
     ----------
     defaults : dict
         Each option of a group, with the value for groups that do not set it.
-    pass_options : StepOptions
-        The options of the whole optimizer that are fixed when it is built.
     parts : Parts
         The optimizer's parts, for the modules of fastopt around it.
 
@@ -132,8 +130,7 @@ class Optimizer(Hooks):
         seed: int = 0,
         backend: str | None = None,
     ) -> None:
-        self.defaults: Group = dict(
-            **options,
+        self.defaults: Group = options | dict(
             decoupled=decoupled,
             maximize=maximize,
             clip_value=clip_value,
@@ -143,7 +140,7 @@ class Optimizer(Hooks):
             max_norm=max_norm,
             max_norm_axis=max_norm_axis,
         )
-        self.pass_options = StepOptions(
+        pass_options = StepOptions(
             nonfinite,
             zero_grads,
             accumulate_steps,
@@ -155,9 +152,10 @@ class Optimizer(Hooks):
             stochastic_rounding,
         )
         groups = Groups(type(self).__name__, self.defaults, self.ranges, self.refused)
-        for name, value in (self.defaults | self.pass_options._asdict()).items():
+        for name, value in (self.defaults | pass_options._asdict()).items():
             groups.check(name, value)
-        self.pass_options.check_together()
+        pass_options.check_together()
+        whole = WholeOptions(clip_global_norm, grad_scale, seed, nonfinite)
         grouped = params if isinstance(params, Grouped) else None
         if grouped is not None:
             params = grouped.params
@@ -165,11 +163,11 @@ class Optimizer(Hooks):
         self._is_averaged = False
         self.parts = Parts(
             choosing.named(choosing.choice(backend)),
-            self.pass_options,
-            WholeOptions(clip_global_norm, grad_scale, seed, nonfinite),
+            pass_options,
+            whole,
             Parameters(params),
             groups,
-            Slots(self.pass_options),
+            Slots(pass_options),
             Progress(self.numbers),
         )
         if grouped is not None:
@@ -199,6 +197,11 @@ class Optimizer(Hooks):
     def backend(self) -> str:
         """Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU."""
         return self.parts.backend.name
+
+    @property
+    def pass_options(self) -> StepOptions:
+        """The options of the whole optimizer that are fixed when it is built."""
+        return self.parts.options
 
     param_groups: list[Group] = part(
         "groups.param_groups", "The groups with their options; writing an option takes effect in the next step."

@@ -104,8 +104,7 @@ def plan(opt: Saved, saved: Mapping[str, Any], strict: bool, misfits: list[Misfi
     parts.progress.undo_skipped_step()
     whole_options, wrong = planned_options(parts, saved["options"])
     members = [parts.parameters.members(k) for k in range(len(parts.groups.param_groups))]
-    groups, wrong_groups = parts.groups.plan(saved["param_groups"], members, encoding.decoded, opt.rule, misfits)
-    wrong += wrong_groups
+    groups = parts.groups.plan(saved["param_groups"], members, encoding.decoded, opt.rule, wrong, misfits)
     then = [
         (groups[k].options, groups[k].rule) if k in groups else (parts.groups.param_groups[k], checked.rule)
         for k, checked in enumerate(parts.groups.checked)

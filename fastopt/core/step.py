@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -260,25 +261,28 @@ class Step:
     def apply(self) -> None:
         """Change the parameters and slots, and count the step."""
         workspace, progress = self.workspace, self.parts.progress
-        if progress.accumulated_calls:
-            self.clear_frozen()
-        if self.units:
-            uninterrupted(self.update_with_limited_norms, self.count_step)
-        elif workspace.is_one_call and not workspace.gradients.sparse:
+        update = self.update_with_limited_norms if self.units else self.update
+        if progress.accumulated_calls and (frozen := self.frozen_meanwhile()):
+            uninterrupted(partial(self.clear_accumulated, frozen), update, self.count_step)
+        elif workspace.is_one_call and not workspace.gradients.sparse and not self.units:
             self.parts.backend.step(self.table, self.hyper_rows, self.count_step)
         else:
-            uninterrupted(self.update, self.count_step)
+            uninterrupted(update, self.count_step)
         history = None
         if self.hooks.rows_stay:
             history = history_of(progress.steps, self.hooks.row_keys(progress.numbers), progress.undone)
         workspace.rows.follow(history)
 
-    def clear_frozen(self) -> None:
-        """Clear what arrays have accumulated that were frozen meanwhile."""
-        counts, entries = self.parts.progress.counts, self.parts.slots.entries
-        for i in np.flatnonzero((counts[1, 1:] > 0) & ~self.present):
-            if self.verdict is None or self.verdict:
-                self.parts.backend.ops.clear(entries[self.parts.parameters.names[i]]["accumulated"])
+    def frozen_meanwhile(self) -> list[str]:
+        """Return the names of the arrays that have accumulated gradients and were frozen since."""
+        frozen = np.flatnonzero((self.parts.progress.counts[1, 1:] > 0) & ~self.present)
+        return [self.parts.parameters.names[i] for i in frozen]
+
+    def clear_accumulated(self, names: list[str]) -> None:
+        """Clear the accumulated gradients of these arrays, unless a GPU skips the step."""
+        if self.verdict is None or self.verdict:
+            for name in names:
+                self.parts.backend.ops.clear(self.parts.slots.entries[name]["accumulated"])
 
     def update(self) -> None:
         self.hooks.update(self)

@@ -6,9 +6,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from cases import needs_native
 from tiers import shortly
+
+import fastopt
+from fastopt.core.groups import Groups
 
 #: Runs in a process of its own: each optimizer is interrupted once, in its first steps, and then compared with one that
 #: made as many steps in peace. Prints how many interrupts came, and in how many runs something differed.
@@ -75,3 +79,25 @@ def test_what_is_applied_is_counted(name: str, options: dict[str, object], is_ra
     arguments = json.dumps([name, options, is_raised_by_alarm, runs])
     told = subprocess.run([sys.executable, "-c", PROGRAM, arguments], check=True, stdout=subprocess.PIPE, text=True)
     assert json.loads(told.stdout) == [runs, 0]
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+def test_an_interrupt_while_options_are_checked(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after an option was written that changes the rule: the next step has the new rule and its slots."""
+    params, expected = [np.ones(3)], [np.ones(3)]
+    opt, reference = fastopt.Adam(params, backend=backend), fastopt.Adam(expected, backend=backend)
+
+    def interrupt(groups: Groups) -> None:
+        raise KeyboardInterrupt
+
+    for one in (opt, reference):
+        one.step([np.ones(3)])
+        one.param_groups[0].update(amsgrad=True, clip_norm=0.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(Groups, "note_checked", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            opt.step([np.ones(3)])
+    for one in (opt, reference):
+        one.step([np.ones(3)])
+    assert params[0].tobytes() == expected[0].tobytes()
+    assert [*opt.state["0"]] == [*reference.state["0"]]

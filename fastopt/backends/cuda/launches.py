@@ -67,6 +67,7 @@ class LaunchPlan:
         if checked != self.checked:
             kinds = [None if grad is None or not grad.size else (grad.dtype, grad.device) for grad in grads.arrays]
             if self.key != (checked[0], kinds):
+                self.key = None  # until all is made: memory may run out in between
                 self.launches = [
                     self.launch(row, dtypes, np.array(indices), stream)
                     for (row, dtypes), indices in self.members(row_numbers, grads.arrays).items()

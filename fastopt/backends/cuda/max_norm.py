@@ -31,10 +31,12 @@ class NormLimits:
         limits = {each.number: each.limit for each in limited}
         with table.in_stream() as stream:
             if self.units is None or self.units_for != (table.plan.key, axes):
-                self.units, self.units_for = UnitSums(table, axes, stream), (table.plan.key, axes)
+                self.units_for = None  # until all is made: memory may run out in between
+                self.units = UnitSums(table, axes, stream)
                 self.factors = {dtype: empty(self.units.count, dtype) for dtype in ("float64", "float32")}
                 self.limits: list[Upload | None] = [None] * len(self.units.parts)
                 self.last_limits: dict[int, float] = {}
+                self.units_for = table.plan.key, axes
             if limits != self.last_limits:
                 for k, part in enumerate(self.units.parts):
                     self.limits[k] = upload(np.array([limits[i] for i in part.numbers]), self.limits[k], stream)

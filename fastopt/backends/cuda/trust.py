@@ -34,8 +34,8 @@ class TrustRatios:
         """Set each array's ratio, by its parameter's norm and its update's; the next step's rates are lr times it."""
         with table.in_stream() as stream:
             if self.places is None:
-                self.places = upload(np.array(list(map(address, ratios))), None, stream)
                 self.param_sums = empty(table.count, "float64")
+                self.places = upload(np.array(list(map(address, ratios))), None, stream)
             table.add_squares(hyper_rows, stream, "param", self.param_sums)
             table.add_squares(hyper_rows, stream, update)
             places = table.next.guard, self.places, table.rates["float64"], table.rates["float32"]
