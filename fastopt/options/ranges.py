@@ -150,7 +150,7 @@ def as_number(where: str, value: Any, allowed: Range) -> Any:
     if value is None and allowed.optional:
         return None
     try:
-        if isinstance(value, bool) or not (allowed.whole or isinstance(value, Real)):
+        if isinstance(value, (bool, np.bool_)) or not (allowed.whole or isinstance(value, Real)):
             raise TypeError
         number = operator.index(value) if allowed.whole else float(value)
     except TypeError:
