@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENTS = ROOT / ".nox"
 SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
 RUNNER = ("pytest", "pytest-xdist", "hypothesis")
+SIMULATED = "tests/backends/cuda/simulator"
 STAND_IN = "tests/backends/cuda/gpu_stand_in"
 
 DEFAULT = "not exhaustive and not long"
@@ -78,6 +79,10 @@ def development(session: nox.Session) -> str:
 def checkers(session: nox.Session) -> str:
     tools, imported = ["ruff", "mypy", "import-linter", "clang-format"], ["numpy", "cffi", "setuptools", "pytest"]
     return environment(session, "checkers", *tools, *imported, "typing_extensions", has_fastopt=False)
+
+
+def cuda_environment(session: nox.Session) -> str:
+    return environment(session, "cuda", f"{wheel_path(session)}[cuda,checkpoint]", *RUNNER)
 
 
 def wheel_path(session: nox.Session) -> str:
@@ -141,6 +146,9 @@ def exhaustive(session: nox.Session) -> None:
 def long(session: nox.Session) -> None:
     """What takes minutes or much memory: by hand, not in .ci/run."""
     run_tests(session, development(session), marks="long")
+    python = cuda_environment(session)
+    with only_the_tests(session):
+        run_tests(session, python, SIMULATED, marks="exhaustive or long", NUMBA_ENABLE_CUDASIM="1")
 
 
 @nox.session(python=False, default=False)
@@ -215,9 +223,11 @@ def no_compiler(session: nox.Session) -> None:
 @nox.session(python=False)
 def cuda(session: nox.Session) -> None:
     """CUDA without a GPU: every kernel in Numba's simulator, as PTX, and on a stand-in for a GPU."""
-    python = environment(session, "cuda", f"{wheel_path(session)}[cuda,checkpoint]", *RUNNER)
+    python = cuda_environment(session)
     with only_the_tests(session):
-        run_tests(session, python, "tests/backends/cuda/simulator", marks=FULL, NUMBA_ENABLE_CUDASIM="1")
+        run_tests(session, python, SIMULATED, NUMBA_ENABLE_CUDASIM="1")
+        # The stand-in below has all combinations of options of float32; the session long has them in the simulator too.
+        run_tests(session, python, SIMULATED, "-k", "float64", marks="exhaustive", NUMBA_ENABLE_CUDASIM="1")
         run_tests(session, python, "tests/backends/cuda/test_ptx.py", marks=FULL)
         # Kernels of float64 are in the tests of every optimizer; to compile them with options too would take a minute.
         options = ["-q", "-n", "auto", "--import-mode=importlib", "-m", FULL, "-k", "not (test_options and float64)"]

@@ -76,6 +76,7 @@ def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -
 SIZES_IN_BLOCKS = (300, 0, 37, 5, 512)
 
 
+@pytest.mark.by_turns("case", count=2)
 @covering_gpu_options
 def test_options_have_the_bits_of_the_numpy_backend(
     case: Case, dtype: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
