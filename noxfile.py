@@ -146,6 +146,7 @@ def exhaustive(session: nox.Session) -> None:
 def long(session: nox.Session) -> None:
     """What takes minutes or much memory: by hand, not in .ci/run."""
     run_tests(session, development(session), marks="long")
+    run_with_older_instruction_sets(session, "exhaustive")
     python = cuda_environment(session)
     with only_the_tests(session):
         run_tests(session, python, SIMULATED, marks="exhaustive or long", NUMBA_ENABLE_CUDASIM="1")
@@ -167,26 +168,25 @@ def peers(session: nox.Session) -> None:
 @nox.session(python=False)
 def fallback(session: nox.Session) -> None:
     """The backend of NumPy where the tests name none."""
-    names = ("native_is_numpy", "every_isa", "threads_change_no_bit", "special_values", *BROKEN_FILES)
-    run_tests(session, development(session), *without(INDEPENDENT, *names), FASTOPT_BACKEND="numpy")
+    # Tests that name their backends have run with them.
+    names = ("native", "numpy", "every_isa", "threads_change_no_bit", "special_values", *BROKEN_FILES)
+    run_tests(session, development(session), *without([*INDEPENDENT, *COMPARISONS], *names), FASTOPT_BACKEND="numpy")
+
+
+def run_with_older_instruction_sets(session: nox.Session, marks: str) -> None:
+    python = development(session)
+    found = f"{python} -c 'from fastopt.backends.native import library; print(*library.isas_found())'"
+    listed = session.run("bash", "-c", found, silent=True, external=True)
+    names = without([], "for_every_isa", "in_numpy", "torch", "optax")
+    for isa in str(listed).split()[:-1]:
+        files = ["tests/properties/test_same_bits.py", "tests/optimizers"]
+        run_tests(session, python, *files, *names, marks=marks, FASTOPT_ISA=isa)
 
 
 @nox.session(python=False)
 def instruction_sets(session: nox.Session) -> None:
     """Each instruction set but the newest, which the other sessions have."""
-    python = development(session)
-    found = f"{python} -c 'from fastopt.backends.native import library; print(*library.isas_found())'"
-    listed = session.run("bash", "-c", found, silent=True, external=True)
-    for isa in str(listed).split()[:-1]:
-        files = ["tests/properties/test_same_bits.py", "tests/optimizers"]
-        run_tests(
-            session,
-            python,
-            *files,
-            *without([], "for_every_isa", "in_numpy", "torch", "optax"),
-            marks=FULL,
-            FASTOPT_ISA=isa,
-        )
+    run_with_older_instruction_sets(session, DEFAULT)
 
 
 @nox.session(python=False)
@@ -194,7 +194,8 @@ def wheel(session: nox.Session) -> None:
     """The built wheel, where there is no source tree; a warning of any module is an error."""
     python = environment(session, "wheel-tests", f"{wheel_path(session)}[test]", "pytest-xdist")
     with only_the_tests(session):
-        run_tests(session, python, "-W", "error", *without([*INDEPENDENT[2:], *COMPARISONS], *BROKEN_FILES))
+        leave_out = [*INDEPENDENT[2:], *COMPARISONS, "tests/optimizers", "tests/core/test_options_as_separate_calls.py"]
+        run_tests(session, python, "-W", "error", *without(leave_out, *BROKEN_FILES))
         session.run(python, "-m", "fastopt", external=True)
 
 
@@ -214,10 +215,10 @@ def no_compiler(session: nox.Session) -> None:
     python = environment(
         session, "no-compiler", ".[checkpoint]", *RUNNER, FASTOPT_REQUIRE_NATIVE="0", FASTOPT_SKIP_NATIVE="1"
     )
-    files = ["backends/test_environment.py", "properties/test_same_bits.py", "core/test_state_dict.py", "optimizers"]
+    rooms = ("backends/test_environment.py", "core/test_state_dict.py", "optimizers", "properties")
     with only_the_tests(session):
         session.run(python, "-m", "fastopt", external=True)
-        run_tests(session, python, *(f"tests/{file}" for file in files), "tests/properties/test_bad_input.py")
+        run_tests(session, python, *(f"tests/{room}" for room in rooms))
 
 
 @nox.session(python=False)
