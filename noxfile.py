@@ -226,9 +226,8 @@ def cuda(session: nox.Session) -> None:
     """CUDA without a GPU: every kernel in Numba's simulator, as PTX, and on a stand-in for a GPU."""
     python = cuda_environment(session)
     with only_the_tests(session):
+        # All combinations of options run in the simulator in the session long.
         run_tests(session, python, SIMULATED, NUMBA_ENABLE_CUDASIM="1")
-        # The stand-in below has all combinations of options of float32; the session long has them in the simulator too.
-        run_tests(session, python, SIMULATED, "-k", "float64", marks="exhaustive", NUMBA_ENABLE_CUDASIM="1")
         run_tests(session, python, "tests/backends/cuda/test_ptx.py", marks=FULL)
         # Kernels of float64 are in the tests of every optimizer; to compile them with options too would take a minute.
         options = ["-q", "-n", "auto", "--import-mode=importlib", "-m", FULL, "-k", "not (test_options and float64)"]

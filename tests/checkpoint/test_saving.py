@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import ENVIRONMENT, KINDS, every_kind, needs_extra, write
-from tiers import shortly
 
 import fastopt
 
@@ -80,7 +79,7 @@ while True:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("count", shortly(20, 100))
+@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.long)])
 def test_killed_while_saving(tmp_path: Path, count: int) -> None:
     """Kills at any moment of a loop that saves: the file is there whenever it was, and always whole."""
     kills, rng = 0, np.random.default_rng(5)
