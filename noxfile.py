@@ -40,6 +40,8 @@ COMPARISONS = [
     "tests/core/test_options_memory.py",
     "tests/properties/test_sequences.py",
 ]
+#: The grid whose rest is for by hand: other grids compare every instruction set, and every number of threads.
+EVERY_ISA_AND_THREADS = "test_every_isa_and_number_of_threads"
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
 
 
@@ -139,13 +141,14 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=False)
 def exhaustive(session: nox.Session) -> None:
     """The grids and the long runs that README's command leaves out."""
-    run_tests(session, development(session), marks="exhaustive")
+    run_tests(session, development(session), *without([], EVERY_ISA_AND_THREADS), marks="exhaustive")
 
 
 @nox.session(python=False, default=False)
 def long(session: nox.Session) -> None:
     """What takes minutes or much memory: by hand, not in .ci/run."""
     run_tests(session, development(session), marks="long")
+    run_tests(session, development(session), "-k", EVERY_ISA_AND_THREADS, marks="exhaustive")
     run_with_older_instruction_sets(session, "exhaustive")
     python = cuda_environment(session)
     with only_the_tests(session):
@@ -227,7 +230,9 @@ def cuda(session: nox.Session) -> None:
     python = cuda_environment(session)
     with only_the_tests(session):
         # All combinations of options run in the simulator in the session long.
-        run_tests(session, python, SIMULATED, NUMBA_ENABLE_CUDASIM="1")
+        # The stand-in below runs the options of float32.
+        options_of_float32 = "test_options_have_the_bits_of_the_numpy_backend and float32"
+        run_tests(session, python, SIMULATED, "-k", f"not ({options_of_float32})", NUMBA_ENABLE_CUDASIM="1")
         run_tests(session, python, "tests/backends/cuda/test_ptx.py", marks=FULL)
         # Kernels of float64 are in the tests of every optimizer; to compile them with options too would take a minute.
         options = ["-q", "-n", "auto", "--import-mode=importlib", "-m", FULL, "-k", "not (test_options and float64)"]

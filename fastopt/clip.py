@@ -28,7 +28,7 @@ def global_norm(grads: Any, norm_type: float = 2.0) -> float:
     Parameters
     ----------
     grads : array or structure of arrays
-        Of any float dtype and shape; None is ignored.
+        Arrays of any float dtype and shape; None is ignored.
     norm_type : float, default 2.0
         Above 0; ``math.inf`` for the largest.
 

@@ -36,7 +36,7 @@ class Muon(DirectionOptimizer):
     momentum : float >= 0, default 0.95
     nesterov : bool, default True
     ns_coefficients : triple of float, default (3.4445, -4.775, 2.0315)
-        Of the Newton-Schulz iteration, which orthogonalizes.
+        The coefficients of the Newton-Schulz iteration, which orthogonalizes.
     eps : float >= 0, default 1e-7
     ns_steps : int in [0, 100), default 5
         Newton-Schulz iterations.

@@ -77,7 +77,7 @@ class MeanRow(NamedTuple):
     means: int
     #: The address of the means of its columns; 0: it has fewer than two axes.
     column_means: int
-    #: Of each matrix.
+    #: The numbers of rows and columns of each matrix.
     rows: int
     columns: int
     #: The first of its matrices among those of all arrays.
