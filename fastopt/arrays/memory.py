@@ -32,6 +32,11 @@ def in_memory_order(array: Array) -> Array:
     return array if array.flags.c_contiguous else array.T
 
 
+def is_one_run(array: Array, is_c_order: bool) -> bool:
+    """Return whether an array is one aligned run of memory, in C order or else in Fortran order."""
+    return array.flags.aligned and (array.flags.c_contiguous if is_c_order else array.flags.f_contiguous)
+
+
 def extent(array: Array) -> tuple[int, int]:
     """Return where the memory of an array of any strides begins and ends."""
     begin = end = address(array)

@@ -152,6 +152,21 @@ class Branch:
                     return name
         return None
 
+    def branches_in_order(self) -> Iterator[Branch]:
+        """Yield this branch and all below it."""
+        yield self
+        for branch in self.branches:
+            if branch is not LEAF:
+                yield from branch.branches_in_order()
+
+    def is_plain(self) -> bool:
+        """Return whether all containers are exact dicts, lists and tuples, with keys that are exact str and int."""
+        return all(
+            type(source.container) in (dict, list, tuple) and {str, int}.issuperset(map(type, source.keys))
+            for branch in self.branches_in_order()
+            for source in branch.sources
+        )
+
     def arrays(self) -> Iterator[Any]:
         """Yield the leaves that the user's containers had when the optimizer was built."""
         children = chain.from_iterable(source.children for source in self.sources)

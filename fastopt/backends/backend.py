@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..arithmetic.rules import Rule
 from ..arrays.memory import Extents
 from .interrupts import uninterrupted
+from .planned import Plan, Planned
 from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 
 #: Raises for gradients that are not finite, given the number of such elements in each array.
@@ -61,6 +62,8 @@ class Backend:
     name: str
     #: Whether the arrays are NumPy arrays.
     on_host: bool
+    #: Whether a step like the last one can be one call.
+    makes_plans: bool = False
     #: The operations on this backend's arrays.
     ops: ArrayOps
 
@@ -113,6 +116,10 @@ class Backend:
     def accumulate(self, table: Any, rows: list[HyperRow], count: Count) -> None:
         """Accumulate the gradients and count the call; Ctrl-C can't come in between."""
         uninterrupted(partial(table.accumulate, rows), count)
+
+    def plan(self, table: Any, planned: Planned) -> Plan | None:
+        """Return a plan for the next steps with this table; None if none can be made."""
+        return None
 
     def limit_norms(self, table: Any, rows: HyperRows, units: Sequence[LimitedUnits]) -> None:
         """Scale the units whose norm is above their limit."""

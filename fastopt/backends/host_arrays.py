@@ -13,7 +13,7 @@ from ..arrays.dtypes import FLOAT32, FLOAT64, NATIVE_GRADS, Array, is_float
 from ..arrays.dtypes import compute_dtype as compute_dtype
 from ..arrays.dtypes import is_bfloat16 as is_bfloat16
 from ..arrays.dtypes import is_half as is_half
-from ..arrays.memory import CACHE_LINE, Extents, address, described, extent
+from ..arrays.memory import CACHE_LINE, Extents, address, described, extent, is_one_run
 from ..arrays.memory import in_memory_order as in_memory_order
 
 
@@ -198,7 +198,7 @@ def grad_in_memory_order(name: str, grad: Any, param: Array) -> tuple[Array, boo
         with np.errstate(all="ignore"):
             grad = grad.astype(compute_dtype(param.dtype))
     is_c_order = param.flags.c_contiguous
-    if not (grad.flags.c_contiguous if is_c_order else grad.flags.f_contiguous) or not grad.flags.aligned:
+    if not is_one_run(grad, is_c_order):
         grad = np.array(grad, order="C" if is_c_order else "F")
     return (grad if is_c_order else grad.T), grad is given
 

@@ -129,6 +129,9 @@ class Table(Protocol):
         """Use these gradients from now on, and return True, if they are NumPy arrays of the last ones' dtypes and
         shapes, in C order (and writeable); else return False."""
 
+    def forget_grads(self) -> None:
+        """Keep no gradient alive; only for arrays on the host."""
+
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         """Return the address of each gradient."""
 

@@ -86,6 +86,7 @@ class DirectionOptimizer(ArrayOptimizer):
         table.set_grads(ways)
         table.step(rows)
         table.set_grads(given)
+        reader.forget_grads()
 
     def direction_of(self, step: Step, i: int, row: HyperRow, group: Group, steps: int) -> Direction:
         """Return the direction of array number ``i``, and update its slots."""

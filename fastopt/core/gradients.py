@@ -1,4 +1,4 @@
-"""The gradients of a step: each is checked, except an array that was checked before or lies at the same address."""
+"""The gradients of a step. Each is checked, unless all are like those of the last step."""
 
 from __future__ import annotations
 
@@ -92,6 +92,10 @@ class Gradients:
         # A converted copy would miss what the caller writes into the array before the next step.
         self._last = leaves if own_memory else None
         return self.present is not present
+
+    def forget(self) -> None:
+        """Forget the arrays: no gradient outlives its step here."""
+        self._last, self.given, self.sparse, self.clearable, self.converted = None, (), {}, [], []
 
     def _are_disjoint(self, table: Table, grads: Sequence[Array | None]) -> bool:
         """Raise if a gradient overlaps memory that a step writes; return whether all can be used as they are."""

@@ -67,13 +67,17 @@ class Groups:
         #: The step count that was loaded together with initial learning rates.
         self.resumed_at: int | None = None
 
+    def allowed(self, name: str) -> Allowed:
+        """Return the values that an option may have."""
+        return self.ranges[name] if name in self.ranges else RANGES.get(name)
+
     def check(self, name: str, value: Any, where: str = "") -> None:
         """Raise if an option can't have this value."""
         if name == "max_norm_axis":
             for each in value if isinstance(value, (tuple, list)) else (value,):
                 check(f"{where}{name}", each, Range(-math.inf, whole=True))
         else:
-            check(f"{where}{name}", value, self.ranges.get(name, RANGES.get(name)))
+            check(f"{where}{name}", value, self.allowed(name))
 
     def check_allowed(self, options: Mapping[str, Any]) -> None:
         """Raise if one of these options asks for what this optimizer refuses."""
@@ -157,21 +161,26 @@ class Groups:
     def values(self, step_count: int) -> list[Group]:
         """Return the options of each group in a step: schedules are evaluated."""
         return [
-            self.evaluated(k, step_count) if group.scheduled else group.values for k, group in enumerate(self.checked)
+            self.evaluated(k, group.values, group.scheduled, step_count) if group.scheduled else group.values
+            for k, group in enumerate(self.checked)
         ]
 
-    def evaluated(self, k: int, step_count: int) -> Group:
-        """Return the options of group number ``k``, with its schedules evaluated and checked."""
-        group = self.checked[k]
-        values = dict(group.values)
-        for name in group.scheduled:
-            value = value_at(values[name], step_count)
-            where = f"param_groups[{k}]: the schedule at step {step_count}: "
-            if is_scheduled(value):
-                raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
-            self.check(name, value, where)
-            values[name] = plain(value)
-        if values.get("momentum") == 0 and "momentum" in group.scheduled:
+    def evaluated(self, k: int, values: Group, scheduled: Sequence[str], step_count: int) -> Group:
+        """Return these options of group number ``k`` with its schedules evaluated and checked."""
+        values = dict(values)
+        for name in scheduled:
+            option = values[name]
+            value = option(step_count) if callable(option) else value_at(option, step_count)
+            allowed = self.allowed(name)
+            # Most values are found to be right without a text of where they come from.
+            if not (type(value) is float and isinstance(allowed, Range) and allowed.low < value < allowed.high):
+                where = f"param_groups[{k}]: the schedule at step {step_count}: "
+                if is_scheduled(value):
+                    raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
+                self.check(name, value, where)
+                value = plain(value)
+            values[name] = value
+        if values.get("momentum") == 0 and "momentum" in scheduled:
             # momentum == 0 selects a rule without a buffer; a schedule that passes through 0 keeps its buffer.
             values["momentum"] = LEAST_POSITIVE
         return values

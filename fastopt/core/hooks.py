@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import numpy.typing as npt
 
@@ -14,6 +14,21 @@ from ..backends.table import HyperRow
 from ..options.ranges import Allowed, Group
 from .step import Step
 from .workspace import Workspace
+
+#: Later than any step.
+NEVER = 2**62
+
+Hyper = TypeVar("Hyper", bound=Callable[..., tuple[float, ...]])
+
+
+def same_from(step: int) -> Callable[[Hyper], Hyper]:
+    """Declare that a ``hyper`` returns the same scalars for the same options at this step and all later ones."""
+
+    def declare(hyper: Hyper) -> Hyper:
+        vars(hyper)["same_from"] = step
+        return hyper
+
+    return declare
 
 
 class Hooks:
@@ -60,7 +75,8 @@ class Hooks:
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         """Return the rule's scalars, in double precision, for arrays of which this is step number ``step``, from 1.
 
-        ``group`` has the options of the group and the ``numbers`` of the array.
+        ``group`` has the options of the group and the ``numbers`` of the array. A step like the last one skips the call
+        where :func:`same_from` allows it.
         """
         raise NotImplementedError
 

@@ -13,17 +13,19 @@ from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
 from ..options.ranges import Group
 from .adding import add
-from .averages import written_averages
+from .averages import averages_of, written_averages
 from .entries import Entries
 from .groups import Groups
 from .hooks import Hooks
 from .parameters import Parameters
 from .parts import Parts, part
+from .plans import can_plan
 from .progress import Progress
 from .results import LoadResult, StepInfo
+from .running import Running
 from .slots import Slots
-from .step import Step
 from .whole_options import WholeOptions
+from .whole_step import whole_step
 from .workspace import Workspace, make_workspace
 
 
@@ -169,6 +171,7 @@ class Optimizer(Hooks):
             groups,
             Slots(pass_options),
             Progress(self.numbers),
+            Running(),
         )
         if grouped is not None:
             add(self, self.parts, grouped.params, grouped.options, grouped.group_of, backend)
@@ -207,6 +210,7 @@ class Optimizer(Hooks):
         "groups.param_groups", "The groups with their options; writing an option takes effect in the next step."
     )
     step_count: int = part("progress.step_count", "How many steps were applied.")
+    planned_steps: int = part("running.planned_steps", "How many steps were one call, being like the one before.")
     accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.")
     clip_global_norm: float | None = part("whole.clip_global_norm", "The greatest norm of all gradients together.")
     seed: int = part("whole.seed", "The seed of the random numbers for rounding.")
@@ -372,7 +376,7 @@ class Optimizer(Hooks):
         ValueError
             If the optimizer has neither ``ema_decay`` nor ``polyak=True``.
         """
-        return self.parts.parameters.structure(self._averages("ema"))
+        return self.parts.parameters.structure(averages_of(self, "ema"))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -398,7 +402,7 @@ class Optimizer(Hooks):
         >>> theta
         array([2.])
         """
-        averages = self._averages("averaged()")
+        averages = averages_of(self, "averaged()")
         if self._is_averaged:
             raise ValueError("averaged(): the parameters are the averaged ones already")
         self._is_averaged = True
@@ -441,8 +445,7 @@ class Optimizer(Hooks):
         ----------
         grads : array or structure of arrays
             The structure of the parameters, with arrays of any float dtype. None, or a missing key of a dict, skips an
-            array: it is not updated, and its slots and its own step count do not change. The optimizer keeps a
-            reference to these arrays until the next call.
+            array: it is not updated, and its slots and its own step count do not change.
         grad_scale : float, optional
             Instead of the optimizer's, for this step.
         stream : CUDA stream, optional
@@ -458,13 +461,18 @@ class Optimizer(Hooks):
         ------
         TypeError, ValueError
             If any argument, option or array is wrong. Nothing has changed then.
+        RuntimeError
+            If another step of this optimizer is running, in another thread or around this call.
         """
         if self._is_averaged:
             raise ValueError("step: the parameters are the averaged ones; leave averaged() first")
-        parts = self.parts
-        parts.progress.undo_skipped_step()
-        scale = parts.whole.scale_of(grad_scale)
-        return Step(self, parts, self.ready(), scale).run(grads, stream)
+        workspace = self.parts.workspace
+        plan = None if workspace is None else workspace.planning.plan
+        if plan is not None and grad_scale is None and stream is None:
+            info: StepInfo | None = plan.run(plan.address, self, grads)
+            if info is not None:
+                return info
+        return whole_step(self, grads, grad_scale, stream)
 
     def ready(self) -> Workspace:
         """Check the groups and the parameters' containers, and return the table with all that belongs to it.
@@ -484,14 +492,7 @@ class Optimizer(Hooks):
                 parts.backend, parts.parameters, parts.groups, parts.slots, parts.progress, is_one_call
             )
             self.prepare(workspace)
+            workspace.planning.is_possible = can_plan(self, parts)
             parts.workspace = workspace
             parts.groups.rules_changed = False
         return parts.workspace
-
-    def _averages(self, what: str) -> list[Array]:
-        if not self.pass_options.averages:
-            raise ValueError(f"{what}: this optimizer keeps no average; build it with ema_decay= or polyak=True")
-        if self.parts.workspace is None or self.parts.slots.pending:
-            self.ready()
-            self.parts.slots.commit()
-        return [self.state[name]["ema"] for name in self.parts.parameters.names]

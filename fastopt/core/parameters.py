@@ -46,7 +46,7 @@ class Parameters:
         self.copies: list[Array | None] = []
         #: The number of each array's group.
         self.group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-        self.frozen: set[str] = set()
+        self.frozen: frozenset[str] = frozenset()  # another object after each change
         #: The memory of the arrays and their copies.
         self.extents: Extents
 
@@ -122,12 +122,12 @@ class Parameters:
 
     def freeze(self, pattern: str) -> list[str]:
         names = matching(pattern, self.names)
-        self.frozen.update(names)
+        self.frozen = self.frozen.union(names)
         return names
 
     def unfreeze(self, pattern: str) -> list[str]:
         names = matching(pattern, self.names)
-        self.frozen.difference_update(names)
+        self.frozen = self.frozen.difference(names)
         return names
 
     def check_in_place(self) -> None:

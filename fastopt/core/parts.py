@@ -11,6 +11,7 @@ from ..options.common import StepOptions
 from .groups import Groups
 from .parameters import Parameters
 from .progress import Progress
+from .running import Running
 from .slots import Slots
 from .whole_options import WholeOptions
 from .workspace import Workspace
@@ -27,6 +28,7 @@ class Parts:
     groups: Groups
     slots: Slots
     progress: Progress
+    running: Running
     #: Made by the first step; None where a change makes another one necessary.
     workspace: Workspace | None = None
 

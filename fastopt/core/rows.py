@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,32 +68,72 @@ def history_of(steps: npt.NDArray[np.int64], keys: Sequence[npt.NDArray[Any]], u
     return b"%d,%b" % (undone, history) if undone else history
 
 
-def hyper_row(
-    group: Group, rule: Rule, scalars: tuple[float, ...], step: int, scale: float, options: StepOptions, seed: int
-) -> HyperRow:
-    """Return the row of hyperparameters of the arrays of a group of which this is step number ``step``, from 1."""
-    lr, clip_value, is_decoupled = group["lr"], group["clip_value"], group["decoupled"]
-    sign, mean = -1.0 if group["maximize"] else 1.0, 0.0
-    if options.accumulate_steps > 1:
-        sign, mean = 1.0, sign / options.accumulate_steps
-    weight = 1.0
+class SteadyFields(NamedTuple):
+    """The fields of a group's rows that no step and no schedule changes."""
+
+    grad_scale: float
+    clip_value: float
+    mean: float
+
+
+class StepFields(NamedTuple):
+    """The fields of a row, besides the rule's scalars, that the step or a schedule can change."""
+
+    l2: float
+    decay: float
+    l1: float
+    threshold: float
+    average_weight: float
+    dither: int
+
+
+def steady_fields(group: Group, scale: float, options: StepOptions) -> SteadyFields:
+    sign, clip_value = -1.0 if group["maximize"] else 1.0, group["clip_value"]
+    limit = math.inf if clip_value is None else clip_value
+    if options.accumulate_steps == 1:
+        return SteadyFields(sign / scale, limit, 0.0)
+    return SteadyFields(1.0 / scale, limit, sign / options.accumulate_steps)
+
+
+def step_fields(group: Group, step: int, options: StepOptions, seed: int) -> StepFields:
+    lr, weight_decay, weight = group["lr"], group["weight_decay"], 1.0
     if options.polyak:
         weight = averages.polyak_weight(options.polyak_start, step)
     elif options.ema_decay is not None:
         weight = averages.ema_weight(options.ema_decay, options.ema_bias_correction, step)
+    key = dither.step_key(seed, step) if options.is_dithered else 0
+    threshold = threshold_of(group, lr) if group["prox_l1"] else 0.0
+    if group["decoupled"]:
+        return StepFields(0.0, decay_of(group, lr), group["l1"], threshold, weight, key)
+    return StepFields(weight_decay, 1.0, group["l1"], threshold, weight, key)
+
+
+def depend_on_step(group: Group, scheduled: Sequence[str], options: StepOptions) -> bool:
+    """Return whether one of :func:`step_fields` is another one in each step, given which options are schedules."""
+    has_rate = bool(group["decoupled"] or group["prox_l1"])
+    has_new_weights = options.polyak or options.ema_bias_correction or options.is_dithered
+    return has_new_weights or "weight_decay" in scheduled or ("lr" in scheduled and has_rate)
+
+
+def hyper_row(
+    group: Group, rule: Rule, scalars: tuple[float, ...], step: int, scale: float, options: StepOptions, seed: int
+) -> HyperRow:
+    """Return the row of hyperparameters of the arrays of a group of which this is step number ``step``, from 1."""
+    grad_scale, clip_value, mean = steady_fields(group, scale, options)
+    l2, decay, l1, threshold, weight, key = step_fields(group, step, options, seed)
     return HyperRow(
         rule,
-        sign / scale,
-        math.inf if clip_value is None else clip_value,
+        grad_scale,
+        clip_value,
         1.0,
-        0.0 if is_decoupled else group["weight_decay"],
-        decay_of(group, lr) if is_decoupled else 1.0,
+        l2,
+        decay,
         scalars,
         mean,
-        group["l1"],
-        threshold_of(group, lr) if group["prox_l1"] else 0.0,
+        l1,
+        threshold,
         weight,
-        dither.step_key(seed, step) if options.is_dithered else 0,
+        key,
         WHOLE_PASS,
         options.zero_grads,
     )

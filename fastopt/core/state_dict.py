@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     accumulated_calls: int
     whole_options: dict[str, Any]
     groups: dict[int, SavedGroup]
-    frozen: set[str]
+    frozen: frozenset[str]
     entries: dict[str, dict[str, tuple[Array, Any]]]
     extra: Mapping[str, Any] | None
 
@@ -122,7 +122,7 @@ def plan(opt: Saved, saved: Mapping[str, Any], strict: bool, misfits: list[Misfi
             accumulated_calls,
             whole_options,
             groups,
-            {name for name in saved["frozen"] if name in known},
+            frozenset(name for name in saved["frozen"] if name in known),
             entries,
             None if extra_wrong else saved["extra"],
         ),

@@ -44,6 +44,8 @@ class Step:
         The optimizer's.
     table : Table
         The workspace's, or one with the rows that row-sparse gradients touch.
+    leaves : list of (array or None)
+        The gradient of each array.
     present : bool array
         Which arrays have a gradient.
     groups : list of dict
@@ -61,6 +63,7 @@ class Step:
         "hooks",
         "hyper_rows",
         "is_last",
+        "leaves",
         "parts",
         "present",
         "row_options",
@@ -74,6 +77,7 @@ class Step:
     groups: list[Group]
     row_options: list[Group]
     hyper_rows: list[HyperRow]
+    leaves: list[Any]
     present: npt.NDArray[np.bool_]
     units: list[LimitedUnits]
     verdict: Any
@@ -146,6 +150,7 @@ class Step:
         if parameters.frozen:
             frozen = parameters.frozen
             leaves = [None if name in frozen else leaf for name, leaf in zip(parameters.names, leaves, strict=True)]
+        self.leaves = leaves
         # First: an interrupt from here on has the rows assigned again.
         last, rows.history = rows.history, b""
         gradients = self.workspace.gradients

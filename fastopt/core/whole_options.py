@@ -19,8 +19,6 @@ class WholeOptions:
         A DynamicLossScale needs "skip".
     """
 
-    __slots__ = ("clip_global_norm", "dynamic_scale", "nonfinite", "scale", "seed")
-
     def __init__(
         self, clip_global_norm: float | None, grad_scale: float | DynamicLossScale, seed: int, nonfinite: str
     ) -> None:

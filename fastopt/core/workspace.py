@@ -9,6 +9,7 @@ from ..backends.backend import Backend
 from .gradients import Gradients
 from .groups import Groups
 from .parameters import Parameters
+from .planning import Planning
 from .progress import Progress
 from .row_sparse import Buffers
 from .rows import Rows
@@ -30,11 +31,24 @@ class Workspace:
         Whether the optimizer's update is one pass over the table.
     own : object
         For the optimizer: :meth:`Hooks.prepare` sets it, :meth:`Hooks.update` uses it.
+    planning : Planning
+        The plan of the next step.
     buffers : dict
         The memory for copies of the rows that row-sparse gradients touch.
     """
 
-    __slots__ = ("are_writeable", "backend", "buffers", "gradients", "is_one_call", "memory", "own", "rows", "table")
+    __slots__ = (
+        "are_writeable",
+        "backend",
+        "buffers",
+        "gradients",
+        "is_one_call",
+        "memory",
+        "own",
+        "planning",
+        "rows",
+        "table",
+    )
 
     def __init__(
         self,
@@ -49,8 +63,15 @@ class Workspace:
         self.are_writeable = are_writeable
         self.rows = Rows()
         self.is_one_call = is_one_call
+        self.planning = Planning()
         self.buffers: Buffers = {}
         self.own: Any = None
+
+    def forget_grads(self) -> None:
+        """Keep no gradient alive after a step. A GPU may still be reading its own."""
+        if self.backend.on_host:
+            self.gradients.forget()
+            self.table.forget_grads()
 
 
 def make_workspace(

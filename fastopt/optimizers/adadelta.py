@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
+from ..core.hooks import same_from
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, Allowed, Group, Schedulable
@@ -63,5 +64,6 @@ class Adadelta(Optimizer):
     def rule(self, group: Group) -> rules.Rule:
         return rules.adadelta
 
+    @same_from(1)
     def hyper(self, group: Group, step: int) -> rules.AdadeltaScalars:
         return rules.AdadeltaScalars(group["rho"], 1.0 - group["rho"], group["lr"], group["eps"])

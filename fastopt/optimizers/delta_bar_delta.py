@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
+from ..core.hooks import same_from
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
@@ -91,6 +92,7 @@ class DeltaBarDelta(Optimizer):
     def initial_slot(self, group: Group, slot: str) -> float:
         return 1.0 if slot == "gain" else 0.0
 
+    @same_from(2)
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         beta = 0.0 if step == 1 else group["beta"]
         scalars = (0.0, 1.0, beta, 1.0 - beta, *group["gain_limits"], group["momentum"], group["lr"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
+from ..core.hooks import same_from
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, Allowed, Group, Schedulable
@@ -90,6 +91,7 @@ class RMSprop(Optimizer):
             return rules.rmsprop_centered if group["centered"] else rules.rmsprop
         return rules.rmsprop_centered_momentum if group["centered"] else rules.rmsprop_momentum
 
+    @same_from(1)
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         lr, alpha, momentum = group["lr"], group["alpha"], group["momentum"]
         eps, eps_root = (0.0, group["eps"]) if group["eps_in_root"] else (group["eps"], 0.0)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
+from ..core.hooks import same_from
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import ANY_NUMBER, Allowed, Group, Schedulable
@@ -91,6 +92,7 @@ class SGD(Optimizer):
             return rules.sgd
         return rules.nesterov if group["nesterov"] else rules.momentum
 
+    @same_from(2)
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         lr, momentum = group["lr"], group["momentum"]
         if momentum == 0:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
+from ..core.hooks import same_from
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable
@@ -79,6 +80,7 @@ class Rprop(Optimizer):
         lr = group["lr"]
         return float(lr(0) if callable(lr) else lr) if slot == "step_size" else 0.0
 
+    @same_from(1)
     def hyper(self, group: Group, step: int) -> rules.RpropScalars:
         return rules.RpropScalars(0.0, 1.0, *group["etas"], *group["step_sizes"])
 
@@ -134,6 +136,7 @@ class Signum(Optimizer):
     def rule(self, group: Group) -> rules.Rule:
         return rules.signum
 
+    @same_from(1)
     def hyper(self, group: Group, step: int) -> rules.SignumScalars:
         return rules.SignumScalars(group["momentum"], 1.0 - group["momentum"], group["lr"])
 
@@ -187,6 +190,7 @@ class Lion(Optimizer):
     def rule(self, group: Group) -> rules.Rule:
         return rules.lion
 
+    @same_from(1)
     def hyper(self, group: Group, step: int) -> rules.LionScalars:
         beta1, beta2 = group["betas"]
         return rules.LionScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, group["lr"])

@@ -129,7 +129,7 @@ class Schedule:
 
     def __call__(self, step: SupportsIndex) -> float:
         """Return the value at `step`, counted from 0."""
-        return self.at(as_number("step", step, ranges.INDEX))
+        return self.at(step if type(step) is int and step >= 0 else as_number("step", step, ranges.INDEX))
 
     def at(self, step: int) -> float:
         """Return the value at `step`, which is not checked; subclasses define this."""

@@ -11,8 +11,9 @@ from ...arrays.dtypes import Array
 from .. import threads
 from ..backend import Arrays, Count, Counts, Rules, Slots
 from ..numpy.host import HostBackend
+from ..planned import Plan, Planned
 from ..table import Extras, HyperRow
-from . import library, ndarrays
+from . import library, ndarrays, plan
 from .table import NativeTable, add_runs
 
 
@@ -36,6 +37,13 @@ class NativeBackend(HostBackend):
 
     def accumulate(self, table: Any, rows: list[HyperRow], count: Count) -> None:
         table.accumulate(rows, is_counted=True)
+
+    @property
+    def makes_plans(self) -> bool:  # type: ignore[override]
+        return plan.are_made
+
+    def plan(self, table: Any, planned: Planned) -> Plan | None:
+        return plan.NativePlan(table, planned)
 
     def most_threads(self) -> int:
         return threads.MAX_THREADS if library.has_threads() else 1

@@ -85,7 +85,7 @@ def pack_format(name: str) -> str:
 
 def struct_dtype(name: str) -> np.dtype[Any]:
     """Return the layout of a C struct of csrc/fastopt.h as a NumPy dtype."""
-    kinds = {"int32_t": "i4", "int64_t": "i8", "double": "f8", "void *": "u8"}
+    kinds = {"int32_t": "i4", "int64_t": "i8", "double": "f8", "void *": "u8", "uintptr_t": "u8"}
     names, formats, offsets = [], [], []
     for field, described in ffi.typeof(name).fields:
         item = described.type

@@ -95,6 +95,9 @@ class NativeTable:
         self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
         self.grads[0 : self.count] = self.grad_owners
 
+    def forget_grads(self) -> None:
+        self.grad_owners = ()
+
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
 

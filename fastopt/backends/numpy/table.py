@@ -92,6 +92,9 @@ class NumpyTable:
         self.grads = [grad.reshape(-1) for grad in grads]
         return True
 
+    def forget_grads(self) -> None:
+        self.grads = [None] * len(self.shapes)
+
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
         return np.array([0 if grad is None else address(grad) for grad in self.grads], np.uintp)
 

@@ -1,0 +1,67 @@
+/* The parts of a planned step, for plan.c. */
+#ifndef FO_PARTS_H
+#define FO_PARTS_H
+
+#include "limited_api.h"
+
+#include "plan.h"
+
+#if FO_HAS_PLANS
+
+typedef enum { FO_NOT_PLANNED, FO_PLANNED } fo_outcome;
+
+/* Let the plan make no step any more, and return FO_NOT_PLANNED. */
+static inline fo_outcome fo_outdated(fo_plan *plan)
+{
+    plan->is_outdated = 1;
+    return FO_NOT_PLANNED;
+}
+
+/* Return this dict's entry of an interned name. */
+static inline PyObject *fo_entry(uintptr_t dict, PyObject *name)
+{
+    return PyDict_GetItemWithError((PyObject *)dict, name);
+}
+
+/* Names of attributes and options. */
+typedef struct {
+    PyObject *frozen, *groups, *hyper, *lr, *rule, *threads;
+} fo_names;
+
+extern fo_names fo_name;
+
+/* walk.c: the user's containers */
+
+/* Write the arrays of the gradients into plan->leaves, 0 for None. Return whether the structure is that of the plan. */
+int fo_flatten(const fo_plan *plan, PyObject *grads);
+
+/* Return whether each of the parameters' containers holds its children still. */
+int fo_are_in_place(const fo_plan *plan);
+
+/* options.c */
+
+/* Compare all options; take over those that the user wrote, where that leaves the plan what it is. */
+int fo_take_options(fo_plan *plan, PyObject *hooks);
+
+/* Return the options of a group in this step. */
+PyObject *fo_options_of(const fo_group *group);
+
+/* Evaluate the schedules; return 0 if one raises. */
+int fo_evaluate_options(fo_plan *plan);
+void fo_forget_evaluated(fo_plan *plan);
+
+/* gradients.c */
+
+/* Check all arrays and their gradients. Set whether the arrays need other rows than in the last step. */
+fo_outcome fo_take_grads(fo_plan *plan, int *needs_rows);
+
+/* rows.c */
+
+/* Give the arrays that agree in their group and their number of steps a common row. */
+fo_outcome fo_assign_rows(fo_plan *plan);
+
+/* Make each row for the step of its arrays that comes now; return 0 if a function raises. */
+int fo_make_rows(fo_plan *plan, PyObject *hooks);
+
+#endif
+#endif

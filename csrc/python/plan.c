@@ -1,0 +1,238 @@
+/* A step like the last one, in one call from Python: compare pointers, check the gradients, make the rows, step, count.
+
+   Whatever is not as it was makes the call return None; only scratch memory of the plan has changed then, and
+   fastopt/core/step.py makes the step. That file is the readable statement of a step, and the one with its errors. The
+   call holds Python's lock but during the passes over large arrays, so that no signal is handled and no other thread
+   steps in between. */
+#include "parts.h"
+
+#include <math.h>
+
+#if !FO_HAS_PLANS
+
+int32_t fo_publish(uintptr_t dict)
+{
+    (void)dict;
+    return 0;
+}
+
+#else
+
+/* With fewer elements the passes are over before another thread would have woken. */
+enum { MIN_ELEMENTS_TO_UNLOCK = 1 << 15 };
+
+fo_names fo_name;
+
+/* In the last of the accumulated calls: return whether an array that has a sum lacks a gradient. */
+static int has_unfinished_sum(const fo_plan *plan)
+{
+    const int64_t *calls = plan->counts + 1 + plan->count;
+    for (int64_t i = 0; calls[0] > 0 && i < plan->count; i++)
+        if (calls[1 + i] > 0 && !plan->grads[i])
+            return 1;
+    return 0;
+}
+
+static int64_t elements_of(const fo_plan *plan)
+{
+    int64_t elements = 0;
+    for (int64_t i = 0; i < plan->count; i++)
+        elements += plan->arrays[i].length;
+    return elements;
+}
+
+static int32_t thread_count(const fo_plan *plan)
+{
+    PyObject *setting = fo_entry(plan->threads, fo_name.threads);
+    return setting ? (int32_t)PyLong_AsLong(setting) : 1;
+}
+
+static void set_global_clip(fo_plan *plan, double factor)
+{
+    for (int64_t r = 0; r < plan->row_count; r++)
+        plan->rows[r].global_clip = factor;
+}
+
+/* As fastopt.arithmetic.norms.clip_factor. */
+static double clip_factor(double norm, double max_norm)
+{
+    const double factor = max_norm / (norm + 1e-6);
+    return 1.0 < factor ? 1.0 : factor;
+}
+
+static void sum_squares(const fo_plan *plan, int32_t threads)
+{
+    fo_sum_products(plan->arrays, plan->grads, plan->count, plan->rows, FO_CLIPPED_GRAD, FO_CLIPPED_GRAD,
+                    plan->counts_nonfinite, plan->partials, plan->readings, threads);
+}
+
+/* Read all gradients, as fastopt.backends.numpy.host.HostBackend.read does. Return whether all elements are finite, if
+   that is asked for. */
+static int read_grads(fo_plan *plan, int is_last, int32_t threads, double *norm)
+{
+    const int clips_arrays = plan->clips_arrays && is_last, clips_global = plan->clips_global && is_last;
+    set_global_clip(plan, 1.0);
+    if (plan->clips_arrays)
+        for (int64_t i = 0; i < plan->count; i++)
+            plan->arrays[i].array_clip = 1.0;
+    if (!clips_arrays && !clips_global && !plan->counts_nonfinite)
+        return 1;
+    sum_squares(plan, threads);
+    for (int64_t i = 0; i < plan->count; i++)
+        if (plan->readings[i].nonfinite)
+            return 0;
+    if (clips_arrays)
+        for (int64_t i = 0; i < plan->count; i++) {
+            const double limit = plan->groups[plan->planned[i].group].limit;
+            if (limit < INFINITY)
+                plan->arrays[i].array_clip = clip_factor(sqrt(plan->readings[i].sum), limit);
+        }
+    if (clips_global) {
+        double sum = plan->readings[0].sum;
+        if (clips_arrays)
+            sum_squares(plan, threads), sum = plan->readings[0].sum;
+        for (int64_t i = 1; i < plan->count; i++)
+            sum += plan->readings[i].sum;
+        *norm = sqrt(sum);
+        set_global_clip(plan, clip_factor(*norm, plan->global_limit));
+    }
+    return 1;
+}
+
+static void apply(fo_plan *plan, int32_t threads)
+{
+    fo_step(plan->arrays, plan->grads, plan->count, plan->rows, threads, plan->counts);
+    for (int64_t r = 0; r < plan->row_count; r++)
+        plan->row_steps[r]++;
+}
+
+static void accumulate(fo_plan *plan, int32_t threads)
+{
+    for (int64_t r = 0; r < plan->row_count; r++)
+        plan->rows[r].mean = 0;
+    fo_accumulate(plan->arrays, plan->grads, plan->count, plan->rows, threads, plan->counts);
+    for (int64_t r = 0; r < plan->row_count; r++)
+        plan->rows[r].mean = plan->groups[plan->row_groups[r]].row.mean;
+}
+
+/* Return whether the step is like the last one, as far as can be found before a number is read. Only the options may run
+   Python code: they come first, before pointers to gradients are kept. */
+static int is_like_last(fo_plan *plan, PyObject *hooks, PyObject *grads)
+{
+    int needs_rows = 0;
+    if (plan->is_outdated || plan->marks[0])
+        return 0;
+    if (!fo_take_options(plan, hooks) || !fo_are_in_place(plan))
+        return fo_outdated(plan) == FO_PLANNED;
+    return !plan->marks[0] && fo_flatten(plan, grads) && fo_take_grads(plan, &needs_rows) == FO_PLANNED &&
+           (!needs_rows || fo_assign_rows(plan) == FO_PLANNED);
+}
+
+/* Return a fastopt.StepInfo. */
+static PyObject *step_info(const fo_plan *plan, int is_last, double norm)
+{
+    /* As tuple.__new__ does: the named tuple's own constructor is a Python function. */
+    const newfunc new_tuple = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    PyObject *lr = fo_entry((uintptr_t)fo_options_of(&plan->groups[0]), fo_name.lr);
+    PyObject *fields = PyTuple_New(4), *arguments = PyTuple_New(1), *info = NULL;
+    if (lr && fields && arguments) {
+        Py_INCREF(lr);
+        PyTuple_SetItem(fields, 0, PyBool_FromLong(is_last));
+        PyTuple_SetItem(fields, 1, plan->clips_global && is_last ? PyFloat_FromDouble(norm) : Py_BuildValue(""));
+        PyTuple_SetItem(fields, 2, lr);
+        PyTuple_SetItem(fields, 3, PyLong_FromLongLong(plan->counts[0]));
+        Py_INCREF(fields);
+        PyTuple_SetItem(arguments, 0, fields);
+        info = new_tuple((PyTypeObject *)plan->step_info, arguments, NULL);
+    }
+    Py_XDECREF(fields);
+    Py_XDECREF(arguments);
+    return info;
+}
+
+/* Keep the gradients alive while Python code or another thread may run. */
+static void hold_grads(const fo_plan *plan)
+{
+    for (int64_t i = 0; i < plan->count; i++)
+        Py_XINCREF((PyObject *)plan->leaves[i]);
+}
+
+static void release_grads(const fo_plan *plan)
+{
+    for (int64_t i = 0; i < plan->count; i++)
+        Py_XDECREF((PyObject *)plan->leaves[i]);
+}
+
+/* Make the step, with or without Python's lock. */
+static void pass(fo_plan *plan, int is_last, int32_t threads, int unlocks)
+{
+    PyThreadState *state = unlocks ? PyEval_SaveThread() : NULL;
+    if (is_last)
+        apply(plan, threads);
+    else
+        accumulate(plan, threads);
+    if (unlocks)
+        PyEval_RestoreThread(state);
+}
+
+static int read_unlocked(fo_plan *plan, int is_last, int32_t threads, int unlocks, double *norm)
+{
+    PyThreadState *state = unlocks ? PyEval_SaveThread() : NULL;
+    const int are_finite = read_grads(plan, is_last, threads, norm);
+    if (unlocks)
+        PyEval_RestoreThread(state);
+    return are_finite;
+}
+
+static void step(fo_plan *plan, PyObject *hooks, PyObject **info)
+{
+    const int is_last = plan->accumulate_steps == 1 || plan->counts[1 + plan->count] + 1 >= plan->accumulate_steps;
+    const int unlocks = elements_of(plan) >= MIN_ELEMENTS_TO_UNLOCK;
+    const int32_t threads = unlocks ? thread_count(plan) : 1;
+    double norm = 0;
+    if ((is_last && has_unfinished_sum(plan)) || !read_unlocked(plan, is_last, threads, unlocks, &norm))
+        return;
+    if (!fo_evaluate_options(plan) || !fo_make_rows(plan, hooks))
+        return;
+    pass(plan, is_last, threads, unlocks);
+    plan->marks[1]++;
+    *info = step_info(plan, is_last, norm);
+}
+
+static PyObject *planned_step(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "planned_step: expected a plan, an optimizer and gradients");
+    fo_plan *plan = PyLong_AsVoidPtr(arguments[0]);
+    PyObject *info = NULL;
+    if (is_like_last(plan, arguments[1], arguments[2])) {
+        plan->marks[0] = 1;
+        hold_grads(plan);
+        step(plan, arguments[1], &info);
+        release_grads(plan);
+        fo_forget_evaluated(plan);
+        plan->marks[0] = 0;
+    }
+    return info || PyErr_Occurred() ? info : Py_BuildValue("");
+}
+
+static PyMethodDef definition = {"planned_step", (PyCFunction)(void (*)(void))planned_step, METH_FASTCALL, NULL};
+
+int32_t fo_publish(uintptr_t dict)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    fo_name = (fo_names){.frozen = PyUnicode_InternFromString("frozen"),
+                         .groups = PyUnicode_InternFromString("param_groups"),
+                         .hyper = PyUnicode_InternFromString("hyper"),
+                         .lr = PyUnicode_InternFromString("lr"),
+                         .rule = PyUnicode_InternFromString("rule"),
+                         .threads = PyUnicode_InternFromString("setting")};
+    PyObject *function = PyCFunction_NewEx(&definition, NULL, NULL);
+    const int is_published = function && PyDict_SetItemString((PyObject *)dict, definition.ml_name, function) == 0;
+    Py_XDECREF(function);
+    PyGILState_Release(state);
+    return is_published;
+}
+
+#endif

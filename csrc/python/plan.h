@@ -1,0 +1,133 @@
+/* A plan: all that a step like the last one compares and uses. Python objects are given by their addresses; the plan's
+   Python side (fastopt/backends/native/plan.py) fills it in and keeps every one of them alive. cffi reads this file
+   too, without the lines that begin with #. */
+#ifndef FO_PLAN_H
+#define FO_PLAN_H
+
+#include "../fastopt.h"
+
+enum { FO_PLANNED_DTYPES = 4 }; /* the fo_dtypes that a gradient may have, by their numbers */
+
+typedef enum { FO_LEAF, FO_DICT, FO_LIST } fo_node_kind;
+
+/* One part of the gradients' structure, in preorder: a container comes before its children. */
+typedef struct {
+    uintptr_t key; /* in the dict above */
+    int32_t kind;  /* an fo_node_kind */
+    int32_t children;
+    int64_t end;        /* the number of the part after this one and all below it */
+    int64_t first_leaf; /* the number of the first array in it */
+} fo_node;
+
+/* One of the containers that the parameters came in, and its children, at places of the plan's child_keys. */
+typedef struct {
+    uintptr_t container;
+    int32_t kind; /* FO_DICT or FO_LIST */
+    int64_t first, count;
+} fo_container;
+
+/* How a new value of an option is taken. */
+typedef enum {
+    FO_FIXED,   /* not: the plan ends */
+    FO_NUMBER,  /* a float in the range */
+    FO_CHECKED, /* Python checks it */
+} fo_writing;
+
+/* A run of memory. */
+typedef struct {
+    uintptr_t start, stop;
+} fo_run;
+
+/* An entry of a dict: a new value is another object. */
+typedef struct {
+    uintptr_t key, value;
+    int32_t writing; /* an fo_writing */
+    int32_t includes_low, includes_high;
+    double low, high;
+} fo_option;
+
+typedef struct {
+    uintptr_t options; /* the user's dict */
+    uintptr_t values;  /* a dict of the same options, as a step uses them */
+    int64_t first, count;
+    int32_t is_scheduled; /* 1: an option is a function of the step */
+    int32_t is_changed;   /* 1: its rows are of other options */
+    int32_t has_new_rows; /* 1: further numbers than the rule's scalars depend on the step */
+    uintptr_t rule;
+    int64_t same_from; /* the rule's scalars are the same from this step on */
+    double limit;      /* the greatest norm of an array; infinity: none */
+    fo_hyper row;      /* for arrays that have no row yet, as it was made last */
+    int64_t made;      /* for this step; 0: only the fields that stay are set */
+    int64_t newest_row;
+    uintptr_t evaluated; /* the options of this step */
+} fo_group;
+
+/* One array of the plan. */
+typedef struct {
+    uintptr_t param, dtype; /* objects */
+    void *memory;
+    int32_t is_reversed; /* 1: in Fortran order, so that its memory is that of its transpose in C order */
+    int32_t is_frozen;
+    int64_t group, size;
+    int64_t gap;  /* the number of the first run of `starts` after its last gradient */
+    void *buffer; /* for a gradient that is not in its order; NULL: none */
+    int64_t buffer_bytes;
+} fo_planned_array;
+
+typedef struct {
+    int64_t count;
+    fo_planned_array *planned;
+    fo_array *arrays;
+    void **grads;
+    uintptr_t *leaves; /* the gradients' objects; 0: none */
+    int64_t *counts;   /* as in fo_step */
+    int64_t *marks;    /* whether a step of the optimizer is running; how many steps were planned */
+
+    int64_t node_count;
+    const fo_node *nodes;
+    int32_t is_single; /* 1: the gradients are one array */
+    uintptr_t wrapper; /* a key: an entry of the first container may be a dict with this key alone; 0: not */
+
+    int64_t container_count;
+    const fo_container *containers;
+    const uintptr_t *child_keys, *children;
+
+    uintptr_t whole_options; /* a dict, at the places from first_whole_option to option_count */
+    uintptr_t parameters;    /* a dict whose "frozen" is `frozen` */
+    uintptr_t frozen;
+    uintptr_t groups_dict; /* a dict whose "param_groups" is `groups_list` */
+    uintptr_t groups_list;
+    int64_t first_whole_option, option_count, group_count;
+    fo_option *options;
+    uintptr_t option_values; /* a list that keeps the options' values alive */
+    fo_group *groups;
+    int32_t may_change; /* 1: is_changed of a group may be 1 */
+
+    int64_t row_count, row_room;
+    fo_hyper *rows;
+    int64_t *row_groups, *row_steps, *row_made, *older_rows;
+
+    uintptr_t ndarray; /* types and dtypes */
+    uintptr_t grad_dtypes[FO_PLANNED_DTYPES];
+    int32_t grad_flags; /* flags of NumPy's C interface that a gradient must have */
+
+    int64_t run_count; /* the runs of memory that a step writes, in order */
+    const uintptr_t *starts, *stops;
+    fo_run *grad_runs; /* room for those of the gradients, if the step clears them; NULL: it does not */
+
+    int32_t accumulate_steps;
+    int32_t clips_arrays, clips_global, counts_nonfinite;
+    double global_limit;
+    fo_reading *partials, *readings;
+
+    uintptr_t threads;                                     /* a dict whose "setting" is the number of threads */
+    uintptr_t check_option, options_at, row_at, step_info; /* functions and a type */
+    int32_t is_laid_out; /* 1: `arrays` have the lengths and rows of those that had a gradient last */
+    int32_t is_outdated; /* 1: the next plan will be another one */
+} fo_plan;
+
+/* Put the function `planned_step(plan, hooks, grads)` into the Python dict at this address; return 0 if this Python can't
+   have it. */
+int32_t fo_publish(uintptr_t dict);
+
+#endif

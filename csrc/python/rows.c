@@ -1,0 +1,125 @@
+/* The rows of hyperparameters: which arrays share one, and the numbers in it. */
+#include "parts.h"
+
+#if FO_HAS_PLANS
+
+/* What RowSource.row_at of fastopt/backends/planned.py returns, in order. */
+enum { SCALARS, L2, DECAY, L1, THRESHOLD, WEIGHT, DITHER, ROW_SIZE };
+
+/* An array without a gradient has no chunks, so that threads pass it by. */
+static void lay_out(fo_plan *plan)
+{
+    int64_t chunks = 0;
+    for (int64_t i = 0; i < plan->count; i++) {
+        plan->arrays[i].length = plan->grads[i] ? plan->planned[i].size : 0;
+        plan->arrays[i].first_chunk = chunks;
+        chunks += (plan->arrays[i].length + FO_CHUNK - 1) / FO_CHUNK;
+    }
+    plan->is_laid_out = 1;
+}
+
+fo_outcome fo_assign_rows(fo_plan *plan)
+{
+    const int64_t *steps = plan->counts + 1;
+    int64_t *row_steps = plan->row_steps;
+    plan->is_laid_out = 0; /* until all arrays have a row */
+    plan->row_count = 0;
+    for (int64_t k = 0; k < plan->group_count; k++)
+        plan->groups[k].newest_row = -1;
+    for (int64_t i = 0; i < plan->count; i++) {
+        fo_group *group = &plan->groups[plan->planned[i].group];
+        int64_t row = group->newest_row;
+        if (!plan->grads[i])
+            continue;
+        while (row >= 0 && row_steps[row] != steps[i])
+            row = plan->older_rows[row];
+        if (row < 0) {
+            row = plan->row_count++;
+            if (row == plan->row_room)
+                return fo_outdated(plan);
+            plan->rows[row] = group->row;
+            plan->row_groups[row] = plan->planned[i].group;
+            row_steps[row] = steps[i];
+            plan->row_made[row] = group->made;
+            plan->older_rows[row] = group->newest_row;
+            group->newest_row = row;
+        }
+        plan->arrays[i].hyper = (int32_t)row;
+    }
+    lay_out(plan);
+    return FO_PLANNED;
+}
+
+/* Read `count` numbers of a tuple; return whether they are so many numbers. */
+static int read_numbers(PyObject *tuple, double *numbers, int64_t count)
+{
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) > count)
+        return 0;
+    const Py_ssize_t size = PyTuple_Size(tuple);
+    for (Py_ssize_t k = 0; k < size; k++) {
+        numbers[k] = PyFloat_AsDouble(PyTuple_GetItem(tuple, k));
+        if (numbers[k] == -1.0 && PyErr_Occurred())
+            return 0;
+    }
+    return 1;
+}
+
+static double number_at(PyObject *tuple, int field)
+{
+    return PyFloat_AsDouble(PyTuple_GetItem(tuple, field));
+}
+
+static int read_row(PyObject *tuple, fo_hyper *row)
+{
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != ROW_SIZE ||
+        !read_numbers(PyTuple_GetItem(tuple, SCALARS), row->scalars, FO_MAX_SCALARS))
+        return 0;
+    row->l2 = number_at(tuple, L2);
+    row->decay = number_at(tuple, DECAY);
+    row->l1 = number_at(tuple, L1);
+    row->threshold = number_at(tuple, THRESHOLD);
+    row->average_weight = number_at(tuple, WEIGHT);
+    row->dither = PyLong_AsUnsignedLongLong(PyTuple_GetItem(tuple, DITHER));
+    return !PyErr_Occurred();
+}
+
+/* Make a row for the step of its arrays that comes now. */
+static int make_row(fo_plan *plan, int64_t r, PyObject *hooks)
+{
+    fo_group *group = &plan->groups[plan->row_groups[r]];
+    const int64_t step = plan->row_steps[r] + 1;
+    const int is_new = group->is_changed || group->has_new_rows;
+    fo_hyper *row = &plan->rows[r];
+    if (!is_new && !group->is_scheduled && step >= group->same_from && plan->row_made[r] >= group->same_from)
+        return 1;
+    PyObject *count = PyLong_FromLongLong(step), *made;
+    if (is_new)
+        made = PyObject_CallFunctionObjArgs((PyObject *)plan->row_at, hooks, fo_options_of(group), count, NULL);
+    else
+        made = PyObject_CallMethodObjArgs(hooks, fo_name.hyper, fo_options_of(group), count, NULL);
+    const int is_made = made && (is_new ? read_row(made, row) : read_numbers(made, row->scalars, FO_MAX_SCALARS));
+    if (is_made) {
+        group->row = *row;
+        group->made = plan->row_made[r] = step;
+    }
+    Py_XDECREF(count);
+    Py_XDECREF(made);
+    return is_made;
+}
+
+int fo_make_rows(fo_plan *plan, PyObject *hooks)
+{
+    for (int64_t r = 0; r < plan->row_count; r++)
+        if (!make_row(plan, r, hooks))
+            return 0;
+    if (plan->may_change) {
+        plan->may_change = 0;
+        for (int64_t r = 0; r < plan->row_count; r++)
+            plan->groups[plan->row_groups[r]].is_changed = 0;
+        for (int64_t k = 0; k < plan->group_count; k++)
+            plan->may_change |= plan->groups[k].is_changed;
+    }
+    return 1;
+}
+
+#endif

@@ -1,0 +1,163 @@
+"""What a plan is made of: all that a step like the last one compares and uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays.memory import is_one_run
+from ..backends.planned import Plan, Planned, PlannedArrays, PlannedGroup
+from ..options.common import StepOptions
+from ..options.ranges import Group, plain
+from ..options.values import differ, is_scheduled
+from .groups import Groups
+from .hooks import NEVER, Hooks
+from .parts import Parts
+from .results import StepInfo
+from .rows import depend_on_step, steady_fields, step_fields
+from .workspace import Workspace
+
+#: The options that make another plan necessary: reading the gradients depends on them, or the table.
+FIXED = frozenset({"params", "clip_value", "clip_norm", "maximize", "max_norm", "max_norm_axis"})
+
+#: The types of options that can't change in place, besides those of NumPy's scalars.
+CONSTANTS = (bool, int, float, str, type(None))
+
+
+class PlanHooks(Protocol):
+    """The hook that a plan needs; ``hooks.py`` describes it."""
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]: ...
+
+
+def can_plan(hooks: Hooks, parts: Parts) -> bool:
+    """Return whether the steps of an optimizer can be planned: each is one pass, and its rows depend on steps alone."""
+    kind = type(hooks)
+    return (
+        parts.backend.makes_plans
+        and kind.update is Hooks.update
+        and kind.row_keys is Hooks.row_keys
+        and kind.adjusted is Hooks.adjusted
+        and not kind.numbers
+        and kind.rows_stay
+        and parts.parameters.root.is_plain()
+    )
+
+
+def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequence[Any]) -> Plan | None:
+    """Return a plan after a whole step with these gradients, or None if the options or gradients allow none."""
+    parameters, whole = parts.parameters, dict(vars(parts.whole))
+    if workspace.gradients.sparse or parts.groups.limits_norms or whole["dynamic_scale"] is not None:
+        return None
+    groups = planned_groups(hooks, parts.groups, parts.options, whole["scale"])
+    if groups is None:
+        return None
+    add_buffers(workspace.planning.buffers, parameters.arrays, leaves)
+    frozen, written = parameters.frozen, workspace.gradients.extents
+    arrays = PlannedArrays(
+        parameters.arrays,
+        parameters.dtypes,
+        parameters.root,
+        parameters.is_single,
+        parameters.is_grouped,
+        parameters.group_of,
+        [name in frozen for name in parameters.names],
+        written.starts,
+        written.stops,
+        workspace.planning.buffers,
+    )
+    source = RowSource(parts.groups, groups, parts.options, whole["seed"])
+    return parts.backend.plan(
+        workspace.table,
+        Planned(
+            arrays,
+            groups,
+            (vars(parts.whole), whole),
+            (vars(parameters), frozen),
+            (vars(parts.groups), parts.groups.param_groups),
+            source,
+            StepInfo,
+            parts.running.marks,
+            2 * len(workspace.rows.members),
+            parts.options.zero_grads,
+            parts.options.accumulate_steps,
+            parts.groups.clips_arrays,
+            whole["clip_global_norm"],
+            parts.options.nonfinite != "propagate",
+        ),
+    )
+
+
+def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale: float) -> list[PlannedGroup] | None:
+    """Return the groups of a plan; None if an option could change in place, or has changed since it was checked."""
+    planned = []
+    for group, checked in zip(groups.param_groups, groups.checked, strict=True):
+        entries = dict(group)
+        if differ(entries, checked.values) or list(map(type, entries.values())) != checked.types:
+            return None
+        if not all(is_constant(value) for name, value in entries.items() if name != "params"):
+            return None
+        values = dict(checked.values)
+        fixed = FIXED.union(checked.scheduled, groups.refused)
+        planned.append(
+            PlannedGroup(
+                group,
+                entries,
+                values,
+                {name: groups.allowed(name) for name in entries if name not in fixed},
+                checked.rule,
+                checked.scheduled,
+                depend_on_step(values, checked.scheduled, options),
+                getattr(hooks.hyper, "same_from", NEVER),
+                math.inf if values["clip_norm"] is None else values["clip_norm"],
+                *steady_fields(values, scale, options),
+            )
+        )
+    return planned
+
+
+def is_constant(value: Any) -> bool:
+    """Return whether an option can't change in place."""
+    if type(value) is tuple:
+        return all(map(is_constant, value))
+    return type(value) in CONSTANTS or isinstance(value, np.generic) or callable(value)
+
+
+def add_buffers(buffers: dict[int, npt.NDArray[np.uint8]], params: Sequence[Any], leaves: Sequence[Any]) -> None:
+    """Add memory for each gradient that is not in its parameter's order."""
+    for i, (param, leaf) in enumerate(zip(params, leaves, strict=True)):
+        is_copied = isinstance(leaf, np.ndarray) and not is_one_run(leaf, param.flags.c_contiguous)
+        if is_copied and (i not in buffers or buffers[i].size < leaf.nbytes):
+            buffers[i] = np.empty(leaf.nbytes, np.uint8)
+
+
+class RowSource:
+    """What a planned step asks Python: the options and rows that differ from those of the last step."""
+
+    def __init__(self, groups: Groups, planned: Sequence[PlannedGroup], options: StepOptions, seed: int) -> None:
+        self.groups, self.options, self.seed = groups, options, seed
+        self.planned = planned
+
+    def check_option(self, k: int, name: str, value: Any) -> bool:
+        """Take over an option that was written into group number ``k``; return False if the plan ends with it."""
+        if not is_constant(value) or is_scheduled(value):
+            return False
+        try:
+            self.groups.check(name, value)
+        except (TypeError, ValueError, OverflowError):
+            return False
+        self.planned[k].values[name] = plain(value)
+        return True
+
+    def options_at(self, k: int, step_count: int) -> Group:
+        """Return the options of group number ``k``, with its schedules evaluated."""
+        group = self.planned[k]
+        return self.groups.evaluated(k, group.values, group.scheduled, step_count)
+
+    def row_at(self, hooks: PlanHooks, values: Group, step: int) -> tuple[Any, ...]:
+        """Return the scalars and :func:`step_fields` of the arrays of which this is step number ``step``, from 1."""
+        return hooks.hyper(values, step), *step_fields(values, step, self.options, self.seed)
