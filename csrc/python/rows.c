@@ -111,7 +111,7 @@ int fo_make_rows(fo_plan *plan, PyObject *hooks)
 {
     for (int64_t r = 0; r < plan->row_count; r++)
         if (!make_row(plan, r, hooks))
-            return 0;
+            return fo_outdated(plan) == FO_PLANNED;
     if (plan->may_change) {
         plan->may_change = 0;
         for (int64_t r = 0; r < plan->row_count; r++)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,35 +68,20 @@ def history_of(steps: npt.NDArray[np.int64], keys: Sequence[npt.NDArray[Any]], u
     return b"%d,%b" % (undone, history) if undone else history
 
 
-class SteadyFields(NamedTuple):
-    """The fields of a group's rows that no step and no schedule changes."""
-
-    grad_scale: float
-    clip_value: float
-    mean: float
-
-
-class StepFields(NamedTuple):
-    """The fields of a row, besides the rule's scalars, that the step or a schedule can change."""
-
-    l2: float
-    decay: float
-    l1: float
-    threshold: float
-    average_weight: float
-    dither: int
-
-
-def steady_fields(group: Group, scale: float, options: StepOptions) -> SteadyFields:
+def steady_fields(group: Group, scale: float, options: StepOptions) -> tuple[float, float, float]:
+    """Return the fields of a group's rows that no step and no schedule changes: ``grad_scale, clip_value, mean``."""
     sign, clip_value = -1.0 if group["maximize"] else 1.0, group["clip_value"]
     limit = math.inf if clip_value is None else clip_value
     if options.accumulate_steps == 1:
-        return SteadyFields(sign / scale, limit, 0.0)
-    return SteadyFields(1.0 / scale, limit, sign / options.accumulate_steps)
+        return sign / scale, limit, 0.0
+    return 1.0 / scale, limit, sign / options.accumulate_steps
 
 
-def step_fields(group: Group, step: int, options: StepOptions, seed: int) -> StepFields:
-    lr, weight_decay, weight = group["lr"], group["weight_decay"], 1.0
+def step_fields(
+    group: Group, step: int, options: StepOptions, seed: int
+) -> tuple[float, float, float, float, float, int]:
+    """Return the further fields of a row: ``l2, decay, l1, threshold, average_weight, dither``."""
+    lr, weight = group["lr"], 1.0
     if options.polyak:
         weight = averages.polyak_weight(options.polyak_start, step)
     elif options.ema_decay is not None:
@@ -104,8 +89,8 @@ def step_fields(group: Group, step: int, options: StepOptions, seed: int) -> Ste
     key = dither.step_key(seed, step) if options.is_dithered else 0
     threshold = threshold_of(group, lr) if group["prox_l1"] else 0.0
     if group["decoupled"]:
-        return StepFields(0.0, decay_of(group, lr), group["l1"], threshold, weight, key)
-    return StepFields(weight_decay, 1.0, group["l1"], threshold, weight, key)
+        return 0.0, decay_of(group, lr), group["l1"], threshold, weight, key
+    return group["weight_decay"], 1.0, group["l1"], threshold, weight, key
 
 
 def depend_on_step(group: Group, scheduled: Sequence[str], options: StepOptions) -> bool:
