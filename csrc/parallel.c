@@ -10,7 +10,6 @@
 #include "compiler.h"
 #include "parallel.h"
 
-#include <fenv.h>
 #include <stddef.h>
 
 enum {
@@ -89,9 +88,9 @@ static struct {
     _Atomic uint64_t door;
     fo_job *job;
     _Atomic int caller_sleeps;
-    int32_t started, sleeping;
+    _Atomic int32_t started, sleeping;
     int avoided_core;
-    int64_t last_end;
+    _Atomic int64_t last_end;
     pthread_t helpers[MAX_THREADS];
     pthread_mutex_t lock;
     pthread_cond_t opened, left;
@@ -166,7 +165,7 @@ static void *helper(void *argument)
 {
     const int32_t thread = (int32_t)(intptr_t)argument;
     uint64_t seen = 0;
-    fesetenv(FE_DFL_ENV);
+    fo_use_default_mode();
     for (;;) {
         seen = next_job(seen);
         if (enter(seen)) {
@@ -242,9 +241,20 @@ static int64_t nanoseconds(void)
 }
 
 /* Waking a thread can cost the caller its core for longer than a small step takes. Spinning threads join without it. */
-static void open_door(fo_job *job, int64_t elements)
+static int is_worth_waking(int64_t elements)
 {
-    const int wake = elements >= MIN_ELEMENTS_TO_WAKE || nanoseconds() - pool.last_end < BACK_TO_BACK_NS;
+    return elements >= MIN_ELEMENTS_TO_WAKE || nanoseconds() - pool.last_end < BACK_TO_BACK_NS;
+}
+
+/* Return whether no helper would come to an open door: all that are wanted have started, and all of these sleep. */
+static int all_sleep(int32_t wanted)
+{
+    const int32_t started = pool.started;
+    return started >= wanted && pool.sleeping == started;
+}
+
+static void open_door(fo_job *job, int wake)
+{
     pthread_mutex_lock(&pool.lock);
     pool.job = job;
     atomic_store(&pool.door, (atomic_load(&pool.door) / JOB + 1) * JOB + OPEN);
@@ -282,9 +292,26 @@ static void share_out(fo_job *job, int64_t chunks)
     }
 }
 
+/* Visit all chunks with the helpers that come. The caller must have the pool. */
+static void visit_together(const fo_array *arrays, int64_t count, int64_t chunks, int32_t threads, int wake,
+                           fo_visit *visit, const void *context)
+{
+    fo_job job;
+    job.arrays = arrays;
+    job.count = count;
+    job.visit = visit;
+    job.context = context;
+    job.threads = threads;
+    start_helpers(threads - 1);
+    share_out(&job, chunks);
+    open_door(&job, wake);
+    work(&job, 0);
+    close_door();
+}
+
 #endif
 
-static void for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context)
+void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context)
 {
     int64_t elements = 0;
     for (int64_t i = 0; i < count; i++)
@@ -295,37 +322,22 @@ static void for_each_chunk(const fo_array *arrays, int64_t count, int32_t thread
 #if FO_HAS_THREADS
     if (threads > elements / MIN_ELEMENTS_PER_THREAD)
         threads = (int32_t)(elements / MIN_ELEMENTS_PER_THREAD);
-    if (threads > 1 && pthread_mutex_trylock(&pool_in_use) == 0) {
-        fo_job job;
-        job.arrays = arrays;
-        job.count = count;
-        job.visit = visit;
-        job.context = context;
-        job.threads = threads < MAX_THREADS ? threads : MAX_THREADS;
-        start_helpers(job.threads - 1);
-        share_out(&job, chunks);
-        open_door(&job, elements);
-        work(&job, 0);
-        close_door();
+    if (threads > MAX_THREADS)
+        threads = MAX_THREADS;
+    if (threads > 1) {
+        const int wake = is_worth_waking(elements);
+        if ((wake || !all_sleep(threads - 1)) && pthread_mutex_trylock(&pool_in_use) == 0) {
+            visit_together(arrays, count, chunks, threads, wake, visit, context);
+            pthread_mutex_unlock(&pool_in_use);
+        } else
+            visit_chunks(arrays, count, 0, chunks, visit, context);
         pool.last_end = nanoseconds();
-        pthread_mutex_unlock(&pool_in_use);
         return;
     }
 #else
     (void)threads;
 #endif
     visit_chunks(arrays, count, 0, chunks, visit, context);
-}
-
-/* Round to the nearest and keep denormals, whatever the program has set for the calling thread: the bits are the
-   same. */
-void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context)
-{
-    fenv_t before;
-    fegetenv(&before);
-    fesetenv(FE_DFL_ENV);
-    for_each_chunk(arrays, count, threads, visit, context);
-    fesetenv(&before);
 }
 
 int32_t fo_has_threads(void)

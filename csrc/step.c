@@ -53,7 +53,9 @@ void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo
              int64_t *counts)
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0, 0};
+    const fo_mode before = fo_use_default_mode();
     fo_for_each_chunk(arrays, count, threads, visit_step, &pass);
+    fo_restore_mode(before);
     if (counts) {
         count_call(counts, grads, count);
         memset(counts + 1 + count, 0, sizeof(int64_t) * (size_t)(1 + count));
@@ -74,7 +76,9 @@ void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, co
                    int64_t *counts)
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0, 0};
+    const fo_mode before = fo_use_default_mode();
     fo_for_each_chunk(arrays, count, threads, visit_accumulate, &pass);
+    fo_restore_mode(before);
     if (counts)
         count_call(counts + 1 + count, grads, count);
 }
@@ -94,6 +98,7 @@ void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, 
                      int32_t threads)
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, left, right, count_nonfinite, partials};
+    const fo_mode before = fo_use_default_mode();
     fo_for_each_chunk(arrays, count, threads, visit_sum_products, &pass);
     /* Add in index order, whichever thread made a partial sum: this keeps the bits. */
     for (int64_t i = 0; i < count; i++) {
@@ -104,11 +109,14 @@ void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, 
             readings[i].nonfinite += partial->nonfinite;
         }
     }
+    fo_restore_mode(before);
 }
 
 void fo_sum_squares(const void *values, int32_t dtype, int64_t outer, int64_t size, int64_t inner, double *sums)
 {
+    const fo_mode before = fo_use_default_mode();
     fo_kernels_in_use()[dtype].sum_squares(values, outer, size, inner, sums);
+    fo_restore_mode(before);
 }
 
 #define RULE(name) #name,

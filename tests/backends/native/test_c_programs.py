@@ -1,4 +1,4 @@
-"""bench/driver.c: the C side alone, without Python."""
+"""The C side alone, without Python: bench/driver.c, and doors.c beside this file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("driver") / "driver"
-    sources = ["bench/driver.c", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.c"))]
+def build(folder: Path, sources: list[str]) -> Path:
+    """Return a program of these C files, whose paths are relative to the root."""
+    program = folder / "program"
     subprocess.run([str(COMPILER), *FLAGS, *sources, "-lm", "-o", str(program)], cwd=ROOT, check=True)
     return program
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sources = ["bench/driver.c", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.c"))]
+    return build(tmp_path_factory.mktemp("driver"), sources)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +47,15 @@ def test_no_elements(driver: Path) -> None:
     for elements in ("0", "-3", "x"):
         done = subprocess.run([driver, "sgd", "baseline", elements, "2", "2"], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (2, f"elements: expected at least 1, got {elements}\n")
+
+
+def test_a_door_is_opened_only_if_somebody_would_come(tmp_path: Path) -> None:
+    """A small step that would wake nobody runs alone. Helpers that are awake, or a large step, still open the door."""
+    program = build(tmp_path, ["tests/backends/native/doors.c"])
+    done = subprocess.run([program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        "helpers not started: 1",
+        "small, all asleep: 0",
+        "large, all asleep: 1",
+        "small, back to back: 1",
+    ]
