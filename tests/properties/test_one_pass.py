@@ -1,4 +1,4 @@
-"""A step hands out its work once: one native call, however many arrays there are."""
+"""A step hands out its work once, however many arrays there are; a step like the last one is one call in all."""
 
 from __future__ import annotations
 
@@ -28,16 +28,23 @@ class Recorder:
         return getattr(self.lib, name)
 
 
-def calls_of_a_step(case: Case, count: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
-    """Return the calls of a step of this many arrays, of two dtypes and in two groups, which comes after two others."""
+def after_two_steps(case: Case, count: int, **options: Any) -> tuple[fastopt.Optimizer, list[list[Any]]]:
+    """Return an optimizer of this many arrays, of two dtypes and in two groups, and gradients for its third step."""
     params = [np.ones((3, 4), [np.float32, np.float64][k % 2]) for k in range(count)]
     halves = params[: count // 2], params[count // 2 :]
     opt = case.build([{"params": halves[0]}, {"params": halves[1], "lr": 0.02}], backend="native", **options)
     grads = [[param * 0.5 for param in half] for half in halves]
     for _ in range(2):
         opt.step([[grad.copy() for grad in half] for half in grads])
-    from fastopt.backends.native import ndarrays, table
+    return opt, grads
 
+
+def calls_of_a_step(case: Case, count: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
+    """Return the calls of a third step that was not planned."""
+    from fastopt.backends.native import ndarrays, plan, table
+
+    monkeypatch.setattr(plan, "are_made", False)
+    opt, grads = after_two_steps(case, count, **options)
     recorder = Recorder(native.lib)
     for module in (ndarrays, table):
         monkeypatch.setattr(module, "lib", recorder)
@@ -60,8 +67,7 @@ ELEMENTWISE = [
 ]
 
 
-@pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
-@pytest.mark.parametrize(
+OPTIONS = pytest.mark.parametrize(
     ("options", "calls"),
     [
         ({}, ["fo_step"]),
@@ -72,9 +78,23 @@ ELEMENTWISE = [
     ],
     ids=lambda value: "-".join(value) or "plain",
 )
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
+@OPTIONS
 def test_an_elementwise_step_is_one_pass(
     case: Case, options: dict[str, Any], calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind one read of the gradients where something must be known of all of them."""
     options = {name: value for name, value in options.items() if name not in case.optimizer.refused}
     assert calls_of_a_step(case, 12, monkeypatch, **options) == calls
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
+@OPTIONS
+def test_a_step_like_the_last_one_is_planned(case: Case, options: dict[str, Any], calls: list[str]) -> None:
+    """However it reads the gradients: the third step is the first one that can be like two before it."""
+    options = {name: value for name, value in options.items() if name not in case.optimizer.refused}
+    opt, grads = after_two_steps(case, 12, **options)
+    opt.step(grads)
+    assert opt.planned_steps == 1
