@@ -18,9 +18,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Time fastopt against its peers.")
     parser.add_argument("--quick", action="store_true", help="arrays up to a million elements, and fewer rounds")
     parser.add_argument("--group", action="append", help="only this one, beside those in the report (may be repeated)")
+    parser.add_argument("--only", action="append", help="rows whose labels contain this (may be repeated)")
     parser.add_argument("--threads", type=int, default=2, help="for every contender (default: 2)")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.md"), help="the report")
-    parser.add_argument("--plot", action="store_true", help="draw each table as a PNG beside the report")
+    parser.add_argument("--plot", action="store_true", help="draw each table with a limit as a PNG")
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # one group's rows as JSON, for a parent process
     return parser.parse_args()
 
@@ -36,7 +37,8 @@ def main() -> None:
     if unknown := set(chosen) - {*GROUPS, "install"}:
         sys.exit(f"no such group: {', '.join(unknown)}; there are: {', '.join(GROUPS)}, install")
     if args.rows:
-        args.rows.write_text(json.dumps([asdict(row) for row in measure(GROUPS[chosen[0]], args.quick, args.threads)]))
+        rows = measure(GROUPS[chosen[0]], args.quick, args.threads, args.only)
+        args.rows.write_text(json.dumps([asdict(row) for row in rows]))
         return
 
     from bench import report
@@ -50,10 +52,12 @@ def main() -> None:
         else:
             group = GROUPS[name]
             rows = list(
-                each_thread_count(name, args) if group.each_thread_count else measure(group, args.quick, args.threads)
+                each_thread_count(name, args)
+                if group.each_thread_count
+                else measure(group, args.quick, args.threads, args.only)
             )
             part = f"## {group.title}\n\n{report.table(group, rows)}"
-            if args.plot:
+            if args.plot and "limit" in group.contenders:
                 picture = args.out.with_name(f"{args.out.stem}-{name}.png")
                 report.draw(group, rows, picture)
                 part += f"\n![{group.title}]({picture.name})\n"
@@ -81,7 +85,8 @@ def each_thread_count(name: str, args: argparse.Namespace) -> Iterator:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "rows.json"
             command = [sys.executable, "-m", "bench", "--group", name, "--threads", str(threads), "--rows", str(file)]
-            subprocess.run(command + ["--quick"] * args.quick, cwd=Path(__file__).parent.parent, check=True)
+            command += ["--quick"] * args.quick + [f"--only={each}" for each in args.only or []]
+            subprocess.run(command, cwd=Path(__file__).parent.parent, check=True)
             rows = [Row(**fields) for fields in json.loads(file.read_text())]
         for row in rows:
             row.label += f"; {threads} thread{'s' * (threads > 1)}"

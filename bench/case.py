@@ -1,8 +1,10 @@
 """What is measured: one piece of work on one set of arrays, and a contender ready to do it."""
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,7 @@ class Case:
     work: Work
     set: ArraySet
     threads: int
+    blas_threads: int | None = None  # of NumPy's BLAS, where they differ from `threads`
 
     @property
     def elements(self) -> int:
@@ -77,13 +80,27 @@ class Stepper:
         what it returns, if anything, is what `step` gets
     """
 
-    def __init__(self, step: Callable, gradient_sets: list, before: Callable = lambda grads: None) -> None:
-        self._step, self._before, self._sets = step, before, itertools.cycle(gradient_sets)
+    def __init__(self, step: Callable, gradient_sets: list, before: Callable | None = None) -> None:
+        self.before = before
+        self._step, self._sets = step, itertools.cycle(gradient_sets)
 
-    def prepare(self) -> None:
-        grads = next(self._sets)
-        handed = self._before(grads)
-        self._grads = grads if handed is None else handed
+    def prepare(self, steps: int = 1) -> None:
+        self._grads = [self._next_gradients() for _ in range(steps)]
 
     def step(self) -> None:
-        self._step(self._grads)
+        for grads in self._grads:
+            self._step(grads)
+
+    def seconds(self, steps: int) -> float:
+        """One step's time, the mean of so many in a row; more than one only where nothing comes before a step."""
+        self.prepare(steps)
+        step, sets = self._step, self._grads
+        start = time.perf_counter()
+        for grads in sets:
+            step(grads)
+        return (time.perf_counter() - start) / steps
+
+    def _next_gradients(self) -> Any:
+        grads = next(self._sets)
+        handed = self.before(grads) if self.before else None
+        return grads if handed is None else handed

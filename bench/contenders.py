@@ -25,9 +25,9 @@ def refill(grads: list[np.ndarray]) -> None:
         fill(grad, seed=7)
 
 
-def before_step(case: Case) -> Callable[[list[np.ndarray]], None]:
+def before_step(case: Case) -> Callable[[list[np.ndarray]], None] | None:
     """What NumPy gradients need before a step, outside the measured time."""
-    return refill if case.work.write_grads else lambda grads: None
+    return refill if case.work.write_grads else None
 
 
 # ---- steps
@@ -56,7 +56,7 @@ def naive_step(case: Case) -> Stepper:
         if rule.whole:
             naive_clip(grads)
         for i, (p, g) in enumerate(zip(params, grads, strict=True)):
-            rule.naive(p, g, slots[i], count)
+            rule.naive(p, g, slots[i], count, LR)
             if rule.whole:
                 average[i] = EMA_DECAY * average[i] + (1 - EMA_DECAY) * p
                 g[...] = 0
@@ -82,11 +82,11 @@ def torch_step(case: Case, kind: str, set_to_none: bool = False) -> Stepper:
     # Averaged as torch.optim.swa_utils.get_ema_multi_avg_fn does it: all arrays in one call.
     average = [p.detach().clone() for p in params] if rule.whole else []
     values = [p.detach() for p in params]
-    numpy_before = before_step(case)
 
     def before(grads: tuple) -> None:
         arrays, tensors = grads
-        numpy_before(arrays)
+        if rule.write_grads:
+            refill(arrays)
         for p, grad in zip(params, tensors, strict=True):
             p.grad = grad
 
@@ -208,8 +208,7 @@ def torch_norm(case: Case) -> Stepper:
         else:
             torch.nn.utils.get_total_norm(grads[1])
 
-    numpy_before = before_step(case)
-    return Stepper(step, sets, lambda grads: numpy_before(grads[0]))
+    return Stepper(step, sets, (lambda grads: refill(grads[0])) if case.work.write_grads else None)
 
 
 def optax_norm(case: Case) -> Stepper:
@@ -261,4 +260,4 @@ OPTIONS: dict[str, Contender] = {
     "8-bit slots": partial(fastopt_step, backend="native", state_dtype="uint8"),
 }
 #: How the names of others than fastopt begin.
-PEERS = ("torch", "DeepSpeed", "optax", "naive")
+PEERS = ("torch", "DeepSpeed", "optax", "naive", "in-place")

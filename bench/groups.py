@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from bench.case import Case, Work
 from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
+from bench.networks import LOOP, OVERHEAD
 from bench.products import BEHIND
-from bench.rules import CLIP, NORM, OTHERS, RULES
-from bench.shapes import ARRAYS, GIGA, SIZES, ArraySet
+from bench.rules import CLIP, LOOP_RULES, NORM, OTHERS, OVERHEAD_RULES, RULES
+from bench.shapes import ARRAYS, GIGA, NETS, SIZES, TINY, ArraySet
 from bench.sparse import SPARSE, TABLE
 
 QUICK = 1 << 20  # elements: larger sets are left out of a quick run
@@ -25,22 +26,33 @@ class Group:
     behind_product: bool = False  # each step right after a matrix product
     per_element: bool = False  # show nanoseconds per element in place of microseconds
     each_thread_count: bool = False  # once for 1, 2, ... threads, each in a process of its own
+    blas_threads: tuple[int, ...] = ()  # rows for each of these numbers of threads of NumPy's BLAS
     gpu: bool = False  # only where it is asked for by name
 
     @property
     def is_noisy(self) -> bool:
         """Whether other threads run by intent, so that noise tells nothing."""
-        return self.busy or self.behind_product
+        return self.busy or self.behind_product or bool(self.blas_threads)
 
     def cases(self, quick: bool, threads: int) -> dict[str, Case]:
         """What each row measures, by the row's label; without the large sets of arrays in a quick run."""
         works = self.work if isinstance(self.work, dict) else {"": self.work}
         return {
-            name or label: Case(work, arrays, threads)
+            self.label(name, label, blas_threads): Case(work, arrays, threads, blas_threads)
             for name, work in works.items()
             for label, arrays in self.sets.items()
+            for blas_threads in self.blas_threads or [None]
             if not quick or arrays.elements <= QUICK
         }
+
+    def label(self, work: str, arrays: str, blas_threads: int | None) -> str:
+        """A row's label: the parts in which the group's rows differ."""
+        parts = [work] if work else []
+        if not work or len(self.sets) > 1:
+            parts.append(arrays)
+        if blas_threads:
+            parts.append(f"BLAS threads {blas_threads}")
+        return ", ".join(parts)
 
 
 def only(*starts: str) -> dict[str, ArraySet]:
@@ -81,6 +93,19 @@ GROUPS = {
         only("ResNet", "one of 200k", "MLP", "1,000 of 256"),
         BEHIND,
         behind_product=True,
+    ),
+    "loop": Group(
+        "Inside a NumPy training loop: the update alone, right after forward and backward",
+        LOOP_RULES,
+        NETS,
+        LOOP,
+        blas_threads=(1, 2),
+    ),
+    "overhead": Group(
+        "Arrays of 16 elements: in a nested dict and with new gradients, unless a column says otherwise",
+        OVERHEAD_RULES,
+        TINY,
+        OVERHEAD,
     ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(

@@ -16,8 +16,10 @@ from bench.groups import Group
 
 REST = 0.01  # seconds between turns: idle OpenMP threads spin for some milliseconds, and would slow the next contender
 TURN = 0.02  # seconds of steps in one turn
+LONGEST = 0.1  # seconds of one turn with what comes before the steps
+SAMPLE = 2e-5  # seconds: shorter steps are timed several in a row
 SECONDS = 5.0  # of rounds for each row
-NOISY = 10  # percent: a row whose limit varies more is measured again, and the quietest one shown
+NOISY = 10  # percent: a row whose first contender varies more is measured again, and the quietest one shown
 TRIES = 3
 
 
@@ -32,18 +34,21 @@ class Row:
     best_peer: str = ""
     lead: float | None = None  # best peer / fastopt, median of the rounds' ratios
     over_naive: float | None = None  # naive NumPy / fastopt's NumPy fallback, likewise
-    spread: float = 0.0  # of the limit: half the distance of its quartiles, in percent of its median
+    spread: float = 0.0  # of the first contender: half the distance of its quartiles, in percent of its median
     skipped: dict[str, str] = field(default_factory=dict)  # reasons
 
 
-def measure(group: Group, quick: bool, threads: int) -> Iterator[Row]:
-    """The rows of a group's table, as they are measured."""
+def measure(group: Group, quick: bool, threads: int, only: list[str] | None = None) -> Iterator[Row]:
+    """The rows of a group's table, as they are measured; `only` names parts of labels, of which a row must have one."""
     with busy_machine() if group.busy else contextlib.nullcontext():
         for label, case in group.cases(quick, threads).items():
-            steppers, skipped = build(group.contenders, case)
+            if only and not any(part in label for part in only):
+                continue
             rows = []
-            while not rows or (rows[-1].spread > NOISY and len(rows) < (1 if group.is_noisy or quick else TRIES)):
-                rows.append(summary(label, case, interleave(steppers, seconds=1.0 if quick else SECONDS), skipped))
+            with limited_blas(case.blas_threads):
+                steppers, skipped = build(group.contenders, case)
+                while not rows or (rows[-1].spread > NOISY and len(rows) < (1 if group.is_noisy or quick else TRIES)):
+                    rows.append(summary(label, case, interleave(steppers, seconds=1.0 if quick else SECONDS), skipped))
             yield min(rows, key=lambda row: row.spread)
             del steppers
             gc.collect()  # the arrays are large, and torch's optimizers hold reference cycles
@@ -66,7 +71,7 @@ def ready(contender: Contender, case: Case) -> Stepper:
         raise MemoryError(f"not enough memory free for {case.memory / 1e9:.1f} GB of arrays")
     stepper = contender(case)
     for _ in range(2):
-        seconds(stepper)
+        stepper.seconds(1)
     return stepper
 
 
@@ -85,30 +90,32 @@ def available_memory() -> float:
     return float("inf")
 
 
-def seconds(stepper: Stepper) -> float:
-    """One step's time."""
-    stepper.prepare()
+def samples(stepper: Stepper) -> tuple[int, int]:
+    """How many samples a turn has, and how many steps are in each."""
+    step = turn(stepper, 1, 1)
     start = time.perf_counter()
-    stepper.step()
-    return time.perf_counter() - start
+    stepper.seconds(1)
+    whole = time.perf_counter() - start
+    steps = 1 if stepper.before else max(1, int(SAMPLE / step))
+    return max(1, min(200, int(TURN / (steps * step)), int(LONGEST / whole))), steps
 
 
-def turn(stepper: Stepper, repeats: int) -> float:
-    """The median step of one turn, after one that wakes threads and warms caches."""
+def turn(stepper: Stepper, count: int, steps: int) -> float:
+    """The median sample of one turn, after one that wakes threads and warms caches."""
     time.sleep(REST)
-    seconds(stepper)
-    return median(seconds(stepper) for _ in range(repeats))
+    stepper.seconds(steps)
+    return median(stepper.seconds(steps) for _ in range(count))
 
 
 def interleave(steppers: dict[str, Stepper], seconds: float) -> list[dict[str, float]]:
     """Seconds of each contender in each round: for about so long, but 7 to 200 rounds."""
     rounds: list[dict[str, float]] = []
-    repeats = {name: min(200, max(1, int(TURN / turn(each, 1)))) for name, each in steppers.items()}
+    sizes = {name: samples(each) for name, each in steppers.items()}
     gc.collect()
     gc.disable()
     start = time.perf_counter()
     while len(rounds) < 7 or (len(rounds) < 200 and time.perf_counter() - start < seconds):
-        rounds.append({name: turn(each, repeats[name]) for name, each in steppers.items()})
+        rounds.append({name: turn(each, *sizes[name]) for name, each in steppers.items()})
     gc.enable()
     return rounds
 
@@ -124,7 +131,8 @@ def summary(label: str, case: Case, rounds: list[dict[str, float]], skipped: dic
     row.micros = {name: 1e6 * median(times[name] for times in rounds) for name in names}
     if "limit" in names:
         row.percent = {name: 100 * ratio("limit", name) for name in names}
-        low, middle, high = quantiles([times["limit"] for times in rounds], n=4)
+    if names:
+        low, middle, high = quantiles([times[names[0]] for times in rounds], n=4)
         row.spread = 50 * (high - low) / middle
     if peers := [name for name in names if name.startswith(PEERS)]:
         row.best_peer = min(peers, key=row.micros.__getitem__)
@@ -145,6 +153,18 @@ def busy_machine() -> Iterator[None]:
         for spinner in spinners:
             spinner.kill()
             spinner.wait()
+
+
+@contextlib.contextmanager
+def limited_blas(threads: int | None) -> Iterator[None]:
+    """This number of threads for NumPy's BLAS; with None, as many as it has."""
+    if threads is None:
+        yield
+        return
+    import threadpoolctl
+
+    with threadpoolctl.threadpool_limits(threads, user_api="blas"):
+        yield
 
 
 def cores() -> int:

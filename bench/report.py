@@ -17,8 +17,8 @@ where the title says so. `limit` is a C loop with the same \
 reads and writes and next to no arithmetic. All ratios are medians of the ratios within a round: the machine may be \
 shared and its speed may change, which the ratios survive and the times don't. *Lead*: the best peer's time divided by \
 fastopt's. *Fallback / naive*: naive NumPy's time divided by that of fastopt's NumPy fallback. *Noise*: half the \
-distance of the quartiles of `limit`, in percent; above 10, something else was running: such a row is measured \
-up to three times, and the quietest is shown.
+distance of the quartiles of the first column, in percent; above 10, something else was running: such a row is \
+measured up to three times, and the quietest is shown.
 """
 
 
@@ -94,13 +94,14 @@ def backend() -> str:
 def table(group: Group, rows: list[Row]) -> str:
     """One group's rows, and beneath them what was left out and why."""
     names = contenders(group, rows)
-    header = ["arrays", *names, "lead", "fallback / naive", "best peer", "noise"]
+    has_fallback = any(row.over_naive for row in rows)
+    header = ["arrays", *names, "lead", *["fallback / naive"] * has_fallback, "best peer", "noise"]
     lines = [
         [
             row.label,
             *(cell(group, row, name) for name in names),
             times(row.lead),
-            times(row.over_naive),
+            *[times(row.over_naive)] * has_fallback,
             row.best_peer,
             f"{row.spread:.0f} %",
         ]
@@ -125,7 +126,7 @@ def cell(group: Group, row: Row, name: str) -> str:
     if name not in row.micros:
         return "–"
     time = row.micros[name] * (1000 / row.elements if group.per_element else 1)
-    shown = f"{time:,.0f}" if time >= 100 else f"{time:.3g}"
+    shown = f"{time:,.0f}" if time >= 100 else f"{time:.1f}" if time >= 10 else f"{time:.2f}"
     if name == "limit" or name not in row.percent:
         return shown
     percent = row.percent[name]

@@ -1,7 +1,7 @@
 """The optimizers that are compared: one row each, in every contender's own terms."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +12,10 @@ from bench.case import Work
 LR = 1e-3
 EMA_DECAY = 0.999
 MAX_NORM = 1.0
+
+
+#: Takes p, g, the slots of this array, the step counted from 1, and the learning rate.
+NumPyRule = Callable[[np.ndarray, np.ndarray, list[np.ndarray], int, float], None]
 
 
 @dataclass(frozen=True)
@@ -25,45 +29,79 @@ class Rule(Work):
     torch: tuple[str, dict[str, Any]] = ("", {})
     deepspeed: tuple[str, dict[str, Any]] | None = None
     optax: Callable[[ModuleType], Any] | None = None
-    naive: Callable[[np.ndarray, np.ndarray, list[np.ndarray], int], None] | None = None
+    naive: NumPyRule | None = None
+    in_place: NumPyRule | None = None
     whole: bool = False
+    lr: str = "constant"  # or "scheduled" by each contender's own means, or "written" into its options in each step
 
     @property
     def slots(self) -> int:
         return self.written - 1 - self.whole
 
 
-# What one writes without thinking about temporaries: p, g, the slots of this array, the step counted from 1.
+# What one writes without thinking about temporaries.
 
 
-def sgd(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
-    p -= LR * g
+def sgd(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
+    p -= lr * g
 
 
-def momentum(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+def momentum(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
     s[0] = 0.9 * s[0] + g
-    p -= LR * s[0]
+    p -= lr * s[0]
 
 
-def adagrad(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+def adagrad(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
     s[0] = s[0] + g**2
-    p -= LR * g / (np.sqrt(s[0]) + 1e-10)
+    p -= lr * g / (np.sqrt(s[0]) + 1e-10)
 
 
-def rmsprop(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+def rmsprop(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
     s[0] = 0.99 * s[0] + 0.01 * g**2
-    p -= LR * g / (np.sqrt(s[0]) + 1e-8)
+    p -= lr * g / (np.sqrt(s[0]) + 1e-8)
 
 
-def adam(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
+def adam(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
     s[0] = 0.9 * s[0] + 0.1 * g
     s[1] = 0.999 * s[1] + 0.001 * g**2
-    p -= LR * (s[0] / (1 - 0.9**t)) / (np.sqrt(s[1] / (1 - 0.999**t)) + 1e-8)
+    p -= lr * (s[0] / (1 - 0.9**t)) / (np.sqrt(s[1] / (1 - 0.999**t)) + 1e-8)
 
 
-def adamw(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int) -> None:
-    p -= LR * 0.01 * p
-    adam(p, g, s, t)
+def adamw(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
+    p -= lr * 0.01 * p
+    adam(p, g, s, t, lr)
+
+
+# The same by someone who minds temporaries: the last of the slots is for them.
+
+
+def sgd_in_place(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
+    np.multiply(g, lr, out=s[0])
+    p -= s[0]
+
+
+def momentum_in_place(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
+    s[0] *= 0.9
+    s[0] += g
+    np.multiply(s[0], lr, out=s[1])
+    p -= s[1]
+
+
+def adam_in_place(p: np.ndarray, g: np.ndarray, s: list[np.ndarray], t: int, lr: float) -> None:
+    m, v, scratch = s
+    m *= 0.9
+    np.multiply(g, 0.1, out=scratch)
+    m += scratch
+    v *= 0.999
+    np.multiply(g, g, out=scratch)
+    scratch *= 0.001
+    v += scratch
+    np.sqrt(v, out=scratch)
+    scratch *= (1 - 0.999**t) ** -0.5
+    scratch += 1e-8
+    np.divide(m, scratch, out=scratch)
+    scratch *= lr / (1 - 0.9**t)
+    p -= scratch
 
 
 RULES = {
@@ -74,6 +112,7 @@ RULES = {
         deepspeed=("DeepSpeedCPUAdam", {"adamw_mode": False}),
         optax=lambda optax: optax.adam(LR),
         naive=adam,
+        in_place=adam_in_place,
     ),
     "sgd": Rule(
         written=1,
@@ -81,6 +120,7 @@ RULES = {
         torch=("SGD", {}),
         optax=lambda optax: optax.sgd(LR),
         naive=sgd,
+        in_place=sgd_in_place,
     ),
     "momentum": Rule(
         written=2,
@@ -88,6 +128,7 @@ RULES = {
         torch=("SGD", {"momentum": 0.9}),
         optax=lambda optax: optax.sgd(LR, momentum=0.9),
         naive=momentum,
+        in_place=momentum_in_place,
     ),
     "adagrad": Rule(
         written=2,
@@ -148,6 +189,13 @@ OTHERS = {
     "schedule-free adamw": Rule(
         3, fastopt=("ScheduleFreeAdamW", {}), optax=lambda optax: optax.contrib.schedule_free_adamw(LR)
     ),
+}
+#: Updates of a network, by the rows' names.
+LOOP_RULES = {"SGD": RULES["sgd"], "momentum": RULES["momentum"], "Adam": RULES["adam"]}
+OVERHEAD_RULES = LOOP_RULES | {
+    "Adam + global clip": replace(RULES["adam"], norm=True, fastopt=("Adam", {"clip_global_norm": MAX_NORM})),
+    "Adam, scheduled lr": replace(RULES["adam"], lr="scheduled"),
+    "Adam, lr written": replace(RULES["adam"], lr="written"),
 }
 NORM = Work(written=0, norm=True)
 CLIP = Work(written=0, norm=True, write_grads=True)

@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from bench.groups import GROUPS
-from bench.harness import busy_machine, ready, reason
+from bench.harness import busy_machine, limited_blas, ready, reason
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -33,7 +33,7 @@ def test_step(benchmark, pytestconfig: pytest.Config, name: str, label: str, con
     benchmark.group = f"{name}: {label}"
     benchmark.name = contender
     rounds = max(5, min(200, (1 << 30) // case.bytes_moved))
-    with busy_machine() if group.busy else contextlib.nullcontext():
+    with busy_machine() if group.busy else contextlib.nullcontext(), limited_blas(case.blas_threads):
         benchmark.pedantic(stepper.step, setup=stepper.prepare, rounds=rounds, warmup_rounds=1)
     if benchmark.stats:  # None under --benchmark-disable
         gigabytes_per_second = case.bytes_moved / benchmark.stats.stats.median / 1e9

@@ -1,0 +1,70 @@
+"""``python -m bench``: the groups of networks have rows, and their contenders do the same work."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from places import ROOT
+
+import fastopt
+
+SHAPES = [(5, 3), (3,), (3, 2)]
+LOOP_ROW, OVERHEAD_ROW = "Adam, 8-16-2, BLAS threads 2", "SGD, 6 arrays"
+RULES = ["SGD", "momentum", "Adam", "Adam + global clip", "Adam, scheduled lr", "Adam, lr written"]
+
+pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="bench/ is in the source tree alone")
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("bench.networks")
+
+
+@pytest.mark.parametrize("update", ["in_place_update", "fastopt_update", "torch_update"])
+@pytest.mark.parametrize("rule", RULES)
+def test_update_of_a_network_is_the_naive_one(
+    networks: ModuleType, monkeypatch: pytest.MonkeyPatch, update: str, rule: str
+) -> None:
+    if update == "torch_update":
+        pytest.importorskip("torch", reason="torch is a peer: pip install 'fastopt[peers]'")
+    monkeypatch.setattr(networks, "TOTAL", 10)
+    rules, shapes = importlib.import_module("bench.rules"), importlib.import_module("bench.shapes")
+    case = networks.Case(rules.OVERHEAD_RULES[rule], shapes.ArraySet(SHAPES), threads=fastopt.info()["threads"])
+    results = []
+    for name in (update, "naive_update"):
+        params = networks.nested(case.arrays())
+        step, take = getattr(networks, name)(case, params)
+        random = np.random.default_rng(0)
+        for _ in range(5):
+            grads = networks.nested(random.standard_normal(shape, np.float32) for shape in SHAPES)
+            if take:
+                take(grads)
+            step(grads)
+        results.append(params)
+    for p, naive in zip(*map(networks.flat, results), strict=True):
+        np.testing.assert_allclose(p, naive, rtol=0, atol=2e-6)
+
+
+def test_groups_of_networks_have_rows(tmp_path: Path) -> None:
+    pytest.importorskip("threadpoolctl", reason="bench needs threadpoolctl: pip install 'fastopt[bench]'")
+    report = tmp_path / "results.md"
+    groups = ["--group", "loop", "--group", "overhead", "--only", LOOP_ROW, "--only", OVERHEAD_ROW]
+    command = [sys.executable, "-m", "bench", "--quick", *groups, "--out", str(report)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    cells = [line.strip("| ").split(" | ") for line in report.read_text(encoding="utf-8").splitlines() if "|" in line]
+    header_of_loop, _, loop, header_of_overhead, _, overhead = cells
+    assert (loop[0], overhead[0]) == (LOOP_ROW, OVERHEAD_ROW)
+    contenders = {"naive NumPy", "fastopt"}
+    for header, row in ((header_of_loop, loop), (header_of_overhead, overhead)):
+        times = dict(zip(header, row, strict=True))
+        assert contenders | {"lead"} <= times.keys()
+        assert all(float(times[name].replace(",", "")) > 0 for name in contenders)
+        assert float(times["lead"].removesuffix("x")) > 0
