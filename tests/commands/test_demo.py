@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiers import exhaustive
 
+from fastopt import schedules
 from fastopt.commands.demo import REQUIRED, main, mlp, naive
 from fastopt.commands.demo.methods import METHODS, Method
 
@@ -58,7 +59,7 @@ def test_loss_of_huge_logits_is_finite() -> None:
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
 def test_naive_updates_are_those_of_fastopt(method: Method) -> None:
     ours, theirs = (mlp.init(np.random.default_rng(0), SIZES, np.float64) for _ in range(2))
-    options = {"lr": method.peak_lr, **method.options}
+    options = {"lr": schedules.warmup_cosine(method.peak_lr, warmup=2, total=5), **method.options}
     opt = method.optimizer(ours, **options)
     textbook = naive.Optimizer(method.rule, theirs, **options)
     rng = np.random.default_rng(1)

@@ -84,4 +84,4 @@ def draw_times(ax: Axes, runs: Sequence[Run], times: Sequence[UpdateTime]) -> No
     ax.invert_yaxis()
     # Leave room for the labels.
     ax.margins(x=0.4)
-    ax.set(title="Time of one update: fastopt (coloured), naive NumPy (grey)", xlabel="median time [µs]")
+    ax.set(title="Time of one update: fastopt (coloured), naive NumPy (grey)", xlabel="median time in training [µs]")

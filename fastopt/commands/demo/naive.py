@@ -70,17 +70,20 @@ class Optimizer:
         One of this file's functions.
     params : Layers
         Changed in place by `step`.
+    lr : float or callable
+        The learning rate, or a schedule: a function of the step, from 0.
     **options
-        Passed to the rule, such as ``lr``.
+        Passed to the rule, such as ``momentum``.
     """
 
-    def __init__(self, rule: Rule, params: Layers, **options: Any) -> None:
-        self.rule, self.params, self.options = rule, params, options
+    def __init__(self, rule: Rule, params: Layers, lr: float | Callable[[int], float], **options: Any) -> None:
+        self.rule, self.params, self.lr, self.options = rule, params, lr, options
         self.state: dict[tuple[str, str], State] = {(layer, name): {} for layer in params for name in params[layer]}
         self.t = 0
 
     def step(self, grads: Layers) -> None:
         """Take one step."""
+        lr = self.lr(self.t) if callable(self.lr) else self.lr
         self.t += 1
         for (layer, name), state in self.state.items():
-            self.rule(self.params[layer][name], grads[layer][name], state, self.t, **self.options)
+            self.rule(self.params[layer][name], grads[layer][name], state, self.t, lr=lr, **self.options)
