@@ -109,13 +109,15 @@ class Adam(Optimizer):
         return rules.adam_amsgrad if group["amsgrad"] else rules.adam
 
     def hyper(self, group: Group, step: int) -> rules.AdamScalars:
-        beta1, beta2 = group["betas"]
-        step_size, root, correction2 = group["lr"], 1.0, 1.0
+        lr, betas, eps, eps_root = group["lr"], group["betas"], group["eps"], group["eps_root"]
         if group["bias_correction"]:
-            step_size, root, correction2 = bias_corrected(step_size, group["betas"], step)
-        eps = group["eps"] if group["eps_hat"] else group["eps"] * root
-        eps_root = group["eps_root"] * correction2
-        return rules.AdamScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, step_size, eps, eps_root)
+            lr, root, correction2 = bias_corrected(lr, betas, step)
+            eps_root *= correction2
+            if not group["eps_hat"]:
+                eps *= root
+        beta1, beta2 = betas
+        # As AdamScalars(...), in half the time: the call of a named tuple runs Python code, in every step.
+        return tuple.__new__(rules.AdamScalars, (beta1, 1.0 - beta1, beta2, 1.0 - beta2, lr, eps, eps_root))
 
 
 class AdamW(Adam):
