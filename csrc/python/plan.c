@@ -7,6 +7,7 @@
 #include "parts.h"
 
 #include <math.h>
+#include <string.h>
 
 #if !FO_HAS_PLANS
 
@@ -132,7 +133,9 @@ static int is_like_last(fo_plan *plan, PyObject *hooks, PyObject *grads)
 static PyObject *step_info(const fo_plan *plan, int is_last, double norm)
 {
     /* As tuple.__new__ does: the named tuple's own constructor is a Python function. */
-    const newfunc new_tuple = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    void *const slot = PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    newfunc new_tuple;
+    memcpy(&new_tuple, &slot, sizeof slot);
     PyObject *lr = fo_entry((uintptr_t)fo_options_of(&plan->groups[0]), fo_name.lr);
     PyObject *fields = PyTuple_New(4), *arguments = PyTuple_New(1), *info = NULL;
     if (lr && fields && arguments) {

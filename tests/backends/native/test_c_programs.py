@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,9 @@ def test_a_door_is_opened_only_if_somebody_would_come(tmp_path: Path) -> None:
         "large, all asleep: 1",
         "small, back to back: 1",
     ]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("csrc/python/*.c")), ids=lambda path: path.name)
+def test_the_files_that_read_python_have_no_warnings(path: Path) -> None:
+    include = f"-I{sysconfig.get_path('include')}"
+    subprocess.run([str(COMPILER), *FLAGS, include, "-fsyntax-only", str(path)], cwd=ROOT, check=True)
