@@ -250,7 +250,7 @@ def lint(session: nox.Session) -> None:
     session.run(python, "-m", "ruff", "check", ".", external=True)
     session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
     session.run(str(Path(python).with_name("lint-imports")), external=True)
-    sources = sorted(str(path) for pattern in ("csrc/**/*.c", "csrc/**/*.h", "bench/*.c") for path in ROOT.glob(pattern))
+    sources = sorted(str(path) for pattern in ("csrc/**/*.[ch]", "bench/*.c") for path in ROOT.glob(pattern))
     session.run(str(Path(python).with_name("clang-format")), "--dry-run", "--Werror", *sources, external=True)
 
 
