@@ -94,6 +94,12 @@ void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, 
 /* sums[outer][inner] += the squares of values[outer][size][inner]. `dtype` is FO_FLOAT32 or FO_FLOAT64. */
 void fo_sum_squares(const void *values, int32_t dtype, int64_t outer, int64_t size, int64_t inner, double *sums);
 
+/* sums[i] <- the sum of the rows order[firsts[i]], order[firsts[i] + 1], ..., up to the next of `firsts`, added in this
+   order. A row has `width` values of type `dtype`, FO_FLOAT32 or FO_FLOAT64. `rows` is the length of `order`, and `count`
+   that of `firsts`. */
+void fo_add_rows(const void *values, int32_t dtype, int64_t width, const int64_t *order, int64_t rows,
+                 const int64_t *firsts, int64_t count, void *sums);
+
 /* memory[i] <- the memory of NumPy array i. Return 1 if each array is exactly of this Python type, and has the dtype
    object dtypes[i], the shape of models[i] and these flags of NumPy; else 0, with a part of `memory` written. Objects
    are given by their addresses. */

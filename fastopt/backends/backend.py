@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic.rules import Rule
+from ..arrays.dtypes import Array
 from ..arrays.memory import Extents
 from .interrupts import uninterrupted
 from .planned import Plan, Planned
@@ -147,6 +148,13 @@ class Backend:
 
     def numpy_table(self, params: Arrays, slots: Slots, extras: Extras) -> Any:
         """Return a table of the NumPy backend; only for arrays on the host."""
+        raise NotImplementedError
+
+    def add_rows(self, values: Array, order: npt.NDArray[Any], firsts: npt.NDArray[Any]) -> Array:
+        """Return sums of the rows ``values[order]``; ``firsts`` are the places in ``order`` at which a sum begins.
+
+        Only for arrays on the host. The rows of a sum are added in this order.
+        """
         raise NotImplementedError
 
     def sum_squares(self, array: Any, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:

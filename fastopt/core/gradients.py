@@ -13,7 +13,7 @@ from ..arrays.dtypes import Array
 from ..arrays.memory import Extents, address, extent, overlap_each_other
 from ..backends.backend import ArrayOps
 from ..backends.table import Table
-from .row_sparse import RowSparse, SparseRows, check_row_sparse
+from .row_sparse import RowAdder, RowSparse, SparseRows, check_row_sparse
 
 #: How many sets of addresses to remember; new gradients often lie where those of an earlier step did.
 MOST_PLACES = 8
@@ -26,6 +26,8 @@ class Gradients:
     ----------
     ops : ArrayOps
         The operations on the backend's arrays.
+    add_rows : callable
+        :meth:`Backend.add_rows`.
     names, params : sequence
         The optimizer's arrays and their names.
     extents : Extents
@@ -50,12 +52,13 @@ class Gradients:
     def __init__(
         self,
         ops: ArrayOps,
+        add_rows: RowAdder,
         names: Sequence[str],
         params: Sequence[Array],
         extents: Extents,
         are_cleared: bool,
     ) -> None:
-        self.ops, self.names, self.params, self.extents = ops, names, params, extents
+        self.ops, self.add_rows, self.names, self.params, self.extents = ops, add_rows, names, params, extents
         self.are_cleared = are_cleared
         self.present = np.zeros(len(params), bool)
         self.are_all_present = False
@@ -154,7 +157,7 @@ class Gradients:
 
     def _rows_of(self, i: int, grad: RowSparse) -> SparseRows:
         """Check the row-sparse gradient of array number ``i``."""
-        rows = check_row_sparse(self.names[i], grad, self.params[i])
+        rows = check_row_sparse(self.names[i], grad, self.params[i], self.add_rows)
         sizes = np.array([rows.values.nbytes], np.intp)
         self._check_overlap([i], np.array([address(rows.values)], np.uintp), sizes)
         return rows

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,6 +15,8 @@ from ..backends.table import ArrayExtras, HyperRow, Source, Table
 from .slots import ArrayMemory
 
 Buffers: TypeAlias = dict[tuple[int, int], Array]
+#: Adds rows, given the values, their order, and the places in it at which a sum begins.
+RowAdder: TypeAlias = Callable[[Array, npt.NDArray[Any], npt.NDArray[Any]], Array]
 
 #: The options that exclude row-sparse gradients, with the reason or the remedy.
 NOT_BY_ROWS: Mapping[str, str] = {
@@ -69,7 +70,7 @@ class SparseRows(NamedTuple):
     values: Array
 
 
-def check_row_sparse(name: str, grad: RowSparse, param: Array) -> SparseRows:
+def check_row_sparse(name: str, grad: RowSparse, param: Array, add_rows: RowAdder) -> SparseRows:
     """Return the gradient's rows, each once.
 
     Raises
@@ -102,14 +103,14 @@ def check_row_sparse(name: str, grad: RowSparse, param: Array) -> SparseRows:
             "number of rows"
         )
     with np.errstate(all="ignore"):
-        return each_once(indices, values.astype(compute_dtype(param.dtype), order="C", copy=False))
+        return each_once(indices, np.require(values, compute_dtype(param.dtype), ["C", "A"]), add_rows)
 
 
 def is_integer(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "iu"
 
 
-def each_once(indices: npt.NDArray[Any], values: Array) -> SparseRows:
+def each_once(indices: npt.NDArray[Any], values: Array, add_rows: RowAdder) -> SparseRows:
     """Return each row once, with the values of equal indices added in their order."""
     order = np.argsort(indices, kind="stable")
     is_first = np.ones(indices.size, bool)
@@ -117,16 +118,7 @@ def each_once(indices: npt.NDArray[Any], values: Array) -> SparseRows:
     if is_first.all():
         return SparseRows(indices, values)
     firsts = np.flatnonzero(is_first)
-    row = np.cumsum(is_first) - 1
-    rank = np.arange(indices.size) - firsts[row]
-    sums = values[order[firsts]]
-    # All second values, then all third values, ...: in each round every row occurs at most once.
-    by_rank = np.argsort(rank, kind="stable")
-    ends = np.cumsum(np.bincount(rank))
-    for begin, end in pairwise(ends):
-        members = by_rank[begin:end]
-        sums[row[members]] += values[order[members]]
-    return SparseRows(indices[order[firsts]], sums)
+    return SparseRows(indices[order[firsts]], add_rows(values, order, firsts))
 
 
 def take_rows(array: Array, indices: npt.NDArray[Any], buffers: Buffers, key: tuple[int, int]) -> Array:

@@ -87,6 +87,8 @@ def make_workspace(
         [group.rule for group in groups.checked],
         progress.counts,
     )
-    gradients = Gradients(backend.ops, parameters.names, parameters.arrays, written, slots.options.zero_grads)
+    gradients = Gradients(
+        backend.ops, backend.add_rows, parameters.names, parameters.arrays, written, slots.options.zero_grads
+    )
     are_writeable = backend.writeable_check(parameters.arrays, parameters.dtypes)
     return Workspace(backend, table, gradients, slots.memory, are_writeable, is_one_call)

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import ISAS, everything, needs_native
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fastopt
 from fastopt.backends import threads
+from fastopt.backends.choosing import host_backend
 from fastopt.backends.native import library as native
+from fastopt.core.row_sparse import each_once
 
 ROWS, COLUMNS = 40, 6
 
@@ -96,19 +100,53 @@ def test_rows_named_and_no_other(optimizer: Any, options: Any) -> None:
         assert slot == "step" or (array[others] == 0).all()
 
 
-def test_duplicates_are_added_in_the_order_in_which_they_stand() -> None:
-    rng = np.random.default_rng(3)
-    indices = np.concatenate([np.zeros(1000, np.int64), rng.integers(0, 9, 500)])
-    rng.shuffle(indices)
-    values = (rng.normal(size=(1500, 2)) * 10.0 ** rng.integers(-6, 6, (1500, 1))).astype(np.float32)
-    sums = np.zeros((9, 2), np.float32)
-    met: set[int] = set()
+def sums_of_rows(indices: Any, values: Any) -> dict[int, Any]:
+    """Return the values of each row, added one after the other."""
+    sums: dict[int, Any] = {}
     for index, value in zip(indices.tolist(), values, strict=True):
-        sums[index] = sums[index] + value if index in met else value
-        met.add(index)
-    table = np.zeros((9, 2), np.float32)
-    fastopt.SGD(table, lr=1.0).step(fastopt.RowSparse(indices, values))
-    np.testing.assert_array_equal(table, -sums)
+        sums[index] = sums[index] + value if index in sums else value
+    return sums
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+@given(
+    count=st.integers(1, 3000),
+    rows=st.integers(1, 50),
+    skew=st.sampled_from([1, 2, 8, 40]),
+    shape=st.lists(st.integers(0, 40), max_size=2).map(tuple),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    index_dtype=st.sampled_from([np.int64, np.int32, np.uint8]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_repeated_rows_are_added_in_the_order_in_which_they_stand(
+    backend: str, count: int, rows: int, skew: int, shape: tuple[int, ...], dtype: Any, index_dtype: Any, seed: int
+) -> None:
+    """The bits are those of adding one after the other: many rows that repeat a little, and few that repeat a lot."""
+    rng = np.random.default_rng(seed)
+    indices = (rows * rng.random(count) ** skew).astype(index_dtype)
+    values = rng.normal(size=(count, *shape)) * 10.0 ** rng.integers(-6, 6, (count, *[1] * len(shape)))
+    values[rng.random(count) < 0.1] = -0.0
+    values = values.astype(dtype)
+    found = each_once(indices, values, host_backend(backend).add_rows)
+    wanted = sums_of_rows(indices, values)
+    assert sorted(found.indices.tolist()) == sorted(wanted)
+    assert found.values.tobytes() == np.array([wanted[i] for i in found.indices.tolist()], dtype).tobytes()
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+def test_step_adds_repeated_rows(backend: str) -> None:
+    """Also those of unaligned values, of another byte order, or of another order in memory."""
+    rng = np.random.default_rng(3)
+    indices = rng.integers(0, 9, 500)
+    values = rng.normal(size=(500, 2)).astype(np.float32)
+    unaligned = np.empty(values.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(values.shape)
+    unaligned[...] = values
+    for given_values in (values, unaligned, values.astype(">f4"), np.asfortranarray(values)):
+        table = np.zeros((9, 2), np.float32)
+        fastopt.SGD(table, lr=1.0, backend=backend).step(fastopt.RowSparse(indices, given_values))
+        wanted = sums_of_rows(indices, values)
+        np.testing.assert_array_equal(table, [-wanted[i] for i in range(9)])
 
 
 def run(optimizer: Any, options: Any, dtype: Any, backend: str) -> list[bytes]:

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 #: The functions of the native part that compute.
-COMPUTING = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares")
+COMPUTING = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows")
 
 Mode = Callable[[Any], None]
 
@@ -133,3 +133,17 @@ def test_mode_changes_no_bit(
     monkeypatch.setattr(table, "lib", library)
     assert run(case, dtype, options) == wanted
     assert library.called >= {"fo_step", "fo_sum_products"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_mode_changes_no_bit_of_repeated_rows(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastopt.backends.native import table
+
+    rng = np.random.default_rng(9)
+    values, order, firsts = tiny_and_large(rng, (500, 7), np.float32), np.arange(500), np.arange(0, 500, 20)
+    values[:, 0] = np.finfo(np.float32).smallest_subnormal
+    wanted = table.add_rows(values, order, firsts)
+    library = LibraryInMode(native.lib, MODES[mode])
+    monkeypatch.setattr(table, "lib", library)
+    np.testing.assert_array_equal(table.add_rows(values, order, firsts), wanted)
+    assert library.called == {"fo_add_rows"}

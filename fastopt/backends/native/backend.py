@@ -14,12 +14,13 @@ from ..numpy.host import HostBackend
 from ..planned import Plan, Planned
 from ..table import Extras, HyperRow
 from . import library, ndarrays, plan
-from .table import NativeTable, add_runs
+from .table import NativeTable, add_rows, add_runs
 
 
 class NativeBackend(HostBackend):
     name = "native"
     add_runs = staticmethod(add_runs)
+    add_rows = staticmethod(add_rows)
 
     def table(
         self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None

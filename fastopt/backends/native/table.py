@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,6 +147,16 @@ def add_runs(runs: Array, sums: npt.NDArray[np.float64]) -> None:
     values = np.ascontiguousarray(runs)
     into = ffi.from_buffer("double[]", sums, require_writable=True)
     lib.fo_sum_squares(ffi.from_buffer(values), number_of(values.dtype), *values.shape, into)
+
+
+def add_rows(values: Array, order: npt.NDArray[Any], firsts: npt.NDArray[Any]) -> Array:
+    """Return sums of rows, as row_sums.add_rows does."""
+    sums = np.empty((firsts.size, *values.shape[1:]), values.dtype)
+    order, firsts = order.astype(np.int64, copy=False), firsts.astype(np.int64, copy=False)
+    rows = ffi.from_buffer(values), number_of(values.dtype), math.prod(values.shape[1:])
+    places = ffi.from_buffer("int64_t[]", order), order.size, ffi.from_buffer("int64_t[]", firsts), firsts.size
+    lib.fo_add_rows(*rows, *places, ffi.from_buffer(sums, require_writable=True))
+    return sums
 
 
 def set_extras(column: Any, extras: ArrayExtras) -> None:
