@@ -22,6 +22,7 @@ ENVIRONMENTS = ROOT / ".nox"
 SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
 RUNNER = ("pytest", "pytest-xdist", "hypothesis")
 SIMULATED = "tests/backends/cuda/simulator"
+PTX = "tests/backends/cuda/test_ptx.py"
 STAND_IN = "tests/backends/cuda/gpu_stand_in"
 
 DEFAULT = "not exhaustive and not long"
@@ -153,6 +154,8 @@ def long(session: nox.Session) -> None:
     python = cuda_environment(session)
     with only_the_tests(session):
         run_tests(session, python, SIMULATED, marks="exhaustive or long", NUMBA_ENABLE_CUDASIM="1")
+        run_tests(session, python, PTX, marks="exhaustive")
+        run_on_stand_in(session, python, "-m", "exhaustive")
 
 
 @nox.session(python=False, default=False)
@@ -226,18 +229,22 @@ def no_compiler(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def cuda(session: nox.Session) -> None:
-    """CUDA without a GPU: every kernel in Numba's simulator, as PTX, and on a stand-in for a GPU."""
+    """CUDA without a GPU: in Numba's simulator, as PTX, and on a stand-in for a GPU; each kernel is in one of them."""
     python = cuda_environment(session)
     with only_the_tests(session):
         # All combinations of options run in the simulator in the session long.
         # The stand-in below runs the options of float32.
         options_of_float32 = "test_options_have_the_bits_of_the_numpy_backend and float32"
         run_tests(session, python, SIMULATED, "-k", f"not ({options_of_float32})", NUMBA_ENABLE_CUDASIM="1")
-        run_tests(session, python, "tests/backends/cuda/test_ptx.py", marks=FULL)
+        run_tests(session, python, PTX)
         # Kernels of float64 are in the tests of every optimizer; to compile them with options too would take a minute.
-        options = ["-q", "-n", "auto", "--import-mode=importlib", "-m", FULL, "-k", "not (test_options and float64)"]
-        files = ["tests/backends/cuda/test_on_gpu.py", f"{STAND_IN}/faults.py"]
-        session.run(python, STAND_IN, "-m", "pytest", *options, *files, external=True)
+        run_on_stand_in(session, python, "-m", DEFAULT, "-k", "not (test_options and float64)")
+
+
+def run_on_stand_in(session: nox.Session, python: str, *arguments: str) -> None:
+    options = ["-q", "-n", "auto", "--import-mode=importlib", *arguments]
+    files = ["tests/backends/cuda/test_on_gpu.py", f"{STAND_IN}/faults.py"]
+    session.run(python, STAND_IN, "-m", "pytest", *options, *files, external=True)
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def shifted(values: Any, by: int) -> Any:
     return buffer[by:].reshape(values.shape)
 
 
+@pytest.mark.by_turns("case")
 @every_dtype
 @every_gpu_case
 def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:

@@ -82,6 +82,7 @@ def check(ptx: str, dtype: str, loads: int, stores: int) -> None:
     assert ptx.count(f"st.global.{vector}") >= stores
 
 
+@pytest.mark.by_turns("name", "options")
 @every_capability
 @every_dtype
 @pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
