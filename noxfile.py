@@ -229,7 +229,7 @@ def no_compiler(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def cuda(session: nox.Session) -> None:
-    """CUDA without a GPU: in Numba's simulator, as PTX, and on a stand-in for a GPU; each kernel is in one of them."""
+    """CUDA without a GPU: in Numba's simulator, as PTX, and on a stand-in for a GPU."""
     python = cuda_environment(session)
     with only_the_tests(session):
         # All combinations of options run in the simulator in the session long.
