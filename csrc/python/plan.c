@@ -45,7 +45,7 @@ static int64_t elements_of(const fo_plan *plan)
 static int32_t thread_count(const fo_plan *plan)
 {
     PyObject *setting = fo_entry(plan->threads, fo_name.threads);
-    return setting ? (int32_t)PyLong_AsLong(setting) : 1;
+    return setting && PyLong_Check(setting) ? (int32_t)PyLong_AsLong(setting) : 1;
 }
 
 static void set_global_clip(fo_plan *plan, double factor)
