@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..options.ranges import COUNT, as_number
+from . import cores
 
 #: The size of the pool in csrc/parallel.c.
 MAX_THREADS = 256
@@ -18,21 +19,32 @@ def thread_count(source: str, value: str | int) -> int:
     return min(number, MAX_THREADS)
 
 
-#: The number of threads of a large step; None: not read from the environment yet.
+#: The number of threads of a large step; None until the first step or question, which finds the default.
 setting: int | None = None
 
 
 def default() -> int:
-    """Return the number that the environment gives, else the number of cores that this process may run on."""
+    """Return the number of the environment, else the number of cores that this process may use."""
+    return from_environment() or min(cores.usable(), MAX_THREADS)
+
+
+def from_environment() -> int | None:
+    """Return the number of ``FASTOPT_NUM_THREADS``, else of ``OMP_NUM_THREADS``; None if neither is set.
+
+    Raises
+    ------
+    ValueError
+        If ``FASTOPT_NUM_THREADS`` is not a whole number of 1 or more.
+    """
     value = os.environ.get("FASTOPT_NUM_THREADS")
     if value:
         return thread_count("FASTOPT_NUM_THREADS=", value)
-    # OpenMP's variable may be a list: a number for each level of nesting. OpenMP reports mistakes in it.
+    # OpenMP's variable may be a list: a number for each level of nesting. OpenMP reports mistakes in it. Programs with
+    # several processes set it for their workers, so that these do not take each other's cores: joblib, for example.
     for_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if for_openmp.isdecimal() and int(for_openmp) > 0:
         return min(int(for_openmp), MAX_THREADS)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, MAX_THREADS)
+    return None
 
 
 def set_num_threads(n: int) -> None:
@@ -43,7 +55,9 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        1 or more. The default is ``FASTOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of cores.
+        1 or more. The default is ``FASTOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of cores that the
+        process may use: those it may run on (affinity, ``PYTHON_CPU_COUNT``), or fewer if a container or another
+        control group of Linux limits its time on them.
 
     Raises
     ------

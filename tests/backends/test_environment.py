@@ -14,12 +14,12 @@ import pytest
 from cases import ISAS, needs_native
 
 import fastopt
-from fastopt.backends import threads
+from fastopt.backends import cores, threads
 from fastopt.backends.choosing import host_backend
 from fastopt.backends.cuda import found as cuda_found
 from fastopt.backends.native import library as native
 
-OURS = ("FASTOPT_BACKEND", "FASTOPT_ISA", "FASTOPT_NUM_THREADS")
+OURS = ("FASTOPT_BACKEND", "FASTOPT_ISA", "FASTOPT_NUM_THREADS", "OMP_NUM_THREADS", "PYTHON_CPU_COUNT")
 #: Where the package that is tested here is imported from: the checkout, or where the wheel was installed.
 HOME = Path(fastopt.__file__).parents[1]
 
@@ -103,7 +103,64 @@ def test_isa_is_chosen(isa: str) -> None:
 def test_threads_are_chosen() -> None:
     assert info(FASTOPT_NUM_THREADS="3")["threads"] == 3
     assert info(OMP_NUM_THREADS="1")["threads"] == 1
+    assert info(OMP_NUM_THREADS="7,2")["threads"] == 7
     assert info(OMP_NUM_THREADS="2", FASTOPT_NUM_THREADS="5")["threads"] == 5
+    assert info(OMP_NUM_THREADS="")["threads"] == info()["threads"] == cores.usable()
+
+
+def threads_of(first: str, **environment: str) -> str:
+    """Return the default number of threads after the statement ``first``."""
+    code = f"{first}; import os, fastopt; print(fastopt.get_num_threads())"
+    done = python("-c", code, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+needs_cores = pytest.mark.skipif(cores.usable() < 2, reason="needs two cores")
+
+
+@needs_cores
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinities")
+def test_affinity_limits_threads() -> None:
+    assert threads_of("import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])") == "1"
+
+
+@needs_cores
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="Python has it from 3.13 on")
+def test_python_cpu_count_limits_threads() -> None:
+    assert threads_of("pass", PYTHON_CPU_COUNT="1") == "1"
+
+
+def test_import_asks_for_no_number_of_threads() -> None:
+    """The first step does. Until then a worker that was forked may have a number of its own."""
+    assert threads_of("import os, fastopt; os.environ['OMP_NUM_THREADS'] = '7'") == "7"
+
+
+IN_A_WORKER = """
+import os
+import fastopt
+
+def test_threads():
+    assert "PYTEST_XDIST_WORKER" in os.environ
+    assert fastopt.get_num_threads() == 1
+"""
+
+
+def test_threads_of_a_worker_of_xdist(tmp_path: Path) -> None:
+    pytest.importorskip("xdist", reason="needs pytest-xdist")
+    (tmp_path / "test_it.py").write_text(IN_A_WORKER)
+    command = ["-m", "pytest", "-n1", "-pno:cacheprovider", f"--rootdir={tmp_path}", str(tmp_path / "test_it.py")]
+    done = python(*command, OMP_NUM_THREADS="1")
+    assert " 1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_threads_of_workers_of_joblib() -> None:
+    """joblib gives each of two workers half of the cores, by ``OMP_NUM_THREADS`` of a new interpreter."""
+    joblib = pytest.importorskip("joblib", reason="needs joblib")
+    code = "import fastopt, joblib; fastopt.set_num_threads(99); "
+    code += "print({*joblib.Parallel(2)(joblib.delayed(fastopt.get_num_threads)() for _ in range(4))})"
+    done = python("-c", code)
+    assert done.stdout == f"{{{max(joblib.cpu_count() // 2, 1)}}}\n", done.stderr
 
 
 STEP = "import numpy, fastopt; fastopt.Adam(numpy.zeros(1)).step(numpy.ones(1))"
@@ -176,10 +233,10 @@ def test_importing_and_stepping_takes_numpy_and_cffi_alone() -> None:
 
 @pytest.mark.parametrize("bad", [0, -1, 2.0, "two", None, True, [2]])
 def test_bad_thread_counts(bad: Any) -> None:
-    before = threads.setting, fastopt.get_num_threads()
+    before = fastopt.get_num_threads()
     with pytest.raises(ValueError, match="set_num_threads: .*: " + THREADS):
         fastopt.set_num_threads(bad)
-    assert (threads.setting, fastopt.get_num_threads()) == (before[0] or 0, before[1])
+    assert fastopt.get_num_threads() == before
 
 
 def test_thread_counts() -> None:

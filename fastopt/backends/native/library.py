@@ -68,7 +68,7 @@ if missing is None:
     }
     SOURCES: dict[Source, int] = {"param": lib.FO_PARAM, "clipped_grad": lib.FO_CLIPPED_GRAD, "grad": lib.FO_GRAD}
     use_isa(os.environ.get("FASTOPT_ISA") or None)
-    threads.get_num_threads()  # so that a wrong FASTOPT_NUM_THREADS raises here, and not in the first step
+    threads.from_environment()  # so that a wrong FASTOPT_NUM_THREADS raises here, and not in the first step
 
 
 def number_of(dtype: np.dtype[Any]) -> int:
