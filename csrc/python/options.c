@@ -15,25 +15,30 @@ static int is_number_in_range(const fo_option *option, PyObject *value)
            (option->includes_low && number == option->low) || (option->includes_high && number == option->high);
 }
 
+/* Put a written value into the options that the step uses; return whether the plan goes on with it. */
+static int set_value(const fo_plan *plan, int64_t k, const fo_option *option, PyObject *value)
+{
+    PyObject *name = (PyObject *)option->key;
+    if (option->writing == FO_FIXED)
+        return 0;
+    if (option->writing == FO_NUMBER && is_number_in_range(option, value))
+        return PyDict_SetItem((PyObject *)plan->groups[k].values, name, value) == 0;
+    PyObject *number = PyLong_FromLongLong(k);
+    PyObject *is_taken = PyObject_CallFunctionObjArgs((PyObject *)plan->check_option, number, name, value, NULL);
+    Py_XDECREF(number);
+    Py_XDECREF(is_taken);
+    return is_taken == Py_True;
+}
+
 /* Take over an option that the user wrote, if it is one that may be written. */
 static int take_option(fo_plan *plan, int64_t k, fo_option *option, PyObject *value)
 {
     fo_group *group = &plan->groups[k];
-    PyObject *name = (PyObject *)option->key;
-    if (option->writing == FO_FIXED)
+    Py_INCREF(value); /* another thread may write the option again while Python checks it */
+    if (!set_value(plan, k, option, value)) {
+        Py_DECREF(value);
         return 0;
-    if (option->writing == FO_NUMBER && is_number_in_range(option, value)) {
-        if (PyDict_SetItem((PyObject *)group->values, name, value) != 0)
-            return 0;
-    } else {
-        PyObject *number = PyLong_FromLongLong(k);
-        PyObject *is_taken = PyObject_CallFunctionObjArgs((PyObject *)plan->check_option, number, name, value, NULL);
-        Py_XDECREF(number);
-        Py_XDECREF(is_taken);
-        if (is_taken != Py_True)
-            return 0;
     }
-    Py_INCREF(value);
     if (PyList_SetItem((PyObject *)plan->option_values, (Py_ssize_t)(option - plan->options), value) != 0)
         return 0;
     option->value = (uintptr_t)value;

@@ -24,6 +24,9 @@ from .workspace import Workspace
 #: The options that make another plan necessary: reading the gradients depends on them, or the table.
 FIXED = frozenset({"params", "clip_value", "clip_norm", "maximize", "max_norm", "max_norm_axis"})
 
+#: The options on which it depends whether a row has more than the rule's scalars from a scheduled ``lr``.
+RATED = ("decoupled", "prox_l1")
+
 #: The types of options that can't change in place, besides those of NumPy's scalars.
 CONSTANTS = (bool, int, float, str, type(None))
 
@@ -102,7 +105,7 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
         if not all(is_constant(value) for name, value in entries.items() if name != "params"):
             return None
         values = dict(checked.values)
-        fixed = FIXED.union(checked.scheduled, groups.refused)
+        fixed = FIXED.union(checked.scheduled, groups.refused, RATED if "lr" in checked.scheduled else ())
         planned.append(
             PlannedGroup(
                 group,
