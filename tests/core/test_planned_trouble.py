@@ -212,7 +212,7 @@ def a_group_replaced_by_its_like(run: Run) -> None:
 
 @trouble
 def the_list_of_groups_replaced(run: Run) -> None:
-    run.opt.param_groups = [dict(group) for group in run.opt.param_groups]
+    run.opt.param_groups = [{**group, "lr": 0.03} for group in run.opt.param_groups]
 
 
 @trouble

@@ -101,3 +101,74 @@ def test_an_interrupt_while_options_are_checked(backend: str, monkeypatch: pytes
         one.step([np.ones(3)])
     assert params[0].tobytes() == expected[0].tobytes()
     assert [*opt.state["0"]] == [*reference.state["0"]]
+
+
+#: Runs in a process of its own: an optimizer whose steps are planned is interrupted again and again, and then compared
+#: with one that made as many steps in peace. Prints how many steps were planned, and whether something differed.
+STORM = """
+import json, random, signal, sys
+import numpy as np
+import fastopt
+
+options, is_scheduled, is_raised_by_alarm, interrupts = json.loads(sys.argv[1])
+
+def schedule(step):
+    return 0.01 / (1 + step % 7)
+
+def build():
+    params = {"a": np.linspace(-1, 1, 4_000).reshape(40, 100), "b": [np.ones(3), np.ones((2, 2))]}
+    return params, fastopt.Adam(params, lr=schedule if is_scheduled else 0.01, backend="native", **options)
+
+def everything(params, opt):
+    state = {f"{name}.{slot}": array.tobytes() for name, its in opt.state.items() for slot, array in its.items()}
+    return [array.tobytes() for array in (params["a"], *params["b"])], state, opt.step_count, opt.accumulated_calls
+
+def interrupt(*args):
+    if is_raised_by_alarm:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGALRM, interrupt)
+rng = random.Random(0)
+grads = {"a": np.full((100, 40), 0.5).T, "b": [np.ones(3), np.full((2, 2), 2.0)]}
+params, opt = build()
+for _ in range(6):
+    opt.step(grads)
+for _ in range(interrupts):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(3e-5, 3e-4))
+        while True:
+            opt.step(grads)
+    except KeyboardInterrupt:
+        pass
+planned = opt.planned_steps
+for _ in range(3):
+    opt.step(grads)
+others, peaceful = build()
+while (peaceful.step_count, peaceful.accumulated_calls) != (opt.step_count, opt.accumulated_calls):
+    peaceful.step(grads)
+print(json.dumps([planned, everything(params, opt) != everything(others, peaceful)]))
+"""
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signal.setitimer")
+@pytest.mark.parametrize("interrupts", shortly(500, 10_000))
+@pytest.mark.parametrize(
+    ("options", "is_scheduled", "is_raised_by_alarm"),
+    [
+        pytest.param({}, False, True, id="constant"),
+        pytest.param({"nonfinite": "skip", "ema_decay": 0.9, "ema_bias_correction": True}, True, True, id="scheduled"),
+        pytest.param({"accumulate_steps": 2, "clip_norm": 1.0, "clip_global_norm": 0.5}, True, False, id="accumulate"),
+    ],
+)
+def test_a_storm_of_interrupts_over_planned_steps(
+    options: dict[str, object], is_scheduled: bool, is_raised_by_alarm: bool, interrupts: int
+) -> None:
+    """Whatever is interrupted, a schedule in Python too, a step is made and counted or not at all."""
+    arguments = json.dumps([options, is_scheduled, is_raised_by_alarm, interrupts])
+    told = subprocess.run([sys.executable, "-c", STORM, arguments], check=True, stdout=subprocess.PIPE, text=True)
+    planned, differs = json.loads(told.stdout)
+    assert not differs
+    assert planned > interrupts

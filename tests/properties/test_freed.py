@@ -1,0 +1,210 @@
+"""What a step or an optimizer leaves behind: nothing, once the last reference goes, without the cyclic collector."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES, MATRIX_CASES, Case, needs_native
+from tiers import shortly
+
+import fastopt
+from fastopt import lr_scheduler
+
+BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
+ONE_OF_EACH = list({case.optimizer: case for case in reversed([*CASES, *MATRIX_CASES])}.values())
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clip": {"clip_global_norm": 0.5, "clip_norm": 1.0},
+    "skip": {"nonfinite": "skip"},
+    "zero_grads": {"zero_grads": True},
+    "accumulate": {"accumulate_steps": 2},
+    "ema": {"ema_decay": 0.9},
+}
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def new(case: Case, **options: Any) -> tuple[Any, fastopt.Optimizer]:
+    params = {"a": np.ones((4, 3)), "b": np.ones((2, 2))}
+    return params, case.build(params, **options)
+
+
+def new_grads() -> dict[str, Any]:
+    return {"a": np.full((4, 3), 0.5), "b": np.full((2, 2), 0.5)}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 6])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
+def test_an_optimizer_is_freed(case: Case, backend: str, steps: int, no_collector: None) -> None:
+    params, opt = new(case, backend=backend)
+    for _ in range(steps):
+        opt.step(new_grads())
+    if steps > 1:
+        opt.load_state_dict(opt.state_dict())
+        opt.step(new_grads())
+    last = [weakref.ref(opt), weakref.ref(params["a"])]
+    del opt, params
+    assert [found() for found in last] == [None, None]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "drive",
+    [
+        lambda opt: lr_scheduler.StepLR(opt, 2),
+        lambda opt: lr_scheduler.LambdaLR(opt, lambda epoch: 0.9**epoch),
+        lambda opt: lr_scheduler.CosineAnnealingLR(opt, 5),
+        lambda opt: lr_scheduler.SequentialLR(
+            opt, [lr_scheduler.LinearLR(opt), lr_scheduler.ExponentialLR(opt, 0.9)], [2]
+        ),
+        lambda opt: lr_scheduler.ReduceLROnPlateau(opt),
+    ],
+    ids=["StepLR", "LambdaLR", "CosineAnnealingLR", "SequentialLR", "ReduceLROnPlateau"],
+)
+def test_an_optimizer_with_a_driver_is_freed(drive: Callable[[Any], Any], backend: str, no_collector: None) -> None:
+    params, opt = new(Case(fastopt.Adam, {"lr": 0.1}), backend=backend)
+    driver = drive(opt)
+    for _ in range(6):
+        opt.step(new_grads())
+        driver.step(*([1.0] if isinstance(driver, lr_scheduler.ReduceLROnPlateau) else []))
+    last = weakref.ref(opt)
+    del opt, driver, params
+    assert last() is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_optimizer_is_freed_after_an_error(backend: str, no_collector: None) -> None:
+    params, opt = new(Case(fastopt.Adam, {"lr": 0.1}), backend=backend)
+    for _ in range(5):
+        opt.step(new_grads())
+    for bad in ({"a": np.ones(3)}, {"a": params["a"]}, [], None):
+        with pytest.raises((TypeError, ValueError)):
+            opt.step(bad)
+    last = weakref.ref(opt)
+    del opt, params
+    assert last() is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("case", [Case(fastopt.SGD, {"lr": 0.1}), Case(fastopt.LAMB, {})], ids=str)
+def test_gradients_are_not_kept(case: Case, options: dict[str, Any], backend: str, no_collector: None) -> None:
+    """Neither those that a step reads as they are, nor those that it converts, nor those of a step that raises."""
+    params, opt = new(case, backend=backend, **options)
+    for step in range(9):
+        grads = new_grads()
+        if step == 5:
+            grads["a"] = np.ones((3, 4)).T
+        if step == 6:
+            grads["a"] = grads["a"].astype(np.longdouble)
+        if step == 7:
+            grads["b"] = np.ones(7)
+        references = [sys.getrefcount(array) for array in grads.values()]
+        if step == 7:
+            with pytest.raises(ValueError, match="shape"):
+                opt.step(grads)
+        else:
+            opt.step(grads)
+        assert [sys.getrefcount(array) for array in grads.values()] == references
+        last = [weakref.ref(array) for array in grads.values()]
+        del grads
+        assert [found() for found in last] == [None, None], f"step {step}"
+    assert opt.planned_steps > 0 or backend == "numpy" or case.optimizer is fastopt.LAMB
+    assert params["a"].shape == (4, 3)
+
+
+#: Less than the smallest object for each step, or a plan for each optimizer; NumPy keeps some freed memory.
+MOST_BYTES = 30_000
+
+
+def grown(repeat: Callable[[], None]) -> int:
+    """Return by how many bytes memory grows in some repetitions after the first ones, as Python counts it."""
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            repeat()
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(5):
+            repeat()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+def resident() -> int:
+    """Return how many bytes of memory this process takes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def varied_steps(opt: fastopt.Optimizer, count: int) -> None:
+    """Make planned steps of every kind, and some whole ones."""
+    for step in range(count):
+        grads: dict[str, Any] = {"a": np.full((4, 3), 0.5), "b": np.full((2, 2), 0.5)}
+        kind = step % 16
+        if kind == 3:
+            grads["b"] = None
+        elif kind == 5:
+            grads["a"] = np.ones((3, 4)).T
+        elif kind == 7:
+            opt.param_groups[0]["weight_decay"] = 0.1 / (1 + step % 100)
+        elif kind == 9:
+            grads["a"] = grads["a"].astype(np.float32)
+        elif kind == 11:
+            opt.param_groups[0]["betas"] = (0.9, 0.99 + 0.001 * (step % 3))
+        opt.step(grads)
+        if step % 997 == 0:
+            opt.load_state_dict(opt.state_dict())
+
+
+@needs_native
+@pytest.mark.parametrize("lr", [0.1, lambda step: 0.1 / (1 + step)], ids=["constant", "scheduled"])
+def test_steps_take_no_memory(lr: Any) -> None:
+    _, opt = new(Case(fastopt.Adam, {"lr": lr}), backend="native", clip_global_norm=1.0)
+    assert grown(lambda: varied_steps(opt, 500)) < MOST_BYTES
+    assert opt.planned_steps > 1000
+
+
+@needs_native
+def test_optimizers_take_no_memory() -> None:
+    def build() -> None:
+        for _ in range(5):
+            _, opt = new(Case(fastopt.Adam, {"lr": lambda step: 0.1}), backend="native")
+            varied_steps(opt, 8)
+            assert opt.planned_steps > 0
+
+    assert grown(build) < MOST_BYTES
+
+
+@needs_native
+@pytest.mark.long
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_million_steps_and_10_000_optimizers_take_no_memory() -> None:
+    _, opt = new(Case(fastopt.Adam, {"lr": lambda step: 0.1 / (1 + step)}), backend="native", nonfinite="skip")
+    varied_steps(opt, 10_000)
+    before = resident()
+    varied_steps(opt, 1_000_000)
+    assert resident() - before < 1 << 20
+    assert opt.planned_steps > 900_000
+    for count in (500, 10_000):
+        before = resident()
+        for _ in range(count):
+            _, opt = new(Case(fastopt.Adam, {"lr": 0.1}), backend="native")
+            varied_steps(opt, 6)
+    assert resident() - before < 2 << 20
