@@ -102,7 +102,7 @@ void fo_add_rows(const void *values, int32_t dtype, int64_t width, const int64_t
 
 /* memory[i] <- the memory of NumPy array i. Return 1 if each array is exactly of this Python type, and has the dtype
    object dtypes[i], the shape of models[i] and these flags of NumPy; else 0, with a part of `memory` written. Objects
-   are given by their addresses. */
+   are given by their addresses. `dtypes` is NULL if arrays may have any dtype. */
 int32_t fo_find_memory(const uintptr_t *arrays, const uintptr_t *models, const uintptr_t *dtypes, int64_t count,
                        uintptr_t type, int32_t flags, void **memory);
 

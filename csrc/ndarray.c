@@ -11,10 +11,10 @@ int fo_same_shape(const fo_ndarray *array, const fo_ndarray *model)
             memcmp(array->shape, model->shape, (size_t)array->dimensions * sizeof *array->shape) == 0);
 }
 
-/* Return whether an array has this type, dtype, these flags, and the shape of `model`. */
+/* Return whether an array has this type, these flags, the shape of `model`, and this dtype, if that is not 0. */
 static int is_like(const fo_ndarray *array, const fo_ndarray *model, uintptr_t type, uintptr_t dtype, int32_t flags)
 {
-    return array->type == type && array->dtype == dtype && (array->flags & flags) == flags &&
+    return array->type == type && (dtype == 0 || array->dtype == dtype) && (array->flags & flags) == flags &&
            fo_same_shape(array, model);
 }
 
@@ -23,7 +23,7 @@ int32_t fo_find_memory(const uintptr_t *arrays, const uintptr_t *models, const u
 {
     for (int64_t i = 0; i < count; i++) {
         const fo_ndarray *array = (const fo_ndarray *)arrays[i];
-        if (!is_like(array, (const fo_ndarray *)models[i], type, dtypes[i], flags))
+        if (!is_like(array, (const fo_ndarray *)models[i], type, dtypes ? dtypes[i] : 0, flags))
             return 0;
         memory[i] = array->memory;
     }

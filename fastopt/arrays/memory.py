@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .dtypes import Array
+
+#: Where runs of memory begin and end.
+Runs: TypeAlias = tuple[npt.NDArray[np.uintp], npt.NDArray[np.uintp]]
 
 #: Bytes of a cache line.
 CACHE_LINE = 64
@@ -48,6 +52,61 @@ def extent(array: Array) -> tuple[int, int]:
     return begin, end + array.itemsize
 
 
+class Views(Sequence[Array]):
+    """Arrays in given memory. They are made when somebody asks for one: many take long to make.
+
+    Parameters
+    ----------
+    dtype : dtype
+        That of all.
+    likes : sequence of array
+        One for each, of the same shape and order of memory.
+    sizes : intp array
+        The size of each.
+    blocks : sequence of (array, intp array)
+        Memory, and at how many bytes from its beginning each of the next arrays begins.
+    """
+
+    def __init__(
+        self,
+        dtype: np.dtype[Any],
+        likes: Sequence[Array],
+        sizes: npt.NDArray[np.intp],
+        blocks: Sequence[tuple[Array, npt.NDArray[np.intp]]],
+    ) -> None:
+        self.dtype, self.likes, self.sizes, self.blocks = dtype, likes, sizes, blocks
+        self.addresses = np.concatenate([places + address(memory) for memory, places in blocks]).astype(np.uintp)
+
+    @cached_property
+    def arrays(self) -> list[Array]:
+        places = ((memory, place) for memory, places in self.blocks for place in places.tolist())
+        flat = [
+            np.ndarray((size,), self.dtype, memory, place)
+            for (memory, place), size in zip(places, self.sizes.tolist(), strict=True)
+        ]
+        return [
+            array.reshape(like.shape, order="C" if like.flags.c_contiguous else "F")
+            for array, like in zip(flat, self.likes, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.likes)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.arrays[i]
+
+
+def runs_at(addresses: npt.NDArray[np.uintp], arrays: Sequence[Array]) -> Runs:
+    """Return where the memory of each array, which is at this address, begins and ends."""
+    if isinstance(arrays, Views):
+        return addresses, addresses + (arrays.sizes * arrays.dtype.itemsize).astype(np.uintp)
+    starts, stops = addresses, addresses + np.array([array.nbytes for array in arrays], np.uintp)
+    strided = [i for i, array in enumerate(arrays) if not array.flags.forc]
+    if strided:
+        starts[strided], stops[strided] = np.array([extent(arrays[i]) for i in strided], np.uintp).T
+    return starts, stops
+
+
 def are_like(grads: Sequence[Any], dtypes: Sequence[Any], shapes: Sequence[tuple[int, ...]], are_written: bool) -> bool:
     """Return whether these are NumPy arrays of these dtypes and shapes, in C order (and writeable)."""
     return (
@@ -75,7 +134,14 @@ def address(array: Array) -> int:
 
 
 class Extents:
-    """The runs of memory that a step writes, by name, to find arrays that overlap them.
+    """The runs of memory that a step writes, in order, to find arrays that overlap them.
+
+    Parameters
+    ----------
+    name_of : callable
+        Returns the name of a run, by its number among those given: only errors need it.
+    starts, stops : uintp array
+        Where each run begins and ends.
 
     Raises
     ------
@@ -83,25 +149,31 @@ class Extents:
         If two of them overlap.
     """
 
-    def __init__(self, names: Sequence[str], addresses: Sequence[int], sizes: Sequence[int]) -> None:
-        starts = np.array(addresses, dtype=np.uintp)
-        stops = starts + np.array(sizes, dtype=np.uintp)
+    def __init__(
+        self, name_of: Callable[[int], str], starts: npt.NDArray[np.uintp], stops: npt.NDArray[np.uintp]
+    ) -> None:
         order = np.argsort(starts, kind="stable")
         order = order[stops[order] > starts[order]]
-        self.names = [names[i] for i in order]
+        self.name_of, self.order = name_of, order
         self.starts, self.stops = starts[order], stops[order]
-        for k in np.flatnonzero(self.starts[1:] < self.stops[:-1]):
+        for k in np.flatnonzero(self.starts[1:] < self.stops[:-1]).tolist():
             raise ValueError(
-                f"params: {self.names[k]!r} and {self.names[k + 1]!r} share memory, and would be updated twice; give "
+                f"params: {self.name(k)!r} and {self.name(k + 1)!r} share memory, and would be updated twice; give "
                 "each array once, and copies of views that overlap"
             )
 
-    def with_arrays(self, arrays: Mapping[str, Any]) -> Extents:
-        """Return these runs and those of further arrays; values that are not arrays are ignored."""
-        more = {name: extent(array) for name, array in arrays.items() if isinstance(array, np.ndarray)}
-        starts = [*self.starts.tolist(), *(begin for begin, _ in more.values())]
-        stops = [*self.stops.tolist(), *(end for _, end in more.values())]
-        return Extents([*self.names, *more], starts, [b - a for a, b in zip(starts, stops, strict=True)])
+    def name(self, k: int) -> str:
+        """Return the name of the run that comes at place ``k`` in memory."""
+        return self.name_of(int(self.order[k]))
+
+    def with_runs(self, name_of: Callable[[int], str], runs: Sequence[Runs]) -> Extents:
+        """Return these runs and further ones."""
+        count = self.starts.size
+        return Extents(
+            lambda i: self.name(i) if i < count else name_of(i - count),
+            np.concatenate([self.starts, *(starts for starts, _ in runs)]),
+            np.concatenate([self.stops, *(stops for _, stops in runs)]),
+        )
 
     def overlapped(self, starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]) -> tuple[int, str] | None:
         """Return the first run [start, start + size) that overlaps one of these, and the name of that one."""
@@ -113,4 +185,4 @@ class Extents:
         if not overlaps.any():
             return None
         first = int(np.flatnonzero(overlaps)[0])
-        return first, self.names[before[first]]
+        return first, self.name(int(before[first]))

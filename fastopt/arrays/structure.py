@@ -7,6 +7,8 @@ from itertools import chain
 from operator import is_, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 Getter: TypeAlias = Callable[[Any], Sequence[Any]]
 
 LEAF = None
@@ -59,7 +61,7 @@ class Branch:
     def refresh(self) -> None:
         """Update the values that follow from the keys and branches."""
         self.get = getter(self.keys)
-        self.is_flat = all(branch is LEAF for branch in self.branches)
+        self.is_flat = not any(self.branches)
 
     def merge(self, other: Branch) -> None:
         """Append the children of another branch of the same kind."""
@@ -70,9 +72,10 @@ class Branch:
 
     def names(self) -> Iterator[str]:
         """Yield the name of every leaf: its path, joined by dots."""
+        above = "".join(f"{key}." for key in self.path)
         for key, branch in zip(self.keys, self.branches, strict=True):
             if branch is LEAF:
-                yield ".".join((*self.path, str(key)))
+                yield f"{above}{key!s}"
             else:
                 yield from branch.names()
 
@@ -170,6 +173,9 @@ class Branch:
     def arrays(self) -> Iterator[Any]:
         """Yield the leaves that the user's containers had when the optimizer was built."""
         children = chain.from_iterable(source.children for source in self.sources)
+        if self.is_flat:
+            yield from children
+            return
         for branch, child in zip(self.branches, children, strict=True):
             if branch is LEAF:
                 yield child
@@ -183,7 +189,8 @@ def branch_of(structure: Any) -> Branch:
 
 
 def is_container(value: Any) -> bool:
-    return isinstance(value, (Mapping, list, tuple))
+    # The first question spares arrays the second, which takes longer.
+    return type(value) is not np.ndarray and isinstance(value, (Mapping, list, tuple))
 
 
 def getter(keys: list[Any]) -> Getter:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
-from ..arrays.memory import Extents
+from ..arrays.memory import Extents, Runs
 from .interrupts import uninterrupted
 from .planned import Plan, Planned
 from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
@@ -53,7 +53,6 @@ class ArrayOps(Protocol):
     def in_memory_order(self, array: Any) -> Any: ...
     def grad_in_memory_order(self, name: str, grad: Any, param: Any) -> tuple[Any, bool]: ...
     def check_clearable(self, names: Sequence[str], grads: Sequence[Any]) -> None: ...
-    def extents(self, names: Sequence[str], arrays: Sequence[Any]) -> Extents: ...
 
 
 class Backend:
@@ -67,6 +66,28 @@ class Backend:
     makes_plans: bool = False
     #: The operations on this backend's arrays.
     ops: ArrayOps
+
+    def are_plain_params(self, arrays: Arrays) -> bool:
+        """Return whether ``ops.checked_param`` accepts all of these, if that is found faster than by calling it."""
+        return False
+
+    def extents(self, names: Sequence[str], arrays: Arrays) -> Extents:
+        """Return the runs of memory of these parameters and copies.
+
+        Raises
+        ------
+        ValueError
+            If two of them overlap.
+        """
+        raise NotImplementedError
+
+    def runs(self, arrays: Arrays) -> Runs:
+        """Return where the memory of each array begins and ends; only for arrays on the host."""
+        raise NotImplementedError
+
+    def slots_like(self, params: Arrays, value: float, dtype: Any) -> Arrays:
+        """Return new arrays like these parameters, as ``ops.slot_like`` makes each."""
+        return [self.ops.slot_like(param, value, dtype) for param in params]
 
     def table(
         self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None

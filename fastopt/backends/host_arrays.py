@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..arithmetic import halves
 from ..arithmetic.halves import to_compute_dtype as to_compute_dtype
@@ -13,8 +14,11 @@ from ..arrays.dtypes import FLOAT32, FLOAT64, NATIVE_GRADS, Array, is_float
 from ..arrays.dtypes import compute_dtype as compute_dtype
 from ..arrays.dtypes import is_bfloat16 as is_bfloat16
 from ..arrays.dtypes import is_half as is_half
-from ..arrays.memory import CACHE_LINE, Extents, address, described, extent, is_one_run
+from ..arrays.memory import CACHE_LINE, Views, address, described, extent, is_one_run
 from ..arrays.memory import in_memory_order as in_memory_order
+
+#: Small slots share blocks of memory of this many bytes: one that outlives its optimizer keeps no more alive.
+SHARED_BYTES = 1 << 16
 
 
 def checked_param(name: str, array: Any) -> Array:
@@ -41,6 +45,15 @@ def checked_param(name: str, array: Any) -> Array:
         )
     check_memory(f"params: {name!r}", array)
     return array
+
+
+def are_plain_params(arrays: Sequence[Any]) -> bool:
+    """Return whether :func:`checked_param` accepts all of these: so it is with arrays as most are. False: it may."""
+    return (
+        set(map(type, arrays)) == {np.ndarray}
+        and all(dtype in (FLOAT32, FLOAT64) or is_half(dtype) for dtype in {array.dtype for array in arrays})
+        and all(array.flags.carray for array in arrays)
+    )
 
 
 def checked_copy(name: str, copy: Any, param: Array) -> Array:
@@ -121,6 +134,30 @@ def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
     if value != 0:
         slot[...] = value
     return slot.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
+
+
+def slots_like(params: Sequence[Array], addresses: npt.NDArray[np.uintp], value: float, dtype: np.dtype[Any]) -> Views:
+    """Return new arrays like these parameters, which are at these addresses.
+
+    Each is at the same distance from the start of a cache line as its parameter, as from :func:`slot_like`. Small ones
+    share memory.
+    """
+    sizes = np.array([param.size for param in params], np.intp)
+    offsets = (addresses % CACHE_LINE).astype(np.intp) // dtype.itemsize * dtype.itemsize
+    lines = -(-(offsets + sizes * dtype.itemsize) // CACHE_LINE) * CACHE_LINE
+    ends = lines.cumsum()
+    begins = ends - lines
+    blocks, first = [], 0
+    while first < len(params):
+        last = max(int(ends.searchsorted(begins[first] + SHARED_BYTES, side="right")), first + 1)
+        size = int(ends[last - 1] - begins[first])
+        memory = np.zeros(size + CACHE_LINE, np.uint8)
+        begin = -address(memory) % CACHE_LINE
+        if value != 0:
+            memory[begin : begin + size].view(dtype)[...] = value
+        blocks.append((memory, begins[first:last] + (offsets[first:last] + begin - begins[first])))
+        first = last
+    return Views(dtype, params, sizes, blocks)
 
 
 def full(shape: tuple[int, ...], value: float, dtype: np.dtype[Any], param: Array) -> Array:
@@ -240,14 +277,3 @@ def refuse_shared(name: str, other: str) -> None:
         f"grads: {name!r} and {other!r} share memory, and zero_grads=True would clear the one before the other is "
         "read; give copies"
     )
-
-
-def extents(names: Sequence[str], arrays: Sequence[Array]) -> Extents:
-    """Return the runs of memory of all parameters.
-
-    Raises
-    ------
-    ValueError
-        If two of them overlap.
-    """
-    return Extents(names, [address(array) for array in arrays], [array.nbytes for array in arrays])

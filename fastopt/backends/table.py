@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -49,6 +50,46 @@ class ArrayExtras(NamedTuple):
     copy: Array | None = None
     #: For each slot, its codec and scales if it is in 8 bits.
     scales: Sequence[tuple[Map, Array] | None] = ()
+
+
+class SlotColumn(NamedTuple):
+    """Slot number ``number`` of the arrays at these places of a table."""
+
+    number: int
+    places: npt.NDArray[np.intp]
+    arrays: Sequence[Array]
+
+
+class SlotColumns(Sequence[Sequence[Array]]):
+    """The slots of each array of a table, given by columns: to sort them by array takes long where there are many."""
+
+    def __init__(self, length: int, columns: Sequence[SlotColumn]) -> None:
+        self.length, self.columns = length, columns
+
+    @cached_property
+    def by_array(self) -> list[list[Array]]:
+        slots: list[list[Array]] = [[] for _ in range(self.length)]
+        for _, places, arrays in self.columns:
+            for i, array in zip(places.tolist(), arrays, strict=True):
+                slots[i].append(array)
+        return slots
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.by_array[i]
+
+
+def slot_columns(slots: Sequence[Sequence[Array]]) -> Sequence[SlotColumn]:
+    """Return the slots of a table by columns."""
+    if isinstance(slots, SlotColumns):
+        return slots.columns
+    columns = []
+    for k in range(max(map(len, slots), default=0)):
+        places = np.array([i for i, its in enumerate(slots) if k < len(its)])
+        columns.append(SlotColumn(k, places, [slots[i][k] for i in places]))
+    return columns
 
 
 Extras: TypeAlias = Sequence[ArrayExtras] | None

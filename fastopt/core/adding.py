@@ -37,21 +37,20 @@ def add(
     branch = parts.parameters.branch(params)
     parts.progress.undo_skipped_step()
     parts.groups.check_known(groups)
-    names = list(branch.names())
+    names, given = list(branch.names()), list(branch.arrays())
     if not parts.parameters.arrays:
-        parts.backend = choosing.backend_for(asked_backend, names, list(branch.arrays()))
+        parts.backend = choosing.backend_for(asked_backend, names, given)
         if not (parts.backend.on_host or hooks.runs_on_gpu):
             raise ValueError(
                 f"{type(hooks).__name__}: expected NumPy arrays, got arrays on a GPU, where it can't run yet"
             )
     parts.groups.check_allowed(parts.options._asdict())
-    addition = parts.parameters.addition(branch, parts.backend, hooks.check_param)
+    addition = parts.parameters.addition(branch, names, given, parts.backend, hooks.check_param)
     numbers = [0 if group_of is None else group_of[name] for name in names]
-    members = [
-        tuple(array for array, number in zip(addition.given, numbers, strict=True) if number == k)
-        for k in range(len(groups))
-    ]
-    checked = parts.groups.addition(groups, members, hooks.rule)
+    members: list[list[Any]] = [[] for _ in groups]
+    for array, number in zip(given, numbers, strict=True):
+        members[number].append(array)
+    checked = parts.groups.addition(groups, list(map(tuple, members)), hooks.rule)
     first = len(parts.groups.param_groups)
     parts.groups.add(groups, checked)
     parts.parameters.add(addition, [first + number for number in numbers])

@@ -1,8 +1,13 @@
-"""The dicts of ``opt.state``: their entries can be written into, but neither replaced nor removed."""
+"""The state of all arrays, and its dicts: their entries can be written into, but neither replaced nor removed."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
+
+import numpy as np
+
+from ..arrays.dtypes import Array
 
 Value = TypeVar("Value")
 
@@ -51,3 +56,72 @@ class Entries(dict[str, Value]):
 def entries_of(name: str) -> Entries[Any]:
     """Return an empty dict for an array's state."""
     return Entries(f"state[{name!r}]", f"opt.state[{name!r}][slot][...]")
+
+
+class Column(NamedTuple):
+    """The entries of one name in the states of several arrays."""
+
+    slot: str
+    names: Sequence[str]
+    arrays: Sequence[Array]
+
+
+StateDict: TypeAlias = Entries[Entries[Array]]
+
+
+class State:
+    """The state of all arrays. Its dicts are made when somebody looks at them, since many take long to make."""
+
+    def __init__(self) -> None:
+        self._entries: StateDict = Entries("state", "opt.state[name][slot][...]")
+        #: The columns that the dicts lack so far.
+        self._new: list[Column] = []
+        self._counts: Callable[[StateDict], list[Column]]
+        self._has_new_counts = False
+
+    @property
+    def entries(self) -> StateDict:
+        """The entries of each array, by the array's name."""
+        if self._new or self._has_new_counts:
+            self._show()
+        return self._entries
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing but counts, and nobody has looked at these."""
+        return not (self._entries or self._new)
+
+    def set_counts(self, counts: Callable[[StateDict], list[Column]]) -> None:
+        """Show the counts that a function returns, given the present entries, instead of those before."""
+        if self._new:
+            self._show()
+        self._counts, self._has_new_counts = counts, True
+        if self._entries:
+            self._show()
+
+    def add(self, columns: Sequence[Column]) -> None:
+        """Add entries."""
+        self._new += columns
+        if self._entries:
+            self._show()
+
+    def columns(self) -> list[Column]:
+        """Return all entries that are arrays."""
+        if not self._entries:
+            return [*self._counts(self._entries), *self._new]
+        return [
+            Column(slot, [name], [array])
+            for name, entries in self.entries.items()
+            for slot, array in entries.items()
+            if isinstance(array, np.ndarray)
+        ]
+
+    def _show(self) -> None:
+        """Write into the dicts what they lack. After an interrupt it is done again."""
+        counts = self._counts(self._entries) if self._has_new_counts else []
+        for slot, names, arrays in [*counts, *self._new]:
+            for name, array in zip(names, arrays, strict=True):
+                if name not in self._entries:
+                    self._entries.set_entry(name, entries_of(name))
+                self._entries[name].set_entry(slot, array)
+        self._new, self._has_new_counts = [], False

@@ -73,6 +73,15 @@ class Gradients:
         #: The addresses at which such gradients overlap nothing that a step writes.
         self._disjoint: set[bytes] = set()
 
+    def begin(self, table: Table) -> None:
+        """Begin as if the last gradients had been like the parameters: then the first ones are checked together.
+
+        Only for parameters on the host, in C order.
+        """
+        table.set_grads(self.params)
+        self.present, self.are_all_present, self._are_plain = np.ones(len(self.params), bool), True, True
+        self._sizes = np.array([param.nbytes for param in self.params], np.intp)
+
     def take(self, table: Table, leaves: list[Any], check_row_sparse_allowed: Callable[[int], None]) -> bool:
         """Check these gradients and hand them to the table; return whether other arrays than before have one.
 

@@ -169,7 +169,7 @@ class Optimizer(Hooks):
             whole,
             Parameters(params),
             groups,
-            Slots(pass_options),
+            Slots(pass_options, Optimizer.new_slot),
             Progress(self.numbers),
             Running(),
         )

@@ -21,8 +21,7 @@ class Addition(NamedTuple):
 
     branch: Branch
     names: list[str]
-    #: The arrays as the user gave them, and as the backend sees them.
-    given: list[Any]
+    #: As the backend sees them.
     arrays: list[Any]
     extents: Extents
 
@@ -38,7 +37,7 @@ class Parameters:
 
     def __init__(self, params: Any) -> None:
         self.is_single = not is_container(params)
-        self.is_grouped = isinstance(params, (list, tuple)) and any(map(is_group, params))
+        self.is_grouped = isinstance(params, (list, tuple)) and any(map(is_group, filter(is_container, params)))
         self.root = Branch({} if isinstance(params, Mapping) else [])
         self.names: list[str] = []
         self.arrays: list[Array] = []
@@ -65,27 +64,33 @@ class Parameters:
         is_entries = isinstance(params, (list, tuple)) and not self.is_grouped
         return Branch(params if is_entries else [params], offset=len(self.root.keys))
 
-    def addition(self, branch: Branch, backend: Backend, check_param: Callable[[str, Any], None]) -> Addition:
-        """Check the arrays of a branch; nothing changes yet.
+    def addition(
+        self,
+        branch: Branch,
+        names: list[str],
+        given: list[Any],
+        backend: Backend,
+        check_param: Callable[[str, Any], None],
+    ) -> Addition:
+        """Check the arrays of a branch, which have these names; nothing changes yet.
 
         Raises
         ------
         TypeError, ValueError
             If one can't be updated in place, shares memory with another, or has a name that is taken.
         """
-        names, given = list(branch.names()), list(branch.arrays())
-        arrays = []
+        arrays, are_plain = [], backend.are_plain_params(given)
         for name, array in zip(names, given, strict=True):
-            arrays.append(backend.ops.checked_param(name, array))
+            arrays.append(array if are_plain else backend.ops.checked_param(name, array))
             check_param(name, array)
         if not arrays:
             raise ValueError("params: there is no array in this structure; give at least one")
-        taken = [name for name, count in Counter([*self.names, *names]).items() if count > 1]
-        if taken:
+        if len({*self.names, *names}) < len(self.names) + len(names):
+            taken = [name for name, count in Counter([*self.names, *names]).items() if count > 1]
             raise ValueError(f"params: the names {taken} are there more than once; rename them")
         copies = [copy for copy in self.copies if copy is not None]
         all_names, all_arrays = self.names + names + ["copy_to"] * len(copies), self.arrays + arrays + copies
-        return Addition(branch, names, given, arrays, backend.ops.extents(all_names, all_arrays))
+        return Addition(branch, names, arrays, backend.extents(all_names, all_arrays))
 
     def add(self, addition: Addition, group_of: Sequence[int]) -> None:
         """Add arrays, each to the group of this number."""
@@ -161,7 +166,7 @@ class Parameters:
         ]
         named = [(f"copy_to: {name}", copy) for name, copy in zip(self.names, copies, strict=True) if copy is not None]
         names, arrays = [name for name, _ in named], [copy for _, copy in named]
-        self.extents = backend.ops.extents(self.names + names, self.arrays + arrays)
+        self.extents = backend.extents(self.names + names, self.arrays + arrays)
         self.copies = copies
         self.write_copies(backend)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays.dtypes import Array
+from ..arrays.memory import Views
 from ..options.ranges import RANGES, check
 
 
@@ -69,13 +69,13 @@ class Progress:
     def accumulated_calls(self, count: int) -> None:
         self.counts[1, 0] = count
 
-    def count_of(self, i: int, row: int) -> Array:
-        """Return the count of array number ``i`` in a row of the counts, as part of these."""
-        return self.counts[row, 1 + i : 2 + i].reshape(())
+    def counts_of_arrays(self, row: int) -> Views:
+        """Return the count of each array in a row of the counts, as a part of these."""
+        return numbers_in(self.counts, row, 1)
 
-    def number_of(self, i: int, k: int) -> Array:
-        """Return number ``k`` of array number ``i``, as part of all numbers."""
-        return self.numbers[k, i : i + 1].reshape(())
+    def numbers_of_arrays(self, k: int) -> Views:
+        """Return number ``k`` of each array, as a part of all numbers."""
+        return numbers_in(self.numbers, k, 0)
 
     def count(self, row: int, present: npt.NDArray[np.bool_], are_all_present: bool) -> None:
         """Count a call in this row of the counts, as csrc/fastopt.h says: at once, without a place for an interrupt."""
@@ -122,3 +122,10 @@ class Progress:
     def load(self, step_count: int, accumulated_calls: int) -> None:
         """Set the counts of the whole optimizer."""
         self.step_count, self.accumulated_calls = step_count, accumulated_calls
+
+
+def numbers_in(numbers: npt.NDArray[Any], row: int, first: int) -> Views:
+    """Return each number of a row, from one on, as an array without axes in the same memory."""
+    places = np.arange(row * numbers.shape[1] + first, (row + 1) * numbers.shape[1]) * numbers.itemsize
+    likes, sizes = [np.zeros((), numbers.dtype)] * len(places), np.ones(len(places), np.intp)
+    return Views(numbers.dtype, likes, sizes, [(numbers, places)])

@@ -5,31 +5,41 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, ClassVar, NamedTuple, Protocol
+from itertools import compress
+from operator import not_
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..arithmetic import dither, halves, quantize, rules
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import FLOAT32, FLOAT64, Array
 from ..arrays.memory import Extents, described
-from ..backends.backend import Backend
-from ..backends.table import ArrayExtras
+from ..backends.backend import ArrayOps, Backend
+from ..backends.table import ArrayExtras, SlotColumn, SlotColumns
 from ..options.common import StepOptions
 from ..options.ranges import Group
 from . import storage
-from .entries import Entries, entries_of
+from .entries import Column, State, StateDict
 from .groups import CheckedGroup
 from .parameters import Parameters
 from .progress import Progress
 from .results import Misfit, missing, unexpected
 
 #: The dtypes of counts and of the codes of 8-bit slots.
-COUNT = np.zeros((), np.int64)
+COUNT = np.dtype(np.int64)
 CODE = np.dtype(np.uint8)
+
+#: How a slot is stored that has a shape of its own: as it is computed, in C order.
+OWN_SHAPE = "own shape"
 
 #: The entries of a state that serve the options around the rule.
 AROUND = ("master", "ema", "accumulated", "accumulated_calls")
+
+
+#: The codec of an 8-bit slot, and its scales.
+Scaled: TypeAlias = tuple[quantize.Map, Array]
 
 
 class SlotHooks(Protocol):
@@ -49,8 +59,30 @@ class ArrayMemory(NamedTuple):
 
     #: The parameter, or its master.
     computed: Array
-    slots: list[Array]
+    slots: Sequence[Array]
     extras: ArrayExtras
+
+
+class Memory(Sequence[ArrayMemory]):
+    """The memory of every array, by columns."""
+
+    def __init__(self, computed: Sequence[Array], slots: SlotColumns, extras: dict[int, ArrayExtras]) -> None:
+        self.computed, self.slots, self.extras = computed, slots, extras
+
+    def __len__(self) -> int:
+        return len(self.computed)
+
+    def __getitem__(self, i: Any) -> Any:
+        return ArrayMemory(self.computed[i], self.slots[i], self.extras.get(i, ArrayExtras()))
+
+
+class Kind(NamedTuple):
+    """The common features of arrays that get their memory together."""
+
+    group: int
+    compute_dtype: Any
+    #: The name of each slot, and how it is stored.
+    slots: tuple[tuple[str, str | None], ...]
 
 
 class Slots:
@@ -60,35 +92,32 @@ class Slots:
     ----------
     options : StepOptions
         The optimizer's.
+    common_new_slot : function
+        The ``new_slot`` of optimizers that define none. It fills each slot with ``initial_slot``, so that many can be
+        made together.
 
     Attributes
     ----------
-    entries : dict
-        The state: :attr:`fastopt.Optimizer.state`.
-    pending : list of (name, slot, array)
+    pending : list of Column
         New entries. A step that raises must not add them.
-    memory : list of ArrayMemory
+    memory : sequence of ArrayMemory
         For each array, as :meth:`prepare` found it.
     """
 
-    def __init__(self, options: StepOptions) -> None:
-        self.options = options
-        self.entries: Entries[Entries[Array]] = Entries("state", "opt.state[name][slot][...]")
-        self.pending: list[tuple[str, str, Array]] = []
-        self.memory: list[ArrayMemory] = []
+    def __init__(self, options: StepOptions, common_new_slot: Any) -> None:
+        self.options, self.common_new_slot = options, common_new_slot
+        self.state = State()
+        self.pending: list[Column] = []
+        self.memory = Memory([], SlotColumns(0, []), {})
+
+    @property
+    def entries(self) -> StateDict:
+        """The state: :attr:`fastopt.Optimizer.state`."""
+        return self.state.entries
 
     def add(self, parameters: Parameters, progress: Progress, backend: Backend, measured: frozenset[str]) -> None:
         """Show the counts and numbers of each array in its state; they are other arrays than before."""
-        for i, (name, param) in enumerate(zip(parameters.names, parameters.arrays, strict=True)):
-            entries = self.entries.setdefault(name, entries_of(name))
-            entries.set_entry("step", progress.count_of(i, 0))
-            if "accumulated_calls" in entries:
-                entries.set_entry("accumulated_calls", progress.count_of(i, 1))
-            for k, (number, initial) in enumerate(progress.initial_numbers.items()):
-                if number not in measured or backend.on_host:
-                    entries.set_entry(number, progress.number_of(i, k))
-                elif number not in entries:
-                    entries.set_entry(number, backend.ops.full((), initial, FLOAT64, param))
+        self.state.set_counts(partial(counts, parameters, progress, backend, measured))
 
     def prepare(
         self,
@@ -99,104 +128,175 @@ class Slots:
         hooks: SlotHooks,
     ) -> None:
         """Find the memory of every array. New entries stay pending until :meth:`commit`."""
-        self.pending, self.memory = [], []
-        members = zip(parameters.names, parameters.arrays, parameters.copies, parameters.group_of, strict=True)
-        for i, (name, param, copy, k) in enumerate(members):
-            self.memory.append(self.memory_of(name, param, copy, groups[k], progress.count_of(i, 1), backend, hooks))
+        self.pending = []
+        computed, copies = self.computed(parameters, backend)
+        columns: list[SlotColumn] = []
+        extras: dict[int, ArrayExtras] = {}
+        for kind, places in self.kinds(computed, parameters.group_of, groups, backend, hooks).items():
+            names, likes = [parameters.names[i] for i in places], [computed[i] for i in places]
+            averages, accumulated = self.around(names, likes, kind.compute_dtype, places, progress, backend)
+            scales, group, numbers = [], groups[kind.group].values, np.array(places)
+            for k, (slot, stored_in) in enumerate(kind.slots):
+                arrays, its_scales = self.slot(names, slot, stored_in, likes, group, backend, hooks)
+                columns.append(SlotColumn(k, numbers, arrays))
+                scales.append(its_scales)
+            in_order, have_extras = backend.ops.in_memory_order, averages or accumulated or any(scales)
+            for j, (i, copy) in enumerate(zip(places, (copies[i] for i in places), strict=True)):
+                if have_extras or copy is not None:
+                    extras[i] = ArrayExtras(
+                        in_order(averages[j]) if averages else None,
+                        in_order(accumulated[j]) if accumulated else None,
+                        None if copy is None else in_order(copy),
+                        [its[j] if its else None for its in scales],
+                    )
+        self.memory = Memory(computed, SlotColumns(len(computed), columns), extras)
 
-    def memory_of(
+    def computed(self, parameters: Parameters, backend: Backend) -> tuple[list[Array], list[Array | None]]:
+        """Return the parameter of each array, or its master; and the copy that the step writes of it."""
+        ops, options = backend.ops, self.options
+        computed, copies = list(parameters.arrays), list(parameters.copies)
+        have_master = {
+            dtype: ops.is_half(dtype) and not (options.stochastic_rounding and ops.is_bfloat16(dtype))
+            for dtype in {param.dtype for param in computed}
+        }
+        if any(have_master.values()):
+            places = [i for i, param in enumerate(computed) if have_master[param.dtype]]
+            names, given = [parameters.names[i] for i in places], [computed[i] for i in places]
+            masters = self.column("master", names, given, FLOAT32, partial(in_compute_dtype, ops), backend)
+            for i, param, master in zip(places, given, masters, strict=True):
+                computed[i], copies[i] = master, param
+        if options.state_dtype is not None:
+            for name, param in zip(parameters.names, parameters.arrays, strict=True):
+                if param.dtype == FLOAT64:
+                    raise ValueError(
+                        f"state_dtype={options.state_dtype!r}: {name!r} is float64; expected parameters that are "
+                        "computed in float32, or leave state_dtype out"
+                    )
+        return computed, copies
+
+    def kinds(
         self,
-        name: str,
-        param: Array,
-        copy: Array | None,
-        group: CheckedGroup,
-        accumulated_calls: Array,
+        computed: Sequence[Array],
+        group_of: npt.NDArray[np.int64],
+        groups: Sequence[CheckedGroup],
         backend: Backend,
         hooks: SlotHooks,
-    ) -> ArrayMemory:
-        """Find the memory of one array."""
-        ops, options = backend.ops, self.options
-        dtype, computed = ops.compute_dtype(param.dtype), param
-        has_master = not (options.stochastic_rounding and ops.is_bfloat16(param.dtype))
-        if ops.is_half(param.dtype) and has_master:
-            computed = self.entry(name, "master", param, FLOAT32, partial(ops.to_compute_dtype, param), backend)
-            copy = param
-        elif dtype == FLOAT64 and options.state_dtype is not None:
-            raise ValueError(
-                f"state_dtype={options.state_dtype!r}: {name!r} is float64; expected parameters that are computed "
-                "in float32, or leave state_dtype out"
-            )
-        average = accumulated = None
-        if options.averages:
-            make = partial(ops.to_compute_dtype, computed)
-            average = ops.in_memory_order(self.entry(name, "ema", computed, dtype, make, backend))
-        if options.accumulate_steps > 1:
-            make = partial(ops.slot_like, computed, 0.0, dtype)
-            accumulated = ops.in_memory_order(self.entry(name, "accumulated", computed, dtype, make, backend))
-            self.entry(name, "accumulated_calls", COUNT, COUNT.dtype, lambda: accumulated_calls, backend)
-        slots, scales = [], []
-        for slot in hooks.slot_names(group.rule, computed):
-            array, scaled = self.slot(name, slot, computed, group.values, backend, hooks)
-            slots.append(array)
-            scales.append(scaled)
-        target = None if copy is None else ops.in_memory_order(copy)
-        return ArrayMemory(computed, slots, ArrayExtras(average, accumulated, target, scales))
+    ) -> dict[Kind, list[int]]:
+        """Return the arrays of each kind, by number."""
+        places_of: dict[Kind, list[int]] = {}
+        #: The same lists: arrays of one group, dtype and shape have one kind, so that the hooks are called once.
+        of_likes: dict[Any, list[int]] = {}
+        for i, (like, k) in enumerate(zip(computed, group_of.tolist(), strict=True)):
+            key = k, like.dtype, like.shape
+            places = of_likes.get(key)
+            if places is None:
+                names = hooks.slot_names(groups[k].rule, like)
+                slots = tuple((slot, self.stored_in(slot, like, hooks)) for slot in names)
+                kind = Kind(k, backend.ops.compute_dtype(like.dtype), slots)
+                places = of_likes[key] = places_of.setdefault(kind, [])
+            places.append(i)
+        return places_of
+
+    def stored_in(self, slot: str, like: Array, hooks: SlotHooks) -> str | None:
+        """Return how a slot of such an array is stored; None: as the parameter is computed."""
+        if hooks.slot_shape(slot, like) != like.shape:
+            return OWN_SHAPE
+        return storage.slot_storage(None if slot in hooks.exact else self.options.state_dtype, like.size)
+
+    def around(
+        self,
+        names: Sequence[str],
+        computed: Sequence[Array],
+        dtype: Any,
+        places: Sequence[int],
+        progress: Progress,
+        backend: Backend,
+    ) -> tuple[Sequence[Array] | None, Sequence[Array] | None]:
+        """Return the averages and the accumulated gradients of arrays of one compute dtype, if there are any."""
+        averages = accumulated = None
+        if self.options.averages:
+            copied = partial(in_compute_dtype, backend.ops)
+            averages = self.column("ema", names, computed, dtype, copied, backend)
+        if self.options.accumulate_steps > 1:
+            zeros = partial(backend.slots_like, value=0.0, dtype=dtype)
+            accumulated = self.column("accumulated", names, computed, dtype, zeros, backend)
+            calls = progress.counts_of_arrays(1)
+            self.column("accumulated_calls", names, [calls[i] for i in places], COUNT, list, backend)
+        return averages, accumulated
 
     def slot(
-        self, name: str, slot: str, computed: Array, group: Group, backend: Backend, hooks: SlotHooks
-    ) -> tuple[Array, tuple[quantize.Map, Array] | None]:
-        """Return a slot of the state, checked, or a new one where there is none; with its codec and scales if any."""
-        ops = backend.ops
-        dtype, shape = ops.compute_dtype(computed.dtype), hooks.slot_shape(slot, computed)
-        if shape != computed.shape:
-            zeros = ops.full(shape, 0.0, dtype, computed)
-            return self.entry(name, slot, zeros, dtype, lambda: zeros, backend), None
-        state_dtype = None if slot in hooks.exact else self.options.state_dtype
-        stored_in = storage.slot_storage(state_dtype, computed.size)
-        if stored_in is None:
-            return self.entry(
-                name, slot, computed, dtype, partial(hooks.new_slot, group, slot, computed), backend
-            ), None
+        self,
+        names: Sequence[str],
+        slot: str,
+        stored_in: str | None,
+        likes: Sequence[Array],
+        group: Group,
+        backend: Backend,
+        hooks: SlotHooks,
+    ) -> tuple[Sequence[Array], Sequence[Scaled] | None]:
+        """Return a slot of each array of one kind, checked, or a new one; with the codecs and scales if any."""
+        ops, dtype = backend.ops, backend.ops.compute_dtype(likes[0].dtype)
+        if stored_in == OWN_SHAPE:
+            zeros = [ops.full(hooks.slot_shape(slot, like), 0.0, dtype, like) for like in likes]
+            return self.column(slot, names, zeros, dtype, list, backend), None
+        if stored_in is None and type(hooks).new_slot is not self.common_new_slot:
+            own = partial(own_new_slots, hooks, group, slot)
+            return self.column(slot, names, likes, dtype, own, backend), None
         value = hooks.initial_slot(group, slot)
-        if stored_in == "bfloat16":
-            dtype = halves.bfloat16()
-            make = partial(ops.slot_like, computed, value, dtype)
-            return self.entry(name, slot, computed, dtype, make, backend), None
+        if stored_in != "uint8":
+            dtype = dtype if stored_in is None else halves.bfloat16()
+            make = partial(backend.slots_like, value=value, dtype=dtype)
+            return self.column(slot, names, likes, dtype, make, backend), None
         codec = storage.codec_of(slot in hooks.non_negative)
         code, scale = storage.constant(value, codec)
-        codes = self.entry(name, slot, computed, CODE, partial(ops.slot_like, computed, code, CODE), backend)
-        new = ops.full((-(-computed.size // dither.SCALE_BLOCK),), scale, FLOAT32, computed)
-        scales = self.entry(name, storage.scale_name(slot), new, FLOAT32, lambda: new, backend)
-        return codes, (codec, ops.in_memory_order(scales))
+        codes = self.column(slot, names, likes, CODE, partial(backend.slots_like, value=code, dtype=CODE), backend)
+        new = [ops.full((-(-like.size // dither.SCALE_BLOCK),), scale, FLOAT32, like) for like in likes]
+        scales = self.column(storage.scale_name(slot), names, new, FLOAT32, list, backend)
+        return codes, [(codec, ops.in_memory_order(its)) for its in scales]
 
-    def entry(
-        self, name: str, slot: str, like: Array, dtype: Any, make: Callable[[], Array], backend: Backend
-    ) -> Array:
-        """Return an entry of the state, checked, or one that ``make`` made where there is none yet."""
-        entries = self.entries[name]
-        if slot in entries:
-            backend.ops.check_slot(f"state[{name!r}][{slot!r}]", entries[slot], like, dtype)
-            return entries[slot]
-        values = make()
-        self.pending.append((name, slot, values))
-        return values
+    def column(
+        self,
+        slot: str,
+        names: Sequence[str],
+        likes: Sequence[Array],
+        dtype: Any,
+        make: Callable[[Sequence[Array]], Sequence[Array]],
+        backend: Backend,
+    ) -> Sequence[Array]:
+        """Return an entry of each array's state, checked, or one that ``make`` made where there is none yet.
+
+        Each has this dtype and is like one of ``likes``; ``make`` gets those for which there is none.
+        """
+        if self.state.is_empty:
+            made = make(likes)
+            self.pending.append(Column(slot, names, made))
+            return made
+        entries = self.entries
+        lacks = [slot not in entries[name] for name in names]
+        for name, like in compress(zip(names, likes, strict=True), map(not_, lacks)):
+            backend.ops.check_slot(f"state[{name!r}][{slot!r}]", entries[name][slot], like, dtype)
+        new: dict[str, Array] = {}
+        if any(lacks):
+            names_of_new = list(compress(names, lacks))
+            made = make(list(compress(likes, lacks)))
+            self.pending.append(Column(slot, names_of_new, made))
+            new = dict(zip(names_of_new, made, strict=True))
+        return [new[name] if name in new else entries[name][slot] for name in names]
 
     def commit(self) -> None:
         """Add the new entries to the state, once everything is checked."""
-        for name, slot, values in self.pending:
-            self.entries[name].set_entry(slot, values)
+        self.state.add(self.pending)
         self.pending = []
 
-    def written(self, extents: Extents) -> Extents:
+    def written(self, extents: Extents, backend: Backend) -> Extents:
         """Return these runs of memory and those of the whole state, which no gradient may overlap."""
-        entries = [(name, slot, array) for name, its in self.entries.items() for slot, array in its.items()]
-        return extents.with_arrays(
-            {f"state[{name!r}][{slot!r}]": array for name, slot, array in [*entries, *self.pending]}
-        )
+        columns = [*self.state.columns(), *self.pending]
 
-    def entries_of(self, name: str) -> dict[str, Array]:
-        """Return the entries of an array's state, the pending ones included."""
-        return {**self.entries[name], **{slot: array for owner, slot, array in self.pending if owner == name}}
+        def name_of(i: int) -> str:
+            slot, name = [(slot, name) for slot, names, _ in columns for name in names][i]
+            return f"state[{name!r}][{slot!r}]"
+
+        return extents.with_runs(name_of, [backend.runs(column.arrays) for column in columns])
 
     def values(self, name: str, slot: str, backend: Backend, non_negative: frozenset[str]) -> Array:
         """Return a slot's values in the compute dtype, however it is stored; a copy where it is converted."""
@@ -230,15 +330,22 @@ class Slots:
         ``groups`` has the options and the rule that each group will have.
         """
         found: dict[str, dict[str, tuple[Array, Any]]] = {}
-        for name, memory, k in zip(parameters.names, self.memory, parameters.group_of.tolist(), strict=True):
+        pending: dict[str, dict[str, Array]] = {name: {} for name in parameters.names}
+        for slot, names, arrays in self.pending:
+            for name, array in zip(names, arrays, strict=True):
+                pending[name][slot] = array
+        members = zip(parameters.names, self.memory.computed, parameters.group_of.tolist(), strict=True)
+        for name, computed, k in members:
             if name not in saved:
                 misfits.append(missing(name))
                 continue
             options, rule = groups[k]
-            used = hooks.slot_names(rule, memory.computed)
-            for slot in {*used, *known_slots().intersection(saved[name])}.difference(self.entries_of(name)):
-                self.slot(name, slot, memory.computed, options, backend, hooks)
-            entries = self.entries_of(name)
+            used = hooks.slot_names(rule, computed)
+            entries = {**self.entries[name], **pending[name]}
+            first = len(self.pending)
+            for slot in {*used, *known_slots().intersection(saved[name])}.difference(entries):
+                self.slot([name], slot, self.stored_in(slot, computed, hooks), [computed], options, backend, hooks)
+            entries.update({slot: array for slot, _, (array,) in self.pending[first:]})
             # A slot that only an earlier rule of the group used (amsgrad was switched off) may be there or not.
             needed = [slot for slot in entries if owner(slot) in used or owner(slot) not in known_slots()]
             if is_fresh(saved[name]):
@@ -261,6 +368,35 @@ class Slots:
             for slot, (array, value) in saved.items():
                 backend.ops.write(array, value)
                 entries.set_entry(slot, array)
+
+
+def counts(
+    parameters: Parameters, progress: Progress, backend: Backend, measured: frozenset[str], entries: StateDict
+) -> list[Column]:
+    """Return the counts and numbers that belong into the state of each array."""
+    names, columns = parameters.names, [Column("step", parameters.names, progress.counts_of_arrays(0))]
+    for k, (number, initial) in enumerate(progress.initial_numbers.items()):
+        if number not in measured or backend.on_host:
+            columns.append(Column(number, names, progress.numbers_of_arrays(k)))
+            continue
+        lacks = [name not in entries or number not in entries[name] for name in names]
+        new = [backend.ops.full((), initial, FLOAT64, param) for param in compress(parameters.arrays, lacks)]
+        columns.append(Column(number, list(compress(names, lacks)), new))
+    accumulate = [name in entries and "accumulated_calls" in entries[name] for name in names]
+    if any(accumulate):
+        calls = list(compress(progress.counts_of_arrays(1), accumulate))
+        columns.append(Column("accumulated_calls", list(compress(names, accumulate)), calls))
+    return columns
+
+
+def own_new_slots(hooks: SlotHooks, group: Group, slot: str, params: Sequence[Array]) -> list[Array]:
+    """Return a slot of each array from an optimizer that makes its own."""
+    return [hooks.new_slot(group, slot, param) for param in params]
+
+
+def in_compute_dtype(ops: ArrayOps, arrays: Sequence[Array]) -> list[Array]:
+    """Return copies of these arrays in their compute dtypes."""
+    return [ops.to_compute_dtype(array) for array in arrays]
 
 
 def fitting_entries(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 from ..backends.backend import Backend
+from ..backends.table import ArrayExtras
 from .gradients import Gradients
 from .groups import Groups
 from .parameters import Parameters
@@ -13,7 +15,7 @@ from .planning import Planning
 from .progress import Progress
 from .row_sparse import Buffers
 from .rows import Rows
-from .slots import ArrayMemory, Slots
+from .slots import Memory, Slots
 
 
 class Workspace:
@@ -55,7 +57,7 @@ class Workspace:
         backend: Backend,
         table: Any,
         gradients: Gradients,
-        memory: list[ArrayMemory],
+        memory: Memory,
         are_writeable: Callable[[], bool],
         is_one_call: bool,
     ) -> None:
@@ -79,16 +81,20 @@ def make_workspace(
 ) -> Workspace:
     """Make a table of the arrays whose memory ``slots`` has prepared."""
     in_order = backend.ops.in_memory_order
-    written = slots.written(parameters.extents) if backend.on_host else parameters.extents
+    written = slots.written(parameters.extents, backend) if backend.on_host else parameters.extents
+    computed, its_slots, extras = slots.memory.computed, slots.memory.slots, slots.memory.extras
+    is_in_order = backend.on_host and all(array.flags.c_contiguous for array in computed)
     table = backend.table(
-        [in_order(memory.computed) for memory in slots.memory],
-        [list(map(in_order, memory.slots)) for memory in slots.memory],
-        [memory.extras for memory in slots.memory],
+        computed if is_in_order else list(map(in_order, computed)),
+        its_slots if is_in_order else [list(map(in_order, each)) for each in its_slots],
+        [extras.get(i, ArrayExtras()) for i in range(len(computed))] if extras else None,
         [group.rule for group in groups.checked],
         progress.counts,
     )
     gradients = Gradients(
         backend.ops, backend.add_rows, parameters.names, parameters.arrays, written, slots.options.zero_grads
     )
+    if is_in_order and all(map(is_, computed, parameters.arrays)):
+        gradients.begin(table)
     are_writeable = backend.writeable_check(parameters.arrays, parameters.dtypes)
     return Workspace(backend, table, gradients, slots.memory, are_writeable, is_one_call)

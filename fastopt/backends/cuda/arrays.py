@@ -172,7 +172,8 @@ def extents(names: Sequence[str], params: Sequence[DeviceArray]) -> Extents:
                 f"params: {name!r} is on device {param.device}, and other parameters on device {first}; build an "
                 "optimizer for each device"
             )
-    return Extents(names, [param.address for param in params], [param.nbytes for param in params])
+    starts = np.array([param.address for param in params], np.uintp)
+    return Extents(names.__getitem__, starts, starts + np.array([param.nbytes for param in params], np.uintp))
 
 
 def device_of(params: Sequence[DeviceArray]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...arithmetic.rules import Rule
+from ...arrays.memory import Extents
 from ..backend import Arrays, Backend, Counts, Limits, Refuse
 from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 from . import arrays
@@ -31,6 +32,9 @@ class CudaBackend(Backend):
     name = "cuda"
     on_host = False
     ops = arrays
+
+    def extents(self, names: Sequence[str], params: Arrays) -> Extents:
+        return arrays.extents(names, params)
 
     def table(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...arrays.dtypes import Array
 from .. import threads
@@ -29,6 +30,9 @@ class NativeBackend(HostBackend):
             if rule not in library.RULES:
                 raise ValueError(f'the rule {rule.__name__} is not among the compiled ones; use backend="numpy"')
         return NativeTable(params, slots, extras, counts)
+
+    def addresses(self, arrays: Arrays) -> npt.NDArray[np.uintp]:
+        return ndarrays.memory_of(arrays)
 
     def writeable_check(self, arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
         return ndarrays.writeable_check(arrays, dtypes)

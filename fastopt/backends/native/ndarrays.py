@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arrays.dtypes import FLOAT32, Array
-from ...arrays.memory import address, are_writeable_as
-from .library import ffi, lib
+from ...arrays.memory import Views, address, are_writeable_as
+from .library import NULL, ffi, lib
 
 #: Flags of NumPy's C interface: NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE.
 C_ORDER, WRITEABLE = 0x0001, 0x0400
@@ -27,17 +27,20 @@ def uintptrs(addresses: npt.NDArray[np.uintp]) -> Any:
 
 
 def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
-    """Return the address of the memory of each C-contiguous array."""
-    objects, dtypes = addresses_of(arrays), addresses_of([array.dtype for array in arrays])
-    memory = np.empty(len(arrays), np.uintp)
-    if has_known_ndarrays and find_memory(objects, objects, dtypes, C_ORDER, ffi.from_buffer("void *[]", memory)):
-        return memory
+    """Return the address of the memory of each array."""
+    if isinstance(arrays, Views):
+        return arrays.addresses
+    if has_known_ndarrays:
+        objects, memory = uintptrs(addresses_of(arrays)), np.empty(len(arrays), np.uintp)
+        into = ffi.from_buffer("void *[]", memory)
+        if lib.fo_find_memory(objects, objects, NULL, len(arrays), id(np.ndarray), 0, into):
+            return memory
     return np.array([address(array) for array in arrays], np.uintp)
 
 
 def writeable_check(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
     """Return a function that returns whether these arrays still have these dtypes and are all writeable."""
-    if not has_known_ndarrays or {type(array) for array in arrays} != {np.ndarray}:
+    if not has_known_ndarrays or set(map(type, arrays)) != {np.ndarray}:
         return lambda: are_writeable_as(arrays, dtypes)
     objects, dtype_objects = uintptrs(addresses_of(arrays)), uintptrs(addresses_of(dtypes))
     memory, type_ = ffi.new("void *[]", len(arrays)), id(np.ndarray)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arrays.dtypes import Array
-from ...arrays.memory import address, are_like
+from ...arrays.memory import Views, are_like
 from .. import threads
-from ..table import ArrayExtras, HyperRow, Source
+from ..table import ArrayExtras, HyperRow, Source, slot_columns
 from . import ndarrays
 from .library import ARRAY, DOUBLE, NO_SCALARS, NULL, READING, ROW, RULES, SINGLE, SOURCES, ffi, lib, number_of
 from .ndarrays import C_ORDER, WRITEABLE, addresses_of, find_memory, memory_of
@@ -33,9 +33,9 @@ class NativeTable:
         self.count = count
         self.arrays = ffi.new("fo_array[]", count)
         self.grads = ffi.new("void *[]", count)
+        self.memory_of_grads = np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
         self.grad_owners: Sequence[Any] = ()
         self.grad_dtypes: list[np.dtype[Any] | None] = []
-        self.shapes = [param.shape for param in params]
         self.param_addresses = addresses_of(params)
         self.owners = params, slots, extras
         columns = np.frombuffer(ffi.buffer(self.arrays), dtype=ARRAY)
@@ -49,24 +49,21 @@ class NativeTable:
         self.indices[:] = np.arange(count)
         self.sizes = np.array([param.size for param in params], np.int64)
         self.present: list[bool] = []
-        columns["param_dtype"] = param_dtypes = [number_of(param.dtype) for param in params]
-        columns["dtype"] = [DOUBLE if dtype == DOUBLE else SINGLE for dtype in param_dtypes]
+        columns["param"], columns["param_dtype"] = memory_of(params), numbers_of(params)
+        columns["dtype"] = np.where(columns["param_dtype"] == DOUBLE, DOUBLE, SINGLE)
         columns["is_stored"] = columns["param_dtype"] != columns["dtype"]
-        columns["param"] = memory_of(params)
-        for column, array_slots in zip(columns, slots, strict=True) if any(slots) else ():
-            for k, slot in enumerate(array_slots):
-                column["slots"][k] = address(slot)
-                column["slot_dtypes"][k] = number_of(slot.dtype)
-                column["is_stored"] |= column["slot_dtypes"][k] != column["dtype"]
+        for k, places, arrays in slot_columns(slots):
+            columns["slots"][places, k] = memory_of(arrays)
+            columns["slot_dtypes"][places, k] = numbers = numbers_of(arrays)
+            columns["is_stored"][places] |= numbers != columns["dtype"][places]
+        if extras is not None:
+            set_extras(columns, extras)
         self.columns = columns
-        for column, array_extras in zip(columns, extras or (), strict=False):
-            set_extras(column, array_extras)
         self.make_hyper_rows(1)
         self.readings = ffi.new("fo_reading[]", count)
         self.read = np.frombuffer(ffi.buffer(self.readings), dtype=READING)
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
-        self.point_to(grads)
         present = [grad is not None for grad in grads]
         if present != self.present:
             # An array without a gradient has no chunks, so that threads pass it by.
@@ -75,13 +72,15 @@ class NativeTable:
             self.columns["first_chunk"] = np.cumsum(chunks) - chunks
             self.partials = ffi.new("fo_reading[]", int(chunks.sum()))
             self.present = present
+        self.point_to(grads)
         self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
         self.dtype_addresses = addresses_of(self.grad_dtypes)
-        self.columns["grad_dtype"] = [0 if dtype is None else number_of(dtype) for dtype in self.grad_dtypes]
+        self.columns["grad_dtype"][present] = numbers_of([grad for grad in grads if grad is not None])
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
         if not ndarrays.has_known_ndarrays:
-            if not are_like(grads, self.grad_dtypes, self.shapes, are_written):
+            shapes = [param.shape for param in self.owners[0]]
+            if not are_like(grads, self.grad_dtypes, shapes, are_written):
                 return False
             self.point_to(grads)
             return True
@@ -92,15 +91,15 @@ class NativeTable:
         return True
 
     def point_to(self, grads: Sequence[Array | None]) -> None:
-        from_buffer = ffi.from_buffer
-        self.grad_owners = [NULL if grad is None else from_buffer(grad) for grad in grads]
-        self.grads[0 : self.count] = self.grad_owners
+        self.memory_of_grads[:] = 0
+        self.memory_of_grads[self.present] = memory_of([grad for grad in grads if grad is not None])
+        self.grad_owners = grads
 
     def forget_grads(self) -> None:
         self.grad_owners = ()
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
-        return np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
+        return self.memory_of_grads
 
     def is_current(self) -> bool:
         return True
@@ -159,15 +158,24 @@ def add_rows(values: Array, order: npt.NDArray[Any], firsts: npt.NDArray[Any]) -
     return sums
 
 
-def set_extras(column: Any, extras: ArrayExtras) -> None:
-    """Write an array's extras into its row of the table."""
+def set_extras(columns: Any, extras: Sequence[ArrayExtras]) -> None:
+    """Write the arrays' extras into their rows of the table."""
     for name in ("average", "accumulated", "copy"):
-        array = getattr(extras, name)
-        column[name] = 0 if array is None else address(array)
-    if extras.copy is not None:
-        column["copy_dtype"] = number_of(extras.copy.dtype)
-    for k, scaled in enumerate(extras.scales):
-        if scaled is not None:
-            codec, scales = scaled
-            column["scales"][k] = address(scales)
-            column["slot_dtypes"][k] = lib.FO_SIGNED8 if codec == "signed" else lib.FO_ROOT8
+        found = {i: getattr(each, name) for i, each in enumerate(extras) if getattr(each, name) is not None}
+        columns[name][list(found)] = memory_of(list(found.values()))
+        if name == "copy":
+            columns["copy_dtype"][list(found)] = numbers_of(list(found.values()))
+    for k in range(max(len(each.scales) for each in extras)):
+        scaled = {i: its for i, each in enumerate(extras) for its in each.scales[k : k + 1] if its is not None}
+        places, codecs = list(scaled), [codec for codec, _ in scaled.values()]
+        columns["scales"][places, k] = memory_of([scales for _, scales in scaled.values()])
+        columns["slot_dtypes"][places, k] = [lib.FO_SIGNED8 if codec == "signed" else lib.FO_ROOT8 for codec in codecs]
+
+
+def numbers_of(arrays: Sequence[Array]) -> npt.NDArray[np.int32]:
+    """Return the number of each array's dtype."""
+    if isinstance(arrays, Views):
+        return np.full(len(arrays), number_of(arrays.dtype), np.int32)
+    dtypes = [array.dtype for array in arrays]
+    numbers = {dtype: number_of(dtype) for dtype in set(dtypes)}
+    return np.fromiter(map(numbers.__getitem__, dtypes), np.int32, len(dtypes))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...arithmetic.norms import clip_factor, total_norm
 from ...arrays.dtypes import Array
-from ...arrays.memory import are_writeable_as
+from ...arrays.memory import Extents, Runs, Views, address, are_writeable_as, runs_at
 from .. import host_arrays
 from ..backend import Arrays, Backend, HyperRows, Limits, Refuse, Slots
 from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Table, Trust
@@ -32,6 +32,26 @@ class HostBackend(Backend):
     def most_threads(self) -> int:
         """Return how many threads a large step can use."""
         raise NotImplementedError
+
+    def addresses(self, arrays: Arrays) -> npt.NDArray[np.uintp]:
+        """Return the address of the memory of each array."""
+        if isinstance(arrays, Views):
+            return arrays.addresses
+        return np.array([address(array) for array in arrays], np.uintp)
+
+    def are_plain_params(self, arrays: Arrays) -> bool:
+        return host_arrays.are_plain_params(arrays)
+
+    def extents(self, names: Sequence[str], arrays: Arrays) -> Extents:
+        return Extents(names.__getitem__, *self.runs(arrays))
+
+    def runs(self, arrays: Arrays) -> Runs:
+        return runs_at(self.addresses(arrays), arrays)
+
+    def slots_like(self, params: Arrays, value: float, dtype: np.dtype[Any]) -> Arrays:
+        if len(params) == 1:  # it has no other to share memory with
+            return super().slots_like(params, value, dtype)
+        return host_arrays.slots_like(params, self.addresses(params), value, dtype)
 
     def writeable_check(self, arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
         return lambda: are_writeable_as(arrays, dtypes)
