@@ -41,6 +41,11 @@ COMPARISONS = [
     "tests/core/test_options_memory.py",
     "tests/properties/test_sequences.py",
 ]
+#: The tests that compare planned steps with whole ones, in the native backend.
+PLANNED = [
+    *("tests/core/test_planned_trouble.py", "tests/core/test_planned_gradients.py"),
+    "tests/properties/test_planned_sequences.py",
+]
 #: The grid whose rest is for by hand: other grids compare every instruction set, and every number of threads.
 EVERY_ISA_AND_THREADS = "test_every_isa_and_number_of_threads"
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
@@ -176,7 +181,9 @@ def fallback(session: nox.Session) -> None:
     """The backend of NumPy where the tests name none."""
     # Tests that name their backends have run with them.
     names = ("native", "numpy", "every_isa", "threads_change_no_bit", "special_values", *BROKEN_FILES)
-    run_tests(session, development(session), *without([*INDEPENDENT, *COMPARISONS], *names), FASTOPT_BACKEND="numpy")
+    run_tests(
+        session, development(session), *without([*INDEPENDENT, *COMPARISONS, *PLANNED], *names), FASTOPT_BACKEND="numpy"
+    )
 
 
 def run_with_older_instruction_sets(session: nox.Session, marks: str) -> None:
@@ -200,7 +207,8 @@ def wheel(session: nox.Session) -> None:
     """The built wheel, where there is no source tree; a warning of any module is an error."""
     python = environment(session, "wheel-tests", f"{wheel_path(session)}[test]", "pytest-xdist")
     with only_the_tests(session):
-        leave_out = [*INDEPENDENT[2:], *COMPARISONS, "tests/optimizers", "tests/core/test_options_as_separate_calls.py"]
+        leave_out = [*INDEPENDENT[2:], *COMPARISONS, *PLANNED, "tests/optimizers"]
+        leave_out += ["tests/core/test_options_as_separate_calls.py"]
         run_tests(session, python, "-W", "error", *without(leave_out, *BROKEN_FILES))
         session.run(python, "-m", "fastopt", external=True)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from cases import BFLOAT16
 
 import fastopt
-from fastopt.backends.native import plan
+from fastopt.backends.native import library as native
 from fastopt.schedules import warmup_cosine
 
 #: A run is planned from its third step on; a trouble comes after so many steps, and is undone after some more.
@@ -20,6 +22,24 @@ BEFORE, BETWEEN, AFTER = 6, 2, 4
 SHAPES: list[tuple[int, ...]] = [(4, 3), (3,), (), (3, 2), (0, 2)]
 LARGE: list[tuple[int, ...]] = [(200, 200), (3,), (), (3, 2), (0, 2)]
 IN_8_BITS: list[tuple[int, ...]] = [(128, 33), (3,), (), (60, 70), (0, 2)]
+
+
+def plans() -> Any:
+    """Return the module that makes plans; it needs the native part."""
+    return import_module("fastopt.backends.native.plan")
+
+
+needs_plans = pytest.mark.skipif(native.missing is not None or not plans().are_made, reason="no plans are made here")
+
+
+@contextmanager
+def without_plans(monkeypatch: pytest.MonkeyPatch, has_known_layout: bool = True) -> Iterator[None]:
+    """Make whole steps alone; also as where the layout of NumPy's objects is not known."""
+    with monkeypatch.context() as patched:
+        patched.setattr(plans(), "are_made", False)
+        patched.setattr(plans().ndarrays, "has_known_ndarrays", has_known_layout)
+        yield
+
 
 f16, f32, f64 = np.float16, np.float32, np.float64
 
@@ -207,16 +227,20 @@ def bits(value: Any) -> Any:
     return type(value), re.sub("0x[0-9a-f]+", "0x", repr(value))
 
 
+def check_same(found: Run, expected: Run) -> None:
+    """Compare all that was seen of two runs."""
+    assert len(found.seen) == len(expected.seen)
+    for k, (ours, theirs) in enumerate(zip(found.seen, expected.seen, strict=True), 1):
+        for part, value in theirs.items():
+            assert ours[part] == value, f"{part} after step {k}"
+
+
 def check_like_unplanned(its: OptionSet, trouble: Callable[[Run], Any], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run once planned and once with plans off; return the planned run."""
     planned = Run(its)
     assert planned.go(trouble) >= its.before - 2, "the steps before the trouble are planned"
-    with monkeypatch.context() as patched:
-        patched.setattr(plan, "are_made", False)
+    with without_plans(monkeypatch):
         whole = Run(its)
         assert whole.go(trouble) == 0
-    assert len(planned.seen) == len(whole.seen)
-    for k, (found, expected) in enumerate(zip(planned.seen, whole.seen, strict=True), 1):
-        for part, value in expected.items():
-            assert found[part] == value, f"{part} after step {k}"
+    check_same(planned, whole)
     return planned

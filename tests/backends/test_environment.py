@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fastopt.backends.choosing import host_backend
 from fastopt.backends.cuda import found as cuda_found
 from fastopt.backends.native import library as native
 
-OURS = ("FASTOPT_BACKEND", "FASTOPT_ISA", "FASTOPT_NUM_THREADS", "OMP_NUM_THREADS", "PYTHON_CPU_COUNT")
+OURS = ("FASTOPT_BACKEND", "FASTOPT_ISA", "FASTOPT_NUM_THREADS", "FASTOPT_PLAN", "OMP_NUM_THREADS", "PYTHON_CPU_COUNT")
 #: Where the package that is tested here is imported from: the checkout, or where the wheel was installed.
 HOME = Path(fastopt.__file__).parents[1]
 
@@ -163,6 +164,28 @@ def test_threads_of_workers_of_joblib() -> None:
     assert done.stdout == f"{{{max(joblib.cpu_count() // 2, 1)}}}\n", done.stderr
 
 
+PLANNED = """
+import hashlib, numpy, fastopt
+params = {"W": numpy.ones((3, 2)), "b": numpy.ones(2)}
+opt = fastopt.Adam(params, lr=lambda step: 0.1 / (1 + step), clip_global_norm=0.5)
+for step in range(9):
+    opt.step({"W": numpy.full((3, 2), 1.0 + step), "b": numpy.ones(2)})
+print(opt.planned_steps, hashlib.sha256(params["W"].tobytes() + opt.state["b"]["v"].tobytes()).hexdigest())
+"""
+
+
+@needs_native
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="needs Python's lock")
+def test_plans_are_chosen() -> None:
+    """The steps are the same either way."""
+    planned, whole = python("-c", PLANNED, FASTOPT_PLAN="1"), python("-c", PLANNED, FASTOPT_PLAN="0")
+    assert planned.stdout.split()[0] == "7", planned.stderr
+    assert whole.stdout.split()[0] == "0", whole.stderr
+    assert planned.stdout.split()[1] == whole.stdout.split()[1]
+    assert python("-c", PLANNED, FASTOPT_PLAN="").stdout == planned.stdout
+    assert python("-c", PLANNED, FASTOPT_PLAN="1", FASTOPT_BACKEND="numpy").stdout == whole.stdout
+
+
 STEP = "import numpy, fastopt; fastopt.Adam(numpy.zeros(1)).step(numpy.ones(1))"
 THREADS = "expected a whole number of threads, 1 or more"
 needs_no_cuda = pytest.mark.skipif(cuda_found.missing() is None, reason="CUDA is here")
@@ -171,6 +194,10 @@ WRONG = [
     ("FASTOPT_BACKEND", "NATIVE", "ValueError", "expected one of native, numpy, cuda"),
     pytest.param("FASTOPT_BACKEND", "cuda", "RuntimeError", "; leave it unset", marks=needs_no_cuda),
     pytest.param("FASTOPT_ISA", "sse9", "ValueError", "expected one of " + ", ".join(ISAS), marks=needs_native),
+    *(
+        pytest.param("FASTOPT_PLAN", value, "ValueError", "expected 0 or 1", marks=needs_native)
+        for value in ("2", "no", "True")
+    ),
     *(("FASTOPT_NUM_THREADS", value, "ValueError", THREADS) for value in ("0", "-1", "two", "1.5")),
 ]
 

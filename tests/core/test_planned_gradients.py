@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_input import Tensor, misaligned, read_only
-from cases import BFLOAT16, needs_native
-from planned_runs import OPTION_SETS, OptionSet, Run, check_like_unplanned
+from cases import BFLOAT16
+from planned_runs import OPTION_SETS, OptionSet, Run, check_like_unplanned, check_same, needs_plans, without_plans
 
 import fastopt
 
-pytestmark = [needs_native, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+pytestmark = [needs_plans, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 #: What becomes of one gradient.
 GRADIENTS: dict[str, Callable[[Any], Any]] = {
@@ -415,3 +415,19 @@ def the_same_arrays_in_each_step(run: Run) -> None:
 )
 def test_gradients(its: OptionSet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_like_unplanned(its, TROUBLES[name], monkeypatch)
+
+
+#: Those that tell apart how arrays are read.
+WITHOUT_LAYOUT = ["strided", "transposed", "float16", "swapped", "read_only", "shorter", "int_array", "subclass"]
+WITHOUT_LAYOUT += ["none_in_changing_places", "the_parameter_itself", "into_the_parameter", "just_behind_the_parameter"]
+
+
+@pytest.mark.by_turns("name", count=2)
+@pytest.mark.parametrize("its", OPTION_SETS, ids=str)
+@pytest.mark.parametrize("name", WITHOUT_LAYOUT)
+def test_where_the_layout_of_arrays_is_not_known(its: OptionSet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, whole = Run(its), Run(its)
+    planned.go(TROUBLES[name])
+    with without_plans(monkeypatch, has_known_layout=False):
+        assert whole.go(TROUBLES[name]) == 0
+    check_same(planned, whole)

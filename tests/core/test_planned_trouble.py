@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_input import read_only
-from cases import needs_native
-from planned_runs import OPTION_SETS, OptionSet, Run, check_like_unplanned
+from planned_runs import OPTION_SETS, OptionSet, Run, check_like_unplanned, needs_plans
 
 import fastopt
 from fastopt import lr_scheduler
 
 pytestmark = [
-    needs_native,
+    needs_plans,
     pytest.mark.filterwarnings("ignore:Setting the (dtype|shape|strides):DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CASES, MATRIX_CASES, Case, needs_native
-from tiers import shortly
 
 import fastopt
 from fastopt import lr_scheduler

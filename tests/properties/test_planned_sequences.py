@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import needs_native
-from planned_runs import OPTION_SETS, OptionSet, Run
+from planned_runs import OPTION_SETS, OptionSet, Run, needs_plans, without_plans
 from tiers import shortly
 
 from fastopt import lr_scheduler
-from fastopt.backends.native import plan
 
 hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis")
 st = hypothesis.strategies
 
-pytestmark = [needs_native, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+pytestmark = [needs_plans, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 OPTIONS: dict[str, list[Any]] = {
     "lr": [0.1, 0.05, 1, np.float32(0.03), -1.0, None, lambda step: 0.1 / (1 + step)],
@@ -170,8 +168,7 @@ def test_no_sequence_shows_that_it_is_planned(examples: int, monkeypatch: pytest
     def check(its: OptionSet, operations: list[tuple[str, Any, int]]) -> None:
         planned = seen(its, operations)
         assert planned.opt.planned_steps >= 2
-        with monkeypatch.context() as patched:
-            patched.setattr(plan, "are_made", False)
+        with without_plans(monkeypatch):
             whole = seen(its, operations)
         assert whole.opt.planned_steps == 0
         assert planned.seen == whole.seen
