@@ -41,6 +41,8 @@ class Gradients:
         Which arrays have a gradient.
     are_all_present : bool
         Whether all arrays have one.
+    are_plain : bool
+        Whether all arrays have one that the table reads as it is: none is row-sparse or converted.
     given : sequence of (array or None)
         The arrays that the table reads.
     sparse : dict
@@ -67,8 +69,7 @@ class Gradients:
         self.clearable: list[Any] = []
         self.converted: list[Any] = []
         self._last: list[Any] | None = None
-        #: Whether every array had a gradient that the table reads as it is: none row-sparse, None or converted.
-        self._are_plain = False
+        self.are_plain = False
         self._sizes = np.zeros(len(params), np.intp)
         #: The addresses at which such gradients overlap nothing that a step writes.
         self._disjoint: set[bytes] = set()
@@ -79,7 +80,7 @@ class Gradients:
         Only for parameters on the host, in C order.
         """
         table.set_grads(self.params)
-        self.present, self.are_all_present, self._are_plain = np.ones(len(self.params), bool), True, True
+        self.present, self.are_all_present, self.are_plain = np.ones(len(self.params), bool), True, True
         self._sizes = np.array([param.nbytes for param in self.params], np.intp)
 
     def take(self, table: Table, leaves: list[Any], check_row_sparse_allowed: Callable[[int], None]) -> bool:
@@ -95,10 +96,10 @@ class Gradients:
         if self._last is not None and all(map(is_, leaves, self._last)) and table.is_current():
             return False
         self._last = None
-        if self._are_plain and table.move_grads(leaves, self.are_cleared) and self._are_disjoint(table, leaves):
+        if self.are_plain and table.move_grads(leaves, self.are_cleared) and self._are_disjoint(table, leaves):
             self._last = self.given = self.clearable = leaves
             return False
-        self._are_plain = False
+        self.are_plain = False
         present = self.present
         own_memory = self._check_each(table, leaves, check_row_sparse_allowed)
         # A converted copy would miss what the caller writes into the array before the next step.
@@ -161,7 +162,7 @@ class Gradients:
             self.are_all_present = bool(present.all())
             self.present = present
         used_as_is = all(map(is_, map(self.ops.owner, grads), leaves))
-        self._are_plain = own_memory and self.are_all_present and used_as_is
+        self.are_plain = own_memory and self.are_all_present and used_as_is
         return own_memory
 
     def _rows_of(self, i: int, grad: RowSparse) -> SparseRows:

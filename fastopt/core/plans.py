@@ -59,7 +59,8 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
     groups = planned_groups(hooks, parts.groups, parts.options, whole["scale"])
     if groups is None:
         return None
-    add_buffers(workspace.planning.buffers, parameters.arrays, leaves)
+    if not workspace.gradients.are_plain:
+        add_buffers(workspace.planning.buffers, parameters.arrays, leaves)
     frozen, written = parameters.frozen, workspace.gradients.extents
     arrays = PlannedArrays(
         parameters.arrays,

@@ -17,7 +17,7 @@ from ..planned import Planned, PlannedArrays, PlannedGroup
 from ..table import WHOLE_PASS
 from . import ndarrays
 from .library import DTYPES, RULES, ffi, lib, struct_dtype
-from .ndarrays import WRITEABLE, addresses_of, uintptrs
+from .ndarrays import WRITEABLE, addresses_of, memory_of, uintptrs
 from .table import NativeTable
 
 #: NPY_ARRAY_ALIGNED of NumPy's C interface.
@@ -109,7 +109,7 @@ class NativePlan:
         plan.planned, columns = self.columns("fo_planned_array", ARRAY, count)
         columns["param"] = addresses_of(arrays.params)
         columns["dtype"] = addresses_of(arrays.dtypes)
-        columns["memory"] = [address(param) for param in arrays.params]
+        columns["memory"] = memory_of(arrays.params)
         columns["is_reversed"] = [not param.flags.c_contiguous for param in arrays.params]
         columns["is_frozen"] = arrays.is_frozen
         columns["group"] = arrays.group_of
@@ -233,12 +233,13 @@ def nodes_of(branch: Branch, key: Any) -> list[list[Any]]:
     nodes = [[key, kind, len(branch.keys), 0, 0]]
     leaves = 0
     for child_key, child in zip(branch.keys, branch.branches, strict=True):
-        below = [[child_key, lib.FO_LEAF, 0, 1, 0]] if child is LEAF else nodes_of(child, child_key)
         number = len(nodes)
-        for node in below:
-            node[3] += number
-            node[4] += leaves
-        nodes += below
+        if child is LEAF:
+            nodes.append([child_key, lib.FO_LEAF, 0, number + 1, leaves])
+            leaves += 1
+            continue
+        below = nodes_of(child, child_key)
+        nodes += [[*node[:3], node[3] + number, node[4] + leaves] for node in below]
         leaves += sum(node[1] == lib.FO_LEAF for node in below)
     nodes[0][3] = len(nodes)
     return nodes
