@@ -15,7 +15,7 @@ from .. import threads
 from ..table import ArrayExtras, HyperRow, Source, slot_columns
 from . import ndarrays
 from .library import ARRAY, DOUBLE, NO_SCALARS, NULL, READING, ROW, RULES, SINGLE, SOURCES, ffi, lib, number_of
-from .ndarrays import C_ORDER, WRITEABLE, addresses_of, find_memory, memory_of
+from .ndarrays import C_ORDER, WRITEABLE, addresses_of, memory_of, uintptrs
 
 
 class NativeTable:
@@ -36,7 +36,8 @@ class NativeTable:
         self.memory_of_grads = np.frombuffer(ffi.buffer(self.grads), dtype=np.uintp)
         self.grad_owners: Sequence[Any] = ()
         self.grad_dtypes: list[np.dtype[Any] | None] = []
-        self.param_addresses = addresses_of(params)
+        self.param_objects = uintptrs(addresses_of(params))
+        self.grad_objects = ffi.new("uintptr_t[]", count)
         self.owners = params, slots, extras
         columns = np.frombuffer(ffi.buffer(self.arrays), dtype=ARRAY)
         self.row_numbers = columns["hyper"]
@@ -74,7 +75,7 @@ class NativeTable:
             self.present = present
         self.point_to(grads)
         self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
-        self.dtype_addresses = addresses_of(self.grad_dtypes)
+        self.dtype_objects = uintptrs(addresses_of(self.grad_dtypes))
         self.columns["grad_dtype"][present] = numbers_of([grad for grad in grads if grad is not None])
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
@@ -85,7 +86,9 @@ class NativeTable:
             self.point_to(grads)
             return True
         flags = C_ORDER | WRITEABLE if are_written else C_ORDER
-        if not find_memory(addresses_of(grads), self.param_addresses, self.dtype_addresses, flags, self.grads):
+        self.grad_objects[0 : self.count] = list(map(id, grads))
+        expected = self.grad_objects, self.param_objects, self.dtype_objects
+        if not lib.fo_find_memory(*expected, self.count, id(np.ndarray), flags, self.grads):
             return False
         self.grad_owners = grads
         return True
