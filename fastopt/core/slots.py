@@ -68,12 +68,15 @@ class Memory(Sequence[ArrayMemory]):
 
     def __init__(self, computed: Sequence[Array], slots: SlotColumns, extras: dict[int, ArrayExtras]) -> None:
         self.computed, self.slots, self.extras = computed, slots, extras
+        self.of_arrays: dict[int, ArrayMemory] = {}
 
     def __len__(self) -> int:
         return len(self.computed)
 
     def __getitem__(self, i: Any) -> Any:
-        return ArrayMemory(self.computed[i], self.slots[i], self.extras.get(i, ArrayExtras()))
+        if i not in self.of_arrays:
+            self.of_arrays[i] = ArrayMemory(self.computed[i], self.slots[i], self.extras.get(i, ArrayExtras()))
+        return self.of_arrays[i]
 
 
 class Kind(NamedTuple):
