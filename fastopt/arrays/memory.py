@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -111,15 +112,16 @@ def are_like(grads: Sequence[Any], dtypes: Sequence[Any], shapes: Sequence[tuple
     """Return whether these are NumPy arrays of these dtypes and shapes, in C order (and writeable)."""
     return (
         set(map(type, grads)) == {np.ndarray}
-        and [grad.dtype for grad in grads] == dtypes
-        and [grad.shape for grad in grads] == shapes
-        and all(grad.flags.c_contiguous and (grad.flags.writeable or not are_written) for grad in grads)
+        and list(map(attrgetter("dtype"), grads)) == dtypes
+        and list(map(attrgetter("shape"), grads)) == shapes
+        and all(map(attrgetter("flags.c_contiguous"), grads))
+        and (not are_written or all(map(attrgetter("flags.writeable"), grads)))
     )
 
 
 def are_writeable_as(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> bool:
     """Return whether these arrays have these dtypes and can be written."""
-    return [array.dtype for array in arrays] == dtypes and all(array.flags.writeable for array in arrays)
+    return list(map(attrgetter("dtype"), arrays)) == dtypes and all(map(attrgetter("flags.writeable"), arrays))
 
 
 def overlap_each_other(starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]) -> bool:

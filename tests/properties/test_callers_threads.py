@@ -16,8 +16,7 @@ from cases import needs_native
 
 import fastopt
 from fastopt.backends import threads
-from fastopt.backends.numpy import table as fallback
-from fastopt.backends.numpy import workers
+from fastopt.backends.numpy import passes, workers
 
 
 @needs_native
@@ -45,7 +44,7 @@ def test_denormals_are_kept_whatever_the_caller_set(count: int, monkeypatch: pyt
 def test_numpy_steps_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process, which has none of its parent's threads, steps with threads of its own."""
     monkeypatch.setattr(threads, "setting", 2)
-    monkeypatch.setattr(fallback, "MIN_SIZE_FOR_THREADS", 0)
+    monkeypatch.setattr(passes, "WORK_OF_A_THREAD", 1)
     params = [np.ones(10_000), np.ones(10_000)]
     opt = fastopt.SGD(params, lr=0.5, backend="numpy")
     opt.step([np.ones(10_000)] * 2)
@@ -64,14 +63,14 @@ def test_numpy_steps_after_the_main_thread() -> None:
 import threading
 import numpy as np
 import fastopt
-from fastopt.backends import numpy as fallback
+from fastopt.backends.numpy import passes
 
 def train():
     opt.step(np.ones(200_000))
     threading.main_thread().join()
     print(opt.step(np.ones(200_000)).step, param[-1])
 
-fallback.MIN_SIZE_FOR_THREADS = 0
+passes.WORK_OF_A_THREAD = 1
 fastopt.set_num_threads(3)
 param = np.ones(200_000)
 opt = fastopt.SGD(param, lr=0.5, backend="numpy")
@@ -88,7 +87,8 @@ def test_no_thread_goes_on_after_an_error() -> None:
         together, others = threading.Barrier(3), ["raises", "works on"]
         ended: list[str] = []
 
-        def work(together: threading.Barrier, others: list[str], ended: list[str]) -> None:
+        def work(number: int, item: tuple[threading.Barrier, list[str], list[str]]) -> None:
+            together, others, ended = item
             together.wait(10)
             if threading.get_ident() == caller:
                 return

@@ -15,16 +15,22 @@ from places import ROOT
 import fastopt
 from fastopt.arithmetic import rules
 from fastopt.backends.native import library as native
-from fastopt.backends.numpy import table as fallback
+from fastopt.backends.numpy import passes
 
-pytestmark = pytest.mark.usefixtures("restored")
+pytestmark = pytest.mark.usefixtures("restored", "small_numpy_blocks")
 
-BLOCK, CHUNK = 1024, 4096
+BLOCK, CHUNK, NUMPY_BLOCK_BYTES = 1024, 4096, 1 << 18
 LENGTHS = [0, 1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 1000]
-LENGTHS += [size + by for size in (BLOCK, CHUNK, fallback.BLOCK_BYTES // 8) for by in (-1, 0, 1)]
-LENGTHS += [fallback.BLOCK_BYTES // 4 + 1]
+LENGTHS += [size + by for size in (BLOCK, CHUNK, NUMPY_BLOCK_BYTES // 8) for by in (-1, 0, 1)]
+LENGTHS += [NUMPY_BLOCK_BYTES // 4 + 1]
 THREADS = (1, 2, 3, 7)
 GUARD = 64
+
+
+@pytest.fixture
+def small_numpy_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the fallback cut arrays of these lengths into several blocks."""
+    monkeypatch.setattr(passes, "BLOCK_BYTES", NUMPY_BLOCK_BYTES)
 
 
 def special_values(rng: np.random.Generator, size: int, dtype: Any) -> Any:
@@ -84,8 +90,8 @@ def test_threads_change_no_bit(case: Case, dtype: Any) -> None:
 @every_dtype
 @every_case
 def test_threads_change_no_bit_in_numpy(monkeypatch: pytest.MonkeyPatch, case: Case, dtype: Any) -> None:
-    monkeypatch.setattr(fallback, "MIN_SIZE_FOR_THREADS", 0)
-    monkeypatch.setattr(fallback, "THREADED_BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(passes, "WORK_OF_A_THREAD", 1)
+    monkeypatch.setattr(passes, "LEAST_BLOCK_BYTES", 1 << 14)
     results = []
     for count in THREADS:
         fastopt.set_num_threads(count)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ..backend import Arrays, Counts, Rules, Slots
-from ..table import Extras
+from typing import Any
+
+from ..backend import Arrays, Count, Counts, Rules, Slots
+from ..table import Extras, HyperRow
 from . import axis_sums, row_sums
 from .host import HostBackend
-from .table import MAX_THREADS, NumpyTable
+from .passes import MAX_THREADS
+from .table import NumpyTable
 
 
 class NumpyBackend(HostBackend):
@@ -17,7 +20,13 @@ class NumpyBackend(HostBackend):
     def table(
         self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None
     ) -> NumpyTable:
-        return NumpyTable(params, slots, extras)
+        return NumpyTable(params, slots, extras, counts)
+
+    def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
+        table.step(rows, is_counted=True)
+
+    def accumulate(self, table: Any, rows: list[HyperRow], count: Count) -> None:
+        table.accumulate(rows, is_counted=True)
 
     def most_threads(self) -> int:
         return MAX_THREADS

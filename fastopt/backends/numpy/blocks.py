@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,6 @@ from ...arithmetic import halves, quantize
 from ...arithmetic.dither import SCALE_BLOCK, random_bits
 from ...arrays.dtypes import Array, compute_dtype
 from ..table import CHUNK, HyperRow
-from .calls import Program
-from .lanes import fold_rows, rows_of_lanes
-from .workers import buffers
 
 #: Arrays of at most this many elements share a block. Each is then one chunk, so that its partial sum is its sum.
 SMALL_SIZE = CHUNK
@@ -29,12 +27,18 @@ class TableArrays(NamedTuple):
     slots: list[list[Array | None]]
     averages: list[Array | None]
     accumulated: list[Array | None]
+    copies: list[Array | None]
     #: For each array, the codec and scales of each slot in 8 bits.
     scales: list[Sequence[tuple[quantize.Map, Array] | None]]
     #: The index of each array in the optimizer, which selects its random numbers.
     indices: npt.NDArray[np.int64]
     #: Whether an array or one of its slots is stored in another dtype than the compute dtype.
     is_stored: list[bool]
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether all arrays are in their compute dtype and none has a copy."""
+        return not any(self.is_stored) and all(copy is None for copy in self.copies)
 
 
 class Run(NamedTuple):
@@ -58,6 +62,9 @@ class Block:
         ends = np.cumsum(self.sizes).tolist()
         #: The place of each run among the block's elements.
         self.parts = [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
+        #: The arrays of the runs, and whether each is in the block from end to end.
+        self.members = [run.array for run in runs]
+        self.has_whole_arrays = all(run.end - run.begin == arrays.params[run.array].size for run in runs)
         self.param = self.views(arrays.params)
         self.slots = [self.views(slot) for slot in arrays.slots if slot[self.first] is not None]
         self.average = self.views(arrays.averages)
@@ -69,30 +76,29 @@ class Block:
             self.owners = np.full(whole + (rest > 0), self.first)
         else:
             self.chunks = [(len(list(equal)), size) for size, equal in groupby(self.sizes)]
-            self.owners = np.array([run.array for run in runs])
+            self.owners = np.array(self.members)
 
     def views(self, arrays: Sequence[Any]) -> list[Array]:
         """Return the runs of these arrays; nothing where they are None."""
+        if self.has_whole_arrays:
+            return [arrays[i] for i in self.members if arrays[i] is not None]
         return [arrays[i][begin:end] for i, begin, end in self.runs if arrays[i] is not None]
 
-    def join(self, views: Sequence[Array]) -> Array:
-        """Return all elements in the compute dtype: in their own memory if possible, else in a buffer."""
-        if len(views) == 1 and views[0].dtype == self.dtype:
-            return views[0]
-        values = buffers.array(self.size, self.dtype)
-        np.concatenate(views, out=values, casting="unsafe")
-        return values
+    def grads(self, grads: Sequence[Array | None]) -> Sequence[Array]:
+        """Return the runs of the gradients, which all arrays of a block have."""
+        if self.has_whole_arrays and len(self.members) > 1:
+            taken: Sequence[Any] = itemgetter(*self.members)(grads)
+            return taken
+        return self.views(grads)
 
-    def scatter(self, values: Array, views: Sequence[Array]) -> None:
-        """Write back the elements that :meth:`join` returned."""
-        if values is not views[0]:
-            for view, part in zip(views, self.parts, strict=True):
-                view[...] = values[part]
+    def split(self, values: Array) -> list[Array]:
+        """Return the part of each run in an array of the block's elements."""
+        return [values[part] for part in self.parts]
 
     def load(self, views: Sequence[Array], stream: int) -> Array:
-        """Return the parameter (PARAM_STREAM) or slot number ``stream`` in the compute dtype."""
-        if not self.is_stored or views[0].dtype == self.dtype:
-            return self.join(views)
+        """Return the parameter (PARAM_STREAM) or slot number ``stream`` of one array in the compute dtype."""
+        if views[0].dtype == self.dtype:
+            return views[0]
         found = self.codec_and_scales(stream)
         if found is None:
             return halves.to_float32(views[0])
@@ -100,10 +106,7 @@ class Block:
         return quantize.dequantize(views[0], scales, codec)
 
     def store(self, views: Sequence[Array], stream: int, values: Array, hyper: HyperRow) -> None:
-        """Write back the values that :meth:`load` returned, in the dtype of the memory."""
-        if not self.is_stored or views[0].dtype == self.dtype:
-            self.scatter(values, views)
-            return
+        """Write the values of a parameter or slot that is stored in another dtype."""
         index = int(self.arrays.indices[self.first])
         random = random_bits(hyper.dither, index, stream, self.runs[0].begin, self.size)
         found = self.codec_and_scales(stream)
@@ -123,30 +126,11 @@ class Block:
         _, begin, end = self.runs[0]
         return codec, scales[begin // SCALE_BLOCK : -(-end // SCALE_BLOCK)]
 
-    def clip_factors(self, array_clip: npt.NDArray[np.float64]) -> Array | None:
-        """Return the factors that clip the norm of each array, spread over its elements; None if all are 1."""
+    def clip_factors(self, array_clip: npt.NDArray[np.float64]) -> Array:
+        """Return the factors that clip the norm of each array, spread over its elements."""
         if len(self.runs) == 1:
-            factor = array_clip[self.first]
-            return None if factor == 1 else np.array(factor, self.dtype)
-        factors = array_clip[[run.array for run in self.runs]]
-        return None if (factors == 1).all() else np.repeat(factors.astype(self.dtype), self.sizes)
-
-    def scratch(self, program: Program) -> list[Array]:
-        """Return the buffers that a program asks for."""
-        return [buffers.array(self.size, bool if is_bool else self.dtype) for is_bool in program.scratch]
-
-    def lane_sums(self, a: Array, b: Array) -> Array:
-        """Return the running sums of the products of each chunk."""
-        sums = []
-        begin = 0
-        for count, size in self.chunks:
-            end = begin + count * size
-            left = rows_of_lanes(a[begin:end].reshape(count, size))
-            right = left if a is b else rows_of_lanes(b[begin:end].reshape(count, size))
-            np.multiply(left, right, out=left)
-            sums.append(fold_rows(left))
-            begin = end
-        return np.concatenate(sums)
+            return np.array(array_clip[self.first], self.dtype)
+        return np.repeat(array_clip[self.members].astype(self.dtype), self.sizes)
 
 
 def cut_table(

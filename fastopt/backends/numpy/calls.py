@@ -1,14 +1,43 @@
-"""Functions on arrays as lists of NumPy calls: traced once, then run block by block without new arrays."""
+"""Functions on arrays as lists of NumPy calls: traced once, then bound to the arrays of each block.
+
+Bound calls run in C from the first to the last (:func:`run_stages`): the interpreter costs next to nothing, and Ctrl-C,
+which Python handles between its own instructions, waits for the last one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from itertools import chain, repeat, starmap
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ...arrays.dtypes import Array
+
+#: A function with its arguments.
+Call: TypeAlias = "partial[Any]"
+
+#: A function, and for each of its parameters an iterable of arguments. It is called with each row of them.
+Stage: TypeAlias = tuple[Any, ...]
+
+
+def run_stages(stages: Iterable[Stage]) -> None:
+    """Make the calls of these stages in order."""
+    deque(chain.from_iterable(starmap(map, stages)), 0)
+
+
+def calling(calls: Sequence[Call]) -> Stage:
+    """Return the stage that makes these calls."""
+    return partial.__call__, calls
+
+
+def assigning(targets: Sequence[Array], values: Iterable[Any]) -> Stage:
+    """Return the stage that writes each of these values into its target."""
+    return operator.setitem, targets, repeat(...), values
 
 
 class Value(np.lib.mixins.NDArrayOperatorsMixin):
@@ -25,7 +54,7 @@ class Value(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_function__(self, function: Any, types: Any, operands: Sequence[Any], options: Any) -> Value:
         if function is not np.where:
             raise TypeError(f"rules: expected elementwise functions, got {function}")
-        return self.trace.record(where, operands)
+        return self.trace.record(function, operands)
 
 
 class Trace:
@@ -34,13 +63,17 @@ class Trace:
     The inputs are numbered from 0; the result of each call gets the next number.
     """
 
-    def __init__(self, inputs: int) -> None:
-        self.inputs = inputs
+    def __init__(self, inputs: int, ones: Collection[int]) -> None:
+        self.inputs, self.ones = inputs, ones
         self.calls: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
 
     def record(self, function: Callable[..., Any], operands: Sequence[Any]) -> Value:
         if not all(isinstance(operand, Value) for operand in operands):
             raise TypeError(f"rules: {function}{operands}: numbers must come from the scalars of the rule")
+        if function is np.multiply:
+            for one, other in (operands, operands[::-1]):
+                if one.number in self.ones:
+                    return Value(self, other.number)
         self.calls.append((function, tuple(operand.number for operand in operands)))
         return Value(self, self.inputs + len(self.calls) - 1)
 
@@ -59,6 +92,8 @@ class Program:
     targets : sequence of (int or None)
         For each returned value, the number of the input to overwrite with it; None if it may be anywhere. No other
         input is written.
+    ones : collection of int
+        The numbers of the inputs that are 1. Products with them are left out.
 
     Attributes
     ----------
@@ -68,8 +103,14 @@ class Program:
         The place of each returned value.
     """
 
-    def __init__(self, function: Callable[..., Sequence[Value]], inputs: int, targets: Sequence[int | None]) -> None:
-        trace = Trace(inputs)
+    def __init__(
+        self,
+        function: Callable[..., Sequence[Value]],
+        inputs: int,
+        targets: Sequence[int | None],
+        ones: Collection[int] = (),
+    ) -> None:
+        trace = Trace(inputs, ones)
         values = [value.number for value in function(*[Value(trace, i) for i in range(inputs)])]
         #: The target of each value that the function computes.
         home: dict[int, int] = {}
@@ -77,17 +118,18 @@ class Program:
             if target is None or value == target:
                 continue
             if value < inputs or value in home:  # the value belongs to another array too
-                values[k] = trace.record(copy, [Value(trace, value)]).number
+                values[k] = trace.record(np.positive, [Value(trace, value)]).number
             home[values[k]] = target
         self.scratch: list[bool] = []
-        self.calls: list[tuple[Callable[..., Any], Callable[[Sequence[Array | None]], Sequence[Any]]]] = []
+        #: For each call the function that binds it, that which takes its arrays, and their places.
+        self.calls: list[tuple[Callable[..., Call], Callable[[Sequence[Any]], Sequence[Any]], Sequence[int]]] = []
         places = self._place(trace, values, home, {target for target in targets if target is not None})
         self.results = [
             places[value] if target is None else target for value, target in zip(values, targets, strict=True)
         ]
         for value, target in home.items():
             if places[value] != target:
-                self._call(copy, [places[value], target])
+                self._call(np.positive, [places[value], target])
 
     def _place(self, trace: Trace, values: list[int], home: dict[int, int], written: set[int]) -> list[int]:
         """Find a place for the result of each call: if possible, that of a value that no later call reads."""
@@ -99,11 +141,11 @@ class Program:
         for k, (function, operands) in enumerate(trace.calls):
             read_last = {places[number] for number in operands if last_call[number] == k}
             ending = [place for place in read_last if place >= inputs or place in written]
-            if function is not where:  # it writes before it has read everything
+            if function is not np.where:  # it writes before it has read everything
                 free += ending
             place = self._fitting(free, inputs, function in COMPARISONS, home.get(inputs + k))
             free = [each for each in free if each != place]
-            if function is where:
+            if function is np.where:
                 free += ending
             places.append(place)
             self._call(function, [*(places[number] for number in operands), place])
@@ -123,31 +165,35 @@ class Program:
         return inputs + len(self.scratch) - 1
 
     def _call(self, function: Callable[..., Any], places: Sequence[int]) -> None:
-        self.calls.append((INTO.get(function, function), itemgetter(*places)))
+        if function is np.where:  # by bit operations, which is ten times as fast as a masked copy
+            condition, a, b, out = places
+            self._add(partial(bind_on_bits, np.bitwise_xor), [a, b, out])
+            self._add(partial(bind_on_bits, np.multiply), [out, condition, out])
+            self._add(partial(bind_on_bits, np.bitwise_xor), [out, b, out])
+        else:
+            self._add(BINDERS.get(function, partial(partial, function)), places)
 
-    def run(self, arrays: Sequence[Array | None]) -> None:
-        """Run the calls. An array that no call uses may be None."""
-        for function, places in self.calls:
-            function(*places(arrays))
+    def _add(self, bind: Callable[..., Call], places: Sequence[int]) -> None:
+        self.calls.append((bind, itemgetter(*places), places))
+
+    def bind(self, arrays: Sequence[Array | None]) -> list[Call]:
+        """Return the calls on these arrays. An array that no call uses may be None."""
+        return [bind(*take(arrays)) for bind, take, _ in self.calls]
 
 
-def copy(x: Array, out: Array) -> None:
-    np.copyto(out, x)
+def bind_on_bits(function: Callable[..., Any], *arrays: Array) -> Call:
+    """Bind a call to the bits of arrays; those of bool stay as they are."""
+    return partial(function, *(array if array.dtype == bool else array.view(f"u{array.itemsize}") for array in arrays))
 
 
-def where(condition: Array, a: Array, b: Array, out: Array) -> None:
-    """Choose by bit operations, which is ten times as fast as a masked copy."""
-    bits = np.dtype(f"u{out.itemsize}")
-    chosen = out.view(bits)
-    np.bitwise_xor(a.view(bits), b.view(bits), out=chosen)
-    np.multiply(chosen, condition, out=chosen)
-    np.bitwise_xor(chosen, b.view(bits), out=chosen)
+def bind_by_keyword(function: Callable[..., Any], *arrays: Array) -> Call:
+    """Bind a call of a function whose ``out`` NumPy 2.4 does not accept by position."""
+    *operands, out = arrays
+    return partial(function, *operands, out=out)
 
+
+BINDERS: dict[Any, Callable[..., Call]] = {
+    function: partial(bind_by_keyword, function) for function in (np.maximum, np.minimum)
+}
 
 COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
-
-#: Functions whose ``out`` NumPy 2.4 does not accept by position.
-INTO: dict[Callable[..., Any], Callable[..., Any]] = {
-    np.maximum: lambda a, b, out: np.maximum(a, b, out=out),
-    np.minimum: lambda a, b, out: np.minimum(a, b, out=out),
-}

@@ -17,15 +17,35 @@ from .workers import buffers
 
 def rows_of_lanes(chunks: Array) -> Array:
     """Return chunks (count, size, ...) in double precision, padded with zeros; row k has the k-th LANES of each."""
+    rows = buffers.array(size_of_rows(chunks.shape), FLOAT64)
+    for part, values in zip(parts_of_rows(rows, *chunks.shape), values_of_rows(chunks), strict=True):
+        part[...] = values
+    return rows.reshape(shape_of_rows(chunks.shape))
+
+
+def shape_of_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the rows of chunks of this shape."""
+    count, size, *inner = shape
+    return -(-size // LANES), count, LANES, *inner
+
+
+def size_of_rows(shape: tuple[int, ...]) -> int:
+    return math.prod(shape_of_rows(shape))
+
+
+def parts_of_rows(memory: Array, *shape: int) -> list[Array]:
+    """Return the parts of the rows of chunks of this shape, which are written one after the other."""
+    rows = memory.reshape(shape_of_rows(shape))
+    whole, rest = divmod(shape[1], LANES)
+    return [rows[:whole].swapaxes(0, 1), *([rows[whole, :, :rest], rows[whole, :, rest:]] if rest else [])]
+
+
+def values_of_rows(chunks: Array) -> list[Array]:
+    """Return what goes into the parts of the rows."""
     count, size, *inner = chunks.shape
     whole, rest = divmod(size, LANES)
-    row_size = count * LANES * math.prod(inner)
-    rows = buffers.array((whole + (rest > 0)) * row_size, FLOAT64).reshape(-1, count, LANES, *inner)
-    rows[:whole].swapaxes(0, 1)[...] = chunks[:, : whole * LANES].reshape(count, whole, LANES, *inner)
-    if rest:
-        rows[whole, :, :rest] = chunks[:, whole * LANES :]
-        rows[whole, :, rest:] = 0
-    return rows
+    values = [chunks[:, : whole * LANES].reshape(count, whole, LANES, *inner)]
+    return [*values, chunks[:, whole * LANES :], np.zeros(())] if rest else values
 
 
 def fold_rows(rows: Array) -> Array:

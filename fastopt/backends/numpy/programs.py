@@ -7,27 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...arithmetic import operations, pipeline
 from ...arithmetic.operations import Rule
 from ...arithmetic.pipeline import Factors, StageFlags, StageScalars
-from ...arrays.dtypes import Array
 from ..stages import stage_flags, stage_values
 from ..table import HyperRow
 from .calls import Program, Value
-
-
-class ComputedRow(NamedTuple):
-    """A row of hyperparameters with its numbers in the compute dtype; ``inputs`` are the first of every program."""
-
-    hyper: HyperRow
-    flags: StageFlags
-    scalars: list[Array]
-    inputs: list[Array]
-
 
 #: The places of a program's inputs: the stages' scalars, two more numbers, and the block's arrays. Its slots and the
 #: rule's scalars follow.
@@ -36,14 +25,43 @@ GLOBAL_CLIP, ZERO, PARAM, GRAD, ACCUMULATED, ARRAY_CLIP, AVERAGE, SLOTS = range(
 )
 
 
-def computed_row(hyper: HyperRow, dtype: np.dtype[Any]) -> ComputedRow:
-    flags = stage_flags(hyper, dtype.type, False, hyper.global_clip != 1, True)
-    inputs = *stage_values(hyper), hyper.global_clip, 0.0
-    return ComputedRow(hyper, flags, [np.array(x, dtype) for x in hyper.scalars], [np.array(x, dtype) for x in inputs])
+class Row:
+    """A row of hyperparameters. Its numbers, in the compute dtype, stay in the same memory from step to step."""
+
+    def __init__(self, hyper: HyperRow, dtype: np.dtype[Any]) -> None:
+        self.hyper, self.dtype = hyper, dtype
+        self.flags, self.ones = self._flags(), ones_of(hyper)
+        self.numbers = np.array(numbers_of(hyper), dtype)
+        views = [self.numbers[k : k + 1].reshape(()) for k in range(self.numbers.size)]
+        #: The first inputs of every program, and the rule's scalars.
+        self.inputs, self.scalars = views[:PARAM], views[PARAM:]
+
+    def take(self, hyper: HyperRow) -> bool:
+        """Take the numbers of another step of the same rule; return whether it has other calls."""
+        last, self.hyper = self.hyper, hyper
+        self.numbers[:] = numbers_of(hyper)
+        before, self.ones = (self.flags, self.ones), ones_of(hyper)
+        if hyper[:6] != last[:6] or hyper[7:] != last[7:]:
+            self.flags = self._flags()
+        return (self.flags, self.ones) != before
+
+    def _flags(self) -> StageFlags:
+        return stage_flags(self.hyper, self.dtype.type, False, self.hyper.global_clip != 1, True)
+
+
+def numbers_of(hyper: HyperRow) -> tuple[float, ...]:
+    return *stage_values(hyper), hyper.global_clip, 0.0, *hyper.scalars
+
+
+def ones_of(hyper: HyperRow) -> tuple[int, ...]:
+    """Return which of the rule's scalars are 1, so that products with them are left out."""
+    return tuple([k for k, number in enumerate(hyper.scalars) if number == 1])
 
 
 @lru_cache
-def step_program(rule: Rule, scalars: type, flags: StageFlags, clips_arrays: bool, has_average: bool) -> Program:
+def step_program(
+    rule: Rule, scalars: type, flags: StageFlags, clips_arrays: bool, has_average: bool, ones: tuple[int, ...]
+) -> Program:
     """Return the calls that update a block."""
     flags = flags._replace(clip_norm=clips_arrays)
     names = operations.slots(rule) if flags.update else ()
@@ -61,7 +79,8 @@ def step_program(rule: Rule, scalars: type, flags: StageFlags, clips_arrays: boo
         return results
 
     targets = [PARAM, *range(SLOTS, behind_slots)] + [AVERAGE] * (flags.finish and has_average)
-    return Program(step, behind_slots + len(scalars._fields) * flags.update, targets)  # type: ignore[attr-defined]
+    inputs = behind_slots + len(scalars._fields) * flags.update  # type: ignore[attr-defined]
+    return Program(step, inputs, targets, [behind_slots + k for k in ones if flags.update])
 
 
 @lru_cache

@@ -6,47 +6,38 @@ arrays and in a few buffers that are used again, so that the time goes into arit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from threading import Lock
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from _cffi_backend import FFI
 
-from ...arithmetic import halves, rules
 from ...arithmetic.dither import PARAM_STREAM
-from ...arrays.dtypes import FLOAT64, Array, compute_dtype
-from ...arrays.memory import address, are_like
-from .. import threads
+from ...arrays.dtypes import Array, compute_dtype
+from ...arrays.memory import are_like
 from ..table import ArrayExtras, HyperRow, Source
-from . import programs
-from .blocks import Block, Run, TableArrays, cut_array, cut_table
-from .lanes import fold_lanes
-from .programs import ACCUMULATED, GRAD, PARAM, ComputedRow, computed_row
-from .workers import buffers, map_threaded
+from .blocks import Block, Run, TableArrays, cut_array
+from .bound import BoundGrad
+from .calls import Stage, assigning, run_stages
+from .passes import BLOCK_BYTES, MAX_THREADS, AccumulationPass, Pass, StepPass, SumPass
+from .programs import Row
+from .workers import Buffers
 
-#: Steps of fewer elements run on one thread: waking others would take longer than they save.
-MIN_SIZE_FOR_THREADS = 1 << 20
-
-#: Bytes of a block of one array, on one thread and on several. A block is small enough for its arrays to stay in the L2
-#: (L3) cache, and large enough to make up for NumPy's calls (and for the waits for Python's lock between them).
-BLOCK_BYTES, THREADED_BLOCK_BYTES = 1 << 18, 1 << 20
-
-#: More threads would only wait for that lock.
-MAX_THREADS = 8
-
-T = TypeVar("T")
-
-#: Guards ``nonfinite``, in which several threads may count.
-count_lock = Lock()
+ffi = FFI()
 
 
 class NumpyTable:
     """The arrays of an optimizer, cut into blocks."""
 
     def __init__(
-        self, params: Sequence[Array], slots: Sequence[Sequence[Array]], extras: Sequence[ArrayExtras] | None = None
+        self,
+        params: Sequence[Array],
+        slots: Sequence[Sequence[Array]],
+        extras: Sequence[ArrayExtras] | None = None,
+        counts: npt.NDArray[np.int64] | None = None,
     ) -> None:
+        """Calls with ``is_counted`` update ``counts``, which have the shape (2, 1 + arrays)."""
         extras = extras or [ArrayExtras()] * len(params)
         self.indices = np.arange(len(params), dtype=np.int64)
         self.arrays = TableArrays(
@@ -57,6 +48,7 @@ class NumpyTable:
             ],
             [flat_or_none(each.average) for each in extras],
             [flat_or_none(each.accumulated) for each in extras],
+            [flat_or_none(each.copy) for each in extras],
             [each.scales for each in extras],
             self.indices,
             [
@@ -64,7 +56,6 @@ class NumpyTable:
                 for param, array_slots in zip(params, slots, strict=True)
             ],
         )
-        self.copies = [flat_or_none(each.copy) for each in extras]
         self.grads: Sequence[Array | None] = [None] * len(params)
         self.row_numbers = np.zeros(len(params), np.int32)
         self.array_clip = np.ones(len(params))
@@ -73,154 +64,71 @@ class NumpyTable:
         self.grad_dtypes: list[np.dtype[Any] | None] = []
         self.present: list[bool] = []
         self.shapes = [param.shape for param in params]
-        self.size = 0
-        self.blocks: list[Block] = []
-        #: The row numbers and the block size that ``blocks`` were cut for.
-        self.blocks_key: tuple[bytes, int] | None = None
+        self.are_flat = all(param.ndim == 1 for param in params)
+        #: Another number for gradients of other arrays or dtypes.
+        self.kinds = 0
+        self.counts = counts
+        #: The calls that count a step, and those that count a call that accumulates.
+        self.step_count, self.call_count = counting(counts, [True] * len(params))
+        self.addresses = ffi.new("void *[]", len(params))
+        self.unclipped = self.array_clip.tobytes()
+        self.buffers = [Buffers() for _ in range(MAX_THREADS)]
+        self.step_pass = StepPass(self.arrays, self.buffers)
+        self.accumulation_pass = AccumulationPass(self.arrays, self.buffers)
+        #: By their sources, and whether they count elements that are not finite.
+        self.sum_passes: dict[tuple[Source, Source, bool], SumPass] = {}
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.grads = [flat_or_none(grad) for grad in grads]
         dtypes = [None if grad is None else grad.dtype for grad in grads]
         present = [grad is not None for grad in grads]  # compared too, since the dtype float64 equals None
         if present != self.present or dtypes != self.grad_dtypes:
-            self.grad_dtypes, self.present, self.blocks_key = dtypes, present, None
-            self.size = sum(grad.size for grad in grads if grad is not None)
+            self.grad_dtypes, self.present = dtypes, present
+            self.kinds += 1
+            self.step_count, self.call_count = counting(self.counts, present)
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
         if not are_like(grads, self.grad_dtypes, self.shapes, are_written):
             return False
-        self.grads = [grad.reshape(-1) for grad in grads]
+        self.grads = grads if self.are_flat else list(map(np.ndarray.ravel, grads))
         return True
 
     def forget_grads(self) -> None:
         self.grads = [None] * len(self.shapes)
 
     def grad_addresses(self) -> npt.NDArray[np.uintp]:
-        return np.array([0 if grad is None else address(grad) for grad in self.grads], np.uintp)
+        # Several times as fast as __array_interface__.
+        buffers = [ffi.NULL if grad is None else ffi.from_buffer(grad) for grad in self.grads]
+        self.addresses[0 : len(buffers)] = buffers
+        return np.frombuffer(ffi.buffer(self.addresses), np.uintp)
 
     def is_current(self) -> bool:
         return True
 
-    def threads(self) -> int:
-        """Return how many threads a step has."""
-        return min(threads.get_num_threads(), MAX_THREADS) if self.size >= MIN_SIZE_FOR_THREADS else 1
+    def step(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
+        self.run(self.step_pass, hyper_rows, self.step_count if is_counted else ())
 
-    def cut(self) -> None:
-        """Cut the arrays that have a gradient into blocks, again if rows, gradients or threads changed."""
-        block_bytes = BLOCK_BYTES if self.threads() == 1 else THREADED_BLOCK_BYTES
-        key = self.row_numbers.tobytes(), block_bytes
-        if key != self.blocks_key:
-            self.blocks = list(cut_table(self.arrays, self.grads, self.row_numbers, block_bytes))
-            self.blocks_key = key
-
-    def map_blocks(self, function: Callable[[Block, ComputedRow], T], hyper_rows: Sequence[HyperRow]) -> list[T]:
-        """Apply the function to each block and its row of hyperparameters; return the results in order."""
-        self.cut()
-        rows: dict[tuple[int, Any], ComputedRow] = {}
-        items = []
-        with np.errstate(all="ignore"):
-            for block in self.blocks:
-                key = int(self.row_numbers[block.first]), block.dtype
-                if key not in rows:
-                    rows[key] = computed_row(hyper_rows[key[0]], block.dtype)
-                items.append((block, rows[key]))
-        return map_threaded(function, items, min(self.threads(), len(items)))
-
-    def step(self, hyper_rows: Sequence[HyperRow]) -> None:
-        self.map_blocks(self.step_block, hyper_rows)
-
-    def step_block(self, block: Block, row: ComputedRow) -> None:
-        hyper, flags = row.hyper, row.flags
-        clip = block.clip_factors(self.array_clip)
-        program = programs.step_program(hyper.rule, type(hyper.scalars), flags, clip is not None, bool(block.average))
-        p = block.load(block.param, PARAM_STREAM)
-        average = block.join(block.average) if block.average else None
-        values: list[Any] = [*row.inputs, p, None, None, clip, average]
-        slots: list[Array] = []
-        if flags.update:
-            values[GRAD] = block.join(block.views(self.grads))
-            if flags.mean:
-                values[ACCUMULATED] = block.join(block.accumulated)
-            slots = [block.load(block.slots[k], k) for k in range(len(rules.slots(hyper.rule)))]
-            values += slots
-            values += row.scalars
-        program.run(values + block.scratch(program))
-        if flags.update:
-            block.store(block.param, PARAM_STREAM, p, hyper)
-            for k, slot in enumerate(slots):
-                block.store(block.slots[k], k, slot, hyper)
-        if flags.clear:
-            if flags.mean:
-                clear(block.accumulated)
-            if hyper.zero_grads:
-                clear(block.views(self.grads))
-        if flags.finish:
-            if average is not None:
-                block.scatter(average, block.average)
-            for (i, begin, end), part in zip(block.runs, block.parts, strict=True):
-                copy = self.copies[i]
-                if copy is not None:
-                    halves.round_into(copy[begin:end], p[part])
-
-    def accumulate(self, hyper_rows: Sequence[HyperRow]) -> None:
-        self.map_blocks(self.accumulate_block, hyper_rows)
-
-    def accumulate_block(self, block: Block, row: ComputedRow) -> None:
-        program = programs.accumulate_program(row.flags)
-        accumulated = block.join(block.accumulated)
-        values: list[Any] = [*row.inputs, None, block.join(block.views(self.grads)), accumulated]
-        program.run(values + block.scratch(program))
-        block.scatter(accumulated, block.accumulated)
-        if row.hyper.zero_grads:
-            clear(block.views(self.grads))
+    def accumulate(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
+        self.run(self.accumulation_pass, hyper_rows, self.call_count if is_counted else ())
 
     def sum_products(
         self, hyper_rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
     ) -> npt.NDArray[np.float64]:
-        def sum_block(block: Block, row: ComputedRow) -> Array:
-            a = self.values_of(left, block, row, count_nonfinite)
-            b = a if left == right else self.values_of(right, block, row)
-            return block.lane_sums(a, b)
+        nonfinite = self.nonfinite if count_nonfinite else None
+        if nonfinite is not None:
+            nonfinite[:] = 0
+        summing = self.sum_passes.get((left, right, count_nonfinite))
+        if summing is None:
+            summing = SumPass(self.arrays, self.buffers, left, right, nonfinite)
+            self.sum_passes[left, right, count_nonfinite] = summing
+        self.run(summing, hyper_rows)
+        return summing.result(len(self.shapes))
 
-        if count_nonfinite:
-            self.nonfinite[:] = 0
-        count = len(self.shapes)
-        lanes = self.map_blocks(sum_block, hyper_rows)
-        if not lanes:
-            return np.zeros(count)
-        # bincount adds in index order.
-        owners = np.concatenate([block.owners for block in self.blocks])
+    def run(self, each: Pass, hyper_rows: Sequence[HyperRow], count: Sequence[Stage] = ()) -> None:
+        array_clip = None if self.array_clip.tobytes() == self.unclipped else self.array_clip
         with np.errstate(all="ignore"):
-            return np.bincount(owners, fold_lanes(np.concatenate(lanes)), count).astype(FLOAT64, copy=False)
-
-    def values_of(self, source: Source, block: Block, row: ComputedRow, count_nonfinite: bool = False) -> Array:
-        """Return a block's elements of a source; if asked, count the elements of a gradient that are not finite."""
-        if isinstance(source, int):
-            return block.join(block.slots[source])
-        if source == "param":
-            return block.load(block.param, PARAM_STREAM)
-        regularizes = source == "grad" and (row.flags.l2 or row.flags.l1)
-        clip = block.clip_factors(self.array_clip)
-        program = programs.grad_program(row.flags, clip is not None, regularizes)
-        values: list[Any] = [*row.inputs, None, block.join(block.views(self.grads)), None, clip]
-        if regularizes:
-            values[PARAM] = block.load(block.param, PARAM_STREAM)
-        if row.flags.mean:
-            values[ACCUMULATED] = block.join(block.accumulated)
-        values += block.scratch(program)
-        program.run(values)
-        scaled, prepared = program.results
-        if count_nonfinite:
-            self.count_nonfinite(block, values[scaled])
-        grad: Array = values[prepared]
-        return grad
-
-    def count_nonfinite(self, block: Block, values: Array) -> None:
-        is_finite = np.isfinite(values, out=buffers.array(block.size, bool))
-        if np.count_nonzero(is_finite) < block.size:
-            for run, part in zip(block.runs, block.parts, strict=True):
-                with count_lock:
-                    self.nonfinite[run.array] += np.count_nonzero(~is_finite[part])
+            each.prepare(hyper_rows, self.row_numbers, self.grads, self.kinds, array_clip)
+            each.run(self.grads, count)
 
     def whole(self, i: int, size: int) -> Block:
         """Return array number ``i``, or a slot of this size, as one block."""
@@ -246,11 +154,24 @@ class NumpyTable:
         param = self.arrays.params[i]
         elements = np.empty(param.size, compute_dtype(param.dtype))
         with np.errstate(all="ignore"):
-            row = computed_row(hyper, elements.dtype)
+            row = Row(hyper, elements.dtype)
             for run in cut_array(i, param, BLOCK_BYTES):
-                buffers.reset()
-                elements[run.begin : run.end] = self.values_of("grad", Block(self.arrays, [run]), row)
+                block = Block(self.arrays, [run])
+                clip = None if self.array_clip[i] == 1 else block.clip_factors(self.array_clip)
+                bound = BoundGrad(block, row, clip, self.buffers[0], self.grads)
+                values, _, prepared = bound.add_grad("grad")
+                run_stages(bound.stages())
+                elements[run.begin : run.end] = values[prepared]
         return elements
+
+
+def counting(counts: npt.NDArray[np.int64] | None, present: Sequence[bool]) -> tuple[Sequence[Stage], Sequence[Stage]]:
+    """Return the calls that count a step, and those that count a call that accumulates, as csrc/fastopt.h says."""
+    if counts is None:
+        return (), ()
+    counted = np.array([1, *present])
+    step, call = ((np.add, [row], [counted], [row]) for row in counts)
+    return (step, assigning([counts[1]], [0])), (call,)
 
 
 def flat(array: Array) -> Array:
@@ -260,8 +181,3 @@ def flat(array: Array) -> Array:
 
 def flat_or_none(array: Array | None) -> Array | None:
     return None if array is None else flat(array)
-
-
-def clear(views: Sequence[Array]) -> None:
-    for view in views:
-        view[...] = 0

@@ -7,22 +7,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ...arrays.dtypes import Array
 from ...arrays.memory import CACHE_LINE, address
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
 T = TypeVar("T")
 
 
-class Buffers(threading.local):
-    """Each thread's scratch memory, kept from block to block since the first use of new memory is slow.
+class Buffers:
+    """Scratch memory, kept from block to block since the first use of new memory is slow.
 
     Arrays are valid until :meth:`reset`.
     """
@@ -45,51 +42,95 @@ class Buffers(threading.local):
         return self.buffers[self.used - 1][:length].view(dtype)
 
 
+class BuffersOfThread(threading.local, Buffers):
+    """The scratch memory of each thread."""
+
+
 def aligned(length: int) -> Array:
     memory = np.empty(length + CACHE_LINE, np.uint8)
     begin = -address(memory) % CACHE_LINE
     return memory[begin : begin + length]
 
 
-buffers = Buffers()
+buffers = BuffersOfThread()
 
 
-@cache
-def pool(threads: int) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor  # here: small programs need no pool, and the import is slow
+class Helpers:
+    """The threads besides the callers' own. They sleep until there is work."""
 
-    return ThreadPoolExecutor(threads, "fastopt")
+    def __init__(self) -> None:
+        self.count = 0
+        self.lock = threading.Lock()
+        self.work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def start(self, count: int) -> int:
+        """Have this many threads, and return how many there are of them."""
+        with self.lock, suppress(RuntimeError):  # Python starts none once its main thread has ended
+            while self.count < count:
+                threading.Thread(target=self.serve, name="fastopt", daemon=True).start()
+                self.count += 1
+        return min(count, self.count)
+
+    def serve(self) -> None:
+        while True:
+            self.work.get()()
+
+
+helpers = Helpers()
+
+
+def forget_helpers() -> None:
+    """Start anew in a child process, which has none of its parent's threads."""
+    global helpers
+    helpers = Helpers()
 
 
 if hasattr(os, "register_at_fork"):
-    # A child process has none of its parent's threads.
-    os.register_at_fork(after_in_child=pool.cache_clear)
+    os.register_at_fork(after_in_child=forget_helpers)
 
 
-def map_threaded(function: Callable[..., T], items: Sequence[Sequence[Any]], threads: int) -> list[T]:
-    """Apply the function to each item's arguments on up to ``threads`` threads; return the results in order."""
+def map_threaded(function: Callable[[int, Any], T], items: Sequence[Any], threads: int) -> list[T]:
+    """Call the function with the number of a thread, from 0, and each item; return the results in order."""
     results: list[Any] = [None] * len(items)
     waiting = deque(enumerate(items))
+    others = helpers.start(threads - 1)
+    numbers = deque(range(1, others + 1))
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
-    def work() -> None:
+    def work(number: int) -> None:
         with np.errstate(all="ignore"):
-            while waiting:
-                try:
-                    k, arguments = waiting.popleft()
-                except IndexError:  # another thread took the last one
-                    return
-                buffers.reset()
-                results[k] = function(*arguments)
+            while (found := take(waiting)) is not None:
+                k, item = found
+                results[k] = function(number, item)
 
-    others: list[Future[None]] = []
+    def help_out() -> None:
+        number = take(numbers)
+        if number is None:  # the caller was done before this thread woke up
+            return
+        error = None
+        try:
+            work(number)
+        except BaseException as raised:
+            error = raised
+        ended.put(error)
+
     try:
-        # Python starts no threads once its main thread has ended, though others may still train.
-        with suppress(RuntimeError):
-            others.extend(pool(threads - 1).submit(work) for _ in range(threads - 1))
-        work()
+        for _ in range(others):
+            helpers.work.put(help_out)
+        work(0)
     finally:
-        # Waits for all of them, so that none goes on after this function has raised.
-        errors = [other.exception() for other in others]
+        # Waits for those that have begun, so that none goes on after this function has raised.
+        while take(numbers) is not None:
+            others -= 1
+        errors = [ended.get() for _ in range(others)]
     for error in filter(None, errors):
         raise error
     return results
+
+
+def take(queue: deque[T]) -> T | None:
+    """Return the first of a queue that several threads take from; None if it is empty."""
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None
