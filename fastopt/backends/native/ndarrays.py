@@ -30,7 +30,7 @@ def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
     """Return the address of the memory of each array."""
     if isinstance(arrays, Views):
         return arrays.addresses
-    if has_known_ndarrays:
+    if has_known_ndarrays and len(arrays) > 3:  # fewer take as long one by one
         objects, memory = uintptrs(addresses_of(arrays)), np.empty(len(arrays), np.uintp)
         into = ffi.from_buffer("void *[]", memory)
         if lib.fo_find_memory(objects, objects, NULL, len(arrays), id(np.ndarray), 0, into):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..table import ArrayExtras, HyperRow, Source, slot_columns
 from . import ndarrays
 from .library import ARRAY, DOUBLE, NO_SCALARS, NULL, READING, ROW, RULES, SINGLE, SOURCES, ffi, lib, number_of
 from .ndarrays import C_ORDER, WRITEABLE, addresses_of, memory_of, uintptrs
+
+CODECS = {"signed": lib.FO_SIGNED8, "root": lib.FO_ROOT8}
 
 
 class NativeTable:
@@ -50,6 +53,8 @@ class NativeTable:
         self.indices[:] = np.arange(count)
         self.sizes = np.array([param.size for param in params], np.int64)
         self.present: list[bool] = []
+        #: Of the arrays that have a gradient.
+        self.places: Any = slice(0)
         columns["param"], columns["param_dtype"] = memory_of(params), numbers_of(params)
         columns["dtype"] = np.where(columns["param_dtype"] == DOUBLE, DOUBLE, SINGLE)
         columns["is_stored"] = columns["param_dtype"] != columns["dtype"]
@@ -73,10 +78,11 @@ class NativeTable:
             self.columns["first_chunk"] = np.cumsum(chunks) - chunks
             self.partials = ffi.new("fo_reading[]", int(chunks.sum()))
             self.present = present
+            self.places = slice(None) if all(present) else np.flatnonzero(present)
         self.point_to(grads)
         self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
         self.dtype_objects = uintptrs(addresses_of(self.grad_dtypes))
-        self.columns["grad_dtype"][present] = numbers_of([grad for grad in grads if grad is not None])
+        self.columns["grad_dtype"][self.places] = numbers_of([grad for grad in grads if grad is not None])
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
         if not ndarrays.has_known_ndarrays:
@@ -95,7 +101,7 @@ class NativeTable:
 
     def point_to(self, grads: Sequence[Array | None]) -> None:
         self.memory_of_grads[:] = 0
-        self.memory_of_grads[self.present] = memory_of([grad for grad in grads if grad is not None])
+        self.memory_of_grads[self.places] = memory_of([grad for grad in grads if grad is not None])
         self.grad_owners = grads
 
     def forget_grads(self) -> None:
@@ -164,21 +170,24 @@ def add_rows(values: Array, order: npt.NDArray[Any], firsts: npt.NDArray[Any]) -
 def set_extras(columns: Any, extras: Sequence[ArrayExtras]) -> None:
     """Write the arrays' extras into their rows of the table."""
     for name in ("average", "accumulated", "copy"):
-        found = {i: getattr(each, name) for i, each in enumerate(extras) if getattr(each, name) is not None}
-        columns[name][list(found)] = memory_of(list(found.values()))
-        if name == "copy":
-            columns["copy_dtype"][list(found)] = numbers_of(list(found.values()))
+        found = {i: array for i, array in enumerate(map(attrgetter(name), extras)) if array is not None}
+        if found:
+            columns[name][list(found)] = memory_of(list(found.values()))
+            if name == "copy":
+                columns["copy_dtype"][list(found)] = numbers_of(list(found.values()))
     for k in range(max(len(each.scales) for each in extras)):
         scaled = {i: its for i, each in enumerate(extras) for its in each.scales[k : k + 1] if its is not None}
-        places, codecs = list(scaled), [codec for codec, _ in scaled.values()]
-        columns["scales"][places, k] = memory_of([scales for _, scales in scaled.values()])
-        columns["slot_dtypes"][places, k] = [lib.FO_SIGNED8 if codec == "signed" else lib.FO_ROOT8 for codec in codecs]
+        if scaled:
+            places, codecs = list(scaled), [codec for codec, _ in scaled.values()]
+            columns["scales"][places, k] = memory_of([scales for _, scales in scaled.values()])
+            columns["slot_dtypes"][places, k] = [CODECS[codec] for codec in codecs]
 
 
 def numbers_of(arrays: Sequence[Array]) -> npt.NDArray[np.int32]:
     """Return the number of each array's dtype."""
     if isinstance(arrays, Views):
         return np.full(len(arrays), number_of(arrays.dtype), np.int32)
-    dtypes = [array.dtype for array in arrays]
-    numbers = {dtype: number_of(dtype) for dtype in set(dtypes)}
-    return np.fromiter(map(numbers.__getitem__, dtypes), np.int32, len(dtypes))
+    dtypes = {array.dtype for array in arrays}
+    if len(dtypes) == 1:
+        return np.full(len(arrays), number_of(dtypes.pop()), np.int32)
+    return np.array([number_of(array.dtype) for array in arrays], np.int32)
