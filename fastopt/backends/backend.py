@@ -68,7 +68,7 @@ class Backend:
     ops: ArrayOps
 
     def are_plain_params(self, arrays: Arrays) -> bool:
-        """Return whether ``ops.checked_param`` accepts all of these, if that is found faster than by calling it."""
+        """Return True only if ``ops.checked_param`` would return each of these as it is, so that no call is needed."""
         return False
 
     def extents(self, names: Sequence[str], arrays: Arrays) -> Extents:

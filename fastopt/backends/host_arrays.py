@@ -48,7 +48,7 @@ def checked_param(name: str, array: Any) -> Array:
 
 
 def are_plain_params(arrays: Sequence[Any]) -> bool:
-    """Return whether :func:`checked_param` accepts all of these: so it is with arrays as most are. False: it may."""
+    """Return whether all are contiguous arrays in C order that :func:`checked_param` accepts. It accepts others too."""
     return (
         set(map(type, arrays)) == {np.ndarray}
         and all(dtype in (FLOAT32, FLOAT64) or is_half(dtype) for dtype in {array.dtype for array in arrays})
