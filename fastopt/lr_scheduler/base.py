@@ -55,8 +55,10 @@ class LRScheduler:
         self.optimizer = optimizer
         self.base_lrs = [known[k] for k in range(len(optimizer.param_groups))]
         self.last_epoch = last_epoch + 1
-        self._last_lr: list[float] = [group["lr"] for group in optimizer.param_groups]
-        lrs = [self.next_lr(k, lr, self.last_epoch) for k, lr in enumerate(self._last_lr)]
+        self._last_lr: list[float] = read_lrs(optimizer)
+        for k in range(len(self.base_lrs)):
+            self.schedule(k)  # raises for an argument out of its range
+        lrs = self.next_lrs(self._last_lr, self.last_epoch)
         if not is_resumed(optimizer):
             self.write(lrs, self.last_epoch)
 
@@ -64,13 +66,19 @@ class LRScheduler:
         """Return the schedule of group number ``k``; subclasses define this."""
         raise NotImplementedError
 
-    def next_lr(self, k: int, lr: float, epoch: int) -> float:
-        """Return the rate of group number ``k`` that follows ``lr``."""
-        schedule = self.schedule(k)
-        now = schedule(epoch)
+    def rates(self, epoch: int) -> list[float]:
+        """Return the value of each group's schedule. Where groups share a part of it, a subclass computes that once."""
+        return [self.schedule(k)(epoch) for k in range(len(self.base_lrs))]
+
+    def next_lrs(self, lrs: list[float], epoch: int) -> list[float]:
+        """Return the rates that follow ``lrs``."""
+        now = self.rates(epoch)
         if self.is_absolute:
             return now
-        return self.move(lr, schedule(epoch - 1) if epoch > 0 else self.base_lrs[k], now)
+        before = self.rates(epoch - 1) if epoch > 0 else self.base_lrs
+        moves = zip(lrs, before, now, strict=True)
+        # Nearly always a rate is still the one that was written last.
+        return [after if lr == start != after else self.move(lr, start, after) for lr, start, after in moves]
 
     def move(self, lr: float, before: float, now: float) -> float:
         """Return the rate that follows ``lr`` when the schedule goes from ``before`` to ``now``."""
@@ -86,12 +94,11 @@ class LRScheduler:
 
     def begin(self) -> None:
         """Make step 0 from the present rates of the groups."""
-        lrs = [self.next_lr(k, group["lr"], 0) for k, group in enumerate(self.optimizer.param_groups)]
-        self.write(lrs, 0)
+        self.write(self.next_lrs(read_lrs(self.optimizer), 0), 0)
 
     def restart(self) -> None:
         """Make step 0, whatever the rates are."""
-        self.write([self.schedule(k)(0) for k in range(len(self.base_lrs))], 0)
+        self.write(self.rates(0), 0)
 
     def step(self, epoch: int | None = None) -> None:
         """Write the next rates into the groups; call it after ``optimizer.step``.
@@ -106,18 +113,17 @@ class LRScheduler:
         ValueError
             If groups were added since the driver was built.
         """
-        groups = self.optimizer.param_groups
-        if len(groups) != len(self.base_lrs):
+        lrs = read_lrs(self.optimizer)
+        if len(lrs) != len(self.base_lrs):
             raise ValueError(
-                f"{type(self).__name__}: it was built for {len(self.base_lrs)} groups, now there are {len(groups)}; "
+                f"{type(self).__name__}: it was built for {len(self.base_lrs)} groups, now there are {len(lrs)}; "
                 "build it after add_param_group"
             )
         if epoch is None:
             epoch = self.last_epoch + 1
-            lrs = [self.next_lr(k, group["lr"], epoch) for k, group in enumerate(groups)]
+            self.write(self.next_lrs(lrs, epoch), epoch)
         else:
-            lrs = [self.schedule(k)(epoch) for k in range(len(groups))]
-        self.write(lrs, epoch)
+            self.write(self.rates(epoch), epoch)
 
     def get_last_lr(self) -> list[float]:
         """Return the rate that was last written into each group."""
@@ -180,6 +186,10 @@ def initial_lrs(optimizer: Optimizer) -> dict[int, float]:
 def is_resumed(optimizer: Optimizer) -> bool:
     """Return whether the rates were just loaded, together with the initial ones."""
     return optimizer.parts.groups.resumed_at == optimizer.step_count
+
+
+def read_lrs(optimizer: Optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
 
 
 def write_lrs(optimizer: Optimizer, lrs: Sequence[float]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.optimizer import Optimizer
-from .base import LRScheduler, initial_lrs, is_resumed, write_lrs
+from .base import LRScheduler, initial_lrs, is_resumed, read_lrs, write_lrs
 from .plateau import ReduceLROnPlateau
 
 
@@ -19,7 +19,7 @@ class Combined(LRScheduler):
         self.optimizer = schedulers[0].optimizer
         self.base_lrs = schedulers[0].base_lrs
         self.last_epoch = last_epoch + 1
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._last_lr = read_lrs(self.optimizer)
         self._schedulers = list(schedulers)
 
     def advance(self, epoch: int) -> LRScheduler:

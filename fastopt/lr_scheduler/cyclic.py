@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from .. import schedules
 from ..core.optimizer import Optimizer
-from ..options.ranges import Choice, check
+from ..options.ranges import INDEX, Choice, as_number, check
+from ..schedules.base import on_line
 from .base import LRScheduler, initial_lrs, is_resumed, per_group, write_lrs
 
 
@@ -35,14 +36,15 @@ class MomentumCycle(LRScheduler):
         if cycle_momentum and "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
             raise ValueError(f"cycle_momentum=True: {type(optimizer).__name__} has neither momentum nor betas")
 
-    def momentum(self, k: int, epoch: int) -> float:
-        """Return the momentum of group number ``k``; subclasses define this."""
+    def momentums(self, epoch: int) -> list[float]:
+        """Return the momentum of each group; subclasses define this."""
         raise NotImplementedError
 
     def write(self, lrs: Sequence[float], epoch: int) -> None:
         super().write(lrs, epoch)
-        for k, group in enumerate(self.optimizer.param_groups if self.cycle_momentum else ()):
-            momentum = self.momentum(k, epoch)
+        if not self.cycle_momentum:
+            return
+        for group, momentum in zip(self.optimizer.param_groups, self.momentums(epoch), strict=True):
             if "betas" in group:
                 group["betas"] = (momentum, *group["betas"][1:])
             else:
@@ -125,8 +127,14 @@ class CyclicLR(MomentumCycle):
     def schedule(self, k: int) -> Callable[[int], float]:
         return lambda epoch: self.min_lrs[k] + (self.max_lrs[k] - self.min_lrs[k]) * self.height(epoch)
 
-    def momentum(self, k: int, epoch: int) -> float:
-        return self.max_momentums[k] - (self.max_momentums[k] - self.base_momentums[k]) * self.height(epoch)
+    def rates(self, epoch: int) -> list[float]:
+        height = self.height(epoch)
+        return [low + (high - low) * height for low, high in zip(self.min_lrs, self.max_lrs, strict=True)]
+
+    def momentums(self, epoch: int) -> list[float]:
+        height = self.height(epoch)
+        limits = zip(self.base_momentums, self.max_momentums, strict=True)
+        return [high - (high - low) * height for low, high in limits]
 
 
 class OneCycleLR(MomentumCycle):
@@ -184,6 +192,9 @@ class OneCycleLR(MomentumCycle):
         self.final_div_factor = final_div_factor
         self.three_phase = three_phase
         self.set_momentums(optimizer, cycle_momentum, base_momentum, max_momentum)
+        if cycle_momentum:
+            for limits in zip(self.base_momentums, self.max_momentums, strict=True):
+                self.schedule(0).momentum(*limits)  # raises for an argument out of its range
         lrs = [self.schedule(k)(0) for k in range(len(self.max_lrs))]
         if last_epoch == -1 and not is_resumed(optimizer):
             write_lrs(optimizer, lrs)
@@ -201,5 +212,18 @@ class OneCycleLR(MomentumCycle):
             self.three_phase,
         )
 
-    def momentum(self, k: int, epoch: int) -> float:
-        return self.schedule(k).momentum(self.base_momentums[k], self.max_momentums[k])(epoch)
+    def rates(self, epoch: int) -> list[float]:
+        highest = [float(lr) for lr in self.max_lrs]
+        initial = [lr / self.div_factor for lr in highest]
+        return self.between(epoch, initial, highest, [lr / self.final_div_factor for lr in initial])
+
+    def momentums(self, epoch: int) -> list[float]:
+        bases = [float(base) for base in self.base_momentums]
+        # The greatest momentum but for rounding: to the bit what one_cycle.momentum begins with.
+        initial = [base / (base / float(greatest)) for base, greatest in zip(bases, self.max_momentums, strict=True)]
+        return self.between(epoch, initial, bases, initial)
+
+    def between(self, epoch: int, *levels: Sequence[float]) -> list[float]:
+        """Return the value of each group's cycle. ``levels`` are those of ``one_cycle.place``, for each group."""
+        begin, end, x = self.schedule(0).place(as_number("step", epoch, INDEX))
+        return [on_line(start, stop, x) for start, stop in zip(levels[begin], levels[end], strict=True)]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from .. import schedules
 from ..core.optimizer import Optimizer
 from ..options.ranges import FRACTION, NON_NEGATIVE, check
-from .base import LRScheduler, per_group
+from ..schedules.base import on_line
+from .base import LRScheduler, per_group, read_lrs
 
 
 class LambdaLR(LRScheduler):
@@ -45,6 +46,9 @@ class LambdaLR(LRScheduler):
     def schedule(self, k: int) -> Callable[[int], float]:
         return lambda epoch: self.base_lrs[k] * self.lr_lambdas[k](epoch)
 
+    def rates(self, epoch: int) -> list[float]:
+        return [lr * factor(epoch) for lr, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+
 
 class MultiplicativeLR(LambdaLR):
     """``lr * lr_lambda(epoch)``: a factor for each step. It has no closed form.
@@ -68,8 +72,11 @@ class MultiplicativeLR(LambdaLR):
         lr: float = self.optimizer.param_groups[k]["lr"]
         return lambda epoch: lr * self.lr_lambdas[k](epoch)
 
-    def next_lr(self, k: int, lr: float, epoch: int) -> float:
-        return lr * self.lr_lambdas[k](epoch) if epoch else lr
+    def rates(self, epoch: int) -> list[float]:
+        return [lr * factor(epoch) for lr, factor in zip(read_lrs(self.optimizer), self.lr_lambdas, strict=True)]
+
+    def next_lrs(self, lrs: list[float], epoch: int) -> list[float]:
+        return self.rates(epoch) if epoch else lrs
 
 
 class StepLR(LRScheduler):
@@ -95,6 +102,10 @@ class StepLR(LRScheduler):
 
     def schedule(self, k: int) -> Callable[[int], float]:
         return schedules.step_decay(self.base_lrs[k], self.step_size, self.gamma)
+
+    def rates(self, epoch: int) -> list[float]:
+        factor = schedules.step_decay(1.0, self.step_size, self.gamma)(epoch)
+        return [float(lr) * factor for lr in self.base_lrs]
 
 
 class MultiStepLR(LRScheduler):
@@ -122,6 +133,10 @@ class MultiStepLR(LRScheduler):
 
     def schedule(self, k: int) -> Callable[[int], float]:
         return lambda epoch: self.base_lrs[k] * self.gamma ** bisect_right(self.milestones, epoch)
+
+    def rates(self, epoch: int) -> list[float]:
+        factor = self.gamma ** bisect_right(self.milestones, epoch)
+        return [lr * factor for lr in self.base_lrs]
 
 
 class ConstantLR(LRScheduler):
@@ -151,6 +166,10 @@ class ConstantLR(LRScheduler):
     def schedule(self, k: int) -> Callable[[int], float]:
         base_lr = self.base_lrs[k]
         return schedules.piecewise_constant([base_lr * self.factor, base_lr], [self.total_iters])
+
+    def rates(self, epoch: int) -> list[float]:
+        factor = schedules.piecewise_constant([self.factor, 1.0], [self.total_iters])(epoch)
+        return [float(lr * factor) for lr in self.base_lrs]
 
 
 class LinearLR(LRScheduler):
@@ -189,6 +208,10 @@ class LinearLR(LRScheduler):
         factor = schedules.linear(self.start_factor, self.end_factor, self.total_iters)
         return lambda epoch: self.base_lrs[k] * factor(epoch)
 
+    def rates(self, epoch: int) -> list[float]:
+        factor = schedules.linear(self.start_factor, self.end_factor, self.total_iters)(epoch)
+        return [lr * factor for lr in self.base_lrs]
+
 
 class ExponentialLR(LRScheduler):
     """:class:`fastopt.schedules.exponential`: multiplied by ``gamma`` in each step.
@@ -211,6 +234,10 @@ class ExponentialLR(LRScheduler):
 
     def schedule(self, k: int) -> Callable[[int], float]:
         return schedules.exponential(self.base_lrs[k], self.gamma)
+
+    def rates(self, epoch: int) -> list[float]:
+        factor = schedules.exponential(1.0, self.gamma)(epoch)
+        return [float(lr) * factor for lr in self.base_lrs]
 
 
 class PolynomialLR(LRScheduler):
@@ -236,6 +263,10 @@ class PolynomialLR(LRScheduler):
 
     def schedule(self, k: int) -> Callable[[int], float]:
         return schedules.polynomial(self.base_lrs[k], self.total_iters, self.power)
+
+    def rates(self, epoch: int) -> list[float]:
+        x = schedules.polynomial(1.0, self.total_iters, self.power)(epoch)
+        return [on_line(0.0, float(lr), x) for lr in self.base_lrs]
 
 
 class CosineAnnealingLR(LRScheduler):
@@ -263,12 +294,15 @@ class CosineAnnealingLR(LRScheduler):
 
     def schedule(self, k: int) -> Callable[[int], float]:
         half_period = schedules.cosine(self.base_lrs[k], self.T_max, self.eta_min)
+        return lambda epoch: half_period(self.steps_down(epoch))
 
-        def wave(epoch: int) -> float:
-            halves, x = divmod(epoch, self.T_max)
-            return half_period(self.T_max - x if halves % 2 else x)
+    def steps_down(self, epoch: int) -> int:
+        """Return the step of the first half period that has the rate of this epoch."""
+        halves, steps = divmod(epoch, self.T_max)
+        return self.T_max - steps if halves % 2 else steps
 
-        return wave
+    def rates(self, epoch: int) -> list[float]:
+        return way_down(self.base_lrs, self.eta_min, schedules.cosine(0.0, self.T_max, 1.0)(self.steps_down(epoch)))
 
     def move(self, lr: float, before: float, now: float) -> float:
         if lr == before:
@@ -329,5 +363,18 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().step(math.floor(epoch))
 
     def schedule(self, k: int) -> Callable[[int], float]:
-        restarts = schedules.cosine_restarts(self.base_lrs[k], self.T_0, self.T_mult, self.eta_min)
+        return self.restarts(self.base_lrs[k], self.eta_min)
+
+    def restarts(self, base_lr: float, eta_min: float) -> Callable[[int], float]:
+        """Return the schedule that begins each period at ``base_lr``."""
+        restarts = schedules.cosine_restarts(base_lr, self.T_0, self.T_mult, eta_min)
         return (lambda epoch: restarts.at(epoch + self.fraction)) if self.fraction else restarts
+
+    def rates(self, epoch: int) -> list[float]:
+        return way_down(self.base_lrs, self.eta_min, self.restarts(0.0, 1.0)(epoch))
+
+
+def way_down(base_lrs: Sequence[float], eta_min: float, x: float) -> list[float]:
+    """Return the rates that have gone the part ``x`` of the way from the initial rates to ``eta_min``."""
+    eta_min = float(eta_min)
+    return [on_line(float(lr), eta_min, x) for lr in base_lrs]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.optimizer import Optimizer
 from ..options.ranges import Choice, Range, check
-from .base import LRScheduler, check_optimizer, per_group
+from .base import LRScheduler, check_optimizer, per_group, read_lrs
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -65,7 +65,7 @@ class ReduceLROnPlateau(LRScheduler):
         self.cooldown = cooldown
         self.min_lrs = per_group("min_lr", optimizer, min_lr)
         self.eps = eps
-        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.base_lrs = read_lrs(optimizer)
         self.best = math.inf if mode == "min" else -math.inf
         self.cooldown_counter = 0
         self.num_bad_epochs = 0
@@ -99,7 +99,7 @@ class ReduceLROnPlateau(LRScheduler):
                     group["lr"] = reduced
             self.cooldown_counter = self.cooldown
             self.num_bad_epochs = 0
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._last_lr = read_lrs(self.optimizer)
 
     def is_better(self, metric: float) -> bool:
         """Return whether a metric is better than the best so far."""

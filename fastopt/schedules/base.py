@@ -21,11 +21,20 @@ def on_line(start: float, end: float, x: float) -> float:
     return start + (end - start) * x if x < 0.5 else end - (end - start) * (1 - x)
 
 
+def straight(x: float) -> float:
+    return x
+
+
+def wave(x: float) -> float:
+    return (1 - math.cos(math.pi * x)) / 2
+
+
 def on_cosine(start: float, end: float, x: float) -> float:
-    return on_line(start, end, (1 - math.cos(math.pi * x)) / 2)
+    return on_line(start, end, wave(x))
 
 
-SHAPES = {"cos": on_cosine, "linear": on_line}
+#: How much of the way from one value to the next is done after the part x of its steps.
+SHAPES = {"cos": wave, "linear": straight}
 
 
 # --- Arguments: a field's annotation holds its converters, and `Schedule.__post_init__` applies them -----------------

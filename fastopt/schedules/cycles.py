@@ -4,7 +4,20 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..options.ranges import POSITIVE, as_number
-from .base import SHAPES, Count, Flag, Fraction, MaybeCount, Positive, Rate, Schedule, Shape, on_cosine, progress
+from .base import (
+    SHAPES,
+    Count,
+    Flag,
+    Fraction,
+    MaybeCount,
+    Positive,
+    Rate,
+    Schedule,
+    Shape,
+    on_cosine,
+    on_line,
+    progress,
+)
 
 
 @dataclass(frozen=True)
@@ -86,15 +99,24 @@ class one_cycle(Schedule):
     three_phase: Flag = False
 
     def at(self, step: int) -> float:
+        initial = self.max_lr / self.div_factor
+        levels = initial, self.max_lr, initial / self.final_div_factor
+        begin, end, x = self.place(step)
+        return on_line(levels[begin], levels[end], x)
+
+    def place(self, step: int) -> tuple[int, int, float]:
+        """Return the two levels that a step lies between, and which part of the way is done.
+
+        Level 0 is ``initial``, 1 is `max_lr` and 2 is ``initial / final_div_factor``.
+        """
         last = self.total - 1
         peak = self.pct_start * self.total - 1
-        initial = self.max_lr / self.div_factor
-        back = [(2 * peak, initial)] if self.three_phase else []
-        marks = [(0.0, initial), (peak, self.max_lr), *back, (float(last), initial / self.final_div_factor)]
+        back = [(2 * peak, 0)] if self.three_phase else []
+        marks = [(0.0, 0), (peak, 1), *back, (float(last), 2)]
         step = min(step, last)
         begin, end = next(pair for pair in pairwise(marks) if step <= pair[1][0])
         x = progress(step - begin[0], end[0] - begin[0])
-        return SHAPES[self.anneal_strategy](begin[1], end[1], x)
+        return begin[1], end[1], SHAPES[self.anneal_strategy](x)
 
     def momentum(self, base_momentum: float = 0.85, max_momentum: float = 0.95) -> "one_cycle":
         """Return the inverted cycle for momentum: `base_momentum` where the rate is highest.

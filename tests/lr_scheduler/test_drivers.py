@@ -150,6 +150,26 @@ def test_same_numbers_as_torch(case: Case) -> None:
 
 
 @every_case
+@pytest.mark.parametrize("lr", [0.3, 1, np.float32(0.3)], ids=repr)
+def test_the_groups_together_have_the_rates_of_their_schedules(case: Case, lr: Any) -> None:
+    opt = getattr(fastopt, case.optimizer)([{"params": np.ones(2), "lr": lr}, {"params": np.ones(2)}])
+    scheduler = case.make(lr_scheduler, opt)
+    for driver in getattr(scheduler, "_schedulers", [scheduler]):
+        for epoch in range(case.steps):
+            assert repr(driver.rates(epoch)) == repr([driver.schedule(k)(epoch) for k in range(2)])
+
+
+def test_the_groups_together_have_the_momentums_of_their_cycles() -> None:
+    lows, highs = [0.6, 0.85], [0.7, 0.95]
+    for options in ({}, {"three_phase": True}, {"anneal_strategy": "linear"}):
+        opt = fastopt.SGD([{"params": np.ones(2)}, {"params": np.ones(2)}], momentum=0.9)
+        driver = lr_scheduler.OneCycleLR(opt, 0.5, 40, base_momentum=lows, max_momentum=highs, **options)
+        cycles = [driver.schedule(k).momentum(lows[k], highs[k]) for k in range(2)]
+        for epoch in range(42):
+            assert driver.momentums(epoch) == [cycle(epoch) for cycle in cycles]
+
+
+@every_case
 def test_building_one_after_loading_changes_nothing(case: Case, tmp_path: Path) -> None:
     opt, scheduler = ours(case)
     for _ in range(5):
