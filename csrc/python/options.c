@@ -3,7 +3,7 @@
 
 #if FO_HAS_PLANS
 
-static int is_number_in_range(const fo_option *option, PyObject *value)
+static int is_float_in_range(const fo_option *option, PyObject *value)
 {
     if (!PyFloat_CheckExact(value))
         return 0;
@@ -12,13 +12,25 @@ static int is_number_in_range(const fo_option *option, PyObject *value)
            (option->includes_high && number == option->high);
 }
 
+static int is_in_range(const fo_option *option, PyObject *value)
+{
+    if (option->writing == FO_NUMBER)
+        return is_float_in_range(option, value);
+    if (option->writing != FO_NUMBERS || !PyTuple_CheckExact(value) || PyTuple_Size(value) != option->length)
+        return 0;
+    for (Py_ssize_t i = 0; i < option->length; i++)
+        if (!is_float_in_range(option, PyTuple_GetItem(value, i)))
+            return 0;
+    return 1;
+}
+
 /* Put a written value into the options that the step uses; return whether the plan goes on with it. */
 static int set_value(const fo_plan *plan, int64_t k, const fo_option *option, PyObject *value)
 {
     PyObject *name = (PyObject *)option->key;
     if (option->writing == FO_FIXED)
         return 0;
-    if (option->writing == FO_NUMBER && is_number_in_range(option, value))
+    if (is_in_range(option, value))
         return PyDict_SetItem((PyObject *)plan->groups[k].values, name, value) == 0;
     PyObject *number = PyLong_FromLongLong(k);
     PyObject *is_taken = PyObject_CallFunctionObjArgs((PyObject *)plan->check_option, number, name, value, NULL);
@@ -39,7 +51,8 @@ static int take_option(fo_plan *plan, int64_t k, fo_option *option, PyObject *va
     if (PyList_SetItem((PyObject *)plan->option_values, (Py_ssize_t)(option - plan->options), value) != 0)
         return 0;
     option->value = (uintptr_t)value;
-    group->is_changed = plan->may_change = 1;
+    group->changes |= option->changes;
+    plan->may_change = 1;
     return 1;
 }
 

@@ -29,9 +29,13 @@ typedef struct {
 /* How a new value of an option is taken. */
 typedef enum {
     FO_FIXED,   /* not: the plan ends */
-    FO_NUMBER,  /* a float in the range */
+    FO_NUMBER,  /* a float in the range; Python checks others */
+    FO_NUMBERS, /* a tuple of floats in the range; Python checks others */
     FO_CHECKED, /* Python checks it */
 } fo_writing;
+
+/* The parts of a row that an option can change. */
+typedef enum { FO_SCALARS = 1, FO_WHOLE_ROW = 3 } fo_change;
 
 /* A run of memory. */
 typedef struct {
@@ -42,6 +46,8 @@ typedef struct {
 typedef struct {
     uintptr_t key, value;
     int32_t writing; /* an fo_writing */
+    int32_t length;  /* of a tuple */
+    int32_t changes; /* an fo_change */
     int32_t includes_low, includes_high;
     double low, high;
 } fo_option;
@@ -51,7 +57,7 @@ typedef struct {
     uintptr_t values;  /* a dict of the same options, as a step uses them */
     int64_t first, count;
     int32_t is_scheduled; /* 1: an option is a function of the step */
-    int32_t is_changed;   /* 1: its rows are of other options */
+    int32_t changes;      /* since its rows were made: those of the options that were written */
     int32_t has_new_rows; /* 1: further numbers than the rule's scalars depend on the step */
     uintptr_t rule;
     int64_t same_from; /* the rule's scalars are the same from this step on */
@@ -101,7 +107,7 @@ typedef struct {
     fo_option *options;
     uintptr_t option_values; /* a list that keeps the options' values alive */
     fo_group *groups;
-    int32_t may_change; /* 1: is_changed of a group may be 1 */
+    int32_t may_change; /* 1: a group may have changes */
 
     int64_t row_count, row_room;
     fo_hyper *rows;

@@ -88,16 +88,17 @@ static int make_row(fo_plan *plan, int64_t r, PyObject *hooks)
 {
     fo_group *group = &plan->groups[plan->row_groups[r]];
     const int64_t step = plan->row_steps[r] + 1;
-    const int is_new = group->is_changed || group->has_new_rows;
+    const int is_whole = group->changes == FO_WHOLE_ROW || group->has_new_rows;
     fo_hyper *row = &plan->rows[r];
-    if (!is_new && !group->is_scheduled && step >= group->same_from && plan->row_made[r] >= group->same_from)
+    const int is_same = step >= group->same_from && plan->row_made[r] >= group->same_from;
+    if (is_same && !group->changes && !group->has_new_rows && !group->is_scheduled)
         return 1;
     PyObject *count = PyLong_FromLongLong(step), *made;
-    if (is_new)
+    if (is_whole)
         made = PyObject_CallFunctionObjArgs((PyObject *)plan->row_at, hooks, fo_options_of(group), count, NULL);
     else
         made = PyObject_CallMethodObjArgs(hooks, fo_name.hyper, fo_options_of(group), count, NULL);
-    const int is_made = made && (is_new ? read_row(made, row) : read_numbers(made, row->scalars, FO_MAX_SCALARS));
+    const int is_made = made && (is_whole ? read_row(made, row) : read_numbers(made, row->scalars, FO_MAX_SCALARS));
     if (is_made) {
         group->row = *row;
         group->made = plan->row_made[r] = step;
@@ -117,9 +118,9 @@ int fo_make_rows(fo_plan *plan, PyObject *hooks)
     if (plan->may_change) {
         plan->may_change = 0;
         for (int64_t r = 0; r < plan->row_count; r++)
-            plan->groups[plan->row_groups[r]].is_changed = 0;
+            plan->groups[plan->row_groups[r]].changes = 0;
         for (int64_t k = 0; k < plan->group_count; k++)
-            plan->may_change |= plan->groups[k].is_changed;
+            plan->may_change |= plan->groups[k].changes != 0;
     }
     return 1;
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -52,6 +52,8 @@ class PlannedGroup(NamedTuple):
     values: Group
     #: The values that each option may be given, if the plan goes on with it.
     allowed: dict[str, Allowed]
+    #: The options that change more of a row than the rule's scalars.
+    changing_rows: Set[str]
     rule: Rule
     #: The names of the options that are schedules.
     scheduled: Sequence[str]

@@ -24,8 +24,11 @@ from .workspace import Workspace
 #: The options that make another plan necessary: reading the gradients depends on them, or the table.
 FIXED = frozenset({"params", "clip_value", "clip_norm", "maximize", "max_norm", "max_norm_axis"})
 
-#: The options on which it depends whether a row has more than the rule's scalars from a scheduled ``lr``.
-RATED = ("decoupled", "prox_l1")
+#: The options on which it depends whether ``lr`` changes more of a row than the rule's scalars.
+RATED = frozenset({"decoupled", "prox_l1"})
+
+#: The options that always do.
+CHANGING_ROWS = RATED | {"weight_decay", "l1"}
 
 #: The types of options that can't change in place, besides those of NumPy's scalars.
 CONSTANTS = (bool, int, float, str, type(None))
@@ -106,13 +109,17 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
         if not all(is_constant(value) for name, value in entries.items() if name != "params"):
             return None
         values = dict(checked.values)
-        fixed = FIXED.union(checked.scheduled, groups.refused, RATED if "lr" in checked.scheduled else ())
+        is_rated = any(values[name] for name in RATED)
+        fixed = FIXED.union(checked.scheduled, groups.refused)
+        if not is_rated or "lr" in checked.scheduled:
+            fixed |= RATED
         planned.append(
             PlannedGroup(
                 group,
                 entries,
                 values,
                 {name: groups.allowed(name) for name in entries if name not in fixed},
+                CHANGING_ROWS | {"lr"} if is_rated else CHANGING_ROWS,
                 checked.rule,
                 checked.scheduled,
                 depend_on_step(values, checked.scheduled, options),

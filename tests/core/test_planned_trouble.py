@@ -144,6 +144,15 @@ def a_numpy_number_written_in_each_step(run: Run) -> None:
 
 
 @trouble
+def lr_written_in_each_step_that_also_decays_in_some(run: Run) -> None:
+    def write(run: Run) -> None:
+        run.group.update(lr=0.1 / (1 + run.opt.step_count), decoupled=run.opt.step_count % 5 > 2)
+
+    run.group["weight_decay"] = 0.1
+    run.each_step = write
+
+
+@trouble
 def several_options_written(run: Run) -> None:
     for k, group in enumerate(run.opt.param_groups):
         group.update(lr=0.03 + k, weight_decay=0.2, l1=0.01, eps=1e-3) if "eps" in group else group.update(lr=0.03)

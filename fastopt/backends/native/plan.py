@@ -167,6 +167,7 @@ class NativePlan:
             for column, name in zip(columns[first : first + count], group.entries, strict=True):
                 if name in group.allowed:
                     set_writing(column, group.allowed[name])
+                column["changes"] = lib.FO_WHOLE_ROW if name in group.changing_rows else lib.FO_SCALARS
         option_values = list(values)  # an exact list: C changes it
         plan.option_values = id(option_values)
         plan.whole_options = id(whole_options)
@@ -210,7 +211,11 @@ class NativePlan:
 def set_group(struct: Any, group: PlannedGroup, first: int, count: int, zero_grads: bool) -> None:
     """Fill in the struct of a group whose options begin at this place."""
     struct.options, struct.values, struct.first, struct.count = id(group.group), id(group.values), first, count
-    struct.is_scheduled, struct.is_changed, struct.has_new_rows = bool(group.scheduled), 1, group.has_new_rows
+    struct.is_scheduled, struct.changes, struct.has_new_rows = (
+        bool(group.scheduled),
+        lib.FO_WHOLE_ROW,
+        group.has_new_rows,
+    )
     struct.rule, struct.same_from, struct.limit = id(group.rule), group.same_from, group.limit
     row = struct.row
     row.grad_scale, row.mean, row.clip_value = group.grad_scale, group.mean, group.clip_value
@@ -220,11 +225,17 @@ def set_group(struct: Any, group: PlannedGroup, first: int, count: int, zero_gra
 def set_writing(column: Any, allowed: Any) -> None:
     """Fill in how an option may be written."""
     column["writing"] = lib.FO_CHECKED
-    if isinstance(allowed, Range) and not allowed.whole:
-        column["writing"] = lib.FO_NUMBER
-        column["low"], column["high"] = allowed.low, allowed.high
-        column["includes_low"] = np.isfinite(allowed.low) and not allowed.excludes_low
-        column["includes_high"] = allowed.includes_high
+    is_number = isinstance(allowed, Range)
+    ranges = {allowed} if is_number else set(allowed) if isinstance(allowed, tuple) else ()
+    if len(ranges) != 1:
+        return
+    (each,) = ranges
+    if not each.whole:
+        column["writing"] = lib.FO_NUMBER if is_number else lib.FO_NUMBERS
+        column["length"] = 0 if is_number else len(allowed)
+        column["low"], column["high"] = each.low, each.high
+        column["includes_low"] = np.isfinite(each.low) and not each.excludes_low
+        column["includes_high"] = each.includes_high
 
 
 def nodes_of(branch: Branch, key: Any) -> list[list[Any]]:
