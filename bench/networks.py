@@ -33,6 +33,10 @@ def nested(arrays: Iterable[np.ndarray]) -> Layers:
     return {f"layer{i}": {"W": W} if b is None else {"W": W, "b": b} for i, (W, b) in enumerate(pairs)}
 
 
+def groups_of_one(arrays: Iterable[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    return [{"params": array} for array in arrays]
+
+
 def flat(layers: Layers) -> list[np.ndarray]:
     return [array for layer in layers.values() for array in layer.values()]
 
@@ -57,9 +61,14 @@ def fastopt_update(case: Case, params: Layers | list[np.ndarray]) -> Update:
     steps = itertools.count()
 
     def write_and_step(grads: Any) -> None:
-        opt.param_groups[0]["lr"] = rate(rule, next(steps))
+        lr = rate(rule, next(steps))
+        for group in opt.param_groups:
+            group["lr"] = lr
         opt.step(grads)
 
+    if rule.lr == "driven":
+        driver = fastopt.lr_scheduler.CosineAnnealingLR(opt, TOTAL)
+        return Update(lambda grads: (opt.step(grads), driver.step()))
     return Update(write_and_step if rule.lr == "written" else opt.step)
 
 
@@ -108,7 +117,8 @@ def torch_update(case: Case, params: Layers) -> Update:
     tensors = [[torch.from_numpy(p).requires_grad_() for p in layer.values()] for layer in params.values()]
     name, keywords = rule.torch
     opt = getattr(torch.optim, name)([p for layer in tensors for p in layer], lr=LR, **keywords, fused=True)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, TOTAL) if rule.lr == "scheduled" else None
+    has_scheduler = rule.lr in ("scheduled", "driven")
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, TOTAL) if has_scheduler else None
     steps = itertools.count()
 
     def take(grads: Layers) -> None:
@@ -187,4 +197,5 @@ OVERHEAD: dict[str, Contender] = {
     "fastopt, same gradients": partial(tiny, fastopt_update, new_gradients=False),
     "fastopt, list": partial(tiny, fastopt_update, structure=list),
     "fastopt, list, same gradients": partial(tiny, fastopt_update, structure=list, new_gradients=False),
+    "fastopt, a group for each array": partial(tiny, fastopt_update, structure=groups_of_one),
 }

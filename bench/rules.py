@@ -32,7 +32,9 @@ class Rule(Work):
     naive: NumPyRule | None = None
     in_place: NumPyRule | None = None
     whole: bool = False
-    lr: str = "constant"  # or "scheduled" by each contender's own means, or "written" into its options in each step
+    #: "constant", "scheduled" by each contender's own means, "written" into its options in each step, or "driven" by a
+    #: scheduler in torch's style.
+    lr: str = "constant"
 
     @property
     def slots(self) -> int:
@@ -196,6 +198,7 @@ OVERHEAD_RULES = LOOP_RULES | {
     "Adam + global clip": replace(RULES["adam"], norm=True, fastopt=("Adam", {"clip_global_norm": MAX_NORM})),
     "Adam, scheduled lr": replace(RULES["adam"], lr="scheduled"),
     "Adam, lr written": replace(RULES["adam"], lr="written"),
+    "Adam, lr by a driver": replace(RULES["adam"], lr="driven"),
 }
 NORM = Work(written=0, norm=True)
 CLIP = Work(written=0, norm=True, write_grads=True)
