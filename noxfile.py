@@ -43,7 +43,7 @@ COMPARISONS = [
 ]
 #: The tests that compare planned steps with whole ones, in the native backend.
 PLANNED = [
-    *("tests/core/test_planned_trouble.py", "tests/core/test_planned_gradients.py"),
+    *(f"tests/core/test_planned_{name}.py" for name in ("trouble", "options", "gradients")),
     "tests/properties/test_planned_sequences.py",
 ]
 #: The grid whose rest is for by hand: other grids compare every instruction set, and every number of threads.

@@ -79,7 +79,9 @@ OPTION_SETS = [
     OptionSet("adamw_scheduled_decay", fastopt.AdamW, {"weight_decay": schedule}, "groups"),
     OptionSet("skip_ema", fastopt.Adam, {"nonfinite": "skip", "ema_decay": 0.9}),
     OptionSet(
-        "raise_clip_norm", fastopt.SGD, {"momentum": 0.9, "nonfinite": "raise", "clip_norm": 0.7, "clip_value": 0.9}
+        "raise_clip_norm",
+        fastopt.SGD,
+        {"momentum": 0.9, "dampening": 0.3, "nonfinite": "raise", "clip_norm": 0.7, "clip_value": 0.9},
     ),
     OptionSet("clip_both_norms", fastopt.Adam, {"clip_norm": 0.7, "clip_global_norm": 0.5, "l1": 0.01}, "list"),
     OptionSet("zero_grads", fastopt.Adam, {"zero_grads": True, "ema_decay": 0.9, "ema_bias_correction": True}),

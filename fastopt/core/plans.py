@@ -100,7 +100,12 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
 
 
 def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale: float) -> list[PlannedGroup] | None:
-    """Return the groups of a plan; None if an option could change in place, or has changed since it was checked."""
+    """Return the groups of a plan.
+
+    None if an option could change in place, or has changed since it was checked, or C can't look into a group.
+    """
+    if type(groups.param_groups) is not list or not all(type(group) is dict for group in groups.param_groups):
+        return None
     planned = []
     for group, checked in zip(groups.param_groups, groups.checked, strict=True):
         entries = dict(group)

@@ -1,12 +1,13 @@
 """Every kind of trouble in a run that is planned: what is seen is what a run without plans shows, to the last bit.
 
-This file has the troubles of options and of the optimizer; ``test_planned_gradients.py`` has those of gradients.
+``test_planned_options.py`` has each value of each option, ``test_planned_gradients.py`` the gradients.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, UserDict, UserList
 from collections.abc import Callable
-from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,102 +27,21 @@ pytestmark = [
 Trouble = Callable[[Run], Any]
 
 
-class OwnFloat(float):
-    """A number that may change its mind."""
+class OwnDict(dict[Any, Any]):
+    """A dict that may hide what it has."""
 
 
-NUMBERS: dict[str, Callable[[], Any]] = {
-    "None": lambda: None,
-    "text": lambda: "0.1",
-    "nan": lambda: float("nan"),
-    "inf": lambda: float("inf"),
-    "negative": lambda: -0.1,
-    "minus_zero": lambda: -0.0,
-    "list": lambda: [0.1],
-    "array": lambda: np.array(0.1),
-    "True": lambda: True,
-    "numpy_True": lambda: np.True_,
-    "int_0": lambda: 0,
-    "int_1": lambda: 1,
-    "0.0": lambda: 0.0,
-    "0.05": lambda: 0.05,
-    "1.0": lambda: 1.0,
-    "tiny": lambda: 5e-324,
-    "huge": lambda: 1e308,
-    "huge_int": lambda: 10**400,
-    "float64": lambda: np.float64(0.05),
-    "float32": lambda: np.float32(0.05),
-    "float16": lambda: np.float16(0.05),
-    "int64": lambda: np.int64(1),
-    "subclass": lambda: OwnFloat(0.05),
-    "fraction": lambda: Fraction(1, 20),
-    "complex": lambda: 1j,
-    "schedule": lambda: lambda step: 0.1 / (1 + step),
-    "numpy_schedule": lambda: lambda step: np.float32(0.1) / (1 + step),
-    "bad_schedule": lambda: lambda step: -1.0,
-    "wordy_schedule": lambda: lambda step: "0.1",
-    "schedule_of_schedules": lambda: lambda step: lambda: 0.1,
-}
-FEW = ["None", "nan", "negative", "True", "int_0", "0.0", "int_1", "0.05", "float32", "list", "schedule", "array"]
-FLAGS: dict[str, Any] = {"True": True, "False": False, "1": 1, "0.0": 0.0, "None": None, "numpy_True": np.True_}
-BETAS: dict[str, Callable[[], Any]] = {
-    "other": lambda: (0.5, 0.6),
-    "same": lambda: (0.9, 0.999),
-    "list": lambda: [0.5, 0.6],
-    "ints": lambda: (0, 0),
-    "numpy": lambda: (np.float32(0.5), np.float64(0.6)),
-    "array": lambda: np.array([0.5, 0.6]),
-    "one": lambda: (1.0, 0.9),
-    "short": lambda: (0.9,),
-    "nan": lambda: (0.9, float("nan")),
-    "True": lambda: (0.9, True),
-    "number": lambda: 0.9,
-    "schedule": lambda: (lambda step: 0.5 + 0.01 * step, 0.9),
-}
+class OwnList(list[Any]):
+    """A list that may hide what it has."""
 
 
-def writing(option: str, value: Callable[[], Any]) -> Trouble:
-    def write(run: Run) -> Callable[[], Any]:
-        before = run.group[option]
-        run.group[option] = value()
-        return lambda: run.group.update({option: before})
-
-    return write
-
-
-def written_options() -> dict[str, tuple[str, Trouble]]:
-    """Return the troubles that write one option: its name and the trouble."""
-    number = {"lr": NUMBERS, **{name: {few: NUMBERS[few] for few in FEW} for name in ("weight_decay", "momentum")}}
-    for name in ("clip_value", "clip_norm", "max_norm", "l1", "prox_l1", "eps"):
-        number[name] = {few: NUMBERS[few] for few in FEW}
-    number["max_norm_axis"] = {few: NUMBERS[few] for few in ("None", "int_1", "0.0", "list")}
-    number["betas"] = BETAS
-    troubles = {
-        f"{option}={kind}": (option, writing(option, value))
-        for option, values in number.items()
-        for kind, value in values.items()
-    }
-    for flag in ("nesterov", "maximize", "decoupled", "amsgrad", "lr_in_momentum"):
-        for kind, value in FLAGS.items():
-            troubles[f"{flag}={kind}"] = flag, writing(flag, lambda value=value: value)
-    return troubles
-
-
-WRITTEN = written_options()
-
-#: What else is done to options and groups, the parameters, the state and the optimizer as a whole.
+#: What is done to groups, the parameters, the state and the optimizer as a whole.
 TROUBLES: dict[str, Trouble] = {}
 
 
 def trouble(do: Trouble) -> Trouble:
     TROUBLES[do.__name__] = do
     return do
-
-
-def by_turns(troubles: dict[str, Trouble], sets: list[OptionSet] = OPTION_SETS) -> Any:
-    return pytest.mark.parametrize(
-        ("its", "name"), [pytest.param(its, name, id=f"{name}-{its}") for name in troubles for its in sets]
-    )
 
 
 # --- options and groups -----------------------------------------------------------------------------------------------
@@ -221,6 +141,32 @@ def a_group_replaced_by_its_like(run: Run) -> None:
 @trouble
 def the_list_of_groups_replaced(run: Run) -> None:
     run.opt.param_groups = [{**group, "lr": 0.03} for group in run.opt.param_groups]
+
+
+def a_group_of_another_kind(kind: Callable[[Any], Any]) -> Trouble:
+    """The next plan has no dict to look into; the group is written later."""
+
+    def replace(run: Run) -> Any:
+        run.opt.param_groups[-1] = kind({**run.group, "lr": 0.03})
+        if kind is MappingProxyType:
+            return None
+        return lambda: run.group.__setitem__("lr", 0.02)
+
+    return replace
+
+
+def groups_in(kind: Callable[[Any], Any]) -> Trouble:
+    def replace(run: Run) -> Any:
+        run.opt.param_groups = kind(run.opt.param_groups)
+        return lambda: run.group.update(lr=0.02)
+
+    return replace
+
+
+for kind in (OrderedDict, UserDict, MappingProxyType, OwnDict):
+    TROUBLES[f"a_group_as_{kind.__name__}"] = a_group_of_another_kind(kind)
+for kind in (tuple, UserList, OwnList):
+    TROUBLES[f"groups_in_a_{kind.__name__}"] = groups_in(kind)
 
 
 @trouble
@@ -665,23 +611,11 @@ TROUBLES |= once(ERRORS, "hyper") | once(ERRORS, "rule")
 
 
 @pytest.mark.by_turns("name", count=2)
-@by_turns(TROUBLES)
+@pytest.mark.parametrize(
+    ("its", "name"), [pytest.param(its, name, id=f"{name}-{its}") for name in TROUBLES for its in OPTION_SETS]
+)
 def test_trouble(its: OptionSet, name: str, monkeypatch: pytest.MonkeyPatch, restored: None) -> None:
     check_like_unplanned(its, TROUBLES[name], monkeypatch)
-
-
-@pytest.mark.by_turns("name")
-@pytest.mark.parametrize(
-    ("its", "name"),
-    [
-        pytest.param(its, name, id=f"{name}-{its}")
-        for name, (option, _) in WRITTEN.items()
-        for its in OPTION_SETS
-        if option in its.defaults
-    ],
-)
-def test_a_written_option(its: OptionSet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_like_unplanned(its, WRITTEN[name][1], monkeypatch)
 
 
 @pytest.mark.parametrize("its", OPTION_SETS, ids=str)
