@@ -235,6 +235,19 @@ def no_compiler(session: nox.Session) -> None:
         run_tests(session, python, *(f"tests/{room}" for room in rooms))
 
 
+@nox.session(python=False, default=False)
+def sanitizer(session: nox.Session) -> None:
+    """AddressSanitizer, which GCC has, in the tests of planned steps and of bad ones: by hand, not in .ci/run."""
+    sanitize = "-fsanitize=address"
+    flags = {"CFLAGS": f"{sanitize} -fno-omit-frame-pointer", "LDFLAGS": sanitize}
+    python = environment(session, "sanitizer", ".[checkpoint]", *RUNNER, **flags)
+    runtime = session.run("gcc", "-print-file-name=libasan.so", silent=True, external=True)
+    # Python's own allocator would hide where an object ends. Python itself leaks at its end.
+    variables = {"LD_PRELOAD": str(runtime).strip(), "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
+    with only_the_tests(session):
+        run_tests(session, python, *PLANNED, "tests/properties/test_bad_steps.py", **variables)
+
+
 @nox.session(python=False)
 def cuda(session: nox.Session) -> None:
     """CUDA without a GPU: in Numba's simulator, as PTX, and on a stand-in for a GPU."""
