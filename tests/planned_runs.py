@@ -122,7 +122,8 @@ class Run:
     """One optimizer, and what was seen of it after each step.
 
     A trouble is a function of the run. It changes ``opt``, ``params``, ``arrays``, or the next step's ``grads``,
-    ``given`` and ``keywords``; it may return a function that undoes what it did.
+    ``given`` and ``keywords``, or sets ``each_step``, a trouble of each step from then on. It may return a function
+    that undoes what it did.
     """
 
     def __init__(self, its: OptionSet) -> None:
@@ -149,6 +150,7 @@ class Run:
         self.passed: Any = None
         self.keywords: dict[str, Any] = {}
         self.each_step: Callable[[Run], Any] | None = None
+        self.is_bad_now = False
         self.seen: list[Any] = []
 
     @property
@@ -171,7 +173,7 @@ class Run:
         self.passed = self.given if self.given is not None else self.structure()
         try:
             info = self.opt.step(self.passed, **self.keywords)
-            told = [(type(value), repr(value)) for value in (info, *info)]
+            told: list[Any] = [(type(value), repr(value)) for value in (info, *info)]
         except BaseException as error:
             told = [(type(error), re.sub("0x[0-9a-f]+", "0x", str(error)))]
         self.seen.append({"told": told, **self.state(), "grads": list(map(bits, self.grads))})

@@ -210,7 +210,7 @@ class OwnKey(str):
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return str.__eq__(self, other)  # type: ignore[arg-type]
+        return str.__eq__(self, other)
 
     __hash__ = str.__hash__
 
@@ -278,6 +278,7 @@ LISTS: dict[str, Callable[[Any], Any]] = {
     "array": lambda grads: np.ones(len(grads)),
     "dict": lambda grads: dict(enumerate(grads)),
     "groups": lambda grads: [{"params": grad} for grad in grads],
+    "wrapped_by_another_key": lambda grads: [{"param": grad} for grad in grads],
     "some_groups": lambda grads: [{"params": grads[0]}, *grads[1:]],
     "groups_with_options": lambda grads: [{"params": grad, "lr": 0.1} for grad in grads],
 }

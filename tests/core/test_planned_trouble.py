@@ -163,10 +163,11 @@ def groups_in(kind: Callable[[Any], Any]) -> Trouble:
     return replace
 
 
-for kind in (OrderedDict, UserDict, MappingProxyType, OwnDict):
-    TROUBLES[f"a_group_as_{kind.__name__}"] = a_group_of_another_kind(kind)
-for kind in (tuple, UserList, OwnList):
-    TROUBLES[f"groups_in_a_{kind.__name__}"] = groups_in(kind)
+TROUBLES |= {
+    f"a_group_as_{kind.__name__}": a_group_of_another_kind(kind)
+    for kind in (OrderedDict, UserDict, MappingProxyType, OwnDict)
+}
+TROUBLES |= {f"groups_in_a_{kind.__name__}": groups_in(kind) for kind in (tuple, UserList, OwnList)}
 
 
 @trouble
@@ -466,30 +467,24 @@ def other_numbers_of_threads(run: Run) -> None:
 
 
 def scheduling(schedule: Callable[[Run, int], Any]) -> Trouble:
-    """Return the trouble of a schedule that is there from the beginning, and that gives bad values at some step."""
+    """Return the trouble of a schedule that has been there for some steps, and then makes trouble once."""
 
     def write(run: Run) -> Any:
         before = run.group["lr"]
         run.group["lr"] = lambda step: schedule(run, step)
         for _ in range(7):
             run.step()
-        planned = run.opt.planned_steps
-        run.keywords.clear()
+        assert run.opt.planned_steps == 0 or run.opt.planned_steps > run.its.before
         run.grads = run.new_grads()
-        assert planned > 3 or planned == 0
-        run.bad_now = True  # type: ignore[attr-defined]
-
-        def undo() -> None:
-            run.group["lr"] = before
-
-        return undo
+        run.is_bad_now = True
+        return lambda: run.group.update(lr=before)
 
     return write
 
 
 def is_bad(run: Run) -> bool:
     """Return whether the schedule is to make trouble: once."""
-    now, run.bad_now = getattr(run, "bad_now", False), False  # type: ignore[attr-defined]
+    now, run.is_bad_now = run.is_bad_now, False
     return now
 
 

@@ -90,7 +90,8 @@ def test_threads_step_one_optimizer(
 @pytest.mark.parametrize("before", [0, 5])
 def test_a_step_inside_a_step_is_refused(before: int, backend: str) -> None:
     """From another thread and from the schedule itself; ``before`` steps make it a planned one."""
-    param, told = np.ones(3), []
+    param = np.ones(3)
+    told: list[str] = []
 
     def schedule(step: int) -> float:
         if step == before:
