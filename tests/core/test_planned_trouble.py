@@ -431,6 +431,46 @@ def an_array_added(run: Run) -> None:
 
 
 @trouble
+def parameters_restored(run: Run) -> None:
+    """float16 parameters get new masters, and with them there is another table."""
+    stopping = fastopt.EarlyStopping(patience=1)
+    stopping.update(1.0, run.opt.params)
+    run.step()
+    stopping.restore(run.opt.params, run.opt)
+    run.grads = run.new_grads()
+
+
+@trouble
+def a_checkpoint_restored(run: Run) -> None:
+    checkpoint = fastopt.Checkpoint(run.opt.params, run.saved[0], {})
+    checkpoint.restore(run.opt)
+
+
+@trouble
+def looked_ahead(run: Run) -> None:
+    if isinstance(run.opt, fastopt.SGD) and not run.group["nesterov"]:
+        run.group["lr"] = 0.03
+        with run.opt.lookahead():
+            run.step()
+        run.grads = run.new_grads()
+
+
+@trouble
+def an_option_written_before_the_state_is_read(run: Run) -> None:
+    """Reading checks the options too: the step must not take them for known."""
+    run.group["lr"] = 0.03
+    run.opt.state_dict()
+
+
+@trouble
+def a_rule_written_before_the_state_is_read(run: Run) -> None:
+    for rule in ({"momentum": 0.0, "nesterov": False}, {"amsgrad": True}):
+        if run.group.keys() >= rule.keys():
+            run.group.update(rule)
+    run.opt.state_dict()
+
+
+@trouble
 def averaged_with_a_step_inside(run: Run) -> Any:
     if not run.opt.pass_options.averages:
         return None
