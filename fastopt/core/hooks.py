@@ -20,15 +20,23 @@ NEVER = 2**62
 
 Hyper = TypeVar("Hyper", bound=Callable[..., tuple[float, ...]])
 
+#: By function, and not as its attribute, which ``functools.wraps`` would give to another one.
+FIRST_OF_SAME: dict[Any, int] = {}
+
 
 def same_from(step: int) -> Callable[[Hyper], Hyper]:
     """Declare that a ``hyper`` returns the same scalars for the same options at this step and all later ones."""
 
     def declare(hyper: Hyper) -> Hyper:
-        vars(hyper)["same_from"] = step
+        FIRST_OF_SAME[hyper] = step
         return hyper
 
     return declare
+
+
+def first_of_same(hyper: Callable[..., Any]) -> int:
+    """Return the step that was declared for a method; :data:`NEVER` if there is none."""
+    return FIRST_OF_SAME.get(getattr(hyper, "__func__", hyper), NEVER)
 
 
 class Hooks:

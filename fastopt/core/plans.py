@@ -15,7 +15,7 @@ from ..options.common import StepOptions
 from ..options.ranges import Group, plain
 from ..options.values import differ, is_scheduled
 from .groups import Groups
-from .hooks import NEVER, Hooks
+from .hooks import Hooks, first_of_same
 from .parts import Parts
 from .results import StepInfo
 from .rows import depend_on_step, steady_fields, step_fields
@@ -104,10 +104,11 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
 
     None if an option could change in place, or has changed since it was checked, or C can't look into a group.
     """
-    if type(groups.param_groups) is not list or not all(type(group) is dict for group in groups.param_groups):
+    given = groups.param_groups
+    if type(given) is not list or len(given) != len(groups.checked) or {dict} != set(map(type, given)):
         return None
     planned = []
-    for group, checked in zip(groups.param_groups, groups.checked, strict=True):
+    for group, checked in zip(given, groups.checked, strict=True):
         entries = dict(group)
         if differ(entries, checked.values) or list(map(type, entries.values())) != checked.types:
             return None
@@ -128,7 +129,7 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
                 checked.rule,
                 checked.scheduled,
                 depend_on_step(values, checked.scheduled, options),
-                getattr(hooks.hyper, "same_from", NEVER),
+                first_of_same(hooks.hyper),
                 math.inf if values["clip_norm"] is None else values["clip_norm"],
                 *steady_fields(values, scale, options),
             )

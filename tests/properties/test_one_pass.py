@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,19 @@ def test_a_step_like_the_last_one_is_planned(case: Case, options: dict[str, Any]
     opt, grads = after_two_steps(case, 12, **options)
     opt.step(grads)
     assert opt.planned_steps == 1
+
+
+def test_a_hyper_of_ones_own_is_asked_in_every_step() -> None:
+    """Though it wraps one whose scalars stay the same, and that says so."""
+
+    class Slowing(fastopt.SGD):
+        @functools.wraps(fastopt.SGD.hyper)
+        def hyper(self, group: Any, step: int) -> Any:
+            return super().hyper({**group, "lr": 1.0 / step}, step)
+
+    theta = np.zeros(1)
+    opt = Slowing(theta, backend="native")
+    for _ in range(4):
+        opt.step(np.ones(1))
+    assert opt.planned_steps == 2
+    assert theta[0] == -(1 + 1 / 2 + 1 / 3 + 1 / 4)
