@@ -46,6 +46,8 @@ PLANNED = [
     *(f"tests/core/test_planned_{name}.py" for name in ("trouble", "options", "gradients")),
     "tests/properties/test_planned_sequences.py",
 ]
+#: Of these, grids whose rest is for by hand: each value of theirs is in the default tier.
+LARGE_GRIDS = ["tests/core/test_planned_options.py", "tests/core/test_planned_gradients.py"]
 #: The grid whose rest is for by hand: other grids compare every instruction set, and every number of threads.
 EVERY_ISA_AND_THREADS = "test_every_isa_and_number_of_threads"
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
@@ -147,7 +149,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=False)
 def exhaustive(session: nox.Session) -> None:
     """The grids and the long runs that README's command leaves out."""
-    run_tests(session, development(session), *without([], EVERY_ISA_AND_THREADS), marks="exhaustive")
+    run_tests(session, development(session), *without(LARGE_GRIDS, EVERY_ISA_AND_THREADS), marks="exhaustive")
 
 
 @nox.session(python=False, default=False)
@@ -155,6 +157,7 @@ def long(session: nox.Session) -> None:
     """What takes minutes or much memory: by hand, not in .ci/run."""
     run_tests(session, development(session), marks="long")
     run_tests(session, development(session), "-k", EVERY_ISA_AND_THREADS, marks="exhaustive")
+    run_tests(session, development(session), *LARGE_GRIDS, marks="exhaustive")
     run_with_older_instruction_sets(session, "exhaustive")
     python = cuda_environment(session)
     with only_the_tests(session):
