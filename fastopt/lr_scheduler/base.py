@@ -42,6 +42,12 @@ class LRScheduler:
     #: Whether a rate never depends on the one before it.
     is_absolute: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have a class that overrides ``schedule`` alone follow it: the ``rates`` of its base know another one."""
+        super().__init_subclass__(**options)
+        if place_of(cls, "schedule") < place_of(cls, "rates"):
+            cls.rates = LRScheduler.rates  # type: ignore[method-assign]
+
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer)
         known = initial_lrs(optimizer)
@@ -195,6 +201,11 @@ def read_lrs(optimizer: Optimizer) -> list[float]:
 def write_lrs(optimizer: Optimizer, lrs: Sequence[float]) -> None:
     for group, lr in zip(optimizer.param_groups, lrs, strict=True):
         group["lr"] = lr
+
+
+def place_of(cls: type, name: str) -> int:
+    """Return how many classes Python asks for a method before the one that defines it."""
+    return next(place for place, each in enumerate(cls.__mro__) if name in vars(each))
 
 
 def per_group(name: str, optimizer: Optimizer, value: T | Sequence[T]) -> list[T]:

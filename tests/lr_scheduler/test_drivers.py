@@ -159,6 +159,19 @@ def test_the_groups_together_have_the_rates_of_their_schedules(case: Case, lr: A
             assert repr(driver.rates(epoch)) == repr([driver.schedule(k)(epoch) for k in range(2)])
 
 
+def test_a_subclass_that_overrides_the_schedule_alone_follows_it() -> None:
+    class AtLeast(lr_scheduler.StepLR):
+        def schedule(self, k: int) -> Callable[[int], float]:
+            decay = super().schedule(k)
+            return lambda epoch: max(decay(epoch), 0.25)
+
+    opt = fastopt.SGD([{"params": np.ones(1)}, {"params": np.ones(1), "lr": 0.5}], lr=1.0)
+    scheduler = AtLeast(opt, 1, gamma=0.5)
+    for expected in ([0.5, 0.25], [0.25, 0.25], [0.25, 0.25]):
+        scheduler.step()
+        assert scheduler.get_last_lr() == expected
+
+
 def test_the_groups_together_have_the_momentums_of_their_cycles() -> None:
     lows, highs = [0.6, 0.85], [0.7, 0.95]
     for options in ({}, {"three_phase": True}, {"anneal_strategy": "linear"}):
