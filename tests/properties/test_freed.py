@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from cases import CASES, MATRIX_CASES, Case, needs_native
 
 import fastopt
 from fastopt import lr_scheduler
+from fastopt.backends.numpy import workers
 
 BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
 ONE_OF_EACH = list({case.optimizer: case for case in reversed([*CASES, *MATRIX_CASES])}.values())
@@ -123,6 +125,27 @@ def test_gradients_are_not_kept(case: Case, options: dict[str, Any], backend: st
         assert [found() for found in last] == [None, None], f"step {step}"
     assert opt.planned_steps > 0 or backend == "numpy" or case.optimizer is fastopt.LAMB
     assert params["a"].shape == (4, 3)
+
+
+def test_threads_that_begin_late_keep_nothing_alive(no_collector: None) -> None:
+    threads, may_begin = fastopt.get_num_threads(), threading.Event()
+    wait: Any = may_begin.wait
+    fastopt.set_num_threads(2)
+    try:
+        param = np.ones(1_000_000, np.float32)
+        opt: Any = fastopt.Adam(param, backend="numpy")
+        opt.step(np.ones_like(param))
+        assert workers.helpers.count > 0
+        for _ in range(workers.helpers.count):
+            workers.helpers.work.put(wait)
+        grad: Any = np.ones_like(param)
+        opt.step(grad)
+        last = [weakref.ref(each) for each in (opt, param, grad)]
+        del opt, param, grad
+        assert [found() for found in last] == [None] * 3
+    finally:
+        may_begin.set()
+        fastopt.set_num_threads(threads)
 
 
 #: Fewer than one object for each step, or one plan for each optimizer.

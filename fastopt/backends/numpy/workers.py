@@ -92,7 +92,8 @@ if hasattr(os, "register_at_fork"):
 def map_threaded(function: Callable[[int, Any], T], items: Sequence[Any], threads: int) -> list[T]:
     """Call the function with the number of a thread, from 0, and each item; return the results in order."""
     results: list[Any] = [None] * len(items)
-    waiting = deque(enumerate(items))
+    #: A thread that wakes up after the last call finds none, and so keeps nothing alive that the function works on.
+    waiting = deque((function, k, item) for k, item in enumerate(items))
     others = helpers.start(threads - 1)
     numbers = deque(range(1, others + 1))
     ended: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -100,8 +101,8 @@ def map_threaded(function: Callable[[int, Any], T], items: Sequence[Any], thread
     def work(number: int) -> None:
         with np.errstate(all="ignore"):
             while (found := take(waiting)) is not None:
-                k, item = found
-                results[k] = function(number, item)
+                call, k, item = found
+                results[k] = call(number, item)
 
     def help_out() -> None:
         number = take(numbers)
@@ -123,6 +124,7 @@ def map_threaded(function: Callable[[int, Any], T], items: Sequence[Any], thread
         while take(numbers) is not None:
             others -= 1
         errors = [ended.get() for _ in range(others)]
+        waiting.clear()
     for error in filter(None, errors):
         raise error
     return results
