@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from ..arithmetic.rules import Rule
 from ..backends import choosing
+from ..backends.interrupts import uninterrupted
 from ..options.ranges import Group
 from .parts import Parts
 
@@ -51,9 +52,16 @@ def add(
     for array, number in zip(given, numbers, strict=True):
         members[number].append(array)
     checked = parts.groups.addition(groups, list(map(tuple, members)), hooks.rule)
-    first = len(parts.groups.param_groups)
-    parts.groups.add(groups, checked)
-    parts.parameters.add(addition, [first + number for number in numbers])
-    parts.progress.add(len(names))
-    parts.slots.add(parts.parameters, parts.progress, parts.backend, hooks.measured)
-    parts.workspace = None
+
+    def apply() -> None:
+        parts.workspace = None
+        first = len(parts.groups.param_groups)
+        parts.groups.add(groups, checked)
+        parts.parameters.add(addition, [first + number for number in numbers])
+        parts.progress.add(len(names))
+        parts.slots.add(parts.parameters, parts.progress, parts.backend, hooks.measured)
+
+    if parts.workspace is None:  # no step was made: to ask for signals would take a fifth of building
+        apply()
+    else:
+        uninterrupted(apply)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +17,12 @@ from tiers import shortly
 
 import fastopt
 from fastopt.core.groups import Groups
+from fastopt.core.progress import Progress
+
+BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
+
+#: The folder of fastopt's own code.
+PACKAGE = str(Path(fastopt.__file__).parent)
 
 #: Runs in a process of its own: each optimizer is interrupted once, in its first steps, and then compared with one that
 #: made as many steps in peace. Prints how many interrupts came, and in how many runs something differed.
@@ -82,7 +92,7 @@ def test_what_is_applied_is_counted(name: str, options: dict[str, object], is_ra
     assert json.loads(told.stdout) == [runs, 0]
 
 
-@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_interrupt_while_options_are_checked(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C after an option was written that changes the rule: the next step has the new rule and its slots."""
     params, expected = [np.ones(3)], [np.ones(3)]
@@ -102,6 +112,66 @@ def test_an_interrupt_while_options_are_checked(backend: str, monkeypatch: pytes
         one.step([np.ones(3)])
     assert params[0].tobytes() == expected[0].tobytes()
     assert [*opt.state["0"]] == [*reference.state["0"]]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("goes_on_with", [None, np.ones(4)], ids=["as before", "as interrupted"])
+def test_an_interrupt_while_other_arrays_get_a_gradient(backend: str, goes_on_with: Any) -> None:
+    """At each line in turn: the next steps change and count the arrays that have a gradient."""
+
+    def interrupt(frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_name not in ("set_grads", "counting", "point_to"):
+            return interrupt if frame.f_code.co_filename.startswith(PACKAGE) else None
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == place:
+                raise KeyboardInterrupt
+        return interrupt
+
+    before, then = [np.ones(3), None], [np.ones(3), np.ones(4)]
+    place, was_interrupted, tracer = 0, True, sys.gettrace()
+    while was_interrupted:
+        params, expected = [np.ones(3), np.ones(4)], [np.ones(3), np.ones(4)]
+        opt, reference = fastopt.Adam(params, backend=backend), fastopt.Adam(expected, backend=backend)
+        for one in (opt, reference):
+            one.step(before)
+        lines: list[int] = []
+        place, was_interrupted = place + 1, False
+        sys.settrace(interrupt)
+        try:
+            opt.step(then)
+        except KeyboardInterrupt:
+            was_interrupted = True
+        finally:
+            sys.settrace(tracer)
+        if not was_interrupted:
+            reference.step(then)
+        for one in (opt, reference):
+            one.step([np.ones(3), goes_on_with])
+            one.step([np.ones(3), None])
+        assert [param.tobytes() for param in params] == [param.tobytes() for param in expected], lines
+        assert repr(opt.state) == repr(reference.state), lines
+    assert place > 5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_interrupt_while_arrays_are_added(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C waits until they are added."""
+    params = {"a": np.ones(3)}
+    opt = fastopt.Adam(params, backend=backend)
+    opt.step({"a": np.ones(3)})
+
+    def interrupted_add(progress: Progress, arrays: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        add(progress, arrays)
+
+    add = Progress.add
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "add", interrupted_add)
+        with pytest.raises(KeyboardInterrupt):
+            opt.add_param_group({"params": {"b": np.ones(2)}})
+    opt.step({"a": np.ones(3), "b": np.ones(2)})
+    assert [entries["step"] for entries in opt.state.values()] == [2, 1]
 
 
 #: Runs in a process of its own: an optimizer whose steps are planned is interrupted again and again, and then compared

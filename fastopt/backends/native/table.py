@@ -72,13 +72,14 @@ class NativeTable:
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         present = [grad is not None for grad in grads]
         if present != self.present:
+            self.present = []  # after an interrupt all of this is done again
             # An array without a gradient has no chunks, so that threads pass it by.
             self.columns["length"] = lengths = self.sizes * np.array(present)
             chunks = -(-lengths // lib.FO_CHUNK)
             self.columns["first_chunk"] = np.cumsum(chunks) - chunks
             self.partials = ffi.new("fo_reading[]", int(chunks.sum()))
-            self.present = present
             self.places = slice(None) if all(present) else np.flatnonzero(present)
+            self.present = present
         self.point_to(grads)
         self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
         self.dtype_objects = uintptrs(addresses_of(self.grad_dtypes))

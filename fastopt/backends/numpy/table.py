@@ -83,9 +83,10 @@ class NumpyTable:
         dtypes = [None if grad is None else grad.dtype for grad in grads]
         present = [grad is not None for grad in grads]  # compared too, since the dtype float64 equals None
         if present != self.present or dtypes != self.grad_dtypes:
-            self.grad_dtypes, self.present = dtypes, present
+            self.present = []  # after an interrupt all of this is done again
             self.kinds += 1
             self.step_count, self.call_count = counting(self.counts, present)
+            self.grad_dtypes, self.present = dtypes, present
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
         if not are_like(grads, self.grad_dtypes, self.shapes, are_written):
