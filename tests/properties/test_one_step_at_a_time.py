@@ -14,6 +14,8 @@ from tiers import shortly
 
 import fastopt
 from fastopt.backends import threads
+from fastopt.backends.numpy import axis_sums
+from fastopt.backends.numpy.lanes import fold_rows
 
 BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
 
@@ -113,3 +115,28 @@ def test_a_step_inside_a_step_is_refused(before: int, backend: str) -> None:
     assert len(told) == 1
     assert opt.step_count == before + 2
     assert param.tolist() == [1 - 0.5 * (before + 2)] * 3
+
+
+def test_a_signal_handler_may_step_another_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of the sums of the fallback, which has scratch memory of its own then."""
+
+    def new(value: float) -> tuple[Any, fastopt.Optimizer]:
+        param = np.linspace(-1, 1, 12).reshape(3, 4) * value
+        return param, fastopt.Adafactor(param, lr=0.1, backend="numpy")
+
+    def sums_with_a_handler(rows: Any) -> Any:
+        patched.setattr(axis_sums, "fold_rows", fold_rows)
+        inner.step(grad**2)
+        return fold_rows(rows)
+
+    grad = np.linspace(-3, 2, 12).reshape(3, 4)
+    (outer_param, outer), (inner_param, inner), (expected, peaceful), (inner_expected, inner_peaceful) = map(
+        new, (1.0, 2.0, 1.0, 2.0)
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(axis_sums, "fold_rows", sums_with_a_handler)
+        outer.step(grad)
+    peaceful.step(grad)
+    inner_peaceful.step(grad**2)
+    assert outer_param.tobytes() == expected.tobytes()
+    assert inner_param.tobytes() == inner_expected.tobytes()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...arrays.dtypes import Array
 from ..table import CHUNK
 from .lanes import fold_lanes, fold_rows, rows_of_lanes
-from .workers import buffers
+from .workers import borrowed_buffers
 
 #: Adds the squares of an array (outer, size, inner) over its second axis to sums of shape (outer, inner).
 Adder: TypeAlias = Callable[[Array, npt.NDArray[np.float64]], None]
@@ -66,10 +66,11 @@ def sums_of(chunks: Array) -> npt.NDArray[np.float64]:
     sums = np.empty((count, inner))
     width = max(MIN_SUMS_PER_BLOCK, SUM_BLOCK // size)
     height = max(1, SUM_BLOCK // (size * min(width, inner or 1)))
-    for i in range(0, count, height):
-        for k in range(0, inner, width):
-            buffers.reset()
-            rows = rows_of_lanes(chunks[i : i + height, :, k : k + width])
-            np.multiply(rows, rows, out=rows)
-            sums[i : i + height, k : k + width] = fold_lanes(fold_rows(rows))
+    with borrowed_buffers() as buffers:
+        for i in range(0, count, height):
+            for k in range(0, inner, width):
+                buffers.reset()
+                rows = rows_of_lanes(chunks[i : i + height, :, k : k + width], buffers)
+                np.multiply(rows, rows, out=rows)
+                sums[i : i + height, k : k + width] = fold_lanes(fold_rows(rows))
     return sums

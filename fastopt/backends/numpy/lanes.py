@@ -12,10 +12,10 @@ import numpy as np
 
 from ...arrays.dtypes import FLOAT64, Array
 from ..table import LANES
-from .workers import buffers
+from .workers import Buffers
 
 
-def rows_of_lanes(chunks: Array) -> Array:
+def rows_of_lanes(chunks: Array, buffers: Buffers) -> Array:
     """Return chunks (count, size, ...) in double precision, padded with zeros; row k has the k-th LANES of each."""
     rows = buffers.array(size_of_rows(chunks.shape), FLOAT64)
     for part, values in zip(parts_of_rows(rows, *chunks.shape), values_of_rows(chunks), strict=True):

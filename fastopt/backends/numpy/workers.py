@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -42,17 +42,24 @@ class Buffers:
         return self.buffers[self.used - 1][:length].view(dtype)
 
 
-class BuffersOfThread(threading.local, Buffers):
-    """The scratch memory of each thread."""
-
-
 def aligned(length: int) -> Array:
     memory = np.empty(length + CACHE_LINE, np.uint8)
     begin = -address(memory) % CACHE_LINE
     return memory[begin : begin + length]
 
 
-buffers = BuffersOfThread()
+#: The scratch memory that nobody uses at the moment.
+spare: deque[Buffers] = deque()
+
+
+@contextmanager
+def borrowed_buffers() -> Iterator[Buffers]:
+    """Lend scratch memory that no other thread uses, nor what a signal handler has interrupted."""
+    buffers = take(spare) or Buffers()
+    try:
+        yield buffers
+    finally:
+        spare.append(buffers)
 
 
 class Helpers:
