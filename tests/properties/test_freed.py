@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -188,6 +189,22 @@ def varied_steps(opt: fastopt.Optimizer, count: int) -> None:
         opt.step(grads)
         if step % 997 == 0:
             opt.load_state_dict(opt.state_dict())
+
+
+def test_the_scratch_memory_of_the_fallback_is_that_of_its_largest_block() -> None:
+    """Also where the arrays get larger and larger, each of which the calls of the fallback stay bound to."""
+    threads = fastopt.get_num_threads()
+    fastopt.set_num_threads(1)
+    params = [np.ones(length, np.float32) for length in range(5_000, 250_000, 5_000)]
+    tracemalloc.start()
+    try:
+        opt = fastopt.Adam(params, backend="numpy", clip_global_norm=1.0)
+        opt.step([np.ones_like(param) for param in params])
+        scratch = tracemalloc.get_traced_memory()[0] - opt.state_bytes
+    finally:
+        tracemalloc.stop()
+        fastopt.set_num_threads(threads)
+    assert scratch < 12 * max(param.nbytes for param in params) < sum(param.nbytes for param in params)
 
 
 @needs_native
