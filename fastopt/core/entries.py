@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
@@ -73,6 +74,8 @@ class State:
     """The state of all arrays. Its dicts are made when somebody looks at them, since many take long to make."""
 
     def __init__(self) -> None:
+        #: Makes it one action to write columns into the dicts and to forget them: another thread may look meanwhile.
+        self._lock = RLock()
         self._entries: StateDict = Entries("state", "opt.state[name][slot][...]")
         #: The columns that the dicts lack so far.
         self._new: list[Column] = []
@@ -93,17 +96,19 @@ class State:
 
     def set_counts(self, counts: Callable[[StateDict], list[Column]]) -> None:
         """Show the counts that a function returns, given the present entries, instead of those before."""
-        if self._new:
-            self._show()
-        self._counts, self._has_new_counts = counts, True
-        if self._entries:
-            self._show()
+        with self._lock:
+            if self._new:
+                self._show()
+            self._counts, self._has_new_counts = counts, True
+            if self._entries:
+                self._show()
 
     def add(self, columns: Sequence[Column]) -> None:
         """Add entries."""
-        self._new += columns
-        if self._entries:
-            self._show()
+        with self._lock:
+            self._new += columns
+            if self._entries:
+                self._show()
 
     def columns(self) -> list[Column]:
         """Return all entries that are arrays."""
@@ -118,10 +123,14 @@ class State:
 
     def _show(self) -> None:
         """Write into the dicts what they lack. After an interrupt it is done again."""
-        counts = self._counts(self._entries) if self._has_new_counts else []
-        for slot, names, arrays in [*counts, *self._new]:
-            for name, array in zip(names, arrays, strict=True):
-                if name not in self._entries:
-                    self._entries.set_entry(name, entries_of(name))
-                self._entries[name].set_entry(slot, array)
-        self._new, self._has_new_counts = [], False
+        with self._lock:
+            counts = self._counts(self._entries) if self._has_new_counts else []
+            new, count = self._new, len(self._new)
+            for slot, names, arrays in [*counts, *new[:count]]:
+                for name, array in zip(names, arrays, strict=True):
+                    if name not in self._entries:
+                        self._entries.set_entry(name, entries_of(name))
+                    self._entries[name].set_entry(slot, array)
+            if self._new is new:  # else a signal handler has looked meanwhile, and it may have added some
+                self._new = new[count:]
+            self._has_new_counts = False

@@ -16,6 +16,7 @@ import fastopt
 from fastopt.backends import threads
 from fastopt.backends.numpy import axis_sums
 from fastopt.backends.numpy.lanes import fold_rows
+from fastopt.core.entries import Column, State
 
 BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
 
@@ -140,3 +141,19 @@ def test_a_signal_handler_may_step_another_optimizer(monkeypatch: pytest.MonkeyP
     inner_peaceful.step(grad**2)
     assert outer_param.tobytes() == expected.tobytes()
     assert inner_param.tobytes() == inner_expected.tobytes()
+
+
+def test_a_thread_may_look_at_the_state_while_a_step_adds_to_it() -> None:
+    state, arrays = State(), [np.zeros(1), np.ones(1)]
+    add = threading.Thread(target=lambda: state.add([Column("m", ["a"], arrays[1:])]))
+
+    class Interrupted(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            add.start()
+            add.join(0.05)
+            return super().__iter__()
+
+    state.set_counts(lambda entries: [Column("step", ["a"], Interrupted(arrays[:1]))])
+    assert state.entries["a"]["step"] is arrays[0]
+    add.join()
+    assert state.entries["a"]["m"] is arrays[1]
