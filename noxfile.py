@@ -257,13 +257,11 @@ def cuda(session: nox.Session) -> None:
     """CUDA without a GPU: in Numba's simulator, as PTX, and on a stand-in for a GPU."""
     python = cuda_environment(session)
     with only_the_tests(session):
-        # All combinations of options run in the simulator in the session long.
-        # The stand-in below runs the options of float32.
+        # The stand-in below runs options of float32. All combinations run on both in the session long.
         options_of_float32 = "test_options_have_the_bits_of_the_numpy_backend and float32"
         run_tests(session, python, SIMULATED, "-k", f"not ({options_of_float32})", NUMBA_ENABLE_CUDASIM="1")
         run_tests(session, python, PTX)
-        # Kernels of float64 are in the tests of every optimizer; to compile them with options too would take a minute.
-        run_on_stand_in(session, python, "-m", DEFAULT, "-k", "not (test_options and float64)")
+        run_on_stand_in(session, python, "-m", DEFAULT)
 
 
 def run_on_stand_in(session: nox.Session, python: str, *arguments: str) -> None:
