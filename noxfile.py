@@ -164,6 +164,7 @@ def long(session: nox.Session) -> None:
         run_tests(session, python, SIMULATED, marks="exhaustive or long", NUMBA_ENABLE_CUDASIM="1")
         run_tests(session, python, PTX, marks="exhaustive")
         run_on_stand_in(session, python, "-m", "exhaustive")
+        run_on_stand_in(session, python, "-m", DEFAULT, "-k", "test_options and float64")
 
 
 @nox.session(python=False, default=False)
@@ -261,7 +262,8 @@ def cuda(session: nox.Session) -> None:
         options_of_float32 = "test_options_have_the_bits_of_the_numpy_backend and float32"
         run_tests(session, python, SIMULATED, "-k", f"not ({options_of_float32})", NUMBA_ENABLE_CUDASIM="1")
         run_tests(session, python, PTX)
-        run_on_stand_in(session, python, "-m", DEFAULT)
+        # Kernels of float64 are in the tests of every optimizer; to compile them with options too would take a minute.
+        run_on_stand_in(session, python, "-m", DEFAULT, "-k", "not (test_options and float64)")
 
 
 def run_on_stand_in(session: nox.Session, python: str, *arguments: str) -> None:

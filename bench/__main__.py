@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 
 from bench.threads import set_threads
@@ -61,6 +62,7 @@ def main() -> None:
                 picture = args.out.with_name(f"{args.out.stem}-{name}.png")
                 report.draw(group, rows, picture)
                 part += f"\n![{group.title}]({picture.name})\n"
+        part += f"\nMeasured on {date.today().isoformat()}.\n"
         print(part, flush=True)
         sections[part.partition("\n")[0]] = part
         head = f"# Benchmark results\n\n{report.machine(args.threads)}\n\n{report.NOTES}"
