@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from bench.building import BUILD
 from bench.case import Case, Work
 from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
 from bench.networks import LOOP, OVERHEAD
 from bench.products import BEHIND
 from bench.rules import CLIP, LOOP_RULES, NORM, OTHERS, OVERHEAD_RULES, RULES
-from bench.shapes import ARRAYS, GIGA, NETS, SIZES, TINY, ArraySet
+from bench.shapes import ARRAYS, GIGA, MANY, NETS, SIZES, TINY, ArraySet
 from bench.sparse import SPARSE, TABLE
 
 QUICK = 1 << 20  # elements: larger sets are left out of a quick run
@@ -106,6 +107,12 @@ GROUPS = {
         OVERHEAD_RULES,
         TINY,
         OVERHEAD,
+    ),
+    "build": Group(
+        "Building an optimizer and its first step: arrays of one element",
+        LOOP_RULES,
+        MANY,
+        BUILD,
     ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(

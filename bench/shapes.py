@@ -65,6 +65,7 @@ NETS = {
     for widths in ((8, 16, 2), (64, 32, 10), (64, 384, 192, 10), (784, 256, 128, 10), (784, 1024, 1024, 10))
 }
 TINY = {f"{count:,} array{'s' * (count > 1)}": ArraySet([(16,)] * count) for count in (1, 4, 6, 20, 100, 1000)}
+MANY = {f"{count:,} arrays": ArraySet([(1,)] * count) for count in (6, 100, 10_000, 100_000)}
 GIGA = {"one of 1G": ArraySet([(1 << 30,)])}
 SIZES = {
     f"{size >> 20}M" if size >= 1 << 20 else f"{size >> 10}K": ArraySet([(size,)])

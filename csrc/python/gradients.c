@@ -10,7 +10,7 @@
 /* Bytes of an element, by fo_dtype. */
 static const int64_t itemsizes[FO_PLANNED_DTYPES] = {4, 8, 2, 2};
 
-static int has_usable_param(const fo_planned_array *array, int is_present)
+static int has_usable_param(const fo_plan_array *array, int is_present)
 {
     const fo_ndarray *param = (const fo_ndarray *)array->param;
     const int32_t flags = (array->is_reversed ? FO_F_ORDER : FO_C_ORDER) | (is_present ? FO_WRITEABLE : 0);
@@ -18,7 +18,7 @@ static int has_usable_param(const fo_planned_array *array, int is_present)
 }
 
 /* Return whether a step writes none of the memory [begin, end). */
-static int is_disjoint(const fo_plan *plan, fo_planned_array *array, uintptr_t begin, uintptr_t end)
+static int is_disjoint(const fo_plan *plan, fo_plan_array *array, uintptr_t begin, uintptr_t end)
 {
     const uintptr_t *starts = plan->starts, *stops = plan->stops;
     const int64_t count = plan->run_count;
@@ -48,7 +48,7 @@ static int32_t dtype_number(const fo_plan *plan, uintptr_t dtype, int32_t likely
 
 static fo_outcome take_grad(fo_plan *plan, int64_t i)
 {
-    fo_planned_array *array = &plan->planned[i];
+    fo_plan_array *array = &plan->planned[i];
     const fo_ndarray *grad = (const fo_ndarray *)plan->leaves[i];
     if (grad->type != plan->ndarray || !fo_same_shape(grad, (const fo_ndarray *)array->param))
         return FO_NOT_PLANNED;

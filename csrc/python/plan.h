@@ -78,11 +78,11 @@ typedef struct {
     int64_t gap;  /* the number of the first run of `starts` after its last gradient */
     void *buffer; /* for a gradient that is not in its order; NULL: none */
     int64_t buffer_bytes;
-} fo_planned_array;
+} fo_plan_array;
 
 typedef struct {
     int64_t count;
-    fo_planned_array *planned;
+    fo_plan_array *planned;
     fo_array *arrays;
     void **grads;
     uintptr_t *leaves; /* the gradients' objects; 0: none */

@@ -3,7 +3,7 @@
 
 #if FO_HAS_PLANS
 
-/* What RowSource.row_at of fastopt/backends/planned.py returns, in order. */
+/* The fields that RowSource.row_at of fastopt/backends/plan.py returns, in order. */
 enum { SCALARS, L2, DECAY, L1, THRESHOLD, WEIGHT, DITHER, ROW_SIZE };
 
 /* An array without a gradient has no chunks, so that threads pass it by. */

@@ -13,7 +13,7 @@ from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..arrays.memory import Extents, Runs
 from .interrupts import uninterrupted
-from .planned import Plan, Planned
+from .plan import Plan, PlanContents
 from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 
 #: Raises for gradients that are not finite, given the number of such elements in each array.
@@ -139,7 +139,13 @@ class Backend:
         """Accumulate the gradients and count the call; Ctrl-C can't come in between."""
         uninterrupted(partial(table.accumulate, rows), count)
 
-    def plan(self, table: Any, planned: Planned) -> Plan | None:
+    def forget_grads(self, table: Any, forget: Callable[[], None]) -> None:
+        """Keep no gradient alive after a step, if it was read; ``forget`` does it for the core.
+
+        A GPU may still be reading: the next step replaces its gradients.
+        """
+
+    def plan(self, table: Any, planned: PlanContents) -> Plan | None:
         """Return a plan for the next steps with this table; None if none can be made."""
         return None
 

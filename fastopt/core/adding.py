@@ -61,7 +61,7 @@ def add(
         parts.progress.add(len(names))
         parts.slots.add(parts.parameters, parts.progress, parts.backend, hooks.measured)
 
-    if parts.workspace is None:  # no step was made: to ask for signals would take a fifth of building
+    if parts.workspace is None:  # no step was made that an interrupt could tear, and asking for signals takes time
         apply()
     else:
         uninterrupted(apply)

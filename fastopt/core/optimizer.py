@@ -22,8 +22,8 @@ from .parts import Parts, part
 from .plans import can_plan
 from .progress import Progress
 from .results import LoadResult, StepInfo
-from .running import Running
 from .slots import Slots
+from .step_lock import StepLock
 from .whole_options import WholeOptions
 from .whole_step import whole_step
 from .workspace import Workspace, make_workspace
@@ -171,7 +171,7 @@ class Optimizer(Hooks):
             groups,
             Slots(pass_options, Optimizer.new_slot),
             Progress(self.numbers),
-            Running(),
+            StepLock(),
         )
         if grouped is not None:
             add(self, self.parts, grouped.params, grouped.options, grouped.group_of, backend)
@@ -210,7 +210,7 @@ class Optimizer(Hooks):
         "groups.param_groups", "The groups with their options; writing an option takes effect in the next step."
     )
     step_count: int = part("progress.step_count", "How many steps were applied.")
-    planned_steps: int = part("running.planned_steps", "How many steps were one call, being like the one before.")
+    planned_steps: int = part("step_lock.planned_steps", "How many steps were one call, being like the one before.")
     accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.")
     clip_global_norm: float | None = part("whole.clip_global_norm", "The greatest norm of all gradients together.")
     seed: int = part("whole.seed", "The seed of the random numbers for rounding.")

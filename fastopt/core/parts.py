@@ -11,8 +11,8 @@ from ..options.common import StepOptions
 from .groups import Groups
 from .parameters import Parameters
 from .progress import Progress
-from .running import Running
 from .slots import Slots
+from .step_lock import StepLock
 from .whole_options import WholeOptions
 from .workspace import Workspace
 
@@ -28,7 +28,7 @@ class Parts:
     groups: Groups
     slots: Slots
     progress: Progress
-    running: Running
+    step_lock: StepLock
     #: Made by the first step; None where a change makes another one necessary.
     workspace: Workspace | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.planned import Plan
+from ..backends.plan import Plan
 
 #: The most whole steps from one plan to the next.
 LONGEST_WAIT = 64

@@ -1,4 +1,4 @@
-"""What a plan is made of: all that a step like the last one compares and uses."""
+"""The contents of a plan, after a whole step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays.memory import is_one_run
-from ..backends.planned import Plan, Planned, PlannedArrays, PlannedGroup
+from ..backends.plan import Plan, PlanArrays, PlanContents, PlanGroup
 from ..options.common import StepOptions
 from ..options.ranges import Group, plain
 from ..options.values import differ, is_scheduled
@@ -18,17 +18,11 @@ from .groups import Groups
 from .hooks import Hooks, first_of_same
 from .parts import Parts
 from .results import StepInfo
-from .rows import depend_on_step, steady_fields, step_fields
+from .rows import CHANGING_ROWS, RATED, depend_on_step, steady_fields, step_fields
 from .workspace import Workspace
 
 #: The options that make another plan necessary: reading the gradients depends on them, or the table.
 FIXED = frozenset({"params", "clip_value", "clip_norm", "maximize", "max_norm", "max_norm_axis"})
-
-#: The options on which it depends whether ``lr`` changes more of a row than the rule's scalars.
-RATED = frozenset({"decoupled", "prox_l1"})
-
-#: The options that always do.
-CHANGING_ROWS = RATED | {"weight_decay", "l1"}
 
 #: The types of options that can't change in place, besides those of NumPy's scalars.
 CONSTANTS = (bool, int, float, str, type(None))
@@ -65,7 +59,7 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
     if not workspace.gradients.are_plain:
         add_buffers(workspace.planning.buffers, parameters.arrays, leaves)
     frozen, written = parameters.frozen, workspace.gradients.extents
-    arrays = PlannedArrays(
+    arrays = PlanArrays(
         parameters.arrays,
         parameters.dtypes,
         parameters.root,
@@ -80,7 +74,7 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
     source = RowSource(parts.groups, groups, parts.options, whole["seed"])
     return parts.backend.plan(
         workspace.table,
-        Planned(
+        PlanContents(
             arrays,
             groups,
             (vars(parts.whole), whole),
@@ -88,7 +82,7 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
             (vars(parts.groups), parts.groups.param_groups),
             source,
             StepInfo,
-            parts.running.marks,
+            parts.step_lock.marks,
             2 * len(workspace.rows.members),
             parts.options.zero_grads,
             parts.options.accumulate_steps,
@@ -99,7 +93,7 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
     )
 
 
-def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale: float) -> list[PlannedGroup] | None:
+def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale: float) -> list[PlanGroup] | None:
     """Return the groups of a plan.
 
     None if an option could change in place, or has changed since it was checked, or C can't look into a group.
@@ -120,7 +114,7 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
         if not is_rated or "lr" in checked.scheduled:
             fixed |= RATED
         planned.append(
-            PlannedGroup(
+            PlanGroup(
                 group,
                 entries,
                 values,
@@ -153,9 +147,9 @@ def add_buffers(buffers: dict[int, npt.NDArray[np.uint8]], params: Sequence[Any]
 
 
 class RowSource:
-    """What a planned step asks Python: the options and rows that differ from those of the last step."""
+    """The options and rows that differ from those of the last step."""
 
-    def __init__(self, groups: Groups, planned: Sequence[PlannedGroup], options: StepOptions, seed: int) -> None:
+    def __init__(self, groups: Groups, planned: Sequence[PlanGroup], options: StepOptions, seed: int) -> None:
         self.groups, self.options, self.seed = groups, options, seed
         self.planned = planned
 

@@ -15,6 +15,12 @@ from ..backends.table import WHOLE_PASS, HyperRow
 from ..options.common import StepOptions
 from ..options.ranges import Group
 
+#: The options on which it depends whether ``lr`` changes more of a row than the rule's scalars.
+RATED = frozenset({"decoupled", "prox_l1"})
+
+#: The options that always do.
+CHANGING_ROWS = RATED | {"weight_decay", "l1"}
+
 
 class Rows:
     """Which arrays share a row: those that agree in group, step count and what else the optimizer names.
@@ -95,7 +101,7 @@ def step_fields(
 
 def depend_on_step(group: Group, scheduled: Sequence[str], options: StepOptions) -> bool:
     """Return whether one of :func:`step_fields` is another one in each step, given which options are schedules."""
-    has_rate = bool(group["decoupled"] or group["prox_l1"])
+    has_rate = any(group[name] for name in RATED)
     has_new_weights = options.polyak or options.ema_bias_correction or options.is_dithered
     return has_new_weights or "weight_decay" in scheduled or ("lr" in scheduled and has_rate)
 

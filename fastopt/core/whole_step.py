@@ -25,25 +25,25 @@ def whole_step(opt: Steps, grads: Any, grad_scale: float | None, stream: Any) ->
     Raises
     ------
     RuntimeError
-        If another step of the optimizer is running.
+        If another step of the optimizer is step_lock.
     """
-    parts, running = opt.parts, opt.parts.running
-    if running.lock.locked():
-        running.refuse()
-    with running.lock:
-        if running.marks[0]:
-            running.refuse()
-        running.marks[0] = 1  # no call stands between this line and the next: no interrupt comes in between
+    parts, step_lock = opt.parts, opt.parts.step_lock
+    if step_lock.lock.locked():
+        step_lock.refuse()
+    with step_lock.lock:
+        if step_lock.marks[0]:
+            step_lock.refuse()
+        step_lock.marks[0] = 1  # no call stands between this line and the next: no interrupt comes in between
         try:
             parts.progress.undo_skipped_step()
             step = Step(opt, parts, opt.ready(), parts.whole.scale_of(grad_scale))
             try:
                 info = step.run(grads, stream)
                 planning = step.workspace.planning
-                if planning.is_due(running.planned_steps):
+                if planning.is_due(step_lock.planned_steps):
                     planning.plan = plan_of(opt, parts, step.workspace, step.leaves)
             finally:
                 step.workspace.forget_grads()
             return info
         finally:
-            running.marks[0] = 0
+            step_lock.marks[0] = 0

@@ -70,10 +70,8 @@ class Workspace:
         self.own: Any = None
 
     def forget_grads(self) -> None:
-        """Keep no gradient alive after a step. A GPU may still be reading its own."""
-        if self.backend.on_host:
-            self.gradients.forget()
-            self.table.forget_grads()
+        """Keep no gradient alive after a step, where the backend has read it."""
+        self.backend.forget_grads(self.table, self.gradients.forget)
 
 
 def make_workspace(

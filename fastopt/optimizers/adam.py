@@ -111,7 +111,7 @@ class Adam(Optimizer):
     def hyper(self, group: Group, step: int) -> rules.AdamScalars:
         lr, (beta1, beta2), eps, eps_root = group["lr"], group["betas"], group["eps"], group["eps_root"]
         if group["bias_correction"]:
-            # As bias_corrected, and below as AdamScalars(...): their calls would take a fifth of a small step.
+            # As bias_corrected, and below as AdamScalars(...), without their calls: each planned step runs this.
             correction2 = 1.0 - beta2**step
             root = math.sqrt(correction2)
             lr = lr / (1.0 - beta1**step) * root

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,3 +69,21 @@ def test_groups_of_networks_have_rows(tmp_path: Path) -> None:
         assert contenders | {"lead"} <= times.keys()
         assert all(float(times[name].replace(",", "")) > 0 for name in contenders)
         assert float(times["lead"].removesuffix("x")) > 0
+
+
+def test_each_step_of_building_is_that_of_a_new_optimizer(
+    networks: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building, rules, shapes = (importlib.import_module(f"bench.{name}") for name in ("building", "rules", "shapes"))
+    case = importlib.import_module("bench.case").Case(rules.LOOP_RULES["Adam"], shapes.ArraySet([(1,)] * 3), threads=1)
+    built: list[fastopt.Adam] = []
+
+    class Adam(fastopt.Adam):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            built.append(self)
+
+    monkeypatch.setattr(fastopt, "Adam", Adam)
+    stepper = building.fastopt_building(case)
+    assert all(stepper.seconds(1) > 0 for _ in range(3))
+    assert [opt.step_count for opt in built] == [1, 1, 1]

@@ -12,7 +12,7 @@ from ...arrays.dtypes import Array
 from .. import threads
 from ..backend import Arrays, Count, Counts, Rules, Slots
 from ..numpy.host import HostBackend
-from ..planned import Plan, Planned
+from ..plan import Plan, PlanContents
 from ..table import Extras, HyperRow
 from . import library, ndarrays, plan
 from .table import NativeTable, add_rows, add_runs
@@ -47,7 +47,7 @@ class NativeBackend(HostBackend):
     def makes_plans(self) -> bool:  # type: ignore[override]
         return plan.are_made
 
-    def plan(self, table: Any, planned: Planned) -> Plan | None:
+    def plan(self, table: Any, planned: PlanContents) -> Plan | None:
         return plan.NativePlan(table, planned)
 
     def most_threads(self) -> int:

@@ -13,8 +13,8 @@ from ...arrays.dtypes import FLOAT32, Array
 from ...arrays.memory import Views, address, are_writeable_as
 from .library import NULL, ffi, lib
 
-#: Flags of NumPy's C interface: NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE.
-C_ORDER, WRITEABLE = 0x0001, 0x0400
+#: Flags of NumPy's C interface, as in csrc/ndarray.h.
+C_ORDER, ALIGNED, WRITEABLE = 0x0001, 0x0100, 0x0400
 
 
 def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:

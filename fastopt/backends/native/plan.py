@@ -13,21 +13,18 @@ from ...arrays.memory import address
 from ...arrays.structure import LEAF, Branch
 from ...options.ranges import Range
 from .. import threads
-from ..planned import Planned, PlannedArrays, PlannedGroup
+from ..plan import PlanArrays, PlanContents, PlanGroup
 from ..table import WHOLE_PASS
 from . import ndarrays
 from .library import DTYPES, RULES, ffi, lib, struct_dtype
-from .ndarrays import WRITEABLE, addresses_of, memory_of, uintptrs
+from .ndarrays import ALIGNED, WRITEABLE, addresses_of, memory_of, uintptrs
 from .table import NativeTable
-
-#: NPY_ARRAY_ALIGNED of NumPy's C interface.
-ALIGNED = 0x0100
 
 #: The functions that csrc/plan.c publishes.
 functions: dict[str, Callable[[int, Any, Any], Any]] = {}
 
 NODE, CONTAINER, OPTION, ARRAY = (
-    struct_dtype(name) for name in ("fo_node", "fo_container", "fo_option", "fo_planned_array")
+    struct_dtype(name) for name in ("fo_node", "fo_container", "fo_option", "fo_plan_array")
 )
 
 
@@ -64,7 +61,7 @@ class NativePlan:
         The struct's.
     """
 
-    def __init__(self, table: NativeTable, planned: Planned) -> None:
+    def __init__(self, table: NativeTable, planned: PlanContents) -> None:
         self.run = functions["planned_step"]
         self.owners: list[Any] = [table, planned]
         self.struct = ffi.new("fo_plan *")
@@ -99,14 +96,14 @@ class NativePlan:
         self.owners += [objects, addresses]
         return uintptrs(addresses)
 
-    def set_arrays(self, table: NativeTable, arrays: PlannedArrays) -> None:
+    def set_arrays(self, table: NativeTable, arrays: PlanArrays) -> None:
         plan, count = self.struct, table.count
         plan.arrays = self.memory("fo_array[]", count)
         ffi.memmove(plan.arrays, table.arrays, ffi.sizeof("fo_array") * count)
         plan.grads = self.memory("void *[]", count)
         plan.leaves = self.memory("uintptr_t[]", count)
         plan.counts = table.counts
-        plan.planned, columns = self.columns("fo_planned_array", ARRAY, count)
+        plan.planned, columns = self.columns("fo_plan_array", ARRAY, count)
         columns["param"] = addresses_of(arrays.params)
         columns["dtype"] = addresses_of(arrays.dtypes)
         columns["memory"] = memory_of(arrays.params)
@@ -124,7 +121,7 @@ class NativePlan:
         plan.starts, plan.stops = uintptrs(arrays.starts), uintptrs(arrays.stops)
         self.owners += [arrays.starts, arrays.stops]
 
-    def set_structure(self, arrays: PlannedArrays) -> None:
+    def set_structure(self, arrays: PlanArrays) -> None:
         plan = self.struct
         nodes = nodes_of(arrays.root, None)
         plan.node_count = len(nodes)
@@ -147,7 +144,7 @@ class NativePlan:
         plan.child_keys, plan.children = self.addresses(keys), self.addresses(children)
         self.owners += [nodes, wrapper, sources]
 
-    def set_options(self, planned: Planned) -> None:
+    def set_options(self, planned: PlanContents) -> None:
         plan, groups = self.struct, planned.groups
         keys, values, places = Places(), Places(), []
         for group in groups:
@@ -176,14 +173,14 @@ class NativePlan:
         plan.may_change = 1
         self.owners += [keys, option_values]
 
-    def set_rows(self, count: int, planned: Planned) -> None:
+    def set_rows(self, count: int, planned: PlanContents) -> None:
         plan = self.struct
         plan.row_room = room = min(max(planned.rows, 2 * len(planned.groups), 16), count)
         plan.rows = self.memory("fo_hyper[]", room)
         plan.row_groups, plan.row_steps = self.memory("int64_t[]", room), self.memory("int64_t[]", room)
         plan.row_made, plan.older_rows = self.memory("int64_t[]", room), self.memory("int64_t[]", room)
 
-    def set_reading(self, table: NativeTable, planned: Planned) -> None:
+    def set_reading(self, table: NativeTable, planned: PlanContents) -> None:
         plan = self.struct
         plan.accumulate_steps = planned.accumulate_steps
         plan.clips_arrays = planned.clips_arrays
@@ -198,7 +195,7 @@ class NativePlan:
             plan.grad_flags |= WRITEABLE
             plan.grad_runs = self.memory("fo_run[]", table.count)
 
-    def set_functions(self, planned: Planned) -> None:
+    def set_functions(self, planned: PlanContents) -> None:
         plan, source = self.struct, planned.source
         calls = source.check_option, source.options_at, source.row_at
         plan.check_option, plan.options_at, plan.row_at = map(id, calls)
@@ -208,7 +205,7 @@ class NativePlan:
         self.owners.append(calls)
 
 
-def set_group(struct: Any, group: PlannedGroup, first: int, count: int, zero_grads: bool) -> None:
+def set_group(struct: Any, group: PlanGroup, first: int, count: int, zero_grads: bool) -> None:
     """Fill in the struct of a group whose options begin at this place."""
     struct.options, struct.values, struct.first, struct.count = id(group.group), id(group.values), first, count
     struct.is_scheduled, struct.changes, struct.has_new_rows = (

@@ -53,7 +53,7 @@ class NativeTable:
         self.indices[:] = np.arange(count)
         self.sizes = np.array([param.size for param in params], np.int64)
         self.present: list[bool] = []
-        #: Of the arrays that have a gradient.
+        #: The places of the arrays that have a gradient.
         self.places: Any = slice(0)
         columns["param"], columns["param_dtype"] = memory_of(params), numbers_of(params)
         columns["dtype"] = np.where(columns["param_dtype"] == DOUBLE, DOUBLE, SINGLE)

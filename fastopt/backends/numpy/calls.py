@@ -30,12 +30,12 @@ def run_stages(stages: Iterable[Stage]) -> None:
     deque(chain.from_iterable(starmap(map, stages)), 0)
 
 
-def calling(calls: Sequence[Call]) -> Stage:
+def stage_of_calls(calls: Sequence[Call]) -> Stage:
     """Return the stage that makes these calls."""
     return partial.__call__, calls
 
 
-def assigning(targets: Sequence[Array], values: Iterable[Any]) -> Stage:
+def stage_of_assignments(targets: Sequence[Array], values: Iterable[Any]) -> Stage:
     """Return the stage that writes each of these values into its target."""
     return operator.setitem, targets, repeat(...), values
 

@@ -93,6 +93,10 @@ class HostBackend(Backend):
         rows[:] = [row._replace(global_clip=factor) for row in rows]
         return Reading(norm, found)
 
+    def forget_grads(self, table: Any, forget: Callable[[], None]) -> None:
+        forget()
+        table.forget_grads()
+
     def limit_norms(self, table: Any, rows: HyperRows, units: Sequence[LimitedUnits]) -> None:
         for each in units:
             limit_norms(each.weights, each.limit, each.axes, self.add_runs)

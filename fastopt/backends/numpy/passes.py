@@ -17,7 +17,7 @@ from ..interrupts import uninterrupted
 from ..table import LANES, HyperRow, Source
 from . import programs
 from .blocks import Block, TableArrays, cut_table
-from .bound import Bound, BoundAccumulation, BoundStep, BoundSum, Grads
+from .bound_calls import BoundAccumulation, BoundCalls, BoundStep, BoundSum, Grads
 from .calls import Stage, run_stages
 from .lanes import fold_lanes
 from .programs import Row
@@ -58,14 +58,14 @@ class Pass:
         self.clips: list[Array] | None = None
         self.threads = 1
         #: By thread, then by block.
-        self.bound: list[list[Bound | None]] = []
+        self.bound: list[list[BoundCalls | None]] = []
         #: The stages of all blocks, on one thread.
         self.stages: list[Stage] | None = None
         #: All that the cut into blocks depends on. None during a run: after an interrupt, all is made again.
         self.key: Any = None
         self.next_key: Any = None
 
-    def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> Bound:
+    def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> BoundCalls:
         """Bind block number ``k``."""
         raise NotImplementedError
 
@@ -117,7 +117,7 @@ class Pass:
             self.row_of_block.append(self.rows[key])
         self.threads = max(1, min(count, len(self.blocks)))
 
-    def bound_to(self, thread: int, k: int, grads: Grads) -> Bound:
+    def bound_to(self, thread: int, k: int, grads: Grads) -> BoundCalls:
         """Return block number ``k`` bound to a thread's buffers and to these gradients."""
         bound = self.bound[thread][k]
         if bound is None:
@@ -155,7 +155,7 @@ class Pass:
 
 
 class StepPass(Pass):
-    def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> Bound:
+    def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> BoundCalls:
         return BoundStep(self.blocks[k], row, clip, buffers, grads)
 
     def calls_per_element(self, hyper: HyperRow) -> int:
@@ -163,7 +163,7 @@ class StepPass(Pass):
 
 
 class AccumulationPass(Pass):
-    def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> Bound:
+    def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> BoundCalls:
         return BoundAccumulation(self.blocks[k], row, clip, buffers, grads)
 
 
@@ -191,7 +191,7 @@ class SumPass(Pass):
         self.ends = np.cumsum([block.owners.size for block in self.blocks]).tolist()
         self.sums = np.empty((self.owners.size, LANES))
 
-    def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> Bound:
+    def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> BoundCalls:
         block, end = self.blocks[k], self.ends[k]
         sums = self.sums[end - block.owners.size : end]
         return BoundSum(block, row, clip, buffers, grads, self.left, self.right, sums, self.nonfinite)

@@ -18,8 +18,8 @@ from ...arrays.dtypes import Array, compute_dtype
 from ...arrays.memory import are_like
 from ..table import ArrayExtras, HyperRow, Source
 from .blocks import Block, Run, TableArrays, cut_array
-from .bound import BoundGrad
-from .calls import Stage, assigning, run_stages
+from .bound_calls import BoundGrad
+from .calls import Stage, run_stages, stage_of_assignments
 from .passes import BLOCK_BYTES, MAX_THREADS, AccumulationPass, Pass, StepPass, SumPass
 from .programs import Row
 from .workers import Buffers
@@ -69,7 +69,7 @@ class NumpyTable:
         self.kinds = 0
         self.counts = counts
         #: The calls that count a step, and those that count a call that accumulates.
-        self.step_count, self.call_count = counting(counts, [True] * len(params))
+        self.step_count, self.call_count = count_stages(counts, [True] * len(params))
         self.addresses = ffi.new("void *[]", len(params))
         self.unclipped = self.array_clip.tobytes()
         self.buffers = [Buffers() for _ in range(MAX_THREADS)]
@@ -85,7 +85,7 @@ class NumpyTable:
         if present != self.present or dtypes != self.grad_dtypes:
             self.present = []  # after an interrupt all of this is done again
             self.kinds += 1
-            self.step_count, self.call_count = counting(self.counts, present)
+            self.step_count, self.call_count = count_stages(self.counts, present)
             self.grad_dtypes, self.present = dtypes, present
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
@@ -166,13 +166,15 @@ class NumpyTable:
         return elements
 
 
-def counting(counts: npt.NDArray[np.int64] | None, present: Sequence[bool]) -> tuple[Sequence[Stage], Sequence[Stage]]:
+def count_stages(
+    counts: npt.NDArray[np.int64] | None, present: Sequence[bool]
+) -> tuple[Sequence[Stage], Sequence[Stage]]:
     """Return the calls that count a step, and those that count a call that accumulates, as csrc/fastopt.h says."""
     if counts is None:
         return (), ()
     counted = np.array([1, *present])
     step, call = ((np.add, [row], [counted], [row]) for row in counts)
-    return (step, assigning([counts[1]], [0])), (call,)
+    return (step, stage_of_assignments([counts[1]], [0])), (call,)
 
 
 def flat(array: Array) -> Array:

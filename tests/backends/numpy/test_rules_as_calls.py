@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastopt import rules
-from fastopt.backends.numpy.calls import Program, calling, run_stages
+from fastopt.backends.numpy.calls import Program, run_stages, stage_of_calls
 
 EXAMPLES: dict[str, tuple[Callable[..., Sequence[Any]], list[int | None], int]] = {
     "in place": (lambda a, b, c: [a - b * c], [0], 1),
@@ -35,7 +35,7 @@ def test_same_numbers(function: Any, targets: list[int | None], scratch: int, dt
     program = Program(function, 3, targets)
     assert len(program.scratch) <= scratch
     arrays = inputs + [np.empty(50, bool if is_bool else dtype) for is_bool in program.scratch]
-    run_stages([calling(program.bind(arrays))])
+    run_stages([stage_of_calls(program.bind(arrays))])
     for place, target, value in zip(program.results, targets, expected, strict=True):
         assert target in (None, place)
         assert arrays[place].tobytes() == value.tobytes()
@@ -59,5 +59,5 @@ def test_products_with_one_are_left_out() -> None:
     program = Program(function, 3, [0, 1], ones=[2])
     assert len(program.calls) == len(Program(function, 3, [0, 1]).calls) - 2
     arrays = [a, b, one, *(np.empty(2) for _ in program.scratch)]
-    run_stages([calling(program.bind(arrays))])
+    run_stages([stage_of_calls(program.bind(arrays))])
     assert (a.tolist(), b.tolist()) == ([5.0, 5.0], [6.0, -0.0])

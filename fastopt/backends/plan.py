@@ -1,4 +1,4 @@
-"""What a planned step compares and uses: the core gathers it, a backend makes a plan of it."""
+"""The contents of a plan: all that a step like the last one compares and uses. The core gathers them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Plan(Protocol):
 
 
 class RowSource(Protocol):
-    """What a planned step asks Python."""
+    """The functions that a planned step calls in Python."""
 
     def check_option(self, k: int, name: str, value: Any) -> bool:
         """Take over an option that was written into group number ``k``; return False if the plan ends with it."""
@@ -42,7 +42,7 @@ class RowSource(Protocol):
         """
 
 
-class PlannedGroup(NamedTuple):
+class PlanGroup(NamedTuple):
     """A group of options."""
 
     #: The user's dict, and the names and values that it has.
@@ -69,7 +69,7 @@ class PlannedGroup(NamedTuple):
     mean: float
 
 
-class PlannedArrays(NamedTuple):
+class PlanArrays(NamedTuple):
     """The arrays and their gradients."""
 
     params: Sequence[Any]
@@ -86,18 +86,18 @@ class PlannedArrays(NamedTuple):
     buffers: dict[int, npt.NDArray[np.uint8]]
 
 
-class Planned(NamedTuple):
+class PlanContents(NamedTuple):
     """All of a plan."""
 
-    arrays: PlannedArrays
-    groups: Sequence[PlannedGroup]
+    arrays: PlanArrays
+    groups: Sequence[PlanGroup]
     #: Dicts in which the plan looks for a change: an attribute's dict, and what it has.
     whole_options: tuple[dict[str, Any], dict[str, Any]]
     frozen: tuple[dict[str, Any], Any]
     param_groups: tuple[dict[str, Any], list[Group]]
     source: RowSource
     step_info: type
-    #: Those of :class:`fastopt.core.running.Running`.
+    #: Those of :class:`fastopt.core.step_lock.StepLock`.
     marks: npt.NDArray[np.int64]
     #: Room for so many rows.
     rows: int

@@ -17,7 +17,7 @@ from ...arrays.dtypes import FLOAT64, Array
 from ..table import Source
 from . import programs
 from .blocks import Block
-from .calls import Call, Program, Stage, assigning, calling
+from .calls import Call, Program, Stage, stage_of_assignments, stage_of_calls
 from .lanes import parts_of_rows, shape_of_rows, size_of_rows, values_of_rows
 from .programs import ACCUMULATED, GRAD, Row
 from .workers import Buffers
@@ -35,7 +35,7 @@ NOTHING: Call = partial(int)
 count_lock = Lock()
 
 
-class Bound:
+class BoundCalls:
     """A pass over a block with the arrays and the buffers of one thread.
 
     Gradients are arrays of a step alone: they are put into the calls by :meth:`take`, and out of them by
@@ -62,7 +62,7 @@ class Bound:
         self.readers: list[tuple[int, Callable[..., Call], Callable[[Sequence[Any]], Sequence[Any]], list[Any]]] = []
 
     def stages(self) -> list[Stage]:
-        return [*self.before, calling(self.calls), *self.after]
+        return [*self.before, stage_of_calls(self.calls), *self.after]
 
     def take(self, grads: Grads) -> None:
         """Read these gradients, which are of the same dtypes as those before."""
@@ -96,8 +96,8 @@ class Bound:
             written: Stage = store, [block], [values], [views], [stream], [self.row]
         else:
             parts = block.split(values)
-            self.before.append(assigning(parts, views))
-            written = assigning(views, parts)
+            self.before.append(stage_of_assignments(parts, views))
+            written = stage_of_assignments(views, parts)
         if is_written:
             self.after.append(written)
         return values
@@ -108,7 +108,7 @@ class Bound:
             return self.grads[0]
         if self.grad is None:
             self.grad = self.buffers.array(self.block.size, self.block.dtype)
-            self.before.append(assigning(self.block.split(self.grad), self.grads))
+            self.before.append(stage_of_assignments(self.block.split(self.grad), self.grads))
         return self.grad
 
     def add(self, program: Program, values: list[Any]) -> None:
@@ -122,7 +122,7 @@ class Bound:
         ]
 
 
-class BoundStep(Bound):
+class BoundStep(BoundCalls):
     """A step of the rule, with the stages around it."""
 
     def __init__(self, block: Block, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> None:
@@ -140,9 +140,9 @@ class BoundStep(Bound):
             values += row.scalars
         self.add(program, values)
         if flags.clear and flags.mean:
-            self.after.append(assigning(block.accumulated, repeat(0)))
+            self.after.append(stage_of_assignments(block.accumulated, repeat(0)))
         if flags.clear and flags.zero_grads:
-            self.after.append(assigning(self.grads, repeat(0)))
+            self.after.append(stage_of_assignments(self.grads, repeat(0)))
         if flags.finish:
             copies, parts = block.arrays.copies, zip(block.members, block.split(p), strict=True)
             self.after.append(
@@ -150,7 +150,7 @@ class BoundStep(Bound):
             )
 
 
-class BoundAccumulation(Bound):
+class BoundAccumulation(BoundCalls):
     """The addition of scaled gradients to those before them."""
 
     def __init__(self, block: Block, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> None:
@@ -158,10 +158,10 @@ class BoundAccumulation(Bound):
         accumulated = self.open(block.accumulated)
         self.add(programs.accumulate_program(row.flags), [*row.inputs, None, self.open_grad(), accumulated])
         if row.flags.zero_grads:
-            self.after.append(assigning(self.grads, repeat(0)))
+            self.after.append(stage_of_assignments(self.grads, repeat(0)))
 
 
-class BoundGrad(Bound):
+class BoundGrad(BoundCalls):
     """The reading of gradients that are scaled, clipped and, for the source "grad", regularized."""
 
     def add_grad(self, source: Source) -> tuple[list[Any], int, int]:
@@ -220,12 +220,14 @@ class BoundSum(BoundGrad):
             rows = [each[: size_of_rows((count, size))] for each in memory]
             for each, (values, _, prepared) in zip(rows, sources, strict=True):
                 chunks = partial(chunks_of, begin=begin, count=count, size=size)
-                self.after.append(assigning(parts_of_rows(each, count, size), self.column(values, prepared, chunks)))
+                self.after.append(
+                    stage_of_assignments(parts_of_rows(each, count, size), self.column(values, prepared, chunks))
+                )
             # NumPy adds in index order along any axis but the last.
             by_row = rows[0].reshape(shape_of_rows((count, size))[0], -1)
             into = sums[first : first + count].reshape(-1)
             multiply = partial(np.multiply, rows[0], rows[-1], rows[0])
-            self.after.append(calling([multiply, partial(np.add.reduce, by_row, 0, None, into)]))
+            self.after.append(stage_of_calls([multiply, partial(np.add.reduce, by_row, 0, None, into)]))
             begin, first = end, first + count
 
     def source(self, source: Source) -> tuple[list[Any], int, int]:

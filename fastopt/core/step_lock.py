@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Running:
+class StepLock:
     """The one step of an optimizer that may run.
 
     Attributes
     ----------
     marks : int64 array of shape (2,)
-        1 while a step is running, else 0; how many steps were planned. C reads and writes both (csrc/plan.c).
+        1 while a step is running, else 0; how many steps were planned. C reads and writes both (csrc/python/plan.c).
     """
 
     __slots__ = ("lock", "marks")
