@@ -46,7 +46,7 @@ SHAPES = {"odd": (17,), "in.long": (5000,), "one": (1,), "empty": (0,), "in.matr
 MATRICES = {"wide": (7, 9), "in.row": (1, 4), "square": (5, 5), "in.fortran": (6, 5)}
 GROUPS = {"in.*": {"lr": 0.003, "weight_decay": 0.02}, "*": {}}
 WHOLE_OPTIONS = "clip_global_norm nonfinite grad_scale zero_grads accumulate_steps ema_decay ema_bias_correction polyak"
-MORE_OPTIONS = "polyak_start copy_to state_dtype stochastic_rounding seed max_norm_axis backend"
+MORE_OPTIONS = "polyak_start copy_to state_dtype stochastic_rounding seed max_weight_norm_axis backend"
 DRIVERS: tuple[Callable[[fastopt.Optimizer], Any], ...] = (
     lambda opt: drivers.LambdaLR(opt, lambda epoch: 0.9**epoch),
     lambda opt: drivers.MultiplicativeLR(opt, lambda epoch: 1 - 0.1 / (1 + epoch)),

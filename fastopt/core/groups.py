@@ -73,7 +73,7 @@ class Groups:
 
     def check(self, name: str, value: Any, where: str = "") -> None:
         """Raise if an option can't have this value."""
-        if name == "max_norm_axis":
+        if name == "max_weight_norm_axis":
             for each in value if isinstance(value, (tuple, list)) else (value,):
                 check(f"{where}{name}", each, Range(-math.inf, whole=True))
         else:
@@ -107,7 +107,7 @@ class Groups:
             rule(values),
             tuple(name for name, value in values.items() if name != "params" and is_scheduled(value)),
             values["clip_norm"] is not None,
-            values["max_norm"] is not None,
+            values["max_weight_norm"] is not None,
         )
 
     def addition(

@@ -71,8 +71,8 @@ class Optimizer(Hooks):
 
     Ctrl-C during a step is handled when the step is complete and counted. An exception from the handler of another
     signal can come between two arrays, or between a change and its count, if the step needs more than one native call.
-    Such steps are those of the NumPy fallback, of optimizers that need numbers of whole arrays, and with ``max_norm``
-    or a row-sparse gradient.
+    Such steps are those of the NumPy fallback, of optimizers that need numbers of whole arrays, and with
+    ``max_weight_norm`` or a row-sparse gradient.
 
     Examples
     --------
@@ -116,8 +116,8 @@ class Optimizer(Hooks):
         clip_global_norm: float | None = None,
         l1: float = 0.0,
         prox_l1: float = 0.0,
-        max_norm: float | None = None,
-        max_norm_axis: int | tuple[int, ...] = 0,
+        max_weight_norm: float | None = None,
+        max_weight_norm_axis: int | tuple[int, ...] = 0,
         nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
         grad_scale: float | DynamicLossScale = 1.0,
         zero_grads: bool = False,
@@ -139,8 +139,8 @@ class Optimizer(Hooks):
             clip_norm=clip_norm,
             l1=l1,
             prox_l1=prox_l1,
-            max_norm=max_norm,
-            max_norm_axis=max_norm_axis,
+            max_weight_norm=max_weight_norm,
+            max_weight_norm_axis=max_weight_norm_axis,
         )
         pass_options = StepOptions(
             nonfinite,

@@ -22,7 +22,7 @@ from .rows import CHANGING_ROWS, RATED, depend_on_step, steady_fields, step_fiel
 from .workspace import Workspace
 
 #: The options that make another plan necessary: reading the gradients depends on them, or the table.
-FIXED = frozenset({"params", "clip_value", "clip_norm", "maximize", "max_norm", "max_norm_axis"})
+FIXED = frozenset({"params", "clip_value", "clip_norm", "maximize", "max_weight_norm", "max_weight_norm_axis"})
 
 #: The types of options that can't change in place, besides those of NumPy's scalars.
 CONSTANTS = (bool, int, float, str, type(None))

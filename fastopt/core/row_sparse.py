@@ -24,7 +24,7 @@ NOT_BY_ROWS: Mapping[str, str] = {
     "polyak": "every row's average changes in every step",
     "accumulate_steps": "give the rows of all calls in one, their indices and their values concatenated",
     "state_dtype": "in 8 bits several rows share a scale",
-    "max_norm": "each unit has weights in every row; give a max_norm_axis without axis 0",
+    "max_weight_norm": "each unit has weights in every row; give a max_weight_norm_axis without axis 0",
 }
 
 
@@ -36,7 +36,7 @@ class RowSparse:
     alone too. The step takes time in proportion to the number of these rows. :meth:`SGD.step`, :meth:`Adagrad.step`,
     :meth:`Adam.step` and those of their subclasses accept it wherever they accept a gradient. Four options exclude it:
     averages (each step changes every row's average), ``accumulate_steps`` (concatenate the indices and the values of
-    several calls instead), 8-bit slots (several rows share a scale), and ``max_norm`` over axis 0 (each unit has
+    several calls instead), 8-bit slots (several rows share a scale), and ``max_weight_norm`` over axis 0 (each unit has
     weights in every row). ``zero_grads`` clears ``values``.
 
     Parameters

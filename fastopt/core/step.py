@@ -14,7 +14,7 @@ from ..arrays.dtypes import Array
 from ..backends.interrupts import uninterrupted
 from ..backends.table import CLEAR, FINISH, UPDATE, WHOLE_PASS, HyperRow, LimitedUnits
 from ..options.ranges import Group
-from . import max_norm
+from .max_weight_norm import axes_of
 from .parts import Parts
 from .results import StepInfo
 from .row_sparse import NOT_BY_ROWS, RowSparseTable
@@ -184,13 +184,13 @@ class Step:
         if not parts.backend.on_host:
             raise TypeError(f"grads: {name!r} is row-sparse, which is not done on a GPU yet; give a dense one")
         group = parts.groups.checked[parts.parameters.group_of[i]].values
-        limits_norms = group["max_norm"] is not None and param.ndim > 1
+        limits_norms = group["max_weight_norm"] is not None and param.ndim > 1
         asked = {
             "ema_decay": options.ema_decay is not None,
             "polyak": options.polyak,
             "accumulate_steps": options.accumulate_steps > 1,
             "state_dtype": any(scaled is not None for scaled in self.workspace.memory[i].extras.scales),
-            "max_norm": limits_norms and 0 in max_norm.axes_of(name, param.ndim, group["max_norm_axis"]),
+            "max_weight_norm": limits_norms and 0 in axes_of(name, param.ndim, group["max_weight_norm_axis"]),
         }
         for option, is_asked in asked.items():
             if is_asked:
@@ -214,13 +214,15 @@ class Step:
         for i in np.flatnonzero(self.present):
             group = self.parts.groups.checked[parameters.group_of[i]].values
             computed = touched.get(int(i), self.workspace.memory[i].computed)
-            if group["max_norm"] is None or computed.ndim < 2:
+            if group["max_weight_norm"] is None or computed.ndim < 2:
                 continue
             name = parameters.names[i]
             if self.parts.backend.ops.is_half(computed.dtype):
-                raise ValueError(f"max_norm: {name!r} is bfloat16 without a master; expected stochastic_rounding=False")
-            axes = max_norm.axes_of(name, computed.ndim, group["max_norm_axis"])
-            units.append(LimitedUnits(int(i), computed, group["max_norm"], axes))
+                raise ValueError(
+                    f"max_weight_norm: {name!r} is bfloat16 without a master; expected stochastic_rounding=False"
+                )
+            axes = axes_of(name, computed.ndim, group["max_weight_norm_axis"])
+            units.append(LimitedUnits(int(i), computed, group["max_weight_norm"], axes))
         return units
 
     def rows_of_step(self) -> list[HyperRow]:
@@ -250,9 +252,9 @@ class Step:
 
     def limits(self) -> npt.NDArray[np.float64]:
         """Return the greatest norm of each array."""
-        max_norms = [group.values["clip_norm"] for group in self.parts.groups.checked]
-        of_groups = np.array([math.inf if max_norm is None else max_norm for max_norm in max_norms], np.float64)
-        limits: npt.NDArray[np.float64] = of_groups[self.parts.parameters.group_of]
+        of_groups = [group.values["clip_norm"] for group in self.parts.groups.checked]
+        bounds = np.array([math.inf if limit is None else limit for limit in of_groups], np.float64)
+        limits: npt.NDArray[np.float64] = bounds[self.parts.parameters.group_of]
         return limits
 
     def refuse_nonfinite(self, counts: npt.NDArray[np.int64]) -> None:
@@ -295,7 +297,7 @@ class Step:
     def update_with_limited_norms(self) -> None:
         """Update, limit the units' norms, then average and copy the result."""
         rows, groups = self.hyper_rows, self.parts.groups.checked
-        is_limited = [groups[k].values["max_norm"] is not None for k, _ in self.workspace.rows.members]
+        is_limited = [groups[k].values["max_weight_norm"] is not None for k, _ in self.workspace.rows.members]
         stages = [(UPDATE | CLEAR, FINISH) if limited else (WHOLE_PASS, 0) for limited in is_limited]
         self.hyper_rows = [row._replace(stages=first) for row, (first, _) in zip(rows, stages, strict=True)]
         self.hooks.update(self)

@@ -35,11 +35,12 @@ class Common(TypedDict, total=False):
         At least 0: ``g += l1 * sign(p)``, also where weight decay is decoupled (0 where p is NaN).
     prox_l1 : float, default 0.0
         At least 0: after the rule ``p = sign(p) * max(abs(p) - lr * prox_l1, 0)``, which makes exact zeros.
-    max_norm : float, optional
+    max_weight_norm : float, optional
         At least 0. After the step, a unit's incoming weights whose norm is greater are multiplied by
-        ``max_norm / norm``. Arrays of fewer than two dimensions (biases) do not change. bfloat16 arrays need a master.
+        ``max_weight_norm / norm``. Arrays of fewer than two dimensions (biases) do not change. bfloat16 arrays need a
+        master.
         The norms are added in double precision in a fixed order, with the same bits on every machine.
-    max_norm_axis : int or tuple of int, default 0
+    max_weight_norm_axis : int or tuple of int, default 0
         The axes of a unit's incoming weights: 0 for ``x @ W``, 1 for ``W @ x``, (1, 2, 3) for convolutions
         (out, in, height, width).
     nonfinite : {"propagate", "skip", "raise"}, default "propagate"
@@ -93,8 +94,8 @@ class Common(TypedDict, total=False):
     clip_global_norm: float | None
     l1: float
     prox_l1: float
-    max_norm: float | None
-    max_norm_axis: int | tuple[int, ...]
+    max_weight_norm: float | None
+    max_weight_norm_axis: int | tuple[int, ...]
     nonfinite: Literal["propagate", "skip", "raise"]
     grad_scale: float | DynamicLossScale
     zero_grads: bool
@@ -156,7 +157,7 @@ PLAIN_OPTIONS: Mapping[str, Any] = {
     **StepOptions("propagate", False, 1, None, False, False, 1, None, False)._asdict(),
     "l1": 0,
     "prox_l1": 0,
-    "max_norm": None,
+    "max_weight_norm": None,
     "copy_to": None,
 }
 

@@ -95,7 +95,7 @@ RANGES: Mapping[str, Allowed] = {
     "clip_global_norm": OPTIONAL,
     "l1": NON_NEGATIVE,
     "prox_l1": NON_NEGATIVE,
-    "max_norm": OPTIONAL,
+    "max_weight_norm": OPTIONAL,
     "ema_decay": Range(0.0, 1.0, optional=True),
     "polyak_start": COUNT,
     "accumulate_steps": COUNT,

@@ -74,7 +74,7 @@ def test_random_combinations(data: st.DataObject) -> None:
     options: dict[str, Any] = {
         "l1": maybe(st.sampled_from([0.0, 0.1])),
         "prox_l1": maybe(st.sampled_from([0.0, 0.1])),
-        "max_norm": maybe(st.sampled_from([None, 2.0])) if dtype != BFLOAT16 else None,
+        "max_weight_norm": maybe(st.sampled_from([None, 2.0])) if dtype != BFLOAT16 else None,
         "nonfinite": maybe(st.sampled_from(["propagate", "skip"])),
         "grad_scale": maybe(st.sampled_from([1.0, 3.0])),
         "zero_grads": maybe(st.booleans()),

@@ -81,9 +81,9 @@ def writing(option: str, value: Callable[[], Any]) -> Trouble:
 def written_options() -> dict[str, tuple[str, Trouble]]:
     """Return the troubles that write one option: its name and the trouble."""
     number = {"lr": NUMBERS, **{name: {few: NUMBERS[few] for few in FEW} for name in ("weight_decay", "momentum")}}
-    for name in ("clip_value", "clip_norm", "max_norm", "l1", "prox_l1", "eps"):
+    for name in ("clip_value", "clip_norm", "max_weight_norm", "l1", "prox_l1", "eps"):
         number[name] = {few: NUMBERS[few] for few in FEW}
-    number["max_norm_axis"] = {few: NUMBERS[few] for few in ("None", "int_1", "0.0", "list")}
+    number["max_weight_norm_axis"] = {few: NUMBERS[few] for few in ("None", "int_1", "0.0", "list")}
     number["betas"] = BETAS
     troubles = {
         f"{option}={kind}": (option, writing(option, value))

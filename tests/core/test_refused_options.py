@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("restored")
     [
         {"l1": 0.1},
         {"prox_l1": 0.1},
-        {"max_norm": 1.0},
+        {"max_weight_norm": 1.0},
         {"ema_decay": 0.9},
         {"polyak": True},
         {"zero_grads": True},

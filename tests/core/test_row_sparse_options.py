@@ -21,9 +21,14 @@ BY_ROWS = {
     if not row.keys() & {"ema_bias_correction", "polyak_start"}
 }
 
-BY_ROWS["max_norm"] = {"max_norm": 0.9, "max_norm_axis": 1}
+BY_ROWS["max_weight_norm"] = {"max_weight_norm": 0.9, "max_weight_norm_axis": 1}
 
-BY_ROWS["max_norm, copy"] = {"max_norm": 0.9, "max_norm_axis": -1, "copy_to": BFLOAT16, "zero_grads": True}
+BY_ROWS["max_weight_norm, copy"] = {
+    "max_weight_norm": 0.9,
+    "max_weight_norm_axis": -1,
+    "copy_to": BFLOAT16,
+    "zero_grads": True,
+}
 
 SPARSE = [
     Case(fastopt.SGD, {"lr": 0.1}),
@@ -78,8 +83,11 @@ def test_row_sparse_gradients_are_dense_ones_of_their_rows(case: Case, options: 
         ({"polyak": True}, "polyak: every row's average"),
         ({"accumulate_steps": 2}, "accumulate_steps: .* concatenated"),
         ({"state_dtype": "uint8"}, "state_dtype: in 8 bits several rows share a scale"),
-        ({"max_norm": 1.0}, "max_norm: each unit has weights in every row"),
-        ({"max_norm": 1.0, "max_norm_axis": (1, -2)}, "max_norm: each unit has weights in every row"),
+        ({"max_weight_norm": 1.0}, "max_weight_norm: each unit has weights in every row"),
+        (
+            {"max_weight_norm": 1.0, "max_weight_norm_axis": (1, -2)},
+            "max_weight_norm: each unit has weights in every row",
+        ),
     ],
 )
 def test_row_sparse_gradients_refuse_what_is_not_done_by_rows(options: dict[str, Any], told: str) -> None:

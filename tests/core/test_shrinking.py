@@ -1,4 +1,4 @@
-"""l1, prox_l1 and max_norm: what shrinks parameters, and the sums over axes that it needs."""
+"""l1, prox_l1 and max_weight_norm: what shrinks parameters, and the sums over axes that it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import fastopt
 from fastopt.backends.choosing import host_backend
 from fastopt.backends.native import library as native
 from fastopt.backends.numpy.axis_sums import sum_squares
-from fastopt.core import max_norm
+from fastopt.core import max_weight_norm
 
 pytestmark = pytest.mark.usefixtures("restored")
 
@@ -106,35 +106,35 @@ def test_sums_over_axes(shape: tuple[int, ...], axes: tuple[int, ...], order: An
 
 @every_backend
 @every_dtype
-@pytest.mark.parametrize("case", [case for case in EACH if "max_norm" not in case.optimizer.refused], ids=str)
+@pytest.mark.parametrize("case", [case for case in EACH if "max_weight_norm" not in case.optimizer.refused], ids=str)
 @pytest.mark.parametrize("axis", [0, 1, -1, (0, 1)])
-def test_max_norm(backend: str, case: Case, dtype: Any, axis: Any) -> None:
+def test_max_weight_norm(backend: str, case: Case, dtype: Any, axis: Any) -> None:
     """Units above the limit come down to it, others stay; averages and copies see what came of it."""
     rng = np.random.default_rng(8)
     start = {"W": rng.normal(size=(6, 4)).astype(dtype)}
     if case not in MATRIX_CASES:
         start["b"] = np.full(4, 9, dtype)
     params, plain = copy.deepcopy(start), copy.deepcopy(start)
-    opt = case.build(params, max_norm=2.2, max_norm_axis=axis, ema_decay=0.0, backend=backend)
+    opt = case.build(params, max_weight_norm=2.2, max_weight_norm_axis=axis, ema_decay=0.0, backend=backend)
     reference = case.build(plain, backend=backend)
     for _ in range(3):
         grads = {name: rng.normal(size=param.shape).astype(dtype) for name, param in params.items()}
         opt.step(grads)
         reference.step(grads)
-        norms = np.sqrt(slow_sum_squares(plain["W"], max_norm.axes_of("W", 2, axis)))
+        norms = np.sqrt(slow_sum_squares(plain["W"], max_weight_norm.axes_of("W", 2, axis)))
         plain["W"] *= np.where(norms > 2.2, 2.2 / norms, 1).astype(dtype)
         for name in params:
             np.testing.assert_array_equal(params[name], plain[name])
             np.testing.assert_array_equal(opt.ema[name], plain[name])
-    with pytest.raises(ValueError, match="max_norm_axis"):
-        case.build(params, max_norm=1.0, max_norm_axis=2).step(grads)
+    with pytest.raises(ValueError, match="max_weight_norm_axis"):
+        case.build(params, max_weight_norm=1.0, max_weight_norm_axis=2).step(grads)
 
 
 @every_backend
 def test_average_of_a_bfloat16_bias_beside_held_norms(backend: str) -> None:
     """What has no units is averaged after them all the same, from memory of another dtype."""
     params = [np.full((3, 2), 5, np.float32), np.ones(300, BFLOAT16)]
-    opt = fastopt.SGD(params, lr=0.5, max_norm=1.0, ema_decay=0.0, stochastic_rounding=True, backend=backend)
+    opt = fastopt.SGD(params, lr=0.5, max_weight_norm=1.0, ema_decay=0.0, stochastic_rounding=True, backend=backend)
     opt.step([np.ones((3, 2)), np.ones(300)])
     np.testing.assert_array_equal(opt.ema[1], np.full(300, 0.5, np.float32))
     np.testing.assert_array_equal(opt.ema[0], params[0])

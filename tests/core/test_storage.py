@@ -83,7 +83,7 @@ def test_what_can_not_be_stored_is_refused() -> None:
         fastopt.Adam([np.ones(3, np.float32), np.ones(3, np.float32)], copy_to=[both, both])
     theta = np.ones((2, 2), BFLOAT16)
     with pytest.raises(ValueError, match="without a master"):
-        fastopt.Adam(theta, stochastic_rounding=True, max_norm=1.0).step(theta.copy())
+        fastopt.Adam(theta, stochastic_rounding=True, max_weight_norm=1.0).step(theta.copy())
     for wrong in ({"state_dtype": "int4"}, {"nonfinite": "ignore"}, {"polyak_start": 3}, {"ema_bias_correction": True}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             fastopt.Adam(np.ones(3), **wrong)

@@ -62,7 +62,7 @@ NO_BOOL: tuple[Any, ...] = (1, 0.0, "yes", None, [])
 
 OPTIMIZERS = (fastopt.SGD, fastopt.Adagrad, fastopt.RMSprop, fastopt.Adam, fastopt.AdamW)
 
-OPTIONAL = ("clip_value", "clip_norm", "clip_global_norm", "max_norm")
+OPTIONAL = ("clip_value", "clip_norm", "clip_global_norm", "max_weight_norm")
 
 
 def every_bad_option() -> list[Any]:
@@ -78,7 +78,7 @@ def every_bad_option() -> list[Any]:
             elif option == "betas":
                 wrong_kind = (0.9, (0.9,), (0.9, 0.9, 0.9), ("a", 0.9), (True, 0.9), np.array([0.9, 0.9]), "ab", None)
                 out_of_range = ((1.0, 0.9), (0.9, -0.1), (0.9, float("nan")))
-            elif option == "max_norm_axis":
+            elif option == "max_weight_norm_axis":
                 wrong_kind, out_of_range = (True, "0", None, 1.5, (0, 1.5), 1j), ()
             elif option == "dampening":
                 out_of_range = (float("nan"), float("inf"), 10**400)

@@ -125,7 +125,7 @@ def test_mode_changes_no_bit(
 ) -> None:
     native.use_isa(isa)
     fastopt.set_num_threads(threads)
-    options = taken_by(case, {"accumulate_steps": 2, "clip_global_norm": 1.0, "max_norm": 2.0, "ema_decay": 0.9})
+    options = taken_by(case, {"accumulate_steps": 2, "clip_global_norm": 1.0, "max_weight_norm": 2.0, "ema_decay": 0.9})
     wanted = run(case, dtype, options)
     from fastopt.backends.native import table
 

@@ -78,7 +78,7 @@ print(json.dumps([runs, wrong]))
         pytest.param("Adam", {"backend": "native", "ema_decay": 0.5, "clip_norm": 1.0}, True, marks=needs_native),
         pytest.param("Adam", {"backend": "native", "accumulate_steps": 3}, True, marks=needs_native),
         pytest.param("LAMB", {"backend": "native"}, False, marks=needs_native),
-        pytest.param("Adam", {"backend": "native", "max_norm": 1.0}, False, marks=needs_native),
+        pytest.param("Adam", {"backend": "native", "max_weight_norm": 1.0}, False, marks=needs_native),
         ("Adam", {"backend": "numpy", "accumulate_steps": 2}, True),
         ("AdamW", {"backend": "numpy", "clip_value": 1.0, "ema_decay": 0.5}, True),
         ("ScheduleFreeSGD", {"backend": "numpy"}, False),

@@ -13,7 +13,7 @@ from ..backend import Arrays, Backend, Counts, Limits, Refuse
 from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 from . import arrays
 from .adafactor import Factored
-from .max_norm import NormLimits
+from .max_weight_norm import NormLimits
 from .reading import GradReader
 from .streams import stream_handle
 from .table import CudaTable

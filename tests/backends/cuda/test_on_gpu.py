@@ -110,7 +110,7 @@ def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dt
     plain = np.array(rng.normal(size=shape).astype(dtype), order=order)
     plain.flat[:2] = np.nan, np.inf
     param = memory.from_host(plain)
-    options: dict[str, Any] = {"max_norm": 16.0, "max_norm_axis": axes, "ema_decay": 0.5}
+    options: dict[str, Any] = {"max_weight_norm": 16.0, "max_weight_norm_axis": axes, "ema_decay": 0.5}
     opt, reference = fastopt.SGD(param, **options), fastopt.SGD(plain, backend="numpy", **options)
     for _ in range(2):
         grad = np.array(rng.normal(size=shape).astype(dtype), order=order)
@@ -347,7 +347,7 @@ for _ in range(3):
 fastopt.LAMB(params).step(grads)
 for state_dtype in ("bfloat16", "uint8"):
     fastopt.SGD(params, momentum=0.9, state_dtype=state_dtype).step(grads)
-for optimizer, options in ((fastopt.SGD, {"max_norm": 1.0}), (fastopt.Adafactor, {})):
+for optimizer, options in ((fastopt.SGD, {"max_weight_norm": 1.0}), (fastopt.Adafactor, {})):
     optimizer(cuda.to_device(np.ones((9, 5))), **options).step(cuda.to_device(np.ones((9, 5))))
 from fastopt.backends.cuda import compiling, sum_kernels
 kernel = compiling.compiled(0, sum_kernels.sums)

@@ -98,13 +98,18 @@ def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dt
     plain = np.array(rng.normal(size=shape).astype(dtype), order=order)
     plain.flat[:2] = np.nan, np.inf
     on_gpu = plain.copy(order="K")
-    options: dict[str, Any] = {"max_norm": 1.5, "max_norm_axis": axes, "nonfinite": "skip", "ema_decay": 0.5}
+    options: dict[str, Any] = {
+        "max_weight_norm": 1.5,
+        "max_weight_norm_axis": axes,
+        "nonfinite": "skip",
+        "ema_decay": 0.5,
+    }
     opt, reference = fastopt.SGD(SimulatedArray(on_gpu), **options), fastopt.SGD(plain, backend="numpy", **options)
     for step in range(3):
         grad = np.array(rng.normal(size=shape).astype(dtype), order=order)
         if step == 1:
             grad.flat[0] = np.nan
-            opt.param_groups[0]["max_norm"] = reference.param_groups[0]["max_norm"] = 0.5
+            opt.param_groups[0]["max_weight_norm"] = reference.param_groups[0]["max_weight_norm"] = 0.5
         assert opt.step(SimulatedArray(grad)) == reference.step(grad)
         assert alike(on_gpu) == alike(plain)
     assert on_host(opt) == on_host(reference)
@@ -113,7 +118,7 @@ def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dt
 @pytest.mark.parametrize(
     ("shape", "order", "dtype", "options"),
     [
-        ((3, 5), "F", np.float32, {"max_norm": 0.5, "ema_decay": 0.5, "zero_grads": True, "clip_norm": 1.0}),
+        ((3, 5), "F", np.float32, {"max_weight_norm": 0.5, "ema_decay": 0.5, "zero_grads": True, "clip_norm": 1.0}),
         ((2, 3, 2, 2), "F", np.float64, {"l1": 0.1, "decoupled": False, "weight_decay": 0.1}),
         ((3, 2, 2, 2), "C", np.float32, {"accumulate_steps": 2, "eps": (0.0, 1e-3)}),
         ((4, 3), "C", np.float64, {"eps": (0.0, 0.0), "nonfinite": "propagate"}),

@@ -9,7 +9,7 @@ import pytest
 from cuda_arrays import SimulatedArray
 
 import fastopt
-from fastopt.backends.cuda import max_norm, trust
+from fastopt.backends.cuda import max_weight_norm, trust
 
 
 def no_memory(*args: Any) -> Any:
@@ -18,11 +18,18 @@ def no_memory(*args: Any) -> Any:
 
 GRAD = np.full((3, 40), 0.1, np.float32)
 
-LIMITED = (fastopt.SGD, {"max_norm": 0.5, "max_norm_axis": 1}, {"max_norm_axis": 0}, max_norm)
+LIMITED = (
+    fastopt.SGD,
+    {"max_weight_norm": 0.5, "max_weight_norm_axis": 1},
+    {"max_weight_norm_axis": 0},
+    max_weight_norm,
+)
 TRUSTED = (fastopt.LAMB, {}, {}, trust)
 
 
-@pytest.mark.parametrize(("optimizer", "options", "change", "module"), [LIMITED, TRUSTED], ids=["max_norm", "LAMB"])
+@pytest.mark.parametrize(
+    ("optimizer", "options", "change", "module"), [LIMITED, TRUSTED], ids=["max_weight_norm", "LAMB"]
+)
 def test_no_memory_for_a_step(
     optimizer: Any, options: dict[str, Any], change: dict[str, Any], module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,5 +15,7 @@ def axes_of(name: str, ndim: int, axis: Any) -> tuple[int, ...]:
     """
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
     if not all(-ndim <= each < ndim for each in axes):
-        raise ValueError(f"max_norm_axis={axis!r}: {name!r} has {ndim} dimensions; give its group an axis that it has")
+        raise ValueError(
+            f"max_weight_norm_axis={axis!r}: {name!r} has {ndim} dimensions; give its group an axis that it has"
+        )
     return tuple(sorted({int(each) % ndim for each in axes}))
