@@ -6,6 +6,7 @@ from bench.building import BUILD
 from bench.case import Case, Work
 from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
+from bench.dead import DEAD, DEAD_RULES, DEAD_SETS
 from bench.networks import LOOP, OVERHEAD
 from bench.products import BEHIND
 from bench.rules import CLIP, LOOP_RULES, NORM, OTHERS, OVERHEAD_RULES, RULES
@@ -113,6 +114,12 @@ GROUPS = {
         LOOP_RULES,
         MANY,
         BUILD,
+    ),
+    "dead": Group(
+        "A gradient that has become 0: a step soon after, and one long after",
+        DEAD_RULES,
+        DEAD_SETS,
+        DEAD,
     ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(

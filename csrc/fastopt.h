@@ -11,7 +11,8 @@ enum {
     FO_LANES = 16,        /* running sums inside a partial sum; part of what makes a norm's bits */
     FO_SCALE_BLOCK = 256, /* elements that share a scale in 8-bit storage, and a random number in dithered storage */
     FO_MAX_SLOTS = 6,
-    FO_MAX_SCALARS = 16
+    FO_MAX_SCALARS = 16,
+    FO_FLUSH_STEPS = 16 /* an array's tiny numbers are flushed in every step that is a multiple of this */
 };
 
 /* The last two are for slots only: 8 bits, with a scale for every FO_SCALE_BLOCK elements (quantize.h). */
@@ -20,6 +21,10 @@ typedef enum { FO_FLOAT32, FO_FLOAT64, FO_FLOAT16, FO_BFLOAT16, FO_SIGNED8, FO_R
 /* The stages of a pass over an array. FO_UPDATE makes the new parameter. FO_CLEAR clears the accumulated gradients, and
    with zero_grads the gradient. FO_FINISH updates the average and the copy from the new parameter. */
 enum { FO_UPDATE = 1, FO_CLEAR = 2, FO_FINISH = 4 };
+
+/* Whose numbers below the smallest normal one become +0: those of the slots right after the rule, and those of the
+   average. */
+enum { FO_FLUSH_SLOTS = 1, FO_FLUSH_AVERAGE = 2 };
 
 typedef enum { FO_BASELINE, FO_AVX2, FO_AVX512, FO_ISA_COUNT } fo_isa;
 
@@ -63,6 +68,7 @@ typedef struct {
     uint64_t dither;       /* seeds this step's random numbers */
     int32_t stages;        /* the sum of those of FO_UPDATE, FO_CLEAR, FO_FINISH to do */
     int32_t zero_grads;    /* 1: FO_CLEAR clears the gradient too */
+    int32_t flush;         /* the sum of those of FO_FLUSH_SLOTS, FO_FLUSH_AVERAGE to do */
     int32_t rule;          /* its number in FO_RULES of rules.h */
 } fo_hyper;
 

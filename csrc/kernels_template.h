@@ -3,6 +3,7 @@
    This template expects:
      KERNELS  the name of the table to define */
 
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #define STORED 1
 #define SQRT(x) sqrtf(x)
 #define ABSOLUTE(x) fabsf(x)
+#define SMALLEST FLT_MIN
 #define NAME(x) x##_float32
 #define SCALARS(x) x##_scalars_float32
 #include "pipeline_template.h"
@@ -26,6 +28,7 @@
 #define STORED 0
 #define SQRT(x) sqrt(x)
 #define ABSOLUTE(x) fabs(x)
+#define SMALLEST DBL_MIN
 #define NAME(x) x##_float64
 #define SCALARS(x) x##_scalars_float64
 #include "pipeline_template.h"

@@ -7,6 +7,7 @@
      STORED       1 if memory may be of other dtypes (storage.h), else 0
      SQRT(x)      the square root in that type
      ABSOLUTE(x)  the magnitude in that type
+     SMALLEST     the smallest normal number of that type
      NAME(x)      x with a suffix for this type
      SCALARS(x)   the name of the struct of rule x's scalars
    It undefines them at its end. */
@@ -145,6 +146,14 @@ static void NAME(soft_threshold)(REAL *restrict p, int64_t length, REAL threshol
         p[i] = p[i] - NAME(clip_value)(p[i], threshold);
 }
 
+/* Numbers that decay without an end stay subnormal for ever, and arithmetic on subnormal numbers is slow. */
+static void NAME(flush)(REAL *restrict x, int64_t length)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        x[i] = ABSOLUTE(x[i]) < SMALLEST ? 0 : x[i];
+}
+
 static void NAME(blend_average)(REAL *restrict average, const REAL *restrict p, int64_t length, REAL weight)
 {
     if (weight == 1) {
@@ -175,6 +184,10 @@ static const REAL *NAME(regularized_grad)(REAL *restrict scratch, const REAL *g,
     return g;
 }
 
+#define RULE(name) NAME(name##_slots),
+static const int NAME(rule_slots)[] = {FO_RULES(RULE)};
+#undef RULE
+
 /* Update the block that begins at `begin`. `p` points to the block itself; in each slot it begins at `first_slot`. */
 static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *const *slots, int64_t first_slot,
                                const void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
@@ -183,6 +196,9 @@ static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *co
     const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
     g = NAME(regularized_grad)(scratch, g, p, array, length, hyper);
     NAME(rule_loops)[hyper->rule](p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
+    if (hyper->flush & FO_FLUSH_SLOTS)
+        for (int k = 0; k < NAME(rule_slots)[hyper->rule]; k++)
+            NAME(flush)((REAL *)slots[k] + first_slot, length);
     if ((REAL)hyper->threshold != 0)
         NAME(soft_threshold)(p, length, (REAL)hyper->threshold);
 }
@@ -200,6 +216,8 @@ static void NAME(finish_block)(const fo_array *array, const REAL *restrict p, in
 {
     if (array->average)
         NAME(blend_average)((REAL *)array->average + begin, p, length, (REAL)hyper->average_weight);
+    if (array->average && hyper->flush & FO_FLUSH_AVERAGE)
+        NAME(flush)((REAL *)array->average + begin, length);
 #if STORED
     if (array->copy)
         (array->copy_dtype == FO_FLOAT16 ? store_float16 : store_bfloat16)((uint16_t *)array->copy + begin, p, length);
@@ -207,10 +225,6 @@ static void NAME(finish_block)(const fo_array *array, const REAL *restrict p, in
 }
 
 #if STORED
-#define RULE(name) NAME(name##_slots),
-static const int NAME(rule_slots)[] = {FO_RULES(RULE)};
-#undef RULE
-
 /* Update a block whose memory is of another dtype: converted copies stay in the L1 cache. */
 static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, const void *grad, int64_t begin,
                                       int64_t length, const fo_hyper *hyper)
@@ -348,5 +362,6 @@ static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *gr
 #undef REAL_DTYPE
 #undef SQRT
 #undef ABSOLUTE
+#undef SMALLEST
 #undef NAME
 #undef SCALARS

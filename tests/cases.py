@@ -135,6 +135,15 @@ MATRIX_CASES = [
     Case(fastopt.Muon, {"lr": 0.02, "nesterov": False, "weight_decay": 0.1, "decoupled": False, "ns_steps": 3}),
 ]
 
+#: Those whose slots and averages get tiny: flushed, not flushed, and with an eps that forbids it.
+TINY_CASES = [
+    Case(fastopt.Adam, {"lr": 0.01, "ema_decay": 0.5}),
+    Case(fastopt.Adam, {"lr": 0.01, "eps": 0.0, "ema_decay": 0.5}),
+    Case(fastopt.SGD, {"lr": 0.01, "momentum": 0.9, "prox_l1": 0.5}),
+    Case(fastopt.Lion, {"lr": 0.01, "polyak": True}),
+    Case(fastopt.LAMB, {"lr": 0.01}),
+]
+
 DTYPES = (np.float32, np.float64)
 
 try:

@@ -59,6 +59,7 @@ typedef struct {
     int32_t is_scheduled; /* 1: an option is a function of the step */
     int32_t changes;      /* since its rows were made: those of the options that were written */
     int32_t has_new_rows; /* 1: further numbers than the rule's scalars depend on the step */
+    int32_t flush;        /* the rows' `flush` in every step that is a multiple of FO_FLUSH_STEPS */
     uintptr_t rule;
     int64_t same_from; /* the rule's scalars are the same from this step on */
     double limit;      /* the greatest norm of an array; infinity: none */

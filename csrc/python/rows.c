@@ -110,11 +110,14 @@ static int make_row(fo_plan *plan, int64_t r, PyObject *hooks)
 
 int fo_make_rows(fo_plan *plan, PyObject *hooks)
 {
-    for (int64_t r = 0; r < plan->row_count; r++)
+    for (int64_t r = 0; r < plan->row_count; r++) {
         if (!make_row(plan, r, hooks)) {
             plan->is_outdated |= !PyErr_Occurred(); /* the hook returned something else than numbers */
             return 0;
         }
+        const int is_due = (plan->row_steps[r] + 1) % FO_FLUSH_STEPS == 0;
+        plan->rows[r].flush = is_due ? plan->groups[plan->row_groups[r]].flush : 0;
+    }
     if (plan->may_change) {
         plan->may_change = 0;
         for (int64_t r = 0; r < plan->row_count; r++)

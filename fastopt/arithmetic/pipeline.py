@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .operations import Rule, maximum, minimum, where
+from .operations import Rule, absolute, maximum, minimum, where
 
 
 class StageFlags(NamedTuple):
@@ -26,6 +26,8 @@ class StageFlags(NamedTuple):
     decay: bool = False
     threshold: bool = False
     blend: bool = False
+    flush_slots: bool = False
+    flush_average: bool = False
     zero_grads: bool = False
     update: bool = True
     clear: bool = True
@@ -47,6 +49,9 @@ class StageScalars(NamedTuple):
     decay: Any
     threshold: Any
     average_weight: Any
+    #: The numbers below which slots, and averages, become 0.
+    smallest_slot: Any
+    smallest_average: Any
 
 
 class Factors(NamedTuple):
@@ -85,13 +90,21 @@ def regularized_grad(
 
 
 def updated(
-    rule: Rule, flags: StageFlags, scalars: StageScalars, h: Any, p: Any, g: Any, slots: Sequence[Any]
+    rule: Rule, flags: StageFlags, scalars: StageScalars, h: Any, p: Any, g: Any, slots: Sequence[Any], zero: Any = 0
 ) -> Sequence[Any]:
     """Apply a rule to a regularized gradient; return the new parameter and slots."""
     if flags.decay:
         p = p * scalars.decay
     p, *slots = rule(h, p, g, *slots)
+    if flags.flush_slots:
+        slots = [flush(slot, scalars.smallest_slot, zero) for slot in slots]
     return soft_threshold(p, scalars.threshold) if flags.threshold else p, *slots
+
+
+def finished_average(flags: StageFlags, scalars: StageScalars, average: Any, p: Any, zero: Any = 0) -> Any:
+    """Return the new average of a new parameter."""
+    average = blend_average(average, p, scalars.average_weight) if flags.blend else p
+    return flush(average, scalars.smallest_average, zero) if flags.flush_average else average
 
 
 def clip_value(g: Any, limit: Any) -> Any:
@@ -112,6 +125,11 @@ def add_l1(g: Any, p: Any, l1: Any, zero: Any) -> Any:
 def soft_threshold(p: Any, threshold: Any) -> Any:
     """Move the parameter towards 0 by ``threshold``, and stop there."""
     return p - minimum(maximum(p, -threshold), threshold)
+
+
+def flush(x: Any, smallest: Any, zero: Any = 0) -> Any:
+    """Set numbers below the smallest normal one to +0; NaN stays."""
+    return where(absolute(x) < smallest, zero, x)
 
 
 def mean(accumulated: Any, g: Any, weight: Any) -> Any:

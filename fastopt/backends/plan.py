@@ -61,6 +61,8 @@ class PlanGroup(NamedTuple):
     has_new_rows: bool
     #: The scalars are the same from this step on.
     same_from: int
+    #: The rows' ``flush`` in a step in which that is due.
+    flush: int
     #: The greatest norm of an array.
     limit: float
     #: The fields of its rows that stay.

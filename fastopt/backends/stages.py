@@ -7,11 +7,24 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+from ..arithmetic import tiny
 from ..arithmetic.pipeline import StageFlags, StageScalars
-from .table import CLEAR, FINISH, UPDATE, HyperRow
+from .table import CLEAR, FINISH, FLUSH_AVERAGE, FLUSH_SLOTS, UPDATE, HyperRow
 
-#: Returns the stages' scalars of a row, in double precision.
-stage_values = attrgetter(*StageScalars._fields)
+#: Returns the scalars that are fields of a row: all but those of flushing.
+field_values = attrgetter(*StageScalars._fields[:-2])
+
+
+def stage_values(hyper: HyperRow, dtype: Any) -> tuple[float, ...]:
+    """Return the stages' scalars of a row, in double precision; ``dtype`` is the compute dtype."""
+    if not hyper.flush:
+        return *field_values(hyper), 0.0, 0.0
+    smallest = tiny.smallest_normal(dtype)
+    return (
+        *field_values(hyper),
+        smallest if hyper.flush & FLUSH_SLOTS else 0.0,
+        smallest if hyper.flush & FLUSH_AVERAGE else 0.0,
+    )
 
 
 def stage_flags(
@@ -29,6 +42,8 @@ def stage_flags(
         hyper.decay != 1,
         bool(real(hyper.threshold) != 0),  # with a threshold of 0 the kernels and minimum choose other signs of zero
         has_average and hyper.average_weight != 1,
+        bool(hyper.flush & FLUSH_SLOTS),
+        has_average and bool(hyper.flush & FLUSH_AVERAGE),
         hyper.zero_grads,
         bool(hyper.stages & UPDATE),
         bool(hyper.stages & CLEAR),

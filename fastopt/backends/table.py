@@ -17,6 +17,9 @@ from ..arrays.dtypes import Array
 UPDATE, CLEAR, FINISH = 1, 2, 4
 WHOLE_PASS = UPDATE | CLEAR | FINISH
 
+#: Whose tiny numbers are flushed, as in csrc/fastopt.h.
+FLUSH_SLOTS, FLUSH_AVERAGE = 1, 2
+
 #: The order of sums, as in csrc/fastopt.h: the elements of a chunk are added in LANES running sums, which are folded in
 #: halves. Chunks are added in index order.
 CHUNK = 4096
@@ -40,6 +43,7 @@ class HyperRow(NamedTuple):
     dither: int = 0
     stages: int = WHOLE_PASS
     zero_grads: bool = False
+    flush: int = 0
 
 
 class ArrayExtras(NamedTuple):

@@ -18,11 +18,13 @@ from .groups import Groups
 from .hooks import Hooks, first_of_same
 from .parts import Parts
 from .results import StepInfo
-from .rows import CHANGING_ROWS, RATED, depend_on_step, steady_fields, step_fields
+from .rows import CHANGING_ROWS, RATED, depend_on_step, flush_of, steady_fields, step_fields
 from .workspace import Workspace
 
-#: The options that make another plan necessary: reading the gradients depends on them, or the table.
-FIXED = frozenset({"params", "clip_value", "clip_norm", "maximize", "max_weight_norm", "max_weight_norm_axis"})
+#: The options that make another plan necessary: reading the gradients depends on them, the table, or flushing.
+FIXED = frozenset(
+    {"params", "clip_value", "clip_norm", "maximize", "max_weight_norm", "max_weight_norm_axis", "eps", "eps_root"}
+)
 
 #: The types of options that can't change in place, besides those of NumPy's scalars.
 CONSTANTS = (bool, int, float, str, type(None))
@@ -124,6 +126,7 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
                 checked.scheduled,
                 depend_on_step(values, checked.scheduled, options),
                 first_of_same(hooks.hyper),
+                flush_of(checked.rule, values, options),
                 math.inf if values["clip_norm"] is None else values["clip_norm"],
                 *steady_fields(values, scale, options),
             )

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arithmetic import averages, dither
+from ..arithmetic import averages, dither, tiny
 from ..arithmetic.rules import Rule
-from ..backends.table import WHOLE_PASS, HyperRow
+from ..backends.table import FLUSH_AVERAGE, FLUSH_SLOTS, WHOLE_PASS, HyperRow
 from ..options.common import StepOptions
 from ..options.ranges import Group
 
@@ -128,6 +128,13 @@ def hyper_row(
         WHOLE_PASS,
         options.zero_grads,
     )
+
+
+def flush_of(rule: Rule, group: Group, options: StepOptions) -> int:
+    """Return whose tiny numbers are flushed when that is due (arithmetic/tiny.py)."""
+    has_average = options.polyak or options.ema_decay is not None
+    flushes_slots = tiny.is_flushed(rule) and tiny.has_safe_eps(rule, group)
+    return FLUSH_SLOTS * flushes_slots + FLUSH_AVERAGE * has_average
 
 
 def decay_of(group: Group, lr: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..arithmetic import tiny
 from ..arrays.dtypes import Array
 from ..backends.interrupts import uninterrupted
 from ..backends.table import CLEAR, FINISH, UPDATE, WHOLE_PASS, HyperRow, LimitedUnits
@@ -18,7 +19,7 @@ from .max_weight_norm import axes_of
 from .parts import Parts
 from .results import StepInfo
 from .row_sparse import NOT_BY_ROWS, RowSparseTable
-from .rows import history_of, hyper_row
+from .rows import flush_of, history_of, hyper_row
 from .workspace import Workspace
 
 
@@ -240,7 +241,10 @@ class Step:
             group = row_options[i]
             scalars = hooks.hyper(group, step + 1)
             row = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
-            rows.append(hooks.adjusted(row, group))
+            row = hooks.adjusted(row, group)
+            if tiny.is_due(step + 1):
+                row = row._replace(flush=flush_of(row.rule, group, options))
+            rows.append(row)
         return rows
 
     def array_numbers(self, name: str) -> Any:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..arithmetic import tiny
+from ..arithmetic.pipeline import flush
 from ..arrays.dtypes import Array
 from ..core.directions import Direction, DirectionOptimizer
 from ..options.common import Common, Unpack
@@ -116,6 +118,8 @@ class Muon(DirectionOptimizer):
         b, momentum = state["b"], param.dtype.type(group["momentum"])
         keep = param.dtype.type(1.0 - group["momentum"])
         b[...] = momentum * b + keep * g
+        if tiny.is_due(step) and group["eps"] >= tiny.LEAST_EPS:
+            b[...] = flush(b, param.dtype.type(tiny.smallest_normal(param.dtype)))
         update = keep * g + momentum * b if group["nesterov"] else b
         rows, columns = param.shape
         if group["adjust_lr_fn"] == "match_rms_adamw":

@@ -103,7 +103,7 @@ def step_of(rule: Rule, options: KernelOptions, layout: ArrayLayout) -> Element:
         if flags.clear:
             written = written._replace(grad=cleared(flags.zero_grads), accumulated=cleared(flags.mean))
         if flags.finish:
-            average = pipeline.blend_average(row.average, p, scalars.average_weight) if flags.blend else p
+            average = pipeline.finished_average(flags, scalars, row.average, p)
             written = written._replace(average=average, copy=p)
         return layout.select(written)
 

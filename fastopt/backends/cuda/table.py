@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...arithmetic import tiny
 from ...arithmetic.pipeline import StageScalars
 from ...arithmetic.rules import SGDScalars, sgd
 from ..stages import stage_flags, stage_values
@@ -28,7 +29,7 @@ from .streams import StreamOrder, on_device, synchronize
 from .sum_kernels import products_kernel, sums
 
 #: The fields of HyperRow that have defaults and that kernels know.
-KNOWN = {"mean", "l1", "threshold", "average_weight", "dither", "stages", "zero_grads"}
+KNOWN = {"mean", "l1", "threshold", "average_weight", "dither", "stages", "zero_grads", "flush"}
 
 
 class NextStep(NamedTuple):
@@ -153,8 +154,10 @@ class CudaTable:
         check_known(hyper)
         clips_arrays, clips_all, guard, rates = self.next
         has_average = each.dtypes.average is not None
+        flags = stage_flags(hyper, NUMPY_DTYPES[each.dtype], clips_arrays, clips_all, has_average)
         return KernelOptions(
-            stage_flags(hyper, NUMPY_DTYPES[each.dtype], clips_arrays, clips_all, has_average),
+            # In every step, so that one kernel does for all: the scalars are 0 where nothing is flushed.
+            flags._replace(flush_slots=tiny.is_flushed(hyper.rule), flush_average=has_average),
             guard != 0,
             rates[each.row] if rates else (),
             tuple(None if scaled is None else scaled[0] for scaled in self.plan.scales(each.indices[0])),
@@ -215,7 +218,7 @@ class CudaTable:
 
 def stage_scalars(hyper: HyperRow, dtype: str) -> StageScalars:
     with np.errstate(all="ignore"):
-        return StageScalars(*map(NUMPY_DTYPES[dtype], stage_values(hyper)))
+        return StageScalars(*map(NUMPY_DTYPES[dtype], stage_values(hyper, dtype)))
 
 
 def is_written(each: Launch, hyper: HyperRow) -> bool:

@@ -31,7 +31,7 @@ class Row:
     def __init__(self, hyper: HyperRow, dtype: np.dtype[Any]) -> None:
         self.hyper, self.dtype = hyper, dtype
         self.flags, self.ones = self._flags(), ones_of(hyper)
-        self.numbers = np.array(numbers_of(hyper), dtype)
+        self.numbers = np.array(numbers_of(hyper, dtype), dtype)
         views = [self.numbers[k : k + 1].reshape(()) for k in range(self.numbers.size)]
         #: The first inputs of every program, and the rule's scalars.
         self.inputs, self.scalars = views[:PARAM], views[PARAM:]
@@ -39,7 +39,7 @@ class Row:
     def take(self, hyper: HyperRow) -> bool:
         """Take the numbers of another step of the same rule; return whether it has other calls."""
         last, self.hyper = self.hyper, hyper
-        self.numbers[:] = numbers_of(hyper)
+        self.numbers[:] = numbers_of(hyper, self.dtype)
         before, self.ones = (self.flags, self.ones), ones_of(hyper)
         if hyper[:6] != last[:6] or hyper[7:] != last[7:]:
             self.flags = self._flags()
@@ -49,8 +49,8 @@ class Row:
         return stage_flags(self.hyper, self.dtype.type, False, self.hyper.global_clip != 1, True)
 
 
-def numbers_of(hyper: HyperRow) -> tuple[float, ...]:
-    return *stage_values(hyper), hyper.global_clip, 0.0, *hyper.scalars
+def numbers_of(hyper: HyperRow, dtype: np.dtype[Any]) -> tuple[float, ...]:
+    return *stage_values(hyper, dtype), hyper.global_clip, 0.0, *hyper.scalars
 
 
 def ones_of(hyper: HyperRow) -> tuple[int, ...]:
@@ -72,10 +72,12 @@ def step_program(
         if flags.update:
             g = regularized_grad(flags, values, scaled_grad(flags, values))
             h, slots = scalars(*values[behind_slots:]), values[SLOTS:behind_slots]
-            results = pipeline.updated(rule, flags, stage_scalars(values), h, values[PARAM], g, slots)
+            scalars_of_stages, p, zero = stage_scalars(values), values[PARAM], values[ZERO]
+            results = pipeline.updated(rule, flags, scalars_of_stages, h, p, g, slots, zero)
         if flags.finish and has_average:
-            p, weight = results[0], stage_scalars(values).average_weight
-            results = [*results, pipeline.blend_average(values[AVERAGE], p, weight) if flags.blend else p]
+            average, zero = values[AVERAGE], values[ZERO]
+            new_average = pipeline.finished_average(flags, stage_scalars(values), average, results[0], zero)
+            results = [*results, new_average]
         return results
 
     targets = [PARAM, *range(SLOTS, behind_slots)] + [AVERAGE] * (flags.finish and has_average)

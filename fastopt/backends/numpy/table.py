@@ -73,7 +73,8 @@ class NumpyTable:
         self.addresses = ffi.new("void *[]", len(params))
         self.unclipped = self.array_clip.tobytes()
         self.buffers = [Buffers() for _ in range(MAX_THREADS)]
-        self.step_pass = StepPass(self.arrays, self.buffers)
+        #: That of most steps, and that of a step in which tiny numbers are flushed.
+        self.step_passes = [StepPass(self.arrays, self.buffers) for _ in range(2)]
         self.accumulation_pass = AccumulationPass(self.arrays, self.buffers)
         #: By their sources, and whether they count elements that are not finite.
         self.sum_passes: dict[tuple[Source, Source, bool], SumPass] = {}
@@ -107,7 +108,8 @@ class NumpyTable:
         return True
 
     def step(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
-        self.run(self.step_pass, hyper_rows, self.step_count if is_counted else ())
+        step_pass = self.step_passes[any(row.flush for row in hyper_rows)]
+        self.run(step_pass, hyper_rows, self.step_count if is_counted else ())
 
     def accumulate(self, hyper_rows: Sequence[HyperRow], is_counted: bool = False) -> None:
         self.run(self.accumulation_pass, hyper_rows, self.call_count if is_counted else ())

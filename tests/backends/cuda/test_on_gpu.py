@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
+from cases import TINY_CASES, Case, built, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
+from tiny_numbers import with_tiny_numbers
 
 import fastopt
 from fastopt.backends.cuda import found as cuda_found
@@ -98,6 +99,22 @@ def on_device(arrays: Any) -> Any:
 @covering_gpu_options
 def test_options_have_the_bits_of_the_numpy_backend(case: Case, dtype: Any, options: dict[str, Any]) -> None:
     assert bytes_of_run(case, dtype, options, SIZES, on_device) == bytes_of_run(case, dtype, options, SIZES)
+
+
+@every_dtype
+@pytest.mark.parametrize("case", TINY_CASES, ids=str)
+def test_tiny_numbers_are_flushed_in_the_same_steps(case: Case, dtype: Any) -> None:
+    def state_after(to: Any, **more: Any) -> list[bytes]:
+        rng = np.random.default_rng(2)
+        start = [rng.normal(size=size).astype(dtype) for size in (4099, (2, 3))]
+        opt = built(case, start, {}, to, **more)
+        opt.step(to([rng.normal(size=each.shape).astype(dtype) for each in start]))
+        opt.load_state_dict(with_tiny_numbers(opt.state_dict(), rng))
+        for _ in range(3):
+            opt.step(to([np.zeros(each.shape, dtype) for each in start]))
+        return [alike(opt.parts.backend.ops.on_host(array)) for slots in opt.state.values() for array in slots.values()]
+
+    assert state_after(on_device) == state_after(list, backend="numpy")
 
 
 @every_dtype

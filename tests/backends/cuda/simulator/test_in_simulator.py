@@ -9,8 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BFLOAT16, CASES, MATRIX_CASES, Case, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
+from cases import (
+    BFLOAT16,
+    CASES,
+    MATRIX_CASES,
+    TINY_CASES,
+    Case,
+    built,
+    bytes_of_run,
+    covering_gpu_options,
+    every_dtype,
+    every_gpu_case,
+)
 from cuda_arrays import SimulatedArray, shifted, simulated, simulated_apart
+from tiny_numbers import with_tiny_numbers
 
 import fastopt
 from fastopt.arithmetic import quantize
@@ -70,6 +82,22 @@ def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -
         assert info == expected
     assert list(map(alike, params)) == list(map(alike, plain))
     assert on_host(opt) == on_host(reference)
+
+
+@every_dtype
+@pytest.mark.parametrize("case", TINY_CASES, ids=str)
+def test_tiny_numbers_are_flushed_in_the_same_steps(case: Case, dtype: Any) -> None:
+    def state_after(to: Any, **more: Any) -> list[bytes]:
+        rng = np.random.default_rng(2)
+        start = [rng.normal(size=size).astype(dtype) for size in (9, (2, 3))]
+        opt = built(case, start, {}, to, **more)
+        opt.step(to([rng.normal(size=each.shape).astype(dtype) for each in start]))
+        opt.load_state_dict(with_tiny_numbers(opt.state_dict(), rng))
+        for _ in range(3):
+            opt.step(to([np.zeros(each.shape, dtype) for each in start]))
+        return on_host(opt)
+
+    assert state_after(simulated_apart) == state_after(list, backend="numpy")
 
 
 #: Several blocks of 256 elements, whole ones and others; those that are below 30 keep their slots.
