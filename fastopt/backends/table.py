@@ -141,6 +141,19 @@ class AdafactorScalars(NamedTuple):
     d: float
 
 
+def adafactor_floors(eps1: float | None, dtype: Any) -> tuple[float, float]:
+    """Return the least mean and the least second moment of arrays of this dtype, ``eps1`` and its square.
+
+    Above 0 they stay above 0 in this dtype: 0 / 0 would be NaN.
+    """
+    if eps1 is None:
+        eps1 = float(np.finfo(dtype).eps)
+    if eps1 == 0:
+        return 0.0, 0.0
+    least = float(np.nextafter(np.zeros((), dtype), 1))
+    return max(eps1, least), max(eps1 * eps1, least)
+
+
 #: The source of a sum: "param"; "clipped_grad", the gradient scaled, averaged and clipped; "grad", that with l2 * param
 #: and l1 * sign(param) added; or the number of a slot that is stored in the compute dtype.
 Source: TypeAlias = str | int
@@ -159,6 +172,9 @@ class Table(Protocol):
 
     #: The index of each array in the optimizer, which selects its random numbers.
     indices: npt.NDArray[np.int64]
+
+    #: The greatest finite number of each array's compute dtype.
+    greatest: npt.NDArray[np.float64]
 
     #: How many elements of each gradient were infinite or NaN when they were last counted.
     nonfinite: npt.NDArray[np.int64]

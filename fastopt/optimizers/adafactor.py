@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..arrays.dtypes import Array
 from ..arrays.memory import in_memory_order
-from ..backends.table import AdafactorScalars
+from ..backends.table import AdafactorScalars, adafactor_floors
 from ..core.directions import Direction, DirectionOptimizer
 from ..core.step import Step
 from ..core.workspace import Workspace
@@ -136,14 +136,14 @@ class Adafactor(DirectionOptimizer):
         if param.size == 0:
             return Direction(g, 0.0)
         eps1, eps2 = group["eps"]
-        eps1 = float(np.finfo(param.dtype).eps) if eps1 is None else eps1
+        floors = adafactor_floors(eps1, param.dtype)
         weight = self.weight(group, step)
         sums = self.parts.backend.sum_squares
         if param.ndim < 2:
             approach(state["variance"], np.square(g, dtype=np.float64), weight)
-            u = g / np.sqrt(np.maximum(state["variance"], param.dtype.type(eps1 * eps1)))
+            u = g / np.sqrt(np.maximum(state["variance"], param.dtype.type(floors[1])))
         else:
-            u = factored(g, state["row_var"], state["col_var"], weight, eps1, sums)
+            u = factored(g, state["row_var"], state["col_var"], weight, floors, sums)
         step_size = max(eps2, math.sqrt(mean_square(param, sums))) * self.rate(group, step)
         return Direction(u, step_size / max(1.0, math.sqrt(mean_square(u, sums)) / group["d"]))
 
@@ -172,7 +172,9 @@ def blocks(matrices: int, rows: int, columns: int) -> Iterator[tuple[slice, slic
             yield slice(i, i + 1), slice(row, row + run)
 
 
-def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: float, sum_squares: SumSquares) -> Array:
+def factored(
+    g: Array, row_var: Array, col_var: Array, weight: float, floors: tuple[float, float], sum_squares: SumSquares
+) -> Array:
     """Update the means; return ``u`` of an array with two or more axes, in its order of memory."""
     rows, columns = g.shape[-2:]
     approach(row_var, sum_squares(g, (g.ndim - 1,)) / columns, weight)
@@ -181,9 +183,10 @@ def factored(g: Array, row_var: Array, col_var: Array, weight: float, eps1: floa
     r, c = row_var.reshape(-1, rows, 1), col_var.reshape(-1, 1, columns)
     # In index order.
     mean = np.cumsum(r, axis=1, dtype=np.float64)[:, -1:] / rows
-    mean = np.maximum(mean, eps1).astype(g.dtype)
+    least_mean, least = floors
+    mean = np.maximum(mean, least_mean).astype(g.dtype)
     u = np.empty_like(matrices)
     for batch, band in blocks(*matrices.shape):
-        v = np.maximum(r[batch, band] * c[batch] / mean[batch], g.dtype.type(eps1 * eps1))
+        v = np.maximum(r[batch, band] * c[batch] / mean[batch], g.dtype.type(least))
         np.divide(matrices[batch, band], np.sqrt(v, out=v), out=u[batch, band])
     return np.asarray(u.reshape(g.shape), order="C" if g.flags.c_contiguous else "F")

@@ -68,7 +68,8 @@ class LARS(_Layerwise):
     Notes
     -----
     State: ``b`` (momentum buffer), with the shape and dtype of its parameter; ``trust_ratio`` (of the last step, 0-d
-    float64). The norms are added in double precision, with the same bits on every machine.
+    float64). The norms are added in double precision, with the same bits on every machine. Where ``lr * ratio`` is too
+    large for the parameter's dtype, the greatest number of this dtype takes its place.
 
     Source: You, Gitman and Ginsburg, arXiv 1708.03888;
     https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.lars.
@@ -155,7 +156,8 @@ class LAMB(_Layerwise):
     -----
     State, each with the shape and dtype of its parameter: ``u`` (the last step before ratio and lr; ``state_dtype``
     does not change it), ``m`` (first moment), ``v`` (second moment); ``trust_ratio`` (of the last step, 0-d float64).
-    The norms are added in double precision, with the same bits on every machine.
+    The norms are added in double precision, with the same bits on every machine. Where ``lr * ratio`` is too large for
+    the parameter's dtype, the greatest number of this dtype takes its place.
 
     Source: You et al., arXiv 1904.00962; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.lamb.
 

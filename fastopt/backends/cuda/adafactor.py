@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...arithmetic.rules import DescendScalars, descend
-from ..table import AdafactorScalars, HyperRow
+from ..table import AdafactorScalars, HyperRow, adafactor_floors
 from .arrays import DeviceArray, in_memory_order, slot_like
 from .compiling import compiled
 from .kernels import rates
@@ -102,11 +102,10 @@ class Factored:
     ) -> None:
         for part, rows in zip(self.rows.units.parts, self.rows.rows, strict=True):
             each = table.plan.launches[part.launch]
-            hyper, eps1 = hyper_rows[each.row], scalars[each.row].eps1
-            eps1 = float(np.finfo(each.dtype).eps) if eps1 is None else float(eps1)
+            hyper, dtype = hyper_rows[each.row], NUMPY_DTYPES[each.dtype]
+            least_mean, least = adafactor_floors(scalars[each.row].eps1, dtype)
             kernel = compiled(table.device, directions_kernel, table.source_options(each, hyper, "grad"), each.dtypes)
-            floor = NUMPY_DTYPES[each.dtype](eps1 * eps1)
-            numbers = table.work(each, hyper), stage_scalars(hyper, each.dtype), floor, eps1
+            numbers = table.work(each, hyper), stage_scalars(hyper, each.dtype), dtype(least), least_mean
             places = part.rows, part.entries, rows, self.matrices
             launch(kernel, part.blocks, UNIT_THREADS, stream, *numbers, *places)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numba import cuda
 
 from ...arithmetic import operations
@@ -44,6 +45,15 @@ from .layout import (
     Work,
     vector_length,
 )
+
+#: The greatest finite number of each compute dtype.
+GREATEST64, GREATEST32 = (float(np.finfo(dtype).max) for dtype in (np.float64, np.float32))
+
+
+@device_function
+def at_most(value: float, limit: float) -> float:
+    """Return the lesser number; NaN stays."""
+    return limit if value > limit else value
 
 
 @device_function
@@ -179,10 +189,12 @@ def trust(
         update_norm = math.sqrt(real(0.0, update_sums + 8 * number))
         ratio = 1.0
         if adapt != 0 and param_norm != 0.0 and update_norm != 0.0:
-            ratio = coefficient * param_norm / (update_norm + eps)
+            ratio = at_most(coefficient * param_norm / (update_norm + eps), GREATEST64)
         if not is_set(guard):
             put(words(ratios + 8 * number, 1)[0], ratio)
-        set_both(rates64, rates32, number, lr * ratio)
+        rate = lr * ratio
+        put(rates64 + 8 * number, at_most(rate, GREATEST64))
+        put(rates32 + 4 * number, np.float32(at_most(rate, GREATEST32)))
 
 
 @kernel(I64, I64, I64, F64, F64, F64, *[I64] * 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -68,6 +69,10 @@ class NativeTable:
         self.make_hyper_rows(1)
         self.readings = ffi.new("fo_reading[]", count)
         self.read = np.frombuffer(ffi.buffer(self.readings), dtype=READING)
+
+    @cached_property
+    def greatest(self) -> npt.NDArray[np.float64]:
+        return np.where(self.columns["dtype"] == DOUBLE, np.finfo(np.float64).max, np.finfo(np.float32).max)
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         present = [grad is not None for grad in grads]

@@ -20,6 +20,9 @@ from .table import NumpyTable
 
 NOTHING_READ = Reading()
 
+#: The greatest finite number in double precision.
+GREATEST = np.finfo(np.float64).max
+
 
 class HostBackend(Backend):
     """The base of the native and the NumPy backend. Unlike a GPU they read results at once."""
@@ -118,7 +121,9 @@ class HostBackend(Backend):
             param_norms, update_norms = np.sqrt(param_sums), np.sqrt(update_sums)
             is_defined = (adapt != 0) & (param_norms != 0) & (update_norms != 0)
             found = np.where(is_defined, coefficients * param_norms / (update_norms + eps), 1.0)
-            rates = lrs * found
+            # An infinite rate times an element that is 0 would be NaN.
+            found = np.minimum(found, GREATEST)
+            rates = np.minimum(lrs * found, table.greatest[present])
         ratios[present] = found
         table.row_numbers[present] = np.arange(row_numbers.size)
         try:

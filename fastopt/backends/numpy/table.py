@@ -7,6 +7,7 @@ arrays and in a few buffers that are used again, so that the time goes into arit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,10 @@ class NumpyTable:
         self.accumulation_pass = AccumulationPass(self.arrays, self.buffers)
         #: By their sources, and whether they count elements that are not finite.
         self.sum_passes: dict[tuple[Source, Source, bool], SumPass] = {}
+
+    @cached_property
+    def greatest(self) -> npt.NDArray[np.float64]:
+        return np.array([np.finfo(compute_dtype(param.dtype)).max for param in self.arrays.params], np.float64)
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         self.grads = [flat_or_none(grad) for grad in grads]
