@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .arithmetic import halves
 from .arithmetic.norms import clip_factor, total_norm
 from .arrays.dtypes import FLOAT32, FLOAT64, Array, is_float
 from .arrays.memory import described, in_memory_order
@@ -96,7 +97,7 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
     factor = clip_factor(norm, float(max_norm))
     with np.errstate(all="ignore"):
         for grad in arrays:
-            np.multiply(grad, factor.astype(grad.dtype), out=grad)
+            scale(grad, factor)
     return norm
 
 
@@ -128,6 +129,14 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
         for grad in float_arrays(grads, are_written=True):
             limit = np.asarray(clip_value, FLOAT64).astype(grad.dtype)
             np.minimum(np.maximum(grad, -limit, out=grad), limit, out=grad)
+
+
+def scale(grad: Array, factor: np.float64) -> None:
+    """Multiply a gradient in place, as the fused pass does: a small factor would become 0 in half precision."""
+    if grad.dtype.itemsize < FLOAT32.itemsize:
+        halves.round_into(grad, halves.to_float32(grad) * factor.astype(FLOAT32))
+    else:
+        np.multiply(grad, factor.astype(grad.dtype), out=grad)
 
 
 def norm_of(arrays: list[Array], norm_type: float) -> float:

@@ -62,11 +62,23 @@ def test_dtypes_and_strides(dtype: Any, norm_type: float) -> None:
     norm = fastopt.clip_grad_norm_(grads, 2.5, norm_type)
     assert norm == pytest.approx(expected, rel=1e-14)
     assert isinstance(norm, float)
-    factor = np.minimum(1, 2.5 / (norm + 1e-6)).astype(dtype)
+    wide = np.float32 if np.dtype(dtype).itemsize == 2 else dtype
+    factor = np.minimum(1, 2.5 / (norm + 1e-6)).astype(wide)
     for grad, values in zip(grads, exact, strict=True):
-        np.testing.assert_array_equal(grad.astype(float), (values.astype(dtype) * factor).astype(float))
+        np.testing.assert_array_equal(grad.astype(float), (values.astype(wide) * factor).astype(dtype).astype(float))
     for buffer, untouched in zip(buffers, (np.s_[:, 1::2], np.s_[::2]), strict=True):
         assert (buffer[untouched] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", half_dtypes(), ids=lambda dtype: np.dtype(dtype).name)
+def test_half_precision_is_scaled_as_in_the_fused_pass(dtype: Any) -> None:
+    """The factor, 1.7e-8, is 0 in float16."""
+    grad, param = np.full(10**6, 60_000, dtype), np.zeros(10**6, np.float32)
+    grad[: 10**5] = np.random.default_rng(0).normal(size=10**5) * 1e4
+    fastopt.SGD(param, lr=1.0, clip_global_norm=1.0).step(grad)
+    fastopt.clip_grad_norm_(grad, 1.0)
+    assert float(grad[-1]) == pytest.approx(1.05e-3, rel=1e-2)
+    assert grad.tobytes() == (-param).astype(dtype).tobytes()
 
 
 def test_a_norm_below_the_limit_changes_nothing() -> None:

@@ -134,6 +134,7 @@ class SGD(Optimizer):
         """
         self.ready()  # checks the options: what was written into a group counts here too
         parameters, groups = self.parts.parameters, self.parts.groups.values(self.step_count)
+        ops = self.parts.backend.ops
         if not self.parts.backend.on_host:
             raise ValueError("lookahead: it is not done on a GPU yet; use nesterov=True")
         if any(group["nesterov"] for group in self.param_groups):
@@ -144,7 +145,8 @@ class SGD(Optimizer):
                 group = groups[k]
                 if group["momentum"] != 0 and "b" in self.state[name] and name not in parameters.frozen:
                     reach = group["momentum"] * (1.0 if group["lr_in_momentum"] else group["lr"])
-                    param -= param.dtype.type(reach) * self.slot(name, "b")
+                    b = self.slot(name, "b")
+                    ops.write_rounded(param, ops.to_compute_dtype(param) - b.dtype.type(reach) * b)
             yield
         finally:
             for param, values in zip(parameters.arrays, before, strict=True):

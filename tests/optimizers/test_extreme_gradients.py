@@ -1,4 +1,4 @@
-"""Gradients that become 0 for good, and tiny and huge ones: numbers stay finite, with the same bits on both backends."""
+"""Gradients that become 0 for good, tiny and huge ones: numbers stay finite, with the same bits on both backends."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cases import every_dtype, shown
+from cases import BFLOAT16, every_dtype, shown
 
 import fastopt
 from fastopt import SGD, Adagrad, Adam, AdamW, RMSprop, schedules
@@ -219,6 +219,18 @@ def test_nesterov_at_the_looked_ahead_point_is_the_rearranged_form(options: dict
         assert theta.tobytes() == before
         ahead.step(grad)
         at_once.step(rosenbrock_gradient(rearranged))
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16][: 1 + (BFLOAT16 is not None)], ids=str)
+def test_lookahead_of_half_precision_is_computed_in_float32(dtype: Any) -> None:
+    """A small learning rate is 0 in float16."""
+    param = np.full((2, 2), 0.01, dtype, order="F")
+    opt = SGD(param, lr=1e-8, momentum=0.5)
+    opt.step(np.full((2, 2), 1e6))
+    before = param.astype(np.float32)
+    with opt.lookahead():
+        assert (param == (before - np.float32(5e-9) * np.float32(1e6)).astype(dtype)).all()
+        assert (param < before).all()
 
 
 @every_dtype
