@@ -27,12 +27,13 @@ Source: the idea of a scale per block is from Dettmers et al., 8-bit Optimizers 
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays.dtypes import Array
+from ..arrays.dtypes import Array, is_float
+from ..arrays.memory import described
 from .dither import SCALE_BLOCK
 from .halves import Bits32
 
@@ -59,48 +60,113 @@ MIDDLE = np.uint32(0x8000)
 
 
 def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, Scales]:
-    """Return the codes of a one-dimensional float32 array, and the scales of its blocks.
+    """Return the codes of a float32 array of any shape, and the scales of its blocks.
+
+    The blocks go through an array in C order or Fortran order as it lies in memory, and the codes lie likewise. They go
+    through any other array in C order.
 
     Parameters
     ----------
-    x : float32 array, shape (n,)
-        Not negative where ``map`` is ``"root"``.
+    x : float array
+        Computed in float32. Not negative where ``map`` is ``"root"``.
     map : "signed" or "root"
         The codec; see the module.
-    random : uint32 array, shape (n,), optional
-        16 random bits for each element, as from :func:`fastopt.arithmetic.dither.random_bits`. None: round to the
-        nearer code.
+    random : uint32 array of as many elements, optional
+        16 random bits for each element, as from :func:`fastopt.arithmetic.dither.random_bits`, in the order of the
+        blocks. None: round to the nearer code.
 
     Returns
     -------
-    codes : uint8 array, shape (n,)
-    scales : float32 array, shape (ceil(n / 256),)
+    codes : uint8 array, with the shape of ``x``
+    scales : float32 array, shape (ceil(x.size / 256),)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``x`` is not an array of floats, ``map`` is another word, or there is not one random number for each element.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fastopt import quantize
-    >>> codes, scales = quantize.quantize(np.float32([0.5, -1.0, 0.0, 2.0]), "signed")
+    >>> codes, scales = quantize.quantize(np.float32([[0.5, -1.0], [0.0, 2.0]]), "signed")
     >>> quantize.dequantize(codes, scales, "signed").round(2)
-    array([ 0.5, -1. ,  0. ,  2. ], dtype=float32)
+    array([[ 0.5, -1. ],
+           [ 0. ,  2. ]], dtype=float32)
     """
+    check_map(map)
+    if not isinstance(x, (np.ndarray, np.generic)) or not is_float(x.dtype):
+        raise TypeError(f"x is {found(x)}; expected a NumPy array of floats")
+    x = np.asarray(x)
+    if random is not None and random.size != x.size:
+        raise ValueError(f"random: expected {x.size} numbers, one for each element, got {random.size}")
+    values = in_block_order(x)
     padded = np.zeros((-(-x.size // SCALE_BLOCK), SCALE_BLOCK), np.float32)
-    padded.reshape(-1)[: x.size] = x
-    bits = np.full(x.size, MIDDLE) if random is None else random
+    bits = np.full(x.size, MIDDLE) if random is None else random.reshape(-1)
     with np.errstate(all="ignore"):
+        padded.reshape(-1)[: x.size] = values
         scales = scales_of(magnitudes(padded).max(axis=1, initial=0))
         normals = normals_of(scales, map)
         padded[normals == 0] = 0
         normal = np.repeat(normals, SCALE_BLOCK)[: x.size]
         flat = padded.reshape(-1)[: x.size]
-        return encode(flat, normal, bits, map), scales
+        return in_shape_of(x, encode(flat, normal, bits, map)), scales
 
 
 def dequantize(codes: Codes, scales: Scales, map: Map) -> Array:
-    """Return the values of these codes and scales: a float32 array, shape (n,)."""
+    """Return the values of codes, such as those of ``opt.state["W"]["m"]``, and their scales, ``["m_scale"]``.
+
+    Parameters
+    ----------
+    codes : uint8 array
+        In the order of memory of the array that was quantized: a copy in another order has other blocks.
+    scales : float32 array, shape (ceil(codes.size / 256),)
+    map : "signed" or "root"
+        The codec: "root" for slots that are never negative. (``opt.slot("W", "m")`` knows it.)
+
+    Returns
+    -------
+    float32 array, with the shape of ``codes``
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not such an array, or ``map`` is another word.
+    """
+    check_map(map)
+    for name, array, dtype in (("codes", codes, np.uint8), ("scales", scales, np.float32)):
+        if not isinstance(array, (np.ndarray, np.generic)) or array.dtype != dtype:
+            raise TypeError(f"{name} is {found(array)}; expected a NumPy array of {np.dtype(dtype)}")
+    codes = np.asarray(codes)
+    blocks = -(-codes.size // SCALE_BLOCK)
+    if scales.shape != (blocks,):
+        raise ValueError(
+            f"scales has shape {scales.shape}; expected ({blocks},), one for every {SCALE_BLOCK} codes of shape "
+            f"{codes.shape}"
+        )
     with np.errstate(all="ignore"):
-        values: Array = decode(codes, np.repeat(units_of(scales, map), SCALE_BLOCK)[: codes.size], map)
-    return values
+        units = np.repeat(units_of(scales, map), SCALE_BLOCK)[: codes.size]
+        return in_shape_of(codes, decode(in_block_order(codes), units, map))
+
+
+def check_map(map: Map) -> None:
+    if map not in ("signed", "root"):
+        raise ValueError(f"map={map!r}: expected 'signed' or 'root'")
+
+
+def found(value: Any) -> str:
+    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else described(value)
+
+
+def in_block_order(array: Array) -> Array:
+    """Return the elements in the order of the blocks."""
+    return (array if array.flags.c_contiguous or not array.flags.f_contiguous else array.T).reshape(-1)
+
+
+def in_shape_of(array: Array, values: Array) -> Array:
+    """Return values, given in the order of the blocks, in an array's shape."""
+    is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    return values.reshape(array.shape, order="F" if is_fortran else "C")
 
 
 def step_signed(x: Array, scale: Array | float) -> Array:

@@ -10,7 +10,6 @@ import numpy as np
 from ..arithmetic import halves, quantize
 from ..arithmetic.quantize import Map
 from ..arrays.dtypes import Array, is_bfloat16
-from ..arrays.memory import in_memory_order
 
 
 def slot_storage(state_dtype: str | None, size: int) -> str | None:
@@ -44,7 +43,5 @@ def read_slot(state: Mapping[str, Any], slot: str, non_negative: Container[str])
     scaled = scales_of(state, slot, non_negative)
     if scaled is not None:
         codec, scales = scaled
-        flat = in_memory_order(stored)
-        values = quantize.dequantize(flat.reshape(-1), scales, codec).reshape(flat.shape)
-        return values if stored.flags.c_contiguous else values.T
+        return quantize.dequantize(stored, scales, codec)
     return halves.to_float32(stored) if is_bfloat16(stored.dtype) else stored
