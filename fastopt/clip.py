@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .arithmetic import halves
 from .arithmetic.norms import clip_factor, total_norm
@@ -131,7 +132,7 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
             np.minimum(np.maximum(grad, -limit, out=grad), limit, out=grad)
 
 
-def scale(grad: Array, factor: np.float64) -> None:
+def scale(grad: Array, factor: npt.NDArray[np.float64]) -> None:
     """Multiply a gradient in place, as the fused pass does: a small factor would become 0 in half precision."""
     if grad.dtype.itemsize < FLOAT32.itemsize:
         halves.round_into(grad, halves.to_float32(grad) * factor.astype(FLOAT32))

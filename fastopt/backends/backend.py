@@ -105,6 +105,15 @@ class Backend:
         """Return a function that returns whether these arrays still have these dtypes and are all writeable."""
         raise NotImplementedError
 
+    def check_rules(self, rows: HyperRows) -> None:
+        """Raise if the rule of a row is no arithmetic on arrays; the rules that :meth:`table` takes may all be.
+
+        Raises
+        ------
+        TypeError
+            For a rule of the user's own that asks for the value of an element.
+        """
+
     def set_stream(self, table: Any, stream: Any) -> None:
         """Set the stream of the next step; None: the stream that the gradients name.
 

@@ -85,7 +85,9 @@ class Optimizer(Hooks):
     (array([0.5, 1.5], dtype=float32), array([0., 0.], dtype=float32), array([0.75, 1.25], dtype=float32))
 
     Options and scalars turn a rule of :mod:`fastopt.rules` into an optimizer. The NumPy backend also runs rules of your
-    own. Their numbers must all be scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``.
+    own. Their numbers must all be scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``. They work on all elements at
+    once: ``where(g > h.zero, a, b)``, ``maximum`` and ``minimum``, not ``if``, ``and``, ``or``, ``not``, ``max`` and
+    ``min``. Anything else is a TypeError that begins with the rule's file and line.
 
     >>> import numpy as np, fastopt
     >>> class SignlessSGD(fastopt.Optimizer):

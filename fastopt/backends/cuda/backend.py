@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...arithmetic.rules import Rule
+from ...arithmetic.symbols import check_rule
 from ...arrays.memory import Extents
 from ..backend import Arrays, Backend, Counts, Limits, Refuse
 from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
@@ -48,6 +49,10 @@ class CudaBackend(Backend):
 
     def writeable_check(self, arrays: Sequence[Any], dtypes: Sequence[Any]) -> Callable[[], bool]:
         return lambda: True
+
+    def check_rules(self, rows: Sequence[HyperRow]) -> None:
+        for row in rows:
+            check_rule(row.rule, type(row.scalars))
 
     def set_stream(self, table: BackendTable, stream: Any) -> None:
         table.stream = None if stream is None else stream_handle(stream)

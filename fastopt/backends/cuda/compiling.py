@@ -20,8 +20,12 @@ from .layout import SIMULATED, Work
 
 #: The files that make kernels, in fastopt/. Numba's cache on disk only looks at the file of the kernel's own function.
 KERNEL_FILES = (
-    *(f"arithmetic/{name}.py" for name in ("dither", "halves", "operations", "pipeline", "quantize", "rules")),
+    *(
+        f"arithmetic/{name}.py"
+        for name in ("dither", "halves", "operations", "pipeline", "quantize", "rules", "symbols")
+    ),
     "arrays/dtypes.py",
+    "arrays/memory.py",
     "backends/table.py",
     *(f"backends/cuda/{name}.py" for name in ("compiling", "device_code", "elements", "intrinsics", "kernels")),
     *(f"backends/cuda/{name}.py" for name in ("layout", "simulator", "tracing", "sum_kernels")),

@@ -13,6 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba.cuda import cgutils
 
+from ...arithmetic.symbols import EXACT, Symbol, check_numbers
 from .layout import ITEM_SIZES
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -113,7 +114,7 @@ def converted(builder: Any, value: Any, dtype: str, to: str) -> Any:
     return cast(value, LLVM_TYPES[to])
 
 
-class Lanes(np.lib.mixins.NDArrayOperatorsMixin):
+class Lanes(Symbol):
     """Numbers of one dtype in a kernel that is being built: one, or as many as a thread reads at once."""
 
     def __init__(self, builder: Any, values: Sequence[Any]) -> None:
@@ -124,7 +125,7 @@ class Lanes(np.lib.mixins.NDArrayOperatorsMixin):
     def dtype(self) -> np.dtype[Any]:
         return DTYPES[self.values[0].type]
 
-    def __getitem__(self, which: slice) -> Lanes:
+    def __getitem__(self, which: slice) -> Lanes:  # type: ignore[override]
         return Lanes(self.builder, self.values[which])
 
     def astype(self, dtype: Any) -> Lanes:
@@ -143,23 +144,17 @@ class Lanes(np.lib.mixins.NDArrayOperatorsMixin):
         to = LLVM_TYPES[np.dtype(dtype).name]
         return Lanes(self.builder, [self.builder.bitcast(value, to) for value in self.values])
 
-    def __array_ufunc__(self, function: Any, method: str, *operands: Any) -> Lanes:
-        if method != "__call__":
-            raise NotImplementedError(f"rules: {function.__name__}.{method} is not done in CUDA kernels")
+    def result(self, function: Any, operands: Sequence[Any]) -> Lanes:
+        check_numbers(function, operands, EXACT)
         kind = next(o for o in reversed(operands) if isinstance(o, Lanes)).values[0].type
-        lanes = [self._constant(function, operand, kind) for operand in operands]
+        lanes = [self._constant(operand, kind) for operand in operands]
         count = max(len(each.values) for each in lanes)
         spread = [each.values if len(each.values) == count else [*each.values] * count for each in lanes]
         name = function.__name__
         return Lanes(self.builder, [operation(self.builder, name, *each) for each in zip(*spread, strict=True)])
 
-    def __array_function__(self, function: Any, types: Any, operands: Any, names: Any) -> Lanes:
-        return self.__array_ufunc__(function, "__call__", *operands)
-
-    def _constant(self, function: Any, operand: Any, kind: Any) -> Lanes:
-        """Return an operand as lanes: integers, and numbers of float32, are exact in every dtype."""
+    def _constant(self, operand: Any, kind: Any) -> Lanes:
+        """Return an operand as lanes."""
         if isinstance(operand, Lanes):
             return operand
-        if isinstance(operand, (int, np.unsignedinteger, np.float32)):
-            return Lanes(self.builder, [ir.Constant(kind, float(operand) if is_float(kind) else int(operand))])
-        raise TypeError(f"rules: {function.__name__} with {operand!r}: numbers must come from the scalars of the rule")
+        return Lanes(self.builder, [ir.Constant(kind, float(operand) if is_float(kind) else int(operand))])

@@ -72,7 +72,9 @@ class NativeTable:
 
     @cached_property
     def greatest(self) -> npt.NDArray[np.float64]:
-        return np.where(self.columns["dtype"] == DOUBLE, np.finfo(np.float64).max, np.finfo(np.float32).max)
+        single, double = (float(np.finfo(dtype).max) for dtype in (np.float32, np.float64))
+        greatest: npt.NDArray[np.float64] = np.where(self.columns["dtype"] == DOUBLE, double, single)
+        return greatest
 
     def set_grads(self, grads: Sequence[Array | None]) -> None:
         present = [grad is not None for grad in grads]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backend import Arrays, Count, Counts, Rules, Slots
+from ...arithmetic.pipeline import StageFlags
+from ..backend import Arrays, Count, Counts, HyperRows, Rules, Slots
 from ..table import Extras, HyperRow
 from . import axis_sums, row_sums
 from .host import HostBackend
 from .passes import MAX_THREADS
+from .programs import step_program
 from .table import NumpyTable
 
 
@@ -21,6 +23,10 @@ class NumpyBackend(HostBackend):
         self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None
     ) -> NumpyTable:
         return NumpyTable(params, slots, extras, counts)
+
+    def check_rules(self, rows: HyperRows) -> None:
+        for row in rows:
+            step_program(row.rule, type(row.scalars), StageFlags(), False, False, ())
 
     def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
         table.step(rows, is_counted=True)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ...arithmetic.symbols import Symbol, check_numbers
 from ...arrays.dtypes import Array
 
 #: A function with its arguments.
@@ -40,20 +41,13 @@ def stage_of_assignments(targets: Sequence[Array], values: Iterable[Any]) -> Sta
     return operator.setitem, targets, repeat(...), values
 
 
-class Value(np.lib.mixins.NDArrayOperatorsMixin):
+class Value(Symbol):
     """A symbol that stands for an array while a function is traced; operations on it are recorded."""
 
     def __init__(self, trace: Trace, number: int) -> None:
         self.trace, self.number = trace, number
 
-    def __array_ufunc__(self, function: Any, method: str, *operands: Any, **options: Any) -> Value:
-        if method != "__call__" or options:
-            raise TypeError(f"rules: expected plain calls of NumPy's functions, got {function}.{method}, {options}")
-        return self.trace.record(function, operands)
-
-    def __array_function__(self, function: Any, types: Any, operands: Sequence[Any], options: Any) -> Value:
-        if function is not np.where:
-            raise TypeError(f"rules: expected elementwise functions, got {function}")
+    def result(self, function: Any, operands: Sequence[Any]) -> Value:
         return self.trace.record(function, operands)
 
 
@@ -68,8 +62,7 @@ class Trace:
         self.calls: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
 
     def record(self, function: Callable[..., Any], operands: Sequence[Any]) -> Value:
-        if not all(isinstance(operand, Value) for operand in operands):
-            raise TypeError(f"rules: {function}{operands}: numbers must come from the scalars of the rule")
+        check_numbers(function, operands)
         if function is np.multiply:
             for one, other in (operands, operands[::-1]):
                 if one.number in self.ones:

@@ -306,7 +306,9 @@ def test_the_operations_of_rules_to_come() -> None:
     ("change", "message"),
     [
         (np.arctan, "arctan is not among the operations of CUDA kernels"),
-        (lambda p: p * 0.5, "numbers must come from the scalars of the rule"),
+        (lambda p: p * 0.5, "expected numbers from the scalars of the rule"),
+        (lambda p: max(p, -p), "asks one for its truth"),
+        (lambda p: p / float(p), "asks for one number"),
     ],
 )
 def test_what_a_rule_may_not_do_is_an_error(change: Any, message: str) -> None:

@@ -47,7 +47,7 @@ def test_same_numbers(function: Any, targets: list[int | None], scratch: int, dt
     "function", [lambda a: [2.0 * a], lambda a: [np.add.reduce(a)], lambda a: [np.concatenate([a, a])]]
 )
 def test_what_is_no_elementwise_arithmetic_is_told(function: Any) -> None:
-    with pytest.raises(TypeError, match="rules: "):
+    with pytest.raises(TypeError, match=r"test_rules_as_calls\.py:\d+: .*expected "):
         Program(function, 1, [0])
 
 

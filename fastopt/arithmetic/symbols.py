@@ -1,0 +1,105 @@
+"""Symbols: a rule is traced by calling it on them. What needs the value of one is an error, with file and line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .operations import Rule, slots
+
+#: What the names of the files begin with whose frames are no rule's.
+LIBRARIES = tuple(str(folder) + os.sep for folder in (Path(__file__).parents[1], Path(np.__file__).parent))
+
+TRUTH = (
+    "a rule works on all elements at once, and here it asks one for its truth; instead of if, and, or, not and chained "
+    "comparisons use where(condition, a, b), instead of max and min use maximum and minimum"
+)
+NUMBER = (
+    "a rule works on all elements at once, and here it asks for one number; instead of float, int, round and the "
+    "functions of math use the operations of fastopt.rules: sqrt, absolute, sign, maximum, minimum, where"
+)
+ELEMENTS = (
+    "a rule works on all elements at once, and here it asks for single ones, by a loop, in, len or an index; use "
+    "where(condition, a, b) to choose among values"
+)
+
+
+def misuse(text: str) -> TypeError:
+    """Return the error of a rule, which begins with the rule's own file and line."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(LIBRARIES):
+        frame = frame.f_back  # type: ignore[assignment]
+    place = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}: "
+    return TypeError(f"{place}{text}")
+
+
+def refusing(text: str) -> Callable[..., NoReturn]:
+    """Return a method that raises this error."""
+
+    def refuse(self: Symbol, *arguments: Any) -> NoReturn:
+        raise misuse(text)
+
+    return refuse
+
+
+class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
+    """Stands for an array, or a number, while a rule is traced. Subclasses say what an operation does."""
+
+    __bool__ = refusing(TRUTH)
+    __float__ = __int__ = __index__ = __complex__ = refusing(NUMBER)
+    __round__ = __trunc__ = __floor__ = __ceil__ = refusing(NUMBER)
+    __iter__ = __len__ = __contains__ = __getitem__ = __setitem__ = __array__ = refusing(ELEMENTS)
+
+    def result(self, function: Any, operands: Sequence[Any]) -> Any:
+        """Return the symbol of the result of a NumPy function."""
+        raise NotImplementedError
+
+    def __array_ufunc__(self, function: Any, method: str, *operands: Any, **options: Any) -> Any:
+        if "out" in options:
+            raise misuse("a rule changes no array in place; use p = p - x instead of p -= x")
+        if method != "__call__" or options:
+            raise misuse(f"expected plain calls of NumPy's functions, got {function.__name__}.{method}, {options}")
+        return self.result(function, operands)
+
+    def __array_function__(self, function: Any, types: Any, operands: Any, options: Any) -> Any:
+        if function is not np.where or options:
+            raise misuse(f"expected elementwise functions, got {function.__name__}")
+        return self.result(function, operands)
+
+
+#: The types of numbers that are exact in every dtype.
+EXACT = int, np.unsignedinteger, np.float32
+
+
+class Untyped(Symbol):
+    """A symbol that knows no dtype."""
+
+    def result(self, function: Any, operands: Sequence[Any]) -> Untyped:
+        check_numbers(function, operands, EXACT)
+        return Untyped()
+
+
+def check_numbers(function: Any, operands: Sequence[Any], exact: tuple[type, ...] = ()) -> None:
+    """Raise if an operand is neither a symbol nor of an exact type."""
+    if not all(isinstance(operand, (Symbol, *exact)) for operand in operands):
+        shown = ", ".join("..." if isinstance(operand, Symbol) else repr(operand) for operand in operands)
+        raise misuse(f"{function.__name__}({shown}): expected numbers from the scalars of the rule, such as h.lr")
+
+
+@lru_cache
+def check_rule(rule: Rule, scalars: Any) -> None:
+    """Raise if a rule, with scalars of this type, needs the value of a symbol.
+
+    Raises
+    ------
+    TypeError
+        If so; it begins with the file and line.
+    """
+    h = scalars(*[Untyped() for _ in scalars._fields])
+    rule(h, Untyped(), Untyped(), *[Untyped() for _ in slots(rule)])
