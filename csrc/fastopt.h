@@ -112,6 +112,31 @@ void fo_add_rows(const void *values, int32_t dtype, int64_t width, const int64_t
 int32_t fo_find_memory(const uintptr_t *arrays, const uintptr_t *models, const uintptr_t *dtypes, int64_t count,
                        uintptr_t type, int32_t flags, void **memory);
 
+/* How a NumPy array lay in memory at one time. Objects are given by their addresses. */
+typedef struct {
+    uintptr_t array, dtype;
+    void *memory;
+    int64_t first; /* the place of its shape in a list of shapes */
+    int32_t dimensions;
+    int32_t order; /* a flag of NumPy: that of C order if the array was in it, else that of Fortran order */
+} fo_layout;
+
+/* Several layouts. */
+typedef struct {
+    const fo_layout *layouts;
+    const intptr_t *shapes;
+    int64_t count;
+    int32_t flags;       /* of NumPy, which the arrays must have */
+    uintptr_t hidden_by; /* the layouts are not compared: a Python dict, empty while nobody can have the arrays; or 0 */
+} fo_layouts;
+
+/* Write how the arrays layouts[i].array lie in memory, and their shapes, one after the other. Return how many numbers
+   the shapes are; if `shapes` is NULL, that is all. */
+int64_t fo_record_layouts(fo_layout *layouts, int64_t count, intptr_t *shapes);
+
+/* Return whether all arrays lie as they did. If not, write which does not: the number of its layouts, and its own. */
+int32_t fo_are_kept(const fo_layouts *each, int64_t count, int64_t *changed);
+
 int32_t fo_rule_count(void);
 const char *fo_rule_name(int32_t rule);
 

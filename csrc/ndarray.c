@@ -30,6 +30,51 @@ int32_t fo_find_memory(const uintptr_t *arrays, const uintptr_t *models, const u
     return 1;
 }
 
+int64_t fo_record_layouts(fo_layout *layouts, int64_t count, intptr_t *shapes)
+{
+    int64_t first = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const fo_ndarray *array = (const fo_ndarray *)layouts[i].array;
+        if (shapes) {
+            layouts[i].dtype = array->dtype;
+            layouts[i].memory = array->memory;
+            layouts[i].first = first;
+            layouts[i].dimensions = array->dimensions;
+            layouts[i].order = array->flags & FO_C_ORDER ? FO_C_ORDER : FO_F_ORDER;
+            for (int32_t k = 0; k < array->dimensions; k++)
+                shapes[first + k] = array->shape[k];
+        }
+        first += array->dimensions;
+    }
+    return first;
+}
+
+static int is_kept(const fo_layout *layout, const intptr_t *shapes, int32_t flags)
+{
+    const fo_ndarray *array = (const fo_ndarray *)layout->array;
+    const intptr_t *shape = shapes + layout->first;
+    flags |= layout->order;
+    if (array->memory != layout->memory || array->dtype != layout->dtype || (array->flags & flags) != flags ||
+        array->dimensions != layout->dimensions)
+        return 0;
+    for (int32_t k = 0; k < layout->dimensions; k++)
+        if (array->shape[k] != shape[k])
+            return 0;
+    return 1;
+}
+
+int32_t fo_are_kept(const fo_layouts *each, int64_t count, int64_t *changed)
+{
+    for (int64_t k = 0; k < count; k++)
+        for (int64_t i = 0; !each[k].hidden_by && i < each[k].count; i++)
+            if (!is_kept(&each[k].layouts[i], each[k].shapes, each[k].flags)) {
+                changed[0] = k;
+                changed[1] = i;
+                return 0;
+            }
+    return 1;
+}
+
 /* Both axes of a matrix are cut into tiles, so that the cache lines of its columns are used whole. */
 enum { TILE = 32 };
 

@@ -10,11 +10,19 @@
 /* Bytes of an element, by fo_dtype. */
 static const int64_t itemsizes[FO_PLANNED_DTYPES] = {4, 8, 2, 2};
 
-static int has_usable_param(const fo_plan_array *array, int is_present)
+/* Return whether all arrays of the optimizer lie in memory as they did. */
+static int are_kept(const fo_plan *plan)
 {
-    const fo_ndarray *param = (const fo_ndarray *)array->param;
-    const int32_t flags = (array->is_reversed ? FO_F_ORDER : FO_C_ORDER) | (is_present ? FO_WRITEABLE : 0);
-    return param->dtype == array->dtype && param->memory == array->memory && (param->flags & flags) == flags;
+    int64_t changed[2];
+    for (int64_t k = 0; k < plan->layouts_count; k++)
+        if (plan->layouts[k].hidden_by && PyDict_Size((PyObject *)plan->layouts[k].hidden_by) > 0)
+            return 0; /* from the whole step on they are compared */
+    return fo_are_kept(plan->layouts, plan->layouts_count, changed);
+}
+
+static int is_writeable(uintptr_t array)
+{
+    return (((const fo_ndarray *)array)->flags & FO_WRITEABLE) != 0;
 }
 
 /* Return whether a step writes none of the memory [begin, end). */
@@ -79,7 +87,7 @@ static fo_outcome take_each(fo_plan *plan, int *needs_rows)
     const int64_t *steps = plan->counts + 1;
     for (int64_t i = 0; i < plan->count; i++) {
         const int is_present = plan->leaves[i] && !plan->planned[i].is_frozen;
-        if (!has_usable_param(&plan->planned[i], is_present))
+        if (is_present && !is_writeable(plan->planned[i].param))
             return FO_NOT_PLANNED;
         if (is_present != (plan->grads[i] != NULL))
             plan->is_laid_out = 0;
@@ -126,6 +134,8 @@ static int are_clearable(const fo_plan *plan)
 
 fo_outcome fo_take_grads(fo_plan *plan, int *needs_rows)
 {
+    if (!are_kept(plan))
+        return FO_NOT_PLANNED;
     const fo_outcome outcome = take_each(plan, needs_rows);
     return outcome == FO_PLANNED && plan->grad_runs && !are_clearable(plan) ? FO_NOT_PLANNED : outcome;
 }

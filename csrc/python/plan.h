@@ -71,8 +71,7 @@ typedef struct {
 
 /* One array of the plan. */
 typedef struct {
-    uintptr_t param, dtype; /* objects */
-    void *memory;
+    uintptr_t param;     /* an object */
     int32_t is_reversed; /* 1: in Fortran order, so that its memory is that of its transpose in C order */
     int32_t is_frozen;
     int64_t group, size;
@@ -113,6 +112,9 @@ typedef struct {
     int64_t row_count, row_room;
     fo_hyper *rows;
     int64_t *row_groups, *row_steps, *row_made, *older_rows;
+
+    const fo_layouts *layouts; /* of all arrays that a step reads or writes, but the gradients */
+    int64_t layouts_count;
 
     uintptr_t ndarray; /* types and dtypes */
     uintptr_t grad_dtypes[FO_PLANNED_DTYPES];

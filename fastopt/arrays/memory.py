@@ -77,6 +77,8 @@ class Views(Sequence[Array]):
     ) -> None:
         self.dtype, self.likes, self.sizes, self.blocks = dtype, likes, sizes, blocks
         self.addresses = np.concatenate([places + address(memory) for memory, places in blocks]).astype(np.uintp)
+        #: Returns a layout of each: the likes may have changed since. None: as the likes are now.
+        self.layouts: Callable[[], Sequence[Any]] | None = None
 
     @cached_property
     def arrays(self) -> list[Array]:
@@ -85,9 +87,13 @@ class Views(Sequence[Array]):
             np.ndarray((size,), self.dtype, memory, place)
             for (memory, place), size in zip(places, self.sizes.tolist(), strict=True)
         ]
+        if self.layouts is None:
+            forms = [(like.shape, like.flags.c_contiguous) for like in self.likes]
+        else:
+            forms = [(layout.shape, layout.is_c_order) for layout in self.layouts()]
         return [
-            array.reshape(like.shape, order="C" if like.flags.c_contiguous else "F")
-            for array, like in zip(flat, self.likes, strict=True)
+            array.reshape(shape, order="C" if is_c_order else "F")
+            for array, (shape, is_c_order) in zip(flat, forms, strict=True)
         ]
 
     def __len__(self) -> int:
@@ -119,9 +125,8 @@ def are_like(grads: Sequence[Any], dtypes: Sequence[Any], shapes: Sequence[tuple
     )
 
 
-def are_writeable_as(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> bool:
-    """Return whether these arrays have these dtypes and can be written."""
-    return list(map(attrgetter("dtype"), arrays)) == dtypes and all(map(attrgetter("flags.writeable"), arrays))
+def are_writeable(arrays: Sequence[Array]) -> bool:
+    return all(map(attrgetter("flags.writeable"), arrays))
 
 
 def overlap_each_other(starts: npt.NDArray[np.uintp], sizes: npt.NDArray[np.intp]) -> bool:

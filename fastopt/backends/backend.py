@@ -101,8 +101,8 @@ class Backend:
         """
         raise NotImplementedError
 
-    def writeable_check(self, arrays: Arrays, dtypes: Sequence[Any]) -> Callable[[], bool]:
-        """Return a function that returns whether these arrays still have these dtypes and are all writeable."""
+    def writeable_check(self, arrays: Arrays) -> Callable[[], bool]:
+        """Return a function that returns whether these arrays are all writeable."""
         raise NotImplementedError
 
     def check_rules(self, rows: HyperRows) -> None:

@@ -75,7 +75,8 @@ class PlanArrays(NamedTuple):
     """The arrays and their gradients."""
 
     params: Sequence[Any]
-    dtypes: Sequence[np.dtype[Any]]
+    #: Those of all arrays that the table uses, but the gradients.
+    layouts: Any
     root: Branch
     is_single: bool
     is_grouped: bool

@@ -94,6 +94,11 @@ class State:
         """Whether there is nothing but counts, and nobody has looked at these."""
         return not (self._entries or self._new)
 
+    @property
+    def shown(self) -> StateDict:
+        """The entries, as far as somebody has looked at them; empty if nobody has."""
+        return self._entries
+
     def set_counts(self, counts: Callable[[StateDict], list[Column]]) -> None:
         """Show the counts that a function returns, given the present entries, instead of those before."""
         with self._lock:

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays.dtypes import Array
+from ..arrays.layouts import Layouts
 from ..arrays.memory import Extents
 from ..arrays.structure import Branch, is_container
 from ..backends.backend import Backend
+from ..backends.layouts import layouts_of
 from ..options.group_by import is_group, matching
+from .kept import check_kept
 
 
 class Addition(NamedTuple):
@@ -24,6 +27,7 @@ class Addition(NamedTuple):
     #: As the backend sees them.
     arrays: list[Any]
     extents: Extents
+    layouts: Layouts | None
 
 
 class Parameters:
@@ -41,13 +45,14 @@ class Parameters:
         self.root = Branch({} if isinstance(params, Mapping) else [])
         self.names: list[str] = []
         self.arrays: list[Array] = []
-        self.dtypes: list[np.dtype[Any]] = []
         self.copies: list[Array | None] = []
         #: The number of each array's group.
         self.group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self.frozen: frozenset[str] = frozenset()  # another object after each change
         #: The memory of the arrays and their copies.
         self.extents: Extents
+        #: Those of the arrays and their copies, as they were given; None on a GPU.
+        self.layouts: Layouts | None = None
 
     def branch(self, params: Any) -> Branch:
         """Return new parameters as a branch that can be merged into the root."""
@@ -79,6 +84,7 @@ class Parameters:
         TypeError, ValueError
             If one can't be updated in place, shares memory with another, or has a name that is taken.
         """
+        self.check_kept()
         arrays, are_plain = [], backend.are_plain_params(given)
         for name, array in zip(names, given, strict=True):
             arrays.append(array if are_plain else backend.ops.checked_param(name, array))
@@ -90,16 +96,16 @@ class Parameters:
             raise ValueError(f"params: the names {taken} are there more than once; rename them")
         copies = [copy for copy in self.copies if copy is not None]
         all_names, all_arrays = self.names + names + ["copy_to"] * len(copies), self.arrays + arrays + copies
-        return Addition(branch, names, arrays, backend.extents(all_names, all_arrays))
+        layouts = layouts_of([self.arrays + arrays, copies], 2, {}) if backend.on_host else None
+        return Addition(branch, names, arrays, backend.extents(all_names, all_arrays), layouts)
 
     def add(self, addition: Addition, group_of: Sequence[int]) -> None:
         """Add arrays, each to the group of this number."""
         self.is_single = self.is_single and not self.arrays
-        self.extents = addition.extents
+        self.extents, self.layouts = addition.extents, addition.layouts
         self.root.merge(addition.branch)
         self.names += addition.names
         self.arrays += addition.arrays
-        self.dtypes += [array.dtype for array in addition.arrays]
         self.copies += [None] * len(addition.arrays)
         self.group_of = np.concatenate([self.group_of, np.array(group_of, int)])
 
@@ -144,14 +150,21 @@ class Parameters:
                 "(params[...][...] = value), or build a new optimizer"
             )
 
+    def check_kept(self) -> None:
+        """Raise if an array or its copy was changed in place by more than its values since it was given."""
+        if self.layouts is not None and not self.layouts.are_kept():
+            check_kept(self.layouts, self.where)
+
+    def where(self, k: int, i: int) -> tuple[str, str]:
+        """Return what errors call array number ``i``, or for ``k`` 1 copy number ``i``, and since when it is there."""
+        if k == 0:
+            return f"params: {self.names[i]!r}", "when the optimizer was built"
+        copied = [name for name, copy in zip(self.names, self.copies, strict=True) if copy is not None]
+        return f"copy_to: {copied[i]!r}", "when the optimizer was built"
+
     def check_writeable(self, present: npt.NDArray[np.bool_]) -> None:
-        """Raise if an array has another dtype than when it was given, or one that is to be changed is read-only."""
-        for name, param, dtype, is_present in zip(self.names, self.arrays, self.dtypes, present, strict=True):
-            if param.dtype != dtype:
-                raise ValueError(
-                    f"params: {name!r} was an array of {dtype} when the optimizer was built, and is one of "
-                    f"{param.dtype} now; set its dtype back, or build a new optimizer"
-                )
+        """Raise if an array that is to be changed is read-only."""
+        for name, param, is_present in zip(self.names, self.arrays, present, strict=True):
             if is_present and not param.flags.writeable:
                 raise ValueError(
                     f"params: {name!r} was made read-only after the optimizer was built, and is to be updated in "
@@ -167,6 +180,7 @@ class Parameters:
         named = [(f"copy_to: {name}", copy) for name, copy in zip(self.names, copies, strict=True) if copy is not None]
         names, arrays = [name for name, _ in named], [copy for _, copy in named]
         self.extents = backend.extents(self.names + names, self.arrays + arrays)
+        self.layouts = layouts_of([self.arrays, arrays], 2, {}) if backend.on_host else None
         self.copies = copies
         self.write_copies(backend)
 

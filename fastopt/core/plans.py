@@ -63,7 +63,7 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
     frozen, written = parameters.frozen, workspace.gradients.extents
     arrays = PlanArrays(
         parameters.arrays,
-        parameters.dtypes,
+        workspace.layouts,
         parameters.root,
         parameters.is_single,
         parameters.is_grouped,

@@ -291,6 +291,11 @@ class Slots:
         self.state.add(self.pending)
         self.pending = []
 
+    def columns(self, progress: Progress) -> list[Column]:
+        """Return all entries that are arrays, but counts and numbers."""
+        counted = {"step", "accumulated_calls", *progress.initial_numbers}
+        return [column for column in (*self.state.columns(), *self.pending) if column.slot not in counted]
+
     def written(self, extents: Extents, backend: Backend) -> Extents:
         """Return these runs of memory and those of the whole state, which no gradient may overlap."""
         columns = [*self.state.columns(), *self.pending]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from operator import is_
 from typing import Any
 
+from ..arrays.layouts import Layouts
+from ..arrays.memory import Views
 from ..backends.backend import Backend
+from ..backends.layouts import layouts_of
 from ..backends.table import ArrayExtras
+from .entries import Column
 from .gradients import Gradients
 from .groups import Groups
+from .kept import Where, check_kept
 from .parameters import Parameters
 from .planning import Planning
 from .progress import Progress
@@ -27,8 +34,10 @@ class Workspace:
         As ``fastopt.backends.table`` describes it.
     gradients, rows, memory
         See their classes.
+    layouts : Layouts or None
+        Those of all arrays that the table uses, but the gradients; None on a GPU.
     are_writeable : callable
-        Returns whether all parameters have their dtype still and can be written.
+        Returns whether all parameters can be written.
     is_one_call : bool
         Whether the optimizer's update is one pass over the table.
     own : object
@@ -45,11 +54,13 @@ class Workspace:
         "buffers",
         "gradients",
         "is_one_call",
+        "layouts",
         "memory",
         "own",
         "planning",
         "rows",
         "table",
+        "where",
     )
 
     def __init__(
@@ -60,14 +71,22 @@ class Workspace:
         memory: Memory,
         are_writeable: Callable[[], bool],
         is_one_call: bool,
+        layouts: Layouts | None,
+        where: Where,
     ) -> None:
         self.backend, self.table, self.gradients, self.memory = backend, table, gradients, memory
         self.are_writeable = are_writeable
         self.rows = Rows()
         self.is_one_call = is_one_call
+        self.layouts, self.where = layouts, where
         self.planning = Planning()
         self.buffers: Buffers = {}
         self.own: Any = None
+
+    def check_kept(self) -> None:
+        """Raise if an array that the table uses was changed in place by more than its values."""
+        if self.layouts is not None and not self.layouts.are_kept():
+            check_kept(self.layouts, self.where)
 
     def forget_grads(self) -> None:
         """Keep no gradient alive after a step, where the backend has read it."""
@@ -94,5 +113,24 @@ def make_workspace(
     )
     if is_in_order and all(map(is_, computed, parameters.arrays)):
         gradients.begin(table)
-    are_writeable = backend.writeable_check(parameters.arrays, parameters.dtypes)
-    return Workspace(backend, table, gradients, slots.memory, are_writeable, is_one_call)
+    are_writeable = backend.writeable_check(parameters.arrays)
+    layouts, where = None, parameters.where
+    if backend.on_host:
+        columns = slots.columns(progress)
+        views = [column for column in columns if isinstance(column.arrays, Views)]
+        others = [column for column in columns if not isinstance(column.arrays, Views)]
+        copies = [copy for copy in parameters.copies if copy is not None]
+        state = [list(chain.from_iterable(column.arrays for column in others)), *(column.arrays for column in views)]
+        layouts = layouts_of([parameters.arrays, copies, *state], 2, slots.state.shown)
+        where = partial(where_is, parameters, others, views)
+    return Workspace(backend, table, gradients, slots.memory, are_writeable, is_one_call, layouts, where)
+
+
+def where_is(
+    parameters: Parameters, others: Sequence[Column], views: Sequence[Column], k: int, i: int
+) -> tuple[str, str]:
+    """Return what errors call an array of the parameters, of their copies, or of the state, and since when it is so."""
+    if k < 2:
+        return parameters.where(k, i)
+    slot, name = [(slot, name) for slot, names, _ in (others if k == 2 else [views[k - 3]]) for name in names][i]
+    return f"state[{name!r}][{slot!r}]", "before"

@@ -47,7 +47,7 @@ class CudaBackend(Backend):
     ) -> BackendTable:
         return BackendTable(params, slots, extras)
 
-    def writeable_check(self, arrays: Sequence[Any], dtypes: Sequence[Any]) -> Callable[[], bool]:
+    def writeable_check(self, arrays: Arrays) -> Callable[[], bool]:
         return lambda: True
 
     def check_rules(self, rows: Sequence[HyperRow]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...arrays.dtypes import Array
 from .. import threads
 from ..backend import Arrays, Count, Counts, Rules, Slots
 from ..numpy.host import HostBackend
@@ -34,8 +33,8 @@ class NativeBackend(HostBackend):
     def addresses(self, arrays: Arrays) -> npt.NDArray[np.uintp]:
         return ndarrays.memory_of(arrays)
 
-    def writeable_check(self, arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
-        return ndarrays.writeable_check(arrays, dtypes)
+    def writeable_check(self, arrays: Arrays) -> Callable[[], bool]:
+        return ndarrays.writeable_check(arrays)
 
     def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
         table.step(rows, is_counted=True)
@@ -48,7 +47,8 @@ class NativeBackend(HostBackend):
         return plan.are_made
 
     def plan(self, table: Any, planned: PlanContents) -> Plan | None:
-        return plan.NativePlan(table, planned)
+        has_layouts = isinstance(planned.arrays.layouts, ndarrays.NativeLayouts)
+        return plan.NativePlan(table, planned) if has_layouts else None
 
     def most_threads(self) -> int:
         return threads.MAX_THREADS if library.has_threads() else 1

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...arrays.dtypes import FLOAT32, Array
-from ...arrays.memory import Views, address, are_writeable_as
-from .library import NULL, ffi, lib
+from ...arrays.layouts import Layout, Layouts
+from ...arrays.memory import Views, address, are_writeable
+from .library import NULL, ffi, lib, struct_dtype
 
 #: Flags of NumPy's C interface, as in csrc/ndarray.h.
 C_ORDER, ALIGNED, WRITEABLE = 0x0001, 0x0100, 0x0400
+
+LAYOUT = struct_dtype("fo_layout")
 
 
 def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:
@@ -38,19 +41,17 @@ def memory_of(arrays: Sequence[Array]) -> npt.NDArray[np.uintp]:
     return np.array([address(array) for array in arrays], np.uintp)
 
 
-def writeable_check(arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
-    """Return a function that returns whether these arrays still have these dtypes and are all writeable."""
+def writeable_check(arrays: Sequence[Array]) -> Callable[[], bool]:
+    """Return a function that returns whether these arrays are all writeable."""
     if not has_known_ndarrays or set(map(type, arrays)) != {np.ndarray}:
-        return lambda: are_writeable_as(arrays, dtypes)
-    objects, dtype_objects = uintptrs(addresses_of(arrays)), uintptrs(addresses_of(dtypes))
-    memory, type_ = ffi.new("void *[]", len(arrays)), id(np.ndarray)
-    owners = arrays, dtypes
+        return lambda: are_writeable(arrays)
+    objects, memory, type_ = uintptrs(addresses_of(arrays)), ffi.new("void *[]", len(arrays)), id(np.ndarray)
+    owners = (arrays,)
 
-    def are_writeable() -> bool:
-        count = len(owners[0])
-        return bool(lib.fo_find_memory(objects, objects, dtype_objects, count, type_, WRITEABLE, memory))
+    def are_all() -> bool:
+        return bool(lib.fo_find_memory(objects, objects, NULL, len(owners[0]), type_, WRITEABLE, memory))
 
-    return are_writeable
+    return are_all
 
 
 def find_memory(
@@ -59,6 +60,58 @@ def find_memory(
     """Return whether these arrays have the models' shapes, these dtypes and flags; write their memory's addresses."""
     objects = [uintptrs(addresses) for addresses in (arrays, models, dtypes)]
     return bool(lib.fo_find_memory(*objects, len(arrays), id(np.ndarray), flags, memory))
+
+
+class RecordedColumn:
+    """The layouts of several arrays, or of the views like them, as C compares them."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        count, models = len(arrays), arrays.likes if isinstance(arrays, Views) else arrays
+        self.layouts = ffi.new("fo_layout[]", count)
+        self.columns = np.frombuffer(ffi.buffer(self.layouts), LAYOUT)[:count]
+        self.columns["array"] = addresses_of(models)
+        self.shapes = ffi.new("intptr_t[]", lib.fo_record_layouts(self.layouts, count, NULL))
+        lib.fo_record_layouts(self.layouts, count, self.shapes)
+        self.dtypes = [array.dtype for array in models]
+        if isinstance(arrays, Views):
+            self.dtypes = [arrays.dtype] * count
+            self.columns["memory"], self.columns["dtype"] = arrays.addresses, id(arrays.dtype)
+
+    def at(self, i: int) -> Layout:
+        layout = self.layouts[i]
+        shape = tuple(ffi.unpack(self.shapes + layout.first, layout.dimensions))
+        return Layout(self.dtypes[i], shape, layout.order == C_ORDER, int(ffi.cast("uintptr_t", layout.memory)))
+
+    def all(self) -> list[Layout]:
+        return list(map(self.at, range(len(self.dtypes))))
+
+
+class NativeLayouts(Layouts):
+    """Layouts that C compares, all in one call; :class:`ComparedLayouts` describes the parameters."""
+
+    def __init__(self, columns: Sequence[Sequence[Array]], given: int, shown: Mapping[str, Any]) -> None:
+        super().__init__(columns)
+        self.shown, self.blocks, self.found = shown, ffi.new("fo_layouts[]", len(columns)), ffi.new("int64_t[2]")
+        self.recorded = list(map(RecordedColumn, columns))
+        #: The numbers of the columns that nobody has seen yet.
+        self.hidden: Sequence[int] = range(given, len(columns))
+        for block, recorded, arrays in zip(self.blocks, self.recorded, columns, strict=True):
+            block.layouts, block.shapes, block.count = recorded.layouts, recorded.shapes, len(arrays)
+            if isinstance(arrays, Views):
+                arrays.layouts = recorded.all
+        for k in self.hidden:
+            self.blocks[k].hidden_by = id(shown)
+
+    def are_kept(self) -> bool:
+        if self.hidden and self.shown:
+            for k in self.hidden:
+                self.recorded[k].columns["array"] = addresses_of(self.columns[k])
+                self.blocks[k].hidden_by = 0
+            self.hidden = ()
+        return bool(lib.fo_are_kept(self.blocks, len(self.columns), self.found))
+
+    def at(self, k: int, i: int) -> Layout:
+        return self.recorded[k].at(i)
 
 
 def knows_ndarrays() -> bool:

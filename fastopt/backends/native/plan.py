@@ -17,7 +17,7 @@ from ..plan import PlanArrays, PlanContents, PlanGroup
 from ..table import WHOLE_PASS
 from . import ndarrays
 from .library import DTYPES, RULES, ffi, lib, struct_dtype
-from .ndarrays import ALIGNED, WRITEABLE, addresses_of, memory_of, uintptrs
+from .ndarrays import ALIGNED, WRITEABLE, addresses_of, uintptrs
 from .table import NativeTable
 
 #: The functions that csrc/plan.c publishes.
@@ -105,14 +105,13 @@ class NativePlan:
         plan.counts = table.counts
         plan.planned, columns = self.columns("fo_plan_array", ARRAY, count)
         columns["param"] = addresses_of(arrays.params)
-        columns["dtype"] = addresses_of(arrays.dtypes)
-        columns["memory"] = memory_of(arrays.params)
         columns["is_reversed"] = [not param.flags.c_contiguous for param in arrays.params]
         columns["is_frozen"] = arrays.is_frozen
         columns["group"] = arrays.group_of
         columns["size"] = table.sizes
         for i, buffer in arrays.buffers.items():
             columns["buffer"][i], columns["buffer_bytes"][i] = address(buffer), buffer.nbytes
+        plan.layouts, plan.layouts_count = arrays.layouts.blocks, len(arrays.layouts.columns)
         plan.ndarray = id(np.ndarray)
         for dtype, number in DTYPES.items():
             plan.grad_dtypes[number] = id(dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
+from ...arithmetic.operations import Rule
 from ...arithmetic.pipeline import StageFlags
 from ..backend import Arrays, Count, Counts, HyperRows, Rules, Slots
 from ..table import Extras, HyperRow
@@ -12,6 +14,12 @@ from .host import HostBackend
 from .passes import MAX_THREADS
 from .programs import step_program
 from .table import NumpyTable
+
+
+@lru_cache
+def check_rule(rule: Rule, scalars: type) -> None:
+    """Raise unless a rule with scalars of this type can be traced."""
+    step_program(rule, scalars, StageFlags(), False, False, ())
 
 
 class NumpyBackend(HostBackend):
@@ -26,7 +34,7 @@ class NumpyBackend(HostBackend):
 
     def check_rules(self, rows: HyperRows) -> None:
         for row in rows:
-            step_program(row.rule, type(row.scalars), StageFlags(), False, False, ())
+            check_rule(row.rule, type(row.scalars))
 
     def step(self, table: Any, rows: list[HyperRow], count: Count) -> None:
         table.step(rows, is_counted=True)

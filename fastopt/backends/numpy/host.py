@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...arithmetic.norms import clip_factor, total_norm
 from ...arrays.dtypes import Array
-from ...arrays.memory import Extents, Runs, Views, address, are_writeable_as, runs_at
+from ...arrays.memory import Extents, Runs, Views, address, are_writeable, runs_at
 from .. import host_arrays
 from ..backend import Arrays, Backend, HyperRows, Limits, Refuse, Slots
 from ..table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Table, Trust
@@ -56,8 +56,8 @@ class HostBackend(Backend):
             return super().slots_like(params, value, dtype)
         return host_arrays.slots_like(params, self.addresses(params), value, dtype)
 
-    def writeable_check(self, arrays: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Callable[[], bool]:
-        return lambda: are_writeable_as(arrays, dtypes)
+    def writeable_check(self, arrays: Arrays) -> Callable[[], bool]:
+        return lambda: are_writeable(arrays)
 
     def set_stream(self, table: Any, stream: Any) -> None:
         if stream is not None:

@@ -1,0 +1,37 @@
+"""The errors of arrays that were changed in place, so that a table no longer fits them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..arrays.layouts import Layouts
+
+#: Returns what errors call an array, given the number of its column and its own, and since when it must not change.
+Where = Callable[[int, int], tuple[str, str]]
+
+
+def check_kept(layouts: Layouts, where: Where) -> None:
+    """Raise if an array was resized, or given another dtype, shape or order.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    found = layouts.changed()
+    if found is None:
+        return
+    (name, since), array, before = where(*found), layouts.columns[found[0]][found[1]], layouts.at(*found)
+    if not before.is_at(array):
+        raise ValueError(
+            f"{name} had shape {before.shape} {since}, and is in other memory now, with shape {array.shape}; build a "
+            "new optimizer, and resize no array in place"
+        )
+    if array.dtype != before.dtype:
+        was, remedy = f"was an array of {before.dtype} {since}, and is one of {array.dtype} now", "dtype"
+    elif array.shape != before.shape:
+        was, remedy = f"had shape {before.shape} {since}, and has shape {array.shape} now", "shape"
+    else:
+        order = "C" if before.is_c_order else "Fortran"
+        was, remedy = f"was in {order} order {since}, and has strides {array.strides} now", "strides"
+    raise ValueError(f"{name} {was}; set its {remedy} back, or build a new optimizer")
