@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 from ..options.loss_scale import DynamicLossScale
 from ..options.ranges import RANGES, Range, check
+
+
+#: The options of the optimizer that updates each scale.
+UPDATERS: weakref.WeakKeyDictionary[DynamicLossScale, weakref.ref[WholeOptions]] = weakref.WeakKeyDictionary()
 
 
 class WholeOptions:
@@ -49,13 +55,30 @@ class WholeOptions:
     def scale_of(self, grad_scale: float | None) -> float:
         """Return the number that the loss was multiplied by in a step that was given ``grad_scale``."""
         if grad_scale is None:
-            return self.scale if self.dynamic_scale is None else self.dynamic_scale.scale
+            if self.dynamic_scale is None:
+                return self.scale
+            self.take(self.dynamic_scale)
+            check_scale(self.dynamic_scale.scale)
+            return self.dynamic_scale.scale
         if self.dynamic_scale is not None:
             raise ValueError(
                 "step: grad_scale was given, but the optimizer has a DynamicLossScale; give one of the two"
             )
         check_scale(grad_scale)
         return grad_scale
+
+    def take(self, scale: DynamicLossScale) -> None:
+        """Make this optimizer the one that updates a scale; raise if another one does."""
+        if is_updated_by_another(scale, self):
+            gc.collect()  # the other optimizer may be garbage, in a cycle of references
+            if is_updated_by_another(scale, self):
+                raise ValueError(
+                    "grad_scale=DynamicLossScale: expected one that no other optimizer steps with, since each step may "
+                    "change it; give each optimizer its own; or, for one loss of both, give each step "
+                    "grad_scale=scale.scale, then call scale.update(applied) once (the other one makes no more steps? "
+                    "set its grad_scale to 1.0)"
+                )
+        UPDATERS[scale] = weakref.ref(self)
 
     def check_saved(self, name: str, value: Any) -> None:
         """Raise unless this value of an option can be loaded."""
@@ -86,3 +109,10 @@ def check_scale(grad_scale: Any) -> None:
     check("grad_scale", grad_scale, Range(0.0))
     if grad_scale == 0:
         raise ValueError(f"grad_scale={grad_scale!r}: expected a number above 0, or a DynamicLossScale")
+
+
+def is_updated_by_another(scale: DynamicLossScale, whole: WholeOptions) -> bool:
+    """Return whether an optimizer with other options than ``whole`` steps with a scale."""
+    updater = UPDATERS.get(scale)
+    other = None if updater is None else updater()
+    return other is not None and other is not whole and other.dynamic_scale is scale

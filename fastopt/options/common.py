@@ -51,7 +51,7 @@ class Common(TypedDict, total=False):
         or a DynamicLossScale by the step itself). "raise" waits until the gradients have been read.
     grad_scale : float or DynamicLossScale, default 1.0
         Above 0: the number that the loss was multiplied by. The gradients are multiplied by ``1 / grad_scale``. A
-        :class:`fastopt.DynamicLossScale` needs ``nonfinite="skip"``; each step updates it.
+        :class:`fastopt.DynamicLossScale` needs ``nonfinite="skip"``; each step updates it, and it serves one optimizer.
     zero_grads : bool, default False
         Whether the same pass clears the gradient arrays. A skipped step clears them too; a step that raises does not.
         The arrays must be writeable and share no memory.

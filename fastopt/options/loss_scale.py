@@ -14,6 +14,10 @@ class DynamicLossScale:
     ``nonfinite="skip"``: the optimizer divides the gradients by the scale, skips steps with an infinite or NaN
     gradient, and calls :meth:`update` after each step.
 
+    One optimizer updates a scale. Give each optimizer its own where each has a loss of its own, as the two of a GAN
+    have. Where one loss is for several optimizers, give each ``nonfinite="skip"`` and, instead of this object, the
+    number in each step; then update the scale once, as the last example shows.
+
     Parameters
     ----------
     init_scale : float, default 65536.0
@@ -52,6 +56,17 @@ class DynamicLossScale:
     (False, 512.0)
     >>> opt.step(np.float16([512.0])).applied, theta
     (True, array([0.5], dtype=float32))
+
+    One loss for two optimizers:
+
+    >>> scale = fastopt.DynamicLossScale(init_scale=1024.0)
+    >>> body, head = np.float32([1.0]), np.float32([1.0])
+    >>> opts = [fastopt.SGD(body, lr=0.5, nonfinite="skip"), fastopt.Adam(head, nonfinite="skip")]
+    >>> grads = [np.float16([512.0]), np.float16([np.inf])]
+    >>> infos = [opt.step(grad, grad_scale=scale.scale) for opt, grad in zip(opts, grads)]
+    >>> scale.update(all(info.applied for info in infos))
+    >>> body, head, scale.scale
+    (array([0.75], dtype=float32), array([1.], dtype=float32), 512.0)
     """
 
     def __init__(
@@ -76,13 +91,16 @@ class DynamicLossScale:
         check("growth_tracker", self.growth_tracker, INDEX)
 
     def update(self, applied: bool) -> None:
-        """Update the scale after a step, given ``applied`` of its :class:`fastopt.StepInfo`. The optimizer calls it."""
+        """Update the scale after a step, given ``applied`` of its :class:`fastopt.StepInfo`.
+
+        The optimizer that has this object as ``grad_scale`` calls it.
+        """
         if not applied:
             self.scale = max(self.scale * self.backoff_factor, SMALLEST)
             self.growth_tracker = 0
             return
         self.growth_tracker += 1
-        if self.growth_tracker == self.growth_interval:
+        if self.growth_tracker >= self.growth_interval:
             # As in torch, a scale that would become infinite stays.
             grown = self.scale * self.growth_factor
             self.scale = grown if grown < LARGEST else self.scale
