@@ -43,21 +43,31 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, Any] | None
     extra: dict[str, Any]
 
-    def restore(self, opt: Optimizer, strict: bool = True) -> LoadResult:
+    def restore(
+        self, opt: Optimizer, strict: bool = True, *, state: bool = True, options: bool | None = None
+    ) -> LoadResult:
         """Write the saved parameters into those of an optimizer, in place, and load the saved state.
 
         Parameters
         ----------
         opt : Optimizer
-            An optimizer of the saved class.
+            An optimizer of the saved class; of any class with ``state=False``.
         strict : bool, default True
             Whether all names, shapes and dtypes must match. False: load the arrays that fit, such as the lower layers
             of a model with a new head.
+        state : bool, default True
+            False: take the parameters only. The optimizer's slots, averages, step counts and options stay: a new one
+            begins at step 0, with its own warm-up.
+        options : bool or None, default None
+            Whether to load the options; see :meth:`fastopt.Optimizer.load_state_dict`. None: as ``state``. False: the
+            run goes on with the options that the optimizer was built with. True with ``state=False``: take the
+            parameters and the options.
 
         Returns
         -------
         LoadResult
-            As from :meth:`fastopt.Optimizer.load_state_dict`; parameters are called ``"params.<name>"``.
+            As from :meth:`fastopt.Optimizer.load_state_dict`; parameters are called ``"params.<name>"``. Its
+            ``options`` says which options the file changed.
 
         Raises
         ------
@@ -77,18 +87,25 @@ class Checkpoint(NamedTuple):
         LoadResult(missing=[], unexpected=[])
         >>> params["W"], other.step_count
         (array([0.999, 0.999]), 1)
+
+        Fine-tuning takes the parameters only:
+
+        >>> tuned = fastopt.SGD(params, lr=fastopt.schedules.warmup_constant(1e-4, warmup=100))
+        >>> fastopt.load(path).restore(tuned, state=False).options, tuned.step_count
+        ({}, 0)
         """
         parts = opt.parts
         misfits, pairs = state_dict.plan_params(parts, self.params)
-        if self.optimizer is None:
+        with_options = state if options is None else options
+        if self.optimizer is None or not (state or with_options):
             plan, result = None, state_dict.load_result(type(opt).__name__, [], misfits, strict)
         else:
-            plan, result = state_dict.plan(opt, self.optimizer, strict, misfits)
+            plan, result = state_dict.plan(opt, self.optimizer, strict, misfits, state, with_options)
         for array, value in pairs:
             parts.backend.ops.write(array, value)
         if plan is not None:
             state_dict.carry_out(opt, plan)
-        loaded = {} if plan is None else plan.entries
+        loaded = {} if plan is None or plan.state is None else plan.state.entries
         parts.follow_params([name for name in parts.parameters.names if name not in loaded])
         return result
 

@@ -55,7 +55,7 @@ def decoded(value: Any, current: Any) -> Any:
             raise ValueError(f"{kind.__name__}: expected the arguments {known}, got {list(value['arguments'])}")
         like_of = {name: getattr(current, name) if type(current) is kind else None for name in known}
         return kind(**{name: decoded(item, like_of[name]) for name, item in value["arguments"].items()})
-    if set(value) == {"loss_scale"} and isinstance(value["loss_scale"], Mapping):
+    if is_loss_scale(value):
         scale = DynamicLossScale()
         scale.load_state_dict(dict(value["loss_scale"]))
         return scale
@@ -67,6 +67,11 @@ def decoded(value: Any, current: Any) -> Any:
             "the same schedule and load again"
         )
     raise ValueError(f"expected a number, a schedule or a tuple, got {value!r:.80}")
+
+
+def is_loss_scale(value: Any) -> bool:
+    """Return whether a saved option is a dynamic loss scale."""
+    return isinstance(value, Mapping) and set(value) == {"loss_scale"} and isinstance(value["loss_scale"], Mapping)
 
 
 def name_of(function: Any) -> str:

@@ -200,7 +200,8 @@ class Groups:
         """
         found: dict[int, SavedGroup] = {}
         for j, group in enumerate(saved):
-            k = next((k for k, names in enumerate(members) if k not in found and names == group["params"]), None)
+            its = sorted(group["params"])
+            k = next((k for k, names in enumerate(members) if k not in found and sorted(names) == its), None)
             if k is None:
                 text = f"param_groups[{j}] is of the arrays {group['params']}; the groups here are of {list(members)}"
                 misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
@@ -220,8 +221,8 @@ class Groups:
             misfits += [missing(f"param_groups[{k}]") for k in range(len(members)) if k not in found]
         return found
 
-    def load(self, groups: Mapping[int, SavedGroup], step_count: int) -> None:
-        """Take over saved groups that :meth:`plan` returned."""
+    def load(self, groups: Mapping[int, SavedGroup], step_count: int | None) -> None:
+        """Take over saved groups that :meth:`plan` returned. ``step_count`` is None if the run begins anew."""
         for k, group in groups.items():
             self.param_groups[k].update(group.options)
             if group.initial_lr is None:

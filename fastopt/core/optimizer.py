@@ -243,7 +243,7 @@ class Optimizer(Hooks):
     @property
     def frozen(self) -> list[str]:
         """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
-        return [name for name in self.parts.parameters.names if name in self.parts.parameters.frozen]
+        return self.parts.parameters.in_order(self.parts.parameters.frozen)
 
     def add_param_group(self, group: Group) -> None:
         """Add arrays, with options of their own.
@@ -328,23 +328,31 @@ class Optimizer(Hooks):
 
         return state_dict.of(self)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, *, state: bool = True, options: bool = True
+    ) -> LoadResult:
         """Go on from a saved state: slots, step counts, options, schedules. Everything is checked before it is loaded.
 
         Parameters
         ----------
         state_dict : dict
             From :meth:`state_dict` of an optimizer of the same class. It is not changed, and its arrays are copied.
+            Arrays go by their names, in any order.
         strict : bool, default True
             Whether each array must have its state there, and each state its array. False: load the parts that fit, and
             return the rest. An array's state fits as a whole or not at all; a group's options fit if its arrays have
             the same names. The step count is always loaded.
+        state : bool, default True
+            False: load the options alone. The optimizer's slots, averages, step counts and ``extra`` stay.
+        options : bool, default True
+            False: keep the optimizer's options: those of the groups and of the whole optimizer, the frozen arrays, and
+            the rates that an lr_scheduler began with. The state goes on, also that of a DynamicLossScale.
 
         Returns
         -------
         LoadResult
             ``missing``: the parts of this optimizer that ``state_dict`` lacks in this form; ``unexpected``: the
-            opposite. Both are empty if ``strict``.
+            opposite. Both are empty if ``strict``. ``options``: which options changed, and the step count.
 
         Raises
         ------
@@ -365,7 +373,9 @@ class Optimizer(Hooks):
         """
         from . import state_dict as loading
 
-        plan, result = loading.plan(self, state_dict, strict, [])
+        if not (state or options):
+            raise ValueError("load_state_dict: state=False, options=False leave nothing to load; give one of the two")
+        plan, result = loading.plan(self, state_dict, strict, [], state, options)
         loading.carry_out(self, plan)
         return result
 

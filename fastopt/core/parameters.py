@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,6 +130,10 @@ class Parameters:
     def members(self, group: int) -> list[str]:
         """Return the names of the arrays of a group."""
         return [name for name, its in zip(self.names, self.group_of, strict=True) if its == group]
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        """Return these of the arrays' names, in the order of the arrays."""
+        return [name for name in self.names if name in names]
 
     def freeze(self, pattern: str) -> list[str]:
         names = matching(pattern, self.names)

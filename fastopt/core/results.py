@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 
-class LoadResult(NamedTuple):
-    """The parts that :meth:`Optimizer.load_state_dict` did not load.
+class Misfits(NamedTuple):
+    """The pair that a :class:`LoadResult` is."""
+
+    missing: list[str]
+    unexpected: list[str]
+
+
+class LoadResult(Misfits):
+    """The parts that :meth:`Optimizer.load_state_dict` did not load, and the options that it changed.
 
     Attributes
     ----------
@@ -15,15 +24,29 @@ class LoadResult(NamedTuple):
     unexpected : list of str
         The parts of the saved state that the optimizer lacks in this form.
 
+    Notes
+    -----
+    The result is this pair where it is unpacked, compared, printed or pickled. It has one more attribute, ``options``:
+    ``{option: (old, new)}`` for each option that the load changed. An option that changed in all groups alike is called
+    by its name, such as ``"lr"``; ``"param_groups[1].lr"`` is that of one group. There are also ``"clip_global_norm"``,
+    ``"grad_scale"``, ``"seed"``, ``"frozen"`` (the names) and ``"step_count"``. Equal schedules are no change.
+
     Examples
     --------
-    >>> import fastopt
-    >>> fastopt.LoadResult(missing=["head.new"], unexpected=[]).missing
-    ['head.new']
+    >>> import numpy as np, fastopt
+    >>> saved = fastopt.SGD([np.ones(2)], lr=0.1, clip_global_norm=1.0).state_dict()
+    >>> result = fastopt.SGD([np.ones(2)], lr=0.5, clip_global_norm=1.0).load_state_dict(saved)
+    >>> result
+    LoadResult(missing=[], unexpected=[])
+    >>> result.options
+    {'lr': (0.5, 0.1)}
     """
 
-    missing: list[str]
-    unexpected: list[str]
+    options: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
+
+    def __reduce__(self) -> tuple[type[LoadResult], tuple[list[str], list[str]]]:
+        """Pickle the pair alone: an option may be a function that can't be pickled."""
+        return type(self), (self.missing, self.unexpected)
 
 
 class StepInfo(NamedTuple):

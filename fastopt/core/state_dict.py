@@ -13,11 +13,12 @@ from ..arrays.memory import described
 from ..arrays.structure import branch_of
 from ..options.ranges import Group
 from . import encoding
+from .changes import Change, changes, changes_of_groups
 from .groups import SavedGroup
 from .parts import Parts
 from .results import LoadResult, Misfit, missing, unexpected
 from .slots import SlotHooks
-from .whole_options import SAVED
+from .whole_options import SAVED, WholeOptions
 from .workspace import Workspace
 
 #: The entries of a saved state, and the type of each.
@@ -47,16 +48,28 @@ class Saved(SlotHooks, Protocol):
     def load_extra_state(self, extra: Mapping[str, Any]) -> None: ...
 
 
-class Plan(NamedTuple):
-    """The changes that a saved state makes, checked to fit."""
+class PlannedOptions(NamedTuple):
+    """The options that a load sets besides those of the whole optimizer."""
+
+    groups: dict[int, SavedGroup]
+    frozen: frozenset[str]
+
+
+class PlannedState(NamedTuple):
+    """The state that a load sets."""
 
     step_count: int
     accumulated_calls: int
-    whole_options: dict[str, Any]
-    groups: dict[int, SavedGroup]
-    frozen: frozenset[str]
     entries: dict[str, dict[str, tuple[Array, Any]]]
     extra: Mapping[str, Any] | None
+
+
+class Plan(NamedTuple):
+    """The changes that a saved state makes, checked to fit. A part that is not asked for is None."""
+
+    whole_options: dict[str, Any]
+    options: PlannedOptions | None
+    state: PlannedState | None
 
 
 def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
@@ -85,7 +98,14 @@ def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
     }
 
 
-def plan(opt: Saved, saved: Mapping[str, Any], strict: bool, misfits: list[Misfit]) -> tuple[Plan, LoadResult]:
+def plan(
+    opt: Saved,
+    saved: Mapping[str, Any],
+    strict: bool,
+    misfits: list[Misfit],
+    with_state: bool = True,
+    with_options: bool = True,
+) -> tuple[Plan, LoadResult]:
     """Check a saved state against an optimizer; ``misfits`` are those found before, elsewhere.
 
     Raises
@@ -100,49 +120,85 @@ def plan(opt: Saved, saved: Mapping[str, Any], strict: bool, misfits: list[Misfi
             "the same one"
         )
     opt.ready()
+    opt.parts.progress.undo_skipped_step()
+    wrong: list[str] = []
+    whole_options = planned_whole_options(opt.parts.whole, saved["options"], with_state, with_options, wrong)
+    options = planned_options(opt, saved, wrong, misfits) if with_options else None
+    state = planned_state(opt, saved, options, wrong, misfits) if with_state else None
+    result = load_result(type(opt).__name__, wrong, misfits, strict)
+    result.options = changed_options(opt.parts, whole_options, options, state)
+    return Plan(whole_options, options, state), result
+
+
+def planned_whole_options(
+    whole: WholeOptions, saved: Mapping[str, Any], with_state: bool, with_options: bool, wrong: list[str]
+) -> dict[str, Any]:
+    """Return the options of the whole optimizer to load, and add to ``wrong`` what is wrong with them.
+
+    A dynamic scale is both: its factors are options, and the number that steps have found is state.
+    """
+    if set(saved) != set(WHOLE_OPTIONS):
+        wrong.append(f"options: expected {sorted(WHOLE_OPTIONS)}, got {list(saved)}")
+        return {}
+    own = whole.dynamic_scale
+    found: dict[str, Any] = {}
+    for name in SAVED:
+        is_state = name == "grad_scale" and own is not None and encoding.is_loss_scale(saved[name])
+        if not (with_options or is_state):
+            continue
+        try:
+            value = encoding.decoded(saved[name], getattr(whole, name))
+            whole.check_saved(name, value)
+        except (TypeError, ValueError, OverflowError) as error:
+            wrong.append(f"options: {error}")
+            continue
+        if own is not None and is_state and not (with_state and with_options):
+            value = value.with_options_of(own) if with_state else own.with_options_of(value)
+        found[name] = value
+    return found
+
+
+def planned_options(opt: Saved, saved: Mapping[str, Any], wrong: list[str], misfits: list[Misfit]) -> PlannedOptions:
+    """Return the options of the groups and the frozen arrays to load."""
     parts = opt.parts
-    parts.progress.undo_skipped_step()
-    whole_options, wrong = planned_options(parts, saved["options"])
     members = [parts.parameters.members(k) for k in range(len(parts.groups.param_groups))]
     groups = parts.groups.plan(saved["param_groups"], members, encoding.decoded, opt.rule, wrong, misfits)
+    known = frozenset(parts.parameters.names)
+    misfits += [unexpected(f"frozen: {name}") for name in saved["frozen"] if name not in known]
+    return PlannedOptions(groups, known.intersection(saved["frozen"]))
+
+
+def planned_state(
+    opt: Saved, saved: Mapping[str, Any], options: PlannedOptions | None, wrong: list[str], misfits: list[Misfit]
+) -> PlannedState:
+    """Return the state to load, for the options that the optimizer will have."""
+    parts = opt.parts
+    groups = {} if options is None else options.groups
     then = [
         (groups[k].options, groups[k].rule) if k in groups else (parts.groups.param_groups[k], checked.rule)
         for k, checked in enumerate(parts.groups.checked)
     ]
     entries = parts.slots.plan(parts.parameters, then, saved["state"], parts.backend, opt, misfits)
-    known = parts.slots.entries
-    misfits += [unexpected(f"frozen: {name}") for name in saved["frozen"] if name not in known]
-    accumulated_calls = whole_options.pop("accumulated_calls", 0)
+    accumulated_calls = saved["options"].get("accumulated_calls", 0)
     wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, parts.options.accumulate_steps)
     extra_wrong = opt.check_extra_state(saved["extra"])
     misfits += [Misfit("extra", True, True, text) for text in extra_wrong]
-    return (
-        Plan(
-            saved["step_count"],
-            accumulated_calls,
-            whole_options,
-            groups,
-            frozenset(name for name in saved["frozen"] if name in known),
-            entries,
-            None if extra_wrong else saved["extra"],
-        ),
-        load_result(type(opt).__name__, wrong, misfits, strict),
-    )
+    return PlannedState(saved["step_count"], accumulated_calls, entries, None if extra_wrong else saved["extra"])
 
 
-def planned_options(parts: Parts, saved: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the options of the whole optimizer to load, and what is wrong with them."""
-    if sorted(saved) != sorted(WHOLE_OPTIONS):
-        return {}, [f"options: expected {sorted(WHOLE_OPTIONS)}, got {list(saved)}"]
-    found, wrong = {"accumulated_calls": saved["accumulated_calls"]}, []
-    for name in SAVED:
-        try:
-            value = encoding.decoded(saved[name], getattr(parts.whole, name))
-            parts.whole.check_saved(name, value)
-            found[name] = value
-        except (TypeError, ValueError, OverflowError) as error:
-            wrong.append(f"options: {error}")
-    return found, wrong
+def changed_options(
+    parts: Parts, whole_options: Mapping[str, Any], options: PlannedOptions | None, state: PlannedState | None
+) -> dict[str, Change]:
+    """Return each option that a load changes: its name, its old and its new value."""
+    parameters, found = parts.parameters, {}
+    if options is not None:
+        found = changes_of_groups(parts.groups.param_groups, options.groups)
+        if options.frozen != parameters.frozen:
+            found["frozen"] = parameters.in_order(parameters.frozen), parameters.in_order(options.frozen)
+    found |= dict(changes({name: getattr(parts.whole, name) for name in whole_options}, whole_options))
+    if state is not None and state.step_count != parts.progress.step_count:
+        found["step_count"] = parts.progress.step_count, state.step_count
+    return found
 
 
 def plan_params(parts: Parts, params: Any) -> tuple[list[Misfit], list[tuple[Array, Array]]]:
@@ -175,23 +231,28 @@ def load_result(optimizer: str, wrong: list[str], misfits: list[Misfit], strict:
     if wrong or (strict and misfits):
         lines = [*wrong, *(misfit.text for misfit in misfits)]
         raise ValueError("\n  ".join([f"state_dict: it does not fit this {optimizer}:", *lines]))
-    return LoadResult(
+    result = LoadResult(
         [misfit.path for misfit in misfits if misfit.missing],
         [misfit.path for misfit in misfits if misfit.unexpected],
     )
+    result.options = {}
+    return result
 
 
 def carry_out(opt: Saved, plan: Plan) -> None:
     """Load what was planned."""
-    parts = opt.parts
-    parts.slots.load(plan.entries, parts.backend)
-    parts.groups.load(plan.groups, plan.step_count)
+    parts, state = opt.parts, plan.state
+    if state is not None:
+        parts.slots.load(state.entries, parts.backend)
+    if plan.options is not None:
+        parts.groups.load(plan.options.groups, None if state is None else state.step_count)
+        parts.parameters.frozen = plan.options.frozen
     for name, value in plan.whole_options.items():
         parts.whole.load(name, value)
-    parts.progress.load(plan.step_count, plan.accumulated_calls)
-    parts.parameters.frozen = plan.frozen
-    if plan.extra is not None:
-        opt.load_extra_state(plan.extra)
+    if state is not None:
+        parts.progress.load(state.step_count, state.accumulated_calls)
+        if state.extra is not None:
+            opt.load_extra_state(state.extra)
     parts.workspace = None
 
 
@@ -211,10 +272,17 @@ def check_form(saved: Any) -> None:
         if not isinstance(saved[name], kind) or isinstance(saved[name], bool):
             raise TypeError(f"state_dict: {name!r} is {described(saved[name])}; give what state_dict() returned")
     for k, group in enumerate(saved["param_groups"]):
-        if not isinstance(group, Mapping) or not isinstance(group.get("params"), list):
+        if not isinstance(group, Mapping) or not are_names(group.get("params")):
             raise TypeError(f"state_dict: param_groups[{k}] is not a dict with the names of its arrays as 'params'")
         if not isinstance(group.get("initial_lr", 0.0), (int, float)):
             raise TypeError(f"state_dict: param_groups[{k}]: 'initial_lr' is {described(group['initial_lr'])}")
+    if not are_names(saved["frozen"]):
+        raise TypeError("state_dict: 'frozen' is not a list of the names of arrays; give what state_dict() returned")
     for name, entries in saved["state"].items():
         if not isinstance(entries, Mapping):
             raise TypeError(f"state_dict: state[{name!r}] is {described(entries)}; expected a dict of arrays")
+
+
+def are_names(value: Any) -> bool:
+    """Return whether a value is a list of names."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

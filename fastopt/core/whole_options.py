@@ -9,7 +9,6 @@ from typing import Any
 from ..options.loss_scale import DynamicLossScale
 from ..options.ranges import RANGES, Range, check
 
-
 #: The options of the optimizer that updates each scale.
 UPDATERS: weakref.WeakKeyDictionary[DynamicLossScale, weakref.ref[WholeOptions]] = weakref.WeakKeyDictionary()
 

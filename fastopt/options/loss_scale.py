@@ -106,6 +106,16 @@ class DynamicLossScale:
             self.scale = grown if grown < LARGEST else self.scale
             self.growth_tracker = 0
 
+    def options(self) -> dict[str, Any]:
+        """Return the attributes that steps do not change."""
+        return {name: getattr(self, name) for name in ("growth_factor", "backoff_factor", "growth_interval")}
+
+    def with_options_of(self, other: DynamicLossScale) -> DynamicLossScale:
+        """Return a copy that goes on from this scale with the options of another one."""
+        copy = DynamicLossScale()
+        copy.load_state_dict({**self.state_dict(), **other.options()})
+        return copy
+
     def state_dict(self) -> dict[str, Any]:
         """Return all attributes, which are numbers."""
         return dict(vars(self))
