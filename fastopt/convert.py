@@ -14,7 +14,7 @@ from .arrays.memory import described
 from .core import state_dict
 from .core.optimizer import Optimizer
 from .options.group_by import Grouped, check_unique
-from .options.ranges import plain
+from .options.ranges import STEPS, plain
 from .options.values import value_at
 
 
@@ -112,6 +112,8 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     saved = state_dict.of(opt)
     for index, name in name_of.items():
         steps = as_number(sd["state"].get(index, {}).get("step", 1 if slots[index] else 0))
+        if not (STEPS.holds(steps) and steps == int(steps)):
+            raise ValueError(f"from_torch: the step of parameter {index} is {steps}; expected {STEPS}")
         missing = [slot for slot in rules.slots(opt.rule(opt.param_groups[group_of[name]])) if slot not in slots[index]]
         if steps and missing:
             lacking = [counterpart.slots[slot] for slot in missing]

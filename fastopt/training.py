@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .arrays.dtypes import Array
 from .arrays.structure import branch_of, is_container
-from .options.ranges import COUNT, NON_NEGATIVE, Choice, as_number, check
+from .options.ranges import COUNT, NON_NEGATIVE, STEPS, Choice, Range, as_number, check
 
 if TYPE_CHECKING:
     from .core.optimizer import Optimizer
@@ -22,6 +22,9 @@ MODES = Choice("min", "max")
 class Saveable:
     """The base of the two: it saves and loads their attributes, except a schedule."""
 
+    #: The whole numbers among them.
+    counts: ClassVar[Mapping[str, Range]] = {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return all attributes except a schedule, for the ``extra`` of :func:`fastopt.save`. Nothing is copied."""
         return {name: value for name, value in vars(self).items() if name != "schedule"}
@@ -31,12 +34,14 @@ class Saveable:
 
         Raises
         ------
-        ValueError
-            If :meth:`state_dict` did not return this.
+        TypeError, ValueError
+            If :meth:`state_dict` did not return this, or a count is out of its range. Nothing is changed then.
         """
         own = self.state_dict()
         if not isinstance(state_dict, Mapping) or set(state_dict) != set(own):
             raise ValueError(f"state_dict: expected that of a {type(self).__name__}, with the entries {list(own)}")
+        for name, allowed in self.counts.items():
+            check(f"state_dict: {name}", state_dict[name], allowed)
         for name, value in state_dict.items():
             setattr(self, name, list(value) if isinstance(value, list) else value)
 
@@ -88,6 +93,13 @@ class EarlyStopping(Saveable):
     >>> stopping.best, params["W"]
     (2.0, array([2.]))
     """
+
+    counts: ClassVar[Mapping[str, Range]] = {
+        "patience": COUNT,
+        "best_update": STEPS._replace(optional=True),
+        "updates": STEPS,
+        "waited": STEPS,
+    }
 
     def __init__(self, patience: int, min_delta: float = 0.0, mode: str = "min") -> None:
         self.patience = count("patience", patience)
@@ -200,6 +212,8 @@ class SnapshotEnsemble(Saveable):
     >>> ensemble.average_predictions(lambda params: params[0] ** 2)
     array([58.5])
     """
+
+    counts: ClassVar[Mapping[str, Range]] = {"size": COUNT}
 
     def __init__(self, size: int, mode: str = "min", schedule: Callable[[int], float] | None = None) -> None:
         self.size = count("size", size)

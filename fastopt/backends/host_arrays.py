@@ -154,7 +154,8 @@ def slots_like(params: Sequence[Array], addresses: npt.NDArray[np.uintp], value:
         memory = np.zeros(size + CACHE_LINE, np.uint8)
         begin = -address(memory) % CACHE_LINE
         if value != 0:
-            memory[begin : begin + size].view(dtype)[...] = value
+            with np.errstate(over="ignore"):
+                memory[begin : begin + size].view(dtype)[...] = value
         blocks.append((memory, begins[first:last] + (offsets[first:last] + begin - begins[first])))
         first = last
     return Views(dtype, params, sizes, blocks)

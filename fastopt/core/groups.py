@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..arithmetic.rules import Rule
 from ..options.common import PLAIN_OPTIONS, is_plain
-from ..options.ranges import RANGES, Allowed, Group, Range, check, plain
+from ..options.ranges import RANGES, Allowed, Group, Range, check, in_double, plain
 from ..options.values import differ, is_scheduled, value_at
 from .results import Misfit, missing
 
@@ -79,6 +79,10 @@ class Groups:
         else:
             check(f"{where}{name}", value, self.allowed(name))
 
+    def computed(self, name: str, value: Any) -> Any:
+        """Return an option's value, which was checked, as steps compute with it."""
+        return in_double(plain(value), self.allowed(name))
+
     def check_allowed(self, options: Mapping[str, Any]) -> None:
         """Raise if one of these options asks for what this optimizer refuses."""
         for name, value in options.items():
@@ -99,7 +103,7 @@ class Groups:
         for name, value in options.items():
             if name != "params":
                 self.check(name, value, f"param_groups[{k}]: " if k else "")
-        values = {name: value if name == "params" else plain(value) for name, value in options.items()}
+        values = {name: value if name == "params" else self.computed(name, value) for name, value in options.items()}
         self.check_allowed({name: values[name] for name in PLAIN_OPTIONS if name in values})
         return CheckedGroup(
             values,
@@ -170,7 +174,10 @@ class Groups:
         values = dict(values)
         for name in scheduled:
             option = values[name]
-            value = option(step_count) if callable(option) else value_at(option, step_count)
+            try:
+                value = option(step_count) if callable(option) else value_at(option, step_count)
+            except OverflowError:
+                value = math.inf  # refused below, as each value out of its range
             allowed = self.allowed(name)
             # Most values are found to be right without a text of where they come from.
             if not (type(value) is float and isinstance(allowed, Range) and allowed.low < value < allowed.high):
@@ -178,7 +185,7 @@ class Groups:
                 if is_scheduled(value):
                     raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
                 self.check(name, value, where)
-                value = plain(value)
+                value = self.computed(name, value)
             values[name] = value
         if values.get("momentum") == 0 and "momentum" in scheduled:
             # momentum == 0 selects a rule without a buffer; a schedule that passes through 0 keeps its buffer.

@@ -211,7 +211,7 @@ class Optimizer(Hooks):
     param_groups: list[Group] = part(
         "groups.param_groups", "The groups with their options; writing an option takes effect in the next step."
     )
-    step_count: int = part("progress.step_count", "How many steps were applied.")
+    step_count: int = part("progress.step_count", "How many steps were applied, from 0 to below 2**53.")
     planned_steps: int = part("step_lock.planned_steps", "How many steps were one call, being like the one before.")
     accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.")
     clip_global_norm: float | None = part("whole.clip_global_norm", "The greatest norm of all gradients together.")
@@ -336,23 +336,20 @@ class Optimizer(Hooks):
         Parameters
         ----------
         state_dict : dict
-            From :meth:`state_dict` of an optimizer of the same class. It is not changed, and its arrays are copied.
-            Arrays go by their names, in any order.
+            From :meth:`state_dict` of an optimizer of the same class, with arrays of the same names in any order. It is
+            not changed, and its arrays are copied.
         strict : bool, default True
             Whether each array must have its state there, and each state its array. False: load the parts that fit, and
             return the rest. An array's state fits as a whole or not at all; a group's options fit if its arrays have
             the same names. The step count is always loaded.
-        state : bool, default True
-            False: load the options alone. The optimizer's slots, averages, step counts and ``extra`` stay.
-        options : bool, default True
-            False: keep the optimizer's options: those of the groups and of the whole optimizer, the frozen arrays, and
-            the rates that an lr_scheduler began with. The state goes on, also that of a DynamicLossScale.
+        state, options : bool, default True
+            ``state=False``: load the options alone. ``options=False``: keep this optimizer's options (of the groups and
+            the whole), its frozen arrays and the rates that an lr_scheduler began with; a DynamicLossScale goes on.
 
         Returns
         -------
         LoadResult
-            ``missing``: the parts of this optimizer that ``state_dict`` lacks in this form; ``unexpected``: the
-            opposite. Both are empty if ``strict``. ``options``: which options changed, and the step count.
+            The parts that do not fit; none if ``strict``. Its ``options`` says which options changed.
 
         Raises
         ------
@@ -365,19 +362,13 @@ class Optimizer(Hooks):
         >>> import numpy as np, fastopt
         >>> opt = fastopt.SGD({"W": np.ones(2)}, lr=0.1, momentum=0.9)
         >>> info = opt.step({"W": np.ones(2)})
-        >>> other = fastopt.SGD({"W": np.ones(2)}, momentum=0.9)
-        >>> other.load_state_dict(opt.state_dict())
-        LoadResult(missing=[], unexpected=[])
-        >>> other.step_count, other.param_groups[0]["lr"]
-        (1, 0.1)
+        >>> other = fastopt.SGD({"W": np.ones(2)}, lr=0.5, momentum=0.9)
+        >>> other.load_state_dict(opt.state_dict()).options
+        {'lr': (0.5, 0.1), 'step_count': (0, 1)}
         """
         from . import state_dict as loading
 
-        if not (state or options):
-            raise ValueError("load_state_dict: state=False, options=False leave nothing to load; give one of the two")
-        plan, result = loading.plan(self, state_dict, strict, [], state, options)
-        loading.carry_out(self, plan)
-        return result
+        return loading.load(self, state_dict, strict, state, options)
 
     @property
     def ema(self) -> Any:

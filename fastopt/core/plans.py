@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..arrays.memory import is_one_run
 from ..backends.plan import Plan, PlanArrays, PlanContents, PlanGroup
 from ..options.common import StepOptions
-from ..options.ranges import Group, plain
+from ..options.ranges import Group
 from ..options.values import differ, is_scheduled
 from .groups import Groups
 from .hooks import Hooks, first_of_same
@@ -164,7 +164,7 @@ class RowSource:
             self.groups.check(name, value)
         except (TypeError, ValueError, OverflowError):
             return False
-        self.planned[k].values[name] = plain(value)
+        self.planned[k].values[name] = self.groups.computed(name, value)
         return True
 
     def options_at(self, k: int, step_count: int) -> Group:

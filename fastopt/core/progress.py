@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays.memory import Views
-from ..options.ranges import RANGES, check
+from ..options.ranges import STEPS, check
 
 
 class Progress:
@@ -57,6 +57,7 @@ class Progress:
 
     @step_count.setter
     def step_count(self, count: int) -> None:
+        check("step_count", count, STEPS)
         self.undo_skipped_step()
         self.counts[0, 0] = count
 
@@ -67,6 +68,7 @@ class Progress:
 
     @accumulated_calls.setter
     def accumulated_calls(self, count: int) -> None:
+        check("accumulated_calls", count, STEPS)
         self.counts[1, 0] = count
 
     def counts_of_arrays(self, row: int) -> Views:
@@ -107,7 +109,7 @@ class Progress:
         """Return what is wrong with saved counts, for people."""
         wrong = []
         try:
-            check("accumulated_calls", accumulated_calls, RANGES["accumulated_calls"])
+            check("accumulated_calls", accumulated_calls, STEPS)
             if accumulated_calls >= accumulate_steps:
                 raise ValueError(
                     f"accumulated_calls={accumulated_calls}: expected a number below "
@@ -115,8 +117,8 @@ class Progress:
                 )
         except (TypeError, ValueError, OverflowError) as error:
             wrong.append(f"options: {error}")
-        if not 0 <= step_count < 2**63:
-            wrong.append(f"step_count: expected a number from 0 to below 2**63, got {step_count}")
+        if not STEPS.holds(step_count):
+            wrong.append(f"step_count: expected a number from 0 to below 2**53, got {step_count}")
         return wrong
 
     def load(self, step_count: int, accumulated_calls: int) -> None:

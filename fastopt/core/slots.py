@@ -19,7 +19,7 @@ from ..arrays.memory import Extents, described
 from ..backends.backend import ArrayOps, Backend
 from ..backends.table import ArrayExtras, SlotColumn, SlotColumns
 from ..options.common import StepOptions
-from ..options.ranges import Group
+from ..options.ranges import STEPS, Group
 from . import storage
 from .entries import Column, State, StateDict
 from .groups import CheckedGroup
@@ -422,8 +422,9 @@ def fitting_entries(
             found = described(value)
         elif value.shape != like.shape or value.dtype != like.dtype:
             found = f"of shape {value.shape}, {value.dtype}"
-        elif slot in ("step", "accumulated_calls") and int(value) < 0:
-            found = str(value)
+        elif slot in ("step", "accumulated_calls") and not STEPS.holds(int(value)):
+            misfits.append(Misfit(f"{name}.{slot}", True, True, f"{name}.{slot} is {value}; expected {STEPS}"))
+            continue
         else:
             continue
         text = f"{name}.{slot} is {found}; expected shape {like.shape}, {like.dtype}"

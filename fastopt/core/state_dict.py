@@ -11,7 +11,7 @@ from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
 from ..arrays.structure import branch_of
-from ..options.ranges import Group
+from ..options.ranges import OPTIONAL, Group, check
 from . import encoding
 from .changes import Change, changes, changes_of_groups
 from .groups import SavedGroup
@@ -96,6 +96,15 @@ def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
         },
         "extra": opt.extra_state(),
     }
+
+
+def load(opt: Saved, saved: Mapping[str, Any], strict: bool, with_state: bool, with_options: bool) -> LoadResult:
+    """Load a saved state, or a part of it; see :meth:`fastopt.Optimizer.load_state_dict`."""
+    if not (with_state or with_options):
+        raise ValueError("load_state_dict: state=False, options=False leave nothing to load; give one of the two")
+    planned, result = plan(opt, saved, strict, [], with_state, with_options)
+    carry_out(opt, planned)
+    return result
 
 
 def plan(
@@ -276,6 +285,7 @@ def check_form(saved: Any) -> None:
             raise TypeError(f"state_dict: param_groups[{k}] is not a dict with the names of its arrays as 'params'")
         if not isinstance(group.get("initial_lr", 0.0), (int, float)):
             raise TypeError(f"state_dict: param_groups[{k}]: 'initial_lr' is {described(group['initial_lr'])}")
+        check(f"state_dict: param_groups[{k}]: initial_lr", group.get("initial_lr"), OPTIONAL)
     if not are_names(saved["frozen"]):
         raise TypeError("state_dict: 'frozen' is not a list of the names of arrays; give what state_dict() returned")
     for name, entries in saved["state"].items():

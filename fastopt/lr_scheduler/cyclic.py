@@ -121,7 +121,7 @@ class CyclicLR(MomentumCycle):
         if self.scale_fn is not None:
             return x * self.scale_fn(cycle + 1 if self.scale_mode == "cycle" else epoch)
         if self.mode == "exp_range":
-            return x * float(self.gamma**epoch)
+            return x * float(self.gamma) ** epoch
         return x * 0.5**cycle if self.mode == "triangular2" else x
 
     def schedule(self, k: int) -> Callable[[int], float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
+from ..arithmetic.powers import power
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import NON_NEGATIVE, Allowed, Group, Schedulable
@@ -75,6 +76,6 @@ class ASGD(Optimizer):
 
     def hyper(self, group: Group, step: int) -> rules.ASGDScalars:
         lr, lambd = group["lr"], group["lambd"]
-        eta = lr / (1.0 + lambd * lr * (step - 1)) ** group["alpha"]
+        eta = lr / power(1.0 + lambd * lr * (step - 1), group["alpha"])
         weight = 1.0 / max(1.0, step - 1 - group["t0"])
         return rules.ASGDScalars(1.0 - lambd * eta, eta, 1.0 - weight, weight)

@@ -90,13 +90,20 @@ def momentum_at(beta1: float, decay: float, step: int) -> float:
     return float(beta1 * (1.0 - 0.5 * 0.96 ** (step * decay)))
 
 
+#: How many products are computed one by one.
+MOST_PRODUCTS = 10**6
+
+
 def momentum_product(beta1: float, decay: float, step: int) -> float:
     """Return ``M_t``, the product of the momenta of steps 1 to ``step``."""
     products = known_products(beta1, decay)
     # A smaller product would not change 1 - product.
-    while len(products) <= step and products[-1] > 1e-20:
+    while len(products) <= min(step, MOST_PRODUCTS) and products[-1] > 1e-20:
         products.append(products[-1] * momentum_at(beta1, decay, len(products)))
-    return products[min(step, len(products) - 1)]
+    if step < len(products) or products[-1] <= 1e-20:
+        return products[min(step, len(products) - 1)]
+    # The product is larger only where 0.96 ** (t * decay) has vanished long before: each further factor is beta1.
+    return products[-1] * beta1 ** (step + 1 - len(products))
 
 
 @lru_cache(maxsize=64)

@@ -9,15 +9,29 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arithmetic import rules
+from ..arithmetic.powers import power
 from ..arrays.dtypes import Array
 from ..backends.table import HyperRow
 from ..core.results import StepInfo
 from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer
 from ..options.common import Common, Unpack
-from ..options.ranges import ABOVE_ZERO_BELOW_ONE, ANY_NUMBER, BELOW_ONE, NON_NEGATIVE, Allowed, Group, Schedulable
+from ..options.ranges import (
+    ABOVE_ZERO_BELOW_ONE,
+    BELOW_ONE,
+    NON_NEGATIVE,
+    STEPS,
+    Allowed,
+    Group,
+    Range,
+    Schedulable,
+)
 
-AVERAGING: Mapping[str, Allowed] = {"warmup_steps": NON_NEGATIVE, "r": ANY_NUMBER, "weight_lr_power": NON_NEGATIVE}
+AVERAGING: Mapping[str, Allowed] = {
+    "warmup_steps": NON_NEGATIVE,
+    "r": Range(high=16.0, includes_high=True),
+    "weight_lr_power": NON_NEGATIVE,
+}
 
 
 class _ScheduleFree(ArrayOptimizer):
@@ -44,12 +58,12 @@ class _ScheduleFree(ArrayOptimizer):
         """Return the learning rate of a step, the largest one up to it, and the step's weight in the average."""
         lr = group["lr"] * min(1.0, step / group["warmup_steps"] if group["warmup_steps"] else 1.0)
         largest = max(lr, group["largest_lr"])
-        return lr, largest, step ** group["r"] * largest ** group["weight_lr_power"]
+        return lr, largest, weight_of(step, largest, group)
 
     def averaging(self, group: Group, step: int) -> tuple[float, float]:
         """Return the learning rate of a step, and the weight of its ``z`` in the average."""
-        lr, _, weight = self.warmed_up(group, step)
-        weight_sum = group["weight_sum"] + weight
+        lr, largest, weight = self.warmed_up(group, step)
+        weight_sum = checked_weight(step, largest, group, group["weight_sum"] + weight)
         return lr, weight / weight_sum if weight_sum else 0.0
 
     def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
@@ -102,6 +116,35 @@ class _ScheduleFree(ArrayOptimizer):
         numbers[1, step.present] = largest[rows]
 
 
+def weight_of(step: float, largest_lr: float, group: Group) -> float:
+    """Return the weight of a step's ``z`` in the average, ``step**r * largest_lr**weight_lr_power``.
+
+    Raises
+    ------
+    ValueError
+        If it is beyond double precision.
+    """
+    weight = power(step, group["r"]) * power(largest_lr, group["weight_lr_power"])
+    return checked_weight(step, largest_lr, group, weight)
+
+
+def check_weights(group: Group) -> None:
+    """Raise if a constant rate makes the weights so large that a run may come to their end."""
+    if not callable(group["lr"]):
+        weight_of(STEPS.high, group["lr"], group)
+
+
+def checked_weight(step: float, largest_lr: float, group: Group, weight: float) -> float:
+    """Return a weight, or a sum of weights; raise if it is beyond double precision."""
+    if not weight < math.inf:
+        r, weight_lr_power = group["r"], group["weight_lr_power"]
+        raise ValueError(
+            f"{r=}, {weight_lr_power=}: expected powers that leave the weights of the average finite, got {weight} in "
+            f"step {step} with the rate {largest_lr}; give smaller ones, or a smaller lr"
+        )
+    return weight
+
+
 class ScheduleFreeSGD(_ScheduleFree):
     r"""Schedule-Free SGD: momentum by averaging, instead of a schedule.
 
@@ -125,7 +168,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         Taken at ``y``.
     warmup_steps : int >= 0, default 0
         Steps in which the learning rate rises.
-    r : float, default 0.0
+    r : float <= 16, default 0.0
         Power of ``t`` in the averaging's weights.
     weight_lr_power : float >= 0, default 2.0
         Power of the largest learning rate so far in the averaging's weights.
@@ -182,6 +225,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         super().__init__(params, options, **common)
 
     def rule(self, group: Group) -> rules.Rule:
+        check_weights(group)
         return rules.schedule_free_sgd
 
     def hyper(self, group: Group, step: int) -> rules.ScheduleFreeSGDScalars:
@@ -222,7 +266,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
         Taken at ``y``, or L2 with ``decoupled=False``.
     warmup_steps : int >= 0, default 0
         Steps in which the learning rate rises.
-    r : float, default 0.0
+    r : float <= 16, default 0.0
         Power of ``t`` in the averaging's weights.
     weight_lr_power : float >= 0, default 2.0
         Power of the largest learning rate so far in the averaging's weights.
@@ -278,6 +322,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
         super().__init__(params, options, **common)
 
     def rule(self, group: Group) -> rules.Rule:
+        check_weights(group)
         return rules.schedule_free_adamw
 
     def hyper(self, group: Group, step: int) -> rules.ScheduleFreeAdamWScalars:

@@ -39,6 +39,7 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         low, high = math.isfinite(self.low), math.isfinite(self.high)
+        form = "d" if self.whole else "g"
         if low and high:
             to = (
                 "and at most"
@@ -47,7 +48,7 @@ class Range(NamedTuple):
                 if self.includes_high
                 else "to below"
             )
-            bounds = f" {'above' if self.excludes_low else 'from'} {self.low:g} {to} {self.high:g}"
+            bounds = f" {'above' if self.excludes_low else 'from'} {self.low:{form}} {to} {self.high:{form}}"
         elif low:
             bounds = f" {'above' if self.excludes_low else 'of at least'} {self.low:g}"
         elif high:
@@ -85,6 +86,8 @@ SCHEDULED = Range(0.0, schedulable=True)
 SCHEDULED_BELOW_ONE = Range(0.0, 1.0, schedulable=True)
 INDEX = Range(0, whole=True)
 COUNT = Range(1, whole=True)
+#: The counts of steps that can be loaded or set: a double holds each, and no run comes from there to the end of int64.
+STEPS = Range(0, 2**53, whole=True)
 
 #: The values of each option, unless an optimizer's ``ranges`` has it. An option in neither is True or False.
 RANGES: Mapping[str, Allowed] = {
@@ -98,9 +101,8 @@ RANGES: Mapping[str, Allowed] = {
     "max_weight_norm": OPTIONAL,
     "ema_decay": Range(0.0, 1.0, optional=True),
     "polyak_start": COUNT,
-    "accumulate_steps": COUNT,
+    "accumulate_steps": Range(1, 2**31, whole=True),
     "seed": INDEX,
-    "accumulated_calls": INDEX,
     "nonfinite": Choice("propagate", "skip", "raise"),
     "state_dtype": Choice(None, "bfloat16", "uint8"),
     "eps": NON_NEGATIVE,
@@ -158,6 +160,15 @@ def as_number(where: str, value: Any, allowed: Range) -> Any:
     if not allowed.holds(number):
         raise ValueError(f"{where}={value!r}: expected {allowed}")
     return number
+
+
+def in_double(value: Any, allowed: Allowed) -> Any:
+    """Return a plain value as steps compute with it: ints are floats, unless the range is one of whole numbers."""
+    if isinstance(allowed, Range):
+        return float(value) if type(value) is int and not allowed.whole else value
+    if allowed is None or isinstance(allowed, Choice):
+        return value
+    return tuple(in_double(item, range_) for item, range_ in zip(value, allowed, strict=True))
 
 
 def plain(value: Any) -> Any:

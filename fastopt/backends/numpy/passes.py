@@ -198,6 +198,7 @@ class SumPass(Pass):
 
     def result(self, count: int) -> npt.NDArray[np.float64]:
         """Return the sum of each of this many arrays."""
-        # bincount adds in index order.
-        found: npt.NDArray[Any] = np.bincount(self.owners, fold_lanes(self.sums), count)
+        with np.errstate(all="ignore"):
+            # bincount adds in index order.
+            found: npt.NDArray[Any] = np.bincount(self.owners, fold_lanes(self.sums), count)
         return found.astype(FLOAT64, copy=False)
