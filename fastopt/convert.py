@@ -12,6 +12,7 @@ from .arithmetic import rules
 from .arrays.dtypes import FLOAT32, FLOAT64, Array
 from .arrays.memory import described
 from .core import state_dict
+from .core.groups import NO_OPTIONS
 from .core.optimizer import Optimizer
 from .options.group_by import Grouped, check_unique
 from .options.ranges import STEPS, plain
@@ -252,7 +253,7 @@ def check_expressible(opt: Optimizer, counterpart: Counterpart) -> None:
     fresh = type(opt)(np.zeros(1))  # type: ignore[call-arg]
     for k, group in enumerate(opt.param_groups):
         for name, value in group.items():
-            if name not in (*counterpart.options, "params", "maximize") and value != fresh.param_groups[0][name]:
+            if name not in (*counterpart.options, *NO_OPTIONS, "maximize") and value != fresh.param_groups[0][name]:
                 raise ValueError(
                     f"to_torch: torch's {counterpart.name} has no {name}={value!r} (param_groups[{k}]); set it to "
                     f"{fresh.param_groups[0][name]!r} first"

@@ -16,7 +16,7 @@ from .results import Misfit, missing
 LEAST_POSITIVE = math.ulp(0.0)
 
 
-#: The entries of a saved group besides its options.
+#: The entries of a group besides its options. A group with an lr_scheduler has the rate that it began with.
 NO_OPTIONS = ("params", "initial_lr")
 
 
@@ -62,10 +62,10 @@ class Groups:
         self.clips_arrays = self.limits_norms = False
         #: Whether a group has another rule than when the table was made.
         self.rules_changed = False
-        #: The learning rate that each group's lr_scheduler began with, by the group's number.
-        self.initial_lrs: dict[int, float] = {}
-        #: The step count that was loaded together with initial learning rates.
+        #: The step count that was loaded together with the rates; None after a driver's step.
         self.resumed_at: int | None = None
+        #: What building drivers has changed since then (:mod:`fastopt.lr_scheduler.resuming`).
+        self.rewrites: list[Any] = []
 
     def allowed(self, name: str) -> Allowed:
         """Return the values that an option may have."""
@@ -94,7 +94,7 @@ class Groups:
     def check_known(self, groups: Sequence[Group]) -> None:
         """Raise if a group names an option that there is not."""
         for options in groups:
-            unknown = [name for name in options if name not in self.defaults]
+            unknown = [name for name in options if name not in self.defaults and name != "initial_lr"]
             if unknown:
                 raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
 
@@ -150,7 +150,7 @@ class Groups:
                     f"param_groups[{k}]: 'params' was replaced; use add_param_group, or build a new optimizer"
                 )
             if differ(group, checked.values) or list(map(type, group.values())) != checked.types:
-                if group.keys() != checked.values.keys():
+                if group.keys() - {"initial_lr"} != checked.values.keys() - {"initial_lr"}:
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
                     )
@@ -213,7 +213,7 @@ class Groups:
                 text = f"param_groups[{j}] is of the arrays {group['params']}; the groups here are of {list(members)}"
                 misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
                 continue
-            current = {name: value for name, value in self.param_groups[k].items() if name != "params"}
+            current = {name: value for name, value in self.param_groups[k].items() if name not in NO_OPTIONS}
             given = {name: value for name, value in group.items() if name not in NO_OPTIONS}
             if set(given) != set(current):
                 wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {list(given)}")
@@ -233,7 +233,8 @@ class Groups:
         for k, group in groups.items():
             self.param_groups[k].update(group.options)
             if group.initial_lr is None:
-                self.initial_lrs.pop(k, None)
+                self.param_groups[k].pop("initial_lr", None)
             else:
-                self.initial_lrs[k] = group.initial_lr
-        self.resumed_at = step_count if self.initial_lrs else None
+                self.param_groups[k]["initial_lr"] = group.initial_lr
+        if groups:
+            self.resumed_at, self.rewrites = step_count, []

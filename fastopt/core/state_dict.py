@@ -80,9 +80,8 @@ def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
     parts.progress.undo_skipped_step()
     groups = []
     for k, group in enumerate(parts.groups.param_groups):
-        initial_lr = {"initial_lr": parts.groups.initial_lrs[k]} if k in parts.groups.initial_lrs else {}
         options = {name: encoding.encoded(value) for name, value in group.items() if name != "params"}
-        groups.append({"params": parts.parameters.members(k), **options, **initial_lr})
+        groups.append({"params": parts.parameters.members(k), **options})
     whole_options = {name: encoding.encoded(getattr(parts.whole, name)) for name in SAVED}
     return {
         "optimizer": type(opt).__name__,

@@ -6,8 +6,18 @@ second object to step, save and load. A driver evaluates these schedules: the ra
 and rounding errors do not add up. If something else changed the rate since the driver's last step (another driver, as
 in :class:`ChainedScheduler`, or the user), the driver multiplies that rate by the ratio of its last two values.
 
-The optimizer keeps the initial rates of its groups, and its ``state_dict`` includes them. So a driver that is built
-after ``load_state_dict`` changes nothing. Load the driver's own ``state_dict`` into it.
+Building a driver makes its step 0, also on an optimizer whose state was loaded: there it begins the next phase. To go
+on with the driver of the saved run, load its own ``state_dict`` into it as well, before the next step. The rates are
+then those that the optimizer's state had, whatever the order: build, load the optimizer, load the driver; or load the
+optimizer, build, load the driver (where torch loses the rates).
+
+If a step raises, because of an argument, a function such as ``lr_lambda`` or a member, the driver, its members and the
+groups are as before the step.
+
+After ``add_param_group`` these go on, and change the rates of the new groups by the same factors: :class:`StepLR`,
+:class:`MultiStepLR`, :class:`ConstantLR`, :class:`LinearLR`, :class:`ExponentialLR`, :class:`PolynomialLR`,
+:class:`CosineAnnealingLR` until it goes up again, and :class:`ReduceLROnPlateau` with one ``min_lr`` for all groups. The
+others raise ValueError at their next step, and :class:`SequentialLR` at its next milestone.
 
 ``optimizer`` and ``last_epoch`` of each driver are those of :class:`LRScheduler`. Every constructor raises TypeError if
 ``optimizer`` is not an optimizer or the ``lr`` of a group is already a schedule, and ValueError for an argument out of
@@ -18,6 +28,7 @@ from .base import LRScheduler
 from .combined import ChainedScheduler, SequentialLR
 from .cyclic import CyclicLR, OneCycleLR
 from .drivers import (
+    SWALR,
     ConstantLR,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
@@ -32,6 +43,7 @@ from .drivers import (
 from .plateau import ReduceLROnPlateau
 
 __all__ = [
+    "SWALR",
     "ChainedScheduler",
     "ConstantLR",
     "CosineAnnealingLR",

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from ..core.optimizer import Optimizer
+from ..options.ranges import ANY_NUMBER, INDEX, NON_NEGATIVE, Range, check
+from .resuming import Rewrite, building, revoke, unchanged_if_it_fails
 
 T = TypeVar("T")
+
+#: The attributes of a driver that only matter while it lives.
+NOT_SAVED = frozenset(
+    {"optimizer", "takes_groups", "_members", "_written", "_rewrites", "_is_initial", "_get_lr_called_within_step"}
+)
 
 
 class LRScheduler:
@@ -18,8 +28,8 @@ class LRScheduler:
     ----------
     optimizer : Optimizer
     last_epoch : int, default -1
-        The number of the last step of an earlier run, to continue it without a ``state_dict``. -1 starts from the
-        beginning.
+        The number of the last step of an earlier run, to continue it without a ``state_dict``. Building makes the step
+        after it. -1 starts from the beginning.
 
     Attributes
     ----------
@@ -34,6 +44,28 @@ class LRScheduler:
         If ``optimizer`` is not an optimizer, or the ``lr`` of a group is already a schedule.
     ValueError
         If ``last_epoch`` is not -1 and the initial rate of a group is not known.
+
+    Notes
+    -----
+    The initial rate of a group is ``group["initial_lr"]``. The first driver of a group writes it, unless it is there;
+    the optimizer saves it.
+
+    A driver goes on from the rates in the groups. With ``last_epoch=scheduler.last_epoch - 1``, on the optimizer of
+    another ``scheduler``, these are the rates of its first step already, and stay. (torch's StepLR, MultiStepLR and
+    ConstantLR would apply a factor that is due at this step again; here they do so if the rates are other ones.)
+
+    A subclass defines ``get_lr``, as in torch, and may use ``self.base_lrs``, ``self.last_epoch`` and
+    ``self.optimizer.param_groups`` there.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> class Halved(LRScheduler):
+    ...     def get_lr(self):
+    ...         return [lr * 0.5**self.last_epoch for lr in self.base_lrs]
+    >>> scheduler = Halved(fastopt.SGD(np.ones(2), lr=1.0))
+    >>> scheduler.step(), scheduler.step(), scheduler.get_last_lr()
+    (None, None, [0.25])
     """
 
     #: The attributes that are functions, or lists of functions. These are not saved.
@@ -42,72 +74,165 @@ class LRScheduler:
     #: Whether a rate never depends on the one before it.
     is_absolute: ClassVar[bool] = False
 
+    #: The epochs that :meth:`step` can jump to.
+    epochs: ClassVar[Range] = INDEX
+
+    #: Whether the driver goes on with groups that are added later: their rates are multiplied like the others.
+    takes_groups: bool = False
+
+    #: Whether a driver that is built with ``last_epoch`` finds the rate of its first step in the groups.
+    finds_rate: ClassVar[bool] = False
+
+    #: Whether the rates come from a ``get_lr`` or ``step`` of a subclass, instead of a schedule.
+    computes_lr: ClassVar[bool] = False
+
+    #: As in torch: whether the driver is being built, and whether ``get_lr`` is called by a step.
+    _is_initial = _get_lr_called_within_step = False
+
+    #: The record of building the driver on a loaded optimizer.
+    _rewrites: Sequence[Rewrite] = ()
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Have a class that overrides ``schedule`` alone follow it: the ``rates`` of its base know another one."""
         super().__init_subclass__(**options)
         if place_of(cls, "schedule") < place_of(cls, "rates"):
             cls.rates = LRScheduler.rates  # type: ignore[method-assign]
+            cls.takes_groups = False
+        cls.computes_lr = place_of(cls, "get_lr") <= place_of(cls, "schedule")
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer)
-        known = initial_lrs(optimizer)
-        for k, group in enumerate(optimizer.param_groups):
-            if k not in known and last_epoch != -1:
-                raise ValueError(
-                    f"last_epoch={last_epoch}: the rate that param_groups[{k}] began with is not known; load the "
-                    "optimizer's state_dict first, or begin with last_epoch=-1"
-                )
-            known.setdefault(k, group["lr"])
         self.optimizer = optimizer
-        self.base_lrs = [known[k] for k in range(len(optimizer.param_groups))]
-        self.last_epoch = last_epoch + 1
-        self._last_lr: list[float] = read_lrs(optimizer)
-        for k in range(len(self.base_lrs)):
-            self.schedule(k)  # raises for an argument out of its range
-        lrs = self.next_lrs(self._last_lr, self.last_epoch)
-        if not is_resumed(optimizer):
-            self.write(lrs, self.last_epoch)
+        with building(optimizer) as self._rewrites:
+            self._last_lr: list[float] = read_lrs(optimizer) if last_epoch != -1 else self.start()
+            set_initial_lrs(optimizer, self._last_lr, last_epoch)
+            self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+            if self.computes_lr:
+                self.make_first_step(last_epoch)
+            else:
+                for k in range(len(self.base_lrs)):
+                    self.schedule(k)  # raises for an argument out of its range
+                self.write(self.first_lrs(self._last_lr, last_epoch + 1), last_epoch + 1)
+
+    def start(self) -> list[float]:
+        """Return the rates that a new driver begins with: those of the groups."""
+        return [number_of(f"param_groups[{k}]: lr", lr) for k, lr in enumerate(read_lrs(self.optimizer))]
+
+    def make_first_step(self, last_epoch: int) -> None:
+        """Make the step after ``last_epoch`` by :meth:`step`, as torch does it."""
+        self.last_epoch, self._step_count, self._is_initial = last_epoch, 0, True
+        try:
+            self.step()
+        finally:
+            del self._is_initial
 
     def schedule(self, k: int) -> Callable[[int], float]:
-        """Return the schedule of group number ``k``; subclasses define this."""
+        """Return the schedule of group number ``k``; subclasses define this, or :meth:`get_lr`."""
         raise NotImplementedError
+
+    def get_lr(self) -> list[float]:
+        """Return the rate of each group at step ``self.last_epoch``; a subclass may define this, as in torch.
+
+        :meth:`step` has counted the step and calls this, with the rates of the step before in the groups. To read the
+        rates, use :meth:`get_last_lr`.
+        """
+        lrs = read_lrs(self.optimizer)
+        return self.first_lrs(lrs, self.last_epoch) if self._is_initial else self.lrs_after(lrs, self.last_epoch)
 
     def rates(self, epoch: int) -> list[float]:
         """Return the value of each group's schedule. Where groups share a part of it, a subclass computes that once."""
         return [self.schedule(k)(epoch) for k in range(len(self.base_lrs))]
 
+    def first_lrs(self, lrs: list[float], epoch: int) -> list[float]:
+        """Return the rates of the step that building makes."""
+        if epoch == 0 or self.is_absolute:
+            return self.next_lrs(lrs, epoch)
+        if self.finds_rate:
+            return lrs
+        # The groups may have the rates of this step already, or those of the step before.
+        steps = zip(lrs, self.rates(epoch), self.next_lrs(lrs, epoch), strict=True)
+        return [lr if lr == now else after for lr, now, after in steps]
+
     def next_lrs(self, lrs: list[float], epoch: int) -> list[float]:
-        """Return the rates that follow ``lrs``."""
+        """Return the rates that follow ``lrs``, of the groups that the driver was built for."""
         now = self.rates(epoch)
         if self.is_absolute:
             return now
         before = self.rates(epoch - 1) if epoch > 0 else self.base_lrs
+        if now == before and all(now):
+            return lrs
         moves = zip(lrs, before, now, strict=True)
         # Nearly always a rate is still the one that was written last.
-        return [after if lr == start != after else self.move(lr, start, after) for lr, start, after in moves]
+        return [after if lr == start != after else self.move(lr, start, after, epoch) for lr, start, after in moves]
 
-    def move(self, lr: float, before: float, now: float) -> float:
+    def move(self, lr: float, before: float, now: float, epoch: int) -> float:
         """Return the rate that follows ``lr`` when the schedule goes from ``before`` to ``now``."""
         if now == before:
-            return lr
+            return lr if now or not lr else self.scaled([lr], epoch)[0]
         return now if lr == before or before == 0 else lr * (now / before)
+
+    def scaled(self, lrs: list[float], epoch: int) -> list[float]:
+        """Return the rates that follow ``lrs`` in groups without a base rate, or with one of 0."""
+        unit = copy(self)
+        unit.base_lrs = [1.0]
+        before, now = (unit.rates(epoch - 1)[0] if epoch > 0 else 1.0), unit.rates(epoch)[0]
+        return lrs if now == before or before == 0 else [lr * (now / before) for lr in lrs]
+
+    def lrs_after(self, lrs: list[float], epoch: int) -> list[float]:
+        """Return the rates that follow those of all groups, with groups that were added since the driver was built."""
+        count = len(self.base_lrs)
+        if len(lrs) == count:
+            return self.next_lrs(lrs, epoch)
+        if not self.takes_groups:
+            raise ValueError(added(self, len(lrs)))
+        return self.next_lrs(lrs[:count], epoch) + self.scaled(lrs[count:], epoch)
 
     def write(self, lrs: Sequence[float], epoch: int) -> None:
         """Write the rates of step number ``epoch`` into the groups."""
+        groups = self.optimizer.parts.groups
+        groups.resumed_at = None
         self.last_epoch = epoch
-        write_lrs(self.optimizer, lrs)
+        for group, lr in zip(groups.param_groups, lrs, strict=True):
+            group["lr"] = lr
         self._last_lr = list(lrs)
 
     def begin(self) -> None:
         """Make step 0 from the present rates of the groups."""
-        self.write(self.next_lrs(read_lrs(self.optimizer), 0), 0)
+        if self.computes_lr:
+            self.make_first_step(-1)
+        else:
+            self.write(self.lrs_after(read_lrs(self.optimizer), 0), 0)
 
     def restart(self) -> None:
         """Make step 0, whatever the rates are."""
-        self.write(self.rates(0), 0)
+        self.jump(0)
+
+    def jump(self, epoch: int) -> None:
+        """Make step number ``epoch``, whatever the steps so far."""
+        count = len(self.optimizer.param_groups)
+        closed_form = getattr(self, "_get_closed_form_lr", None)
+        if self.computes_lr and (closed_form or not self.takes_groups):
+            self.compute(epoch, closed_form or self.get_lr)
+        elif count != len(self.base_lrs):
+            raise ValueError(added(self, count))
+        else:
+            self.write(self.rates(epoch), epoch)
+
+    def compute(self, epoch: int, function: Callable[[], list[float]], steps: int = 0) -> None:
+        """Make step number ``epoch`` with the rates of a function that reads it as ``self.last_epoch``."""
+        with unchanged_if_it_fails(self.optimizer, [self]):
+            self._step_count += steps
+            self.last_epoch, self._get_lr_called_within_step = epoch, True
+            lrs = function()
+            del self._get_lr_called_within_step
+            count = len(self.optimizer.param_groups)
+            if len(lrs) != count:
+                name = type(self).__name__
+                raise ValueError(f"{name}.get_lr: expected a rate for each of the {count} groups, got {lrs!r:.80}")
+            self.write(lrs, epoch)
 
     def step(self, epoch: int | None = None) -> None:
-        """Write the next rates into the groups; call it after ``optimizer.step``.
+        """Write the next rates into the groups; call it after ``optimizer.step``. If it raises, nothing has changed.
 
         Parameters
         ----------
@@ -117,30 +242,28 @@ class LRScheduler:
         Raises
         ------
         ValueError
-            If groups were added since the driver was built.
+            If groups were added since the driver was built, and it can't go on with them: a rate of theirs would
+            depend on the one that they began with, or on an argument for each group.
         """
-        lrs = read_lrs(self.optimizer)
-        if len(lrs) != len(self.base_lrs):
-            raise ValueError(
-                f"{type(self).__name__}: it was built for {len(self.base_lrs)} groups, now there are {len(lrs)}; "
-                "build it after add_param_group"
-            )
-        if epoch is None:
-            epoch = self.last_epoch + 1
-            self.write(self.next_lrs(lrs, epoch), epoch)
+        if epoch is not None:
+            check("epoch", epoch, ANY_NUMBER if self.computes_lr else self.epochs)
+            self.jump(epoch)
+        elif self.computes_lr:
+            self.compute(self.last_epoch + 1, self.get_lr, steps=1)
         else:
-            self.write(self.rates(epoch), epoch)
+            epoch = self.last_epoch + 1
+            self.write(self.lrs_after(read_lrs(self.optimizer), epoch), epoch)
 
     def get_last_lr(self) -> list[float]:
         """Return the rate that was last written into each group."""
-        return self._last_lr
+        return list(self._last_lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything except the optimizer, as plain Python.
 
         As in torch, functions are not saved, and a callable object is saved as its ``__dict__``.
         """
-        saved = {name: value for name, value in vars(self).items() if name != "optimizer"}
+        saved = {name: value for name, value in vars(self).items() if name not in NOT_SAVED}
         for name in self.functions:
             saved[name] = each(lambda fn: None if is_function(fn) else dict(vars(fn)), saved[name])
         copied: dict[str, Any] = each(lambda value: value, saved)
@@ -156,6 +279,15 @@ class LRScheduler:
         """
         self.check_state_dict(state_dict)
         self.load_attributes(state_dict)
+        revoke(self.optimizer, [record for driver in self.drivers() for record in driver._rewrites])
+
+    def drivers(self) -> list[LRScheduler]:
+        """Return this driver, and its members if it combines others."""
+        return [self]
+
+    def written(self) -> list[str]:
+        """Return the options that the driver may write."""
+        return ["lr", *momentums_of(self.optimizer)] if self.computes_lr else ["lr"]
 
     def check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Raise unless this is the state of such a driver."""
@@ -167,10 +299,13 @@ class LRScheduler:
                 f"state_dict: expected that of a {type(self).__name__}, with the entries {entries}, got "
                 f"{list(state_dict)}"
             )
-        if len(state_dict["_last_lr"]) != len(self._last_lr):
-            raise ValueError(
-                f"state_dict: it is for {len(state_dict['_last_lr'])} groups, the optimizer has {len(self._last_lr)}"
-            )
+        there, here = len(state_dict["_last_lr"]), len(self.optimizer.param_groups)
+        if there > here or (there < here and not (self.takes_groups or self.computes_lr)):
+            raise ValueError(f"state_dict: it is for {there} groups, the optimizer has {here}")
+        for name in self.functions:
+            ours, saved = getattr(self, name), state_dict[name]
+            if isinstance(ours, list) and len(saved) != len(ours):
+                raise ValueError(f"state_dict: expected {len(ours)} {name}, got {len(saved)}")
 
     def load_attributes(self, state_dict: Mapping[str, Any]) -> None:
         """Set all attributes from a checked state."""
@@ -184,23 +319,44 @@ class LRScheduler:
                     vars(fn).update(values)
 
 
-def initial_lrs(optimizer: Optimizer) -> dict[int, float]:
-    """Return the initial rate of each group, by the group's number. The optimizer saves it."""
-    return optimizer.parts.groups.initial_lrs
+def set_initial_lrs(optimizer: Optimizer, lrs: Sequence[float], last_epoch: int) -> None:
+    """Have each group keep the rate that it begins with as ``initial_lr``, unless it has one."""
+    for k, (group, lr) in enumerate(zip(optimizer.param_groups, lrs, strict=True)):
+        if "initial_lr" not in group and last_epoch != -1:
+            raise ValueError(
+                f"last_epoch={last_epoch}: the rate that param_groups[{k}] began with is not known; load the "
+                'optimizer\'s state_dict first, write group["initial_lr"], or begin with last_epoch=-1'
+            )
+        group["initial_lr"] = number_of(f"param_groups[{k}]: initial_lr", group.get("initial_lr", lr))
 
 
-def is_resumed(optimizer: Optimizer) -> bool:
-    """Return whether the rates were just loaded, together with the initial ones."""
-    return optimizer.parts.groups.resumed_at == optimizer.step_count
+def number_of(where: str, value: Any) -> Any:
+    """Return a number of at least 0 that nobody can change in place."""
+    number = own(value)
+    check(where, number, NON_NEGATIVE)
+    return number
+
+
+def own(value: Any) -> Any:
+    """Return the number of a 0-d array, which could change in place."""
+    return value.item() if getattr(value, "ndim", None) == 0 and not isinstance(value, np.generic) else value
+
+
+def added(driver: LRScheduler, count: int) -> str:
+    """Return the text of the error that groups were added."""
+    return (
+        f"{type(driver).__name__}: it was built for {len(driver.base_lrs)} groups, now there are {count}; build it "
+        "after add_param_group"
+    )
 
 
 def read_lrs(optimizer: Optimizer) -> list[float]:
-    return [group["lr"] for group in optimizer.param_groups]
+    return [group["lr"] for group in optimizer.parts.groups.param_groups]
 
 
-def write_lrs(optimizer: Optimizer, lrs: Sequence[float]) -> None:
-    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-        group["lr"] = lr
+def momentums_of(optimizer: Optimizer) -> list[str]:
+    """Return the options that a cycle of the momentum may write."""
+    return [name for name in ("momentum", "betas") if name in optimizer.defaults]
 
 
 def place_of(cls: type, name: str) -> int:
@@ -208,15 +364,17 @@ def place_of(cls: type, name: str) -> int:
     return next(place for place, each in enumerate(cls.__mro__) if name in vars(each))
 
 
-def per_group(name: str, optimizer: Optimizer, value: T | Sequence[T]) -> list[T]:
-    """Return one value for each group."""
+def per_group(name: str, optimizer: Optimizer, value: T | Sequence[T], allowed: Range | None = None) -> list[T]:
+    """Return one value for each group; numbers are checked if ``allowed`` is given."""
     check_optimizer(optimizer)
     count = len(optimizer.param_groups)
-    if not isinstance(value, (list, tuple)):
-        return [value] * count  # type: ignore[list-item]
-    if len(value) != count:
-        raise ValueError(f"{name}: expected one for each of the {count} groups, got {len(value)}")
-    return list(value)
+    values = [own(item) for item in value] if isinstance(value, (list, tuple)) else [own(value)] * count
+    if len(values) != count:
+        raise ValueError(f"{name}: expected one for each of the {count} groups, got {len(values)}")
+    if allowed is not None:
+        for k, item in enumerate(values):
+            check(f"{name}[{k}]" if isinstance(value, (list, tuple)) else name, item, allowed)
+    return values
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.optimizer import Optimizer
-from .base import LRScheduler, initial_lrs, is_resumed, read_lrs, write_lrs
+from .base import LRScheduler, read_lrs
 from .plateau import ReduceLROnPlateau
+from .resuming import building, put_back, unchanged_if_it_fails
 
 
 class Combined(LRScheduler):
@@ -21,26 +22,45 @@ class Combined(LRScheduler):
         self.last_epoch = last_epoch + 1
         self._last_lr = read_lrs(self.optimizer)
         self._schedulers = list(schedulers)
+        self.takes_groups = all(scheduler.takes_groups for scheduler in schedulers)
+        #: The drivers below this one, and the options that they may write.
+        self._members = [member for scheduler in schedulers for member in scheduler.drivers()]
+        self._written = sorted({name for member in self._members for name in member.written()})
 
     def advance(self, epoch: int) -> LRScheduler:
         """Make step number ``epoch`` of the members, and return the one that wrote the rates."""
         raise NotImplementedError
 
     def begin(self) -> None:
-        self.last_epoch = 0
-        self._last_lr = self.advance(0).get_last_lr()
+        self.make_step(0)
+
+    def written(self) -> list[str]:
+        return self._written
 
     def restart(self) -> None:
-        known = initial_lrs(self.optimizer)
-        write_lrs(self.optimizer, [known[k] for k in range(len(self.optimizer.param_groups))])
-        self.begin()
+        with unchanged_if_it_fails(self.optimizer, self._members):
+            for k, group in enumerate(self.optimizer.param_groups):
+                if "initial_lr" not in group:
+                    raise ValueError(
+                        f"{type(self).__name__}: the rate that param_groups[{k}] began with is not known; build its "
+                        "schedulers after add_param_group"
+                    )
+                group["lr"] = group["initial_lr"]
+            self.begin()
+
+    def make_step(self, epoch: int) -> None:
+        """Make step number ``epoch``; nothing has changed if a member raises."""
+        self._last_lr = self.advance(epoch).get_last_lr()
+        self.last_epoch = epoch
+
+    def drivers(self) -> list[LRScheduler]:
+        return [self, *self._members]
 
     def step(self, epoch: int | None = None) -> None:
         """Step the members; ``epoch`` must be None."""
         if epoch is not None:
             raise ValueError(f"{type(self).__name__}.step takes no epoch; step it from the beginning")
-        self.last_epoch += 1
-        self._last_lr = self.advance(self.last_epoch).get_last_lr()
+        self.make_step(self.last_epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
@@ -69,6 +89,14 @@ class SequentialLR(Combined):
         Drivers of this optimizer, except :class:`ReduceLROnPlateau`.
     milestones : sequence of int
         In increasing order; one fewer than there are schedulers.
+    last_epoch : int, default -1
+        The number of the last step of an earlier run. Building makes that many steps and one more, so that the groups
+        get the rates of step ``last_epoch + 1``. (torch writes those of step 0.)
+
+    Notes
+    -----
+    A :class:`ChainedScheduler` or SequentialLR as a member begins at its step 0 like the other drivers. (torch makes
+    one step too many then, when it builds the outer one.)
 
     Examples
     --------
@@ -89,9 +117,10 @@ class SequentialLR(Combined):
                 f"milestones={milestones!r}: expected {len(schedulers) - 1} of them for {len(schedulers)} schedulers, "
                 "in increasing order"
             )
-        if not is_resumed(optimizer):
+        with building(optimizer) as self._rewrites, unchanged_if_it_fails(optimizer, self._members):
             self.restart()
-            self.last_epoch = last_epoch + 1
+            for epoch in range(last_epoch + 1):
+                self.make_step(epoch + 1)
 
     def advance(self, epoch: int) -> LRScheduler:
         turn = bisect_right(self._milestones, epoch)
@@ -133,11 +162,21 @@ class ChainedScheduler(Combined):
         super().__init__(optimizer, schedulers)
 
     def advance(self, epoch: int) -> LRScheduler:
-        for scheduler in self._schedulers:
-            if epoch == 0:
-                scheduler.begin()
-            else:
-                scheduler.step()
+        groups = self.optimizer.param_groups
+        written = [[group[name] for group in groups] for name in self._written]
+        attributes = [vars(member).copy() for member in self._members]
+        try:
+            for scheduler in self._schedulers:
+                if epoch == 0:
+                    scheduler.begin()
+                else:
+                    scheduler.step()
+        except BaseException:
+            for name, values in zip(self._written, written, strict=True):
+                for group, value in zip(groups, values, strict=True):
+                    group[name] = value
+            put_back([vars(member) for member in self._members], attributes)
+            raise
         return self._schedulers[-1]
 
 

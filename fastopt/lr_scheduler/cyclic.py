@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from .. import schedules
 from ..core.optimizer import Optimizer
-from ..options.ranges import INDEX, Choice, as_number, check
-from ..schedules.base import on_line
-from .base import LRScheduler, initial_lrs, is_resumed, per_group, write_lrs
+from ..options.ranges import COUNT, FRACTION, INDEX, NON_NEGATIVE, POSITIVE, Choice, Range, as_number, check
+from ..schedules.base import SHAPES, on_line
+from .base import LRScheduler, momentums_of, own, per_group
 
 
 class MomentumCycle(LRScheduler):
     """The base of the two."""
 
     is_absolute = True
+    momentum_range: ClassVar[Range] = NON_NEGATIVE
 
     def set_momentums(
         self,
@@ -31,20 +33,24 @@ class MomentumCycle(LRScheduler):
             If there is no momentum to cycle.
         """
         self.cycle_momentum = cycle_momentum
-        self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
-        self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
-        if cycle_momentum and "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+        allowed = self.momentum_range if cycle_momentum else None
+        self.base_momentums = per_group("base_momentum", optimizer, base_momentum, allowed)
+        self.max_momentums = per_group("max_momentum", optimizer, max_momentum, allowed)
+        if cycle_momentum and not momentums_of(optimizer):
             raise ValueError(f"cycle_momentum=True: {type(optimizer).__name__} has neither momentum nor betas")
+
+    def written(self) -> list[str]:
+        return ["lr", *momentums_of(self.optimizer)]
 
     def momentums(self, epoch: int) -> list[float]:
         """Return the momentum of each group; subclasses define this."""
         raise NotImplementedError
 
     def write(self, lrs: Sequence[float], epoch: int) -> None:
+        # Computed first: it may raise.
+        momentums = self.momentums(epoch) if self.cycle_momentum else []
         super().write(lrs, epoch)
-        if not self.cycle_momentum:
-            return
-        for group, momentum in zip(self.optimizer.param_groups, self.momentums(epoch), strict=True):
+        for group, momentum in zip(self.optimizer.param_groups, momentums, strict=False):
             if "betas" in group:
                 group["betas"] = (momentum, *group["betas"][1:])
             else:
@@ -71,6 +77,10 @@ class CyclicLR(MomentumCycle):
     cycle_momentum : bool, default True
         Whether to write ``momentum``, or the first of ``betas``, as well. Raises ValueError if there is neither.
     base_momentum, max_momentum : float or list of float, default 0.8 and 0.9
+
+    Notes
+    -----
+    It begins at ``base_lr``. (torch's writes ``group["initial_lr"]`` at step 0 if the groups had a driver before.)
 
     Examples
     --------
@@ -101,18 +111,20 @@ class CyclicLR(MomentumCycle):
         if scale_fn is None:
             check("mode", mode, Choice("triangular", "triangular2", "exp_range"))
         check("scale_mode", scale_mode, Choice("cycle", "iterations"))
-        self.min_lrs = per_group("base_lr", optimizer, base_lr)
-        self.max_lrs = per_group("max_lr", optimizer, max_lr)
-        self.step_size_up = step_size_up
-        self.step_size_down = step_size_up if step_size_down is None else step_size_down
+        self.min_lrs = per_group("base_lr", optimizer, base_lr, NON_NEGATIVE)
+        self.max_lrs = per_group("max_lr", optimizer, max_lr, NON_NEGATIVE)
+        self.step_size_up = as_number("step_size_up", step_size_up, COUNT)
+        down = as_number("step_size_down", step_size_down, COUNT._replace(optional=True))
+        self.step_size_down = self.step_size_up if down is None else down
         self.mode = mode
-        self.gamma = gamma
+        self.gamma = own(gamma)
         self.scale_fn = scale_fn
         self.scale_mode = scale_mode
         self.set_momentums(optimizer, cycle_momentum, base_momentum, max_momentum)
-        if last_epoch == -1 and not is_resumed(optimizer):
-            write_lrs(optimizer, self.min_lrs)
         super().__init__(optimizer, last_epoch)
+
+    def start(self) -> list[float]:
+        return list(self.min_lrs)
 
     def height(self, epoch: int) -> float:
         """Return the height of the cycle at a step: from 0 to 1, times its scale."""
@@ -163,6 +175,8 @@ class OneCycleLR(MomentumCycle):
     (None, [1.0])
     """
 
+    momentum_range = POSITIVE
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -183,23 +197,24 @@ class OneCycleLR(MomentumCycle):
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError("OneCycleLR: give total_steps, or both epochs and steps_per_epoch")
-            total_steps = epochs * steps_per_epoch
-        self.total_steps = total_steps
-        self.max_lrs = per_group("max_lr", optimizer, max_lr)
-        self.pct_start = pct_start
+            total_steps = as_number("epochs", epochs, COUNT) * as_number("steps_per_epoch", steps_per_epoch, COUNT)
+        self.total_steps = as_number("total_steps", total_steps, COUNT)
+        self.max_lrs = per_group("max_lr", optimizer, max_lr, NON_NEGATIVE)
+        self.pct_start = as_number("pct_start", pct_start, FRACTION)
+        check("anneal_strategy", anneal_strategy, Choice(*SHAPES))
         self.anneal_strategy = anneal_strategy
-        self.div_factor = div_factor
-        self.final_div_factor = final_div_factor
+        self.div_factor = as_number("div_factor", div_factor, POSITIVE)
+        self.final_div_factor = as_number("final_div_factor", final_div_factor, POSITIVE)
+        check("three_phase", three_phase, None)
         self.three_phase = three_phase
         self.set_momentums(optimizer, cycle_momentum, base_momentum, max_momentum)
-        if cycle_momentum:
-            for limits in zip(self.base_momentums, self.max_momentums, strict=True):
-                self.schedule(0).momentum(*limits)  # raises for an argument out of its range
-        lrs = [self.schedule(k)(0) for k in range(len(self.max_lrs))]
-        if last_epoch == -1 and not is_resumed(optimizer):
-            write_lrs(optimizer, lrs)
-            initial_lrs(optimizer).update(enumerate(lrs))
         super().__init__(optimizer, last_epoch)
+
+    def start(self) -> list[float]:
+        lrs = [self.schedule(k)(0) for k in range(len(self.max_lrs))]
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            group["initial_lr"] = lr
+        return lrs
 
     def schedule(self, k: int) -> schedules.one_cycle:
         return schedules.one_cycle(
@@ -225,5 +240,5 @@ class OneCycleLR(MomentumCycle):
 
     def between(self, epoch: int, *levels: Sequence[float]) -> list[float]:
         """Return the value of each group's cycle. ``levels`` are those of ``one_cycle.place``, for each group."""
-        begin, end, x = self.schedule(0).place(as_number("step", epoch, INDEX))
+        begin, end, x = self.schedule(0).place(as_number("epoch", epoch, INDEX))
         return [on_line(start, stop, x) for start, stop in zip(levels[begin], levels[end], strict=True)]

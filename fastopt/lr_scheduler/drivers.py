@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from .. import schedules
 from ..core.optimizer import Optimizer
-from ..options.ranges import FRACTION, NON_NEGATIVE, check
-from ..schedules.base import on_line
-from .base import LRScheduler, per_group, read_lrs
+from ..options.ranges import ANY_NUMBER, COUNT, FRACTION, INDEX, NON_NEGATIVE, POSITIVE, Choice, as_number, check
+from ..schedules.base import SHAPES, on_cosine, on_line
+from .base import LRScheduler, own, per_group, read_lrs
 
 
 class LambdaLR(LRScheduler):
@@ -31,6 +31,7 @@ class LambdaLR(LRScheduler):
 
     functions = ("lr_lambdas",)
     is_absolute = True
+    epochs = ANY_NUMBER
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class MultiplicativeLR(LambdaLR):
     """
 
     is_absolute = False
+    finds_rate = True
 
     def schedule(self, k: int) -> Callable[[int], float]:
         lr: float = self.optimizer.param_groups[k]["lr"]
@@ -95,9 +97,11 @@ class StepLR(LRScheduler):
     (None, [0.25])
     """
 
+    takes_groups = True
+
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
-        self.step_size = step_size
-        self.gamma = gamma
+        self.step_size = as_number("step_size", step_size, COUNT)
+        self.gamma = as_number("gamma", gamma, POSITIVE)
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
@@ -124,11 +128,14 @@ class MultiStepLR(LRScheduler):
     (None, [0.25])
     """
 
+    takes_groups = True
+    epochs = ANY_NUMBER
+
     def __init__(
         self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
-        self.milestones = sorted(milestones)
-        self.gamma = gamma
+        self.milestones = sorted(map(own, milestones))
+        self.gamma = own(gamma)
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
@@ -155,12 +162,13 @@ class ConstantLR(LRScheduler):
     ([0.5], None, [1.0])
     """
 
+    takes_groups = True
+
     def __init__(
         self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1
     ) -> None:
-        check("factor", factor, FRACTION)
-        self.factor = factor
-        self.total_iters = total_iters
+        self.factor = as_number("factor", factor, FRACTION)
+        self.total_iters = as_number("total_iters", total_iters, COUNT)
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
@@ -189,6 +197,8 @@ class LinearLR(LRScheduler):
     (None, [0.75])
     """
 
+    takes_groups = finds_rate = True
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -197,11 +207,9 @@ class LinearLR(LRScheduler):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        check("start_factor", start_factor, FRACTION._replace(excludes_low=True))
-        check("end_factor", end_factor, FRACTION)
-        self.start_factor = start_factor
-        self.end_factor = end_factor
-        self.total_iters = total_iters
+        self.start_factor = as_number("start_factor", start_factor, FRACTION._replace(excludes_low=True))
+        self.end_factor = as_number("end_factor", end_factor, FRACTION)
+        self.total_iters = as_number("total_iters", total_iters, COUNT)
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
@@ -228,8 +236,10 @@ class ExponentialLR(LRScheduler):
     (None, [0.125])
     """
 
+    takes_groups = finds_rate = True
+
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
-        self.gamma = gamma
+        self.gamma = as_number("gamma", gamma, POSITIVE)
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
@@ -256,9 +266,11 @@ class PolynomialLR(LRScheduler):
     (None, [0.25])
     """
 
+    takes_groups = finds_rate = True
+
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1) -> None:
-        self.total_iters = total_iters
-        self.power = power
+        self.total_iters = as_number("total_iters", total_iters, COUNT)
+        self.power = as_number("power", power, POSITIVE)
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
@@ -287,9 +299,11 @@ class CosineAnnealingLR(LRScheduler):
     (None, [0.0], None, [1.0])
     """
 
+    takes_groups = finds_rate = True
+
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
-        self.T_max = T_max
-        self.eta_min = eta_min
+        self.T_max = as_number("T_max", T_max, COUNT)
+        self.eta_min = as_number("eta_min", eta_min, NON_NEGATIVE)
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
@@ -299,17 +313,37 @@ class CosineAnnealingLR(LRScheduler):
     def steps_down(self, epoch: int) -> int:
         """Return the step of the first half period that has the rate of this epoch."""
         halves, steps = divmod(epoch, self.T_max)
-        return self.T_max - steps if halves % 2 else steps
+        return int(self.T_max - steps if halves % 2 else steps)
 
     def rates(self, epoch: int) -> list[float]:
         return way_down(self.base_lrs, self.eta_min, schedules.cosine(0.0, self.T_max, 1.0)(self.steps_down(epoch)))
 
-    def move(self, lr: float, before: float, now: float) -> float:
-        if lr == before:
+    def next_lrs(self, lrs: list[float], epoch: int) -> list[float]:
+        now = self.rates(epoch)
+        before = self.rates(epoch - 1) if epoch > 0 else self.base_lrs
+        if lrs == before:
             return now
-        if before == self.eta_min:
-            return lr + (now - before)
-        return (now - self.eta_min) / (before - self.eta_min) * (lr - self.eta_min) + self.eta_min
+        if self.goes_up_from_eta_min(epoch):
+            others = [lr + (after - start) for lr, start, after in zip(lrs, before, now, strict=True)]
+        else:
+            others = self.scaled(lrs, epoch)
+        moves = zip(lrs, before, now, others, strict=True)
+        return [after if lr == start else other for lr, start, after, other in moves]
+
+    def scaled(self, lrs: list[float], epoch: int) -> list[float]:
+        if epoch == 0:
+            return lrs
+        if self.goes_up_from_eta_min(epoch):
+            raise ValueError(
+                f"CosineAnnealingLR: param_groups[{len(self.base_lrs)}] was added later, so that the driver does not "
+                f"know the rate to go up to from eta_min at step {epoch}; build it after add_param_group"
+            )
+        # How far above eta_min a rate is: the difference of two rates would be inexact where they are close.
+        before, now = (on_cosine(1.0, 0.0, self.steps_down(step) / self.T_max) for step in (epoch - 1, epoch))
+        return [now / before * (lr - self.eta_min) + self.eta_min for lr in lrs]
+
+    def goes_up_from_eta_min(self, epoch: int) -> bool:
+        return epoch > 0 and (epoch - 1) % (2 * self.T_max) == self.T_max
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
@@ -335,9 +369,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def __init__(
         self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
     ) -> None:
-        self.T_0 = T_0
-        self.T_mult = T_mult
-        self.eta_min = eta_min
+        self.T_0 = as_number("T_0", T_0, COUNT)
+        self.T_mult = as_number("T_mult", T_mult, COUNT)
+        self.eta_min = as_number("eta_min", eta_min, NON_NEGATIVE)
         #: The fraction of the epoch at the last step.
         self.fraction = 0.0
         super().__init__(optimizer, last_epoch)
@@ -359,8 +393,12 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             super().step()
             return
         check("epoch", epoch, NON_NEGATIVE)
-        self.fraction = epoch - math.floor(epoch)
-        super().step(math.floor(epoch))
+        fraction, self.fraction = self.fraction, epoch - math.floor(epoch)
+        try:
+            super().step(math.floor(epoch))
+        except BaseException:
+            self.fraction = fraction
+            raise
 
     def schedule(self, k: int) -> Callable[[int], float]:
         return self.restarts(self.base_lrs[k], self.eta_min)
@@ -378,3 +416,60 @@ def way_down(base_lrs: Sequence[float], eta_min: float, x: float) -> list[float]
     """Return the rates that have gone the part ``x`` of the way from the initial rates to ``eta_min``."""
     eta_min = float(eta_min)
     return [on_line(float(lr), eta_min, x) for lr in base_lrs]
+
+
+class SWALR(LRScheduler):
+    """From the rates of the groups to ``swa_lr``, where they stay: for averaged weights (``polyak=True``).
+
+    This is ``torch.optim.swa_utils.SWALR``. It begins at the rates that it finds when it is built.
+
+    Parameters
+    ----------
+    swa_lr : float or list of float, >= 0
+        One for all groups, or one for each.
+    anneal_epochs : int, >= 0, default 10
+        The steps until ``swa_lr`` is reached. 0: building writes it.
+    anneal_strategy : {"cos", "linear"}
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> scheduler = SWALR(fastopt.SGD(np.ones(2), lr=1.0), swa_lr=0.5, anneal_epochs=2, anneal_strategy="linear")
+    >>> [(scheduler.get_last_lr()[0], scheduler.step())[0] for _ in range(4)]
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    finds_rate = True
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: float | Sequence[float],
+        anneal_epochs: int = 10,
+        anneal_strategy: str = "cos",
+        last_epoch: int = -1,
+    ) -> None:
+        self.swa_lrs = per_group("swa_lr", optimizer, swa_lr, NON_NEGATIVE)
+        self.anneal_epochs = as_number("anneal_epochs", anneal_epochs, INDEX)
+        check("anneal_strategy", anneal_strategy, Choice(*SHAPES))
+        self.anneal_strategy = anneal_strategy
+        super().__init__(optimizer, last_epoch)
+
+    def schedule(self, k: int) -> Callable[[int], float]:
+        lr: float = self.optimizer.param_groups[k]["lr"]
+        return lambda epoch: on_line(lr, self.swa_lrs[k], self.way(epoch))
+
+    def way(self, epoch: int) -> float:
+        """Return which part of the way to ``swa_lr`` is done after a step."""
+        return SHAPES[self.anneal_strategy](min(1.0, epoch / self.anneal_epochs) if self.anneal_epochs else 1.0)
+
+    def rates(self, epoch: int) -> list[float]:
+        return self.next_lrs(read_lrs(self.optimizer), epoch)
+
+    def next_lrs(self, lrs: list[float], epoch: int) -> list[float]:
+        before, now = self.way(max(epoch - 1, 0)) if self.anneal_epochs else 0.0, self.way(epoch)
+        if before == 1:
+            return list(self.swa_lrs)
+        # As much of what is left of the way as this step's part of it.
+        part = (now - before) / (1 - before)
+        return [on_line(lr, end, part) for lr, end in zip(lrs, self.swa_lrs, strict=True)]

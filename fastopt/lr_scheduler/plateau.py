@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.optimizer import Optimizer
 from ..options.ranges import Choice, Range, check
-from .base import LRScheduler, check_optimizer, per_group, read_lrs
+from .base import LRScheduler, check_optimizer, own, per_group, read_lrs
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -28,7 +28,7 @@ class ReduceLROnPlateau(LRScheduler):
     cooldown : int, default 0
         The number of steps after a reduction that are not counted.
     min_lr : float or list of float, default 0
-        One for all groups, or one for each.
+        One for all groups, also those that are added later, or one for each.
     eps : float, default 1e-8
         A rate that would change by no more than this stays the same.
 
@@ -39,6 +39,8 @@ class ReduceLROnPlateau(LRScheduler):
     >>> [(scheduler.step(loss), scheduler.get_last_lr()[0])[1] for loss in (3.0, 2.0, 2.0, 2.0)]
     [1.0, 1.0, 1.0, 0.5]
     """
+
+    takes_groups = True
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class ReduceLROnPlateau(LRScheduler):
         eps: float = 1e-8,
     ) -> None:
         check_optimizer(optimizer)
+        factor, threshold, eps = own(factor), own(threshold), own(eps)
         check("factor", factor, Range(high=1.0))
         check("mode", mode, Choice("min", "max"))
         check("threshold_mode", threshold_mode, Choice("rel", "abs"))
@@ -64,6 +67,8 @@ class ReduceLROnPlateau(LRScheduler):
         self.threshold_mode = threshold_mode
         self.cooldown = cooldown
         self.min_lrs = per_group("min_lr", optimizer, min_lr)
+        #: The one for all groups, or None.
+        self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else own(min_lr)
         self.eps = eps
         self.base_lrs = read_lrs(optimizer)
         self.best = math.inf if mode == "min" else -math.inf
@@ -81,25 +86,40 @@ class ReduceLROnPlateau(LRScheduler):
             NaN is not an improvement.
         epoch : int or None, default None
             The number of this step. None: one more than the last step's.
+
+        Raises
+        ------
+        ValueError
+            If it is time to reduce the rates, groups were added, and ``min_lr`` was a list. Nothing has changed then.
         """
         metric = float(metrics)
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        if self.is_better(metric):
-            self.best = metric
-            self.num_bad_epochs = 0
-        else:
-            self.num_bad_epochs += 1
-        if self.cooldown_counter > 0:
+        is_better, is_cooling = self.is_better(metric), self.cooldown_counter > 0
+        bad_epochs = 0 if is_better or is_cooling else self.num_bad_epochs + 1
+        if bad_epochs > self.patience:
+            self.reduce()
+            bad_epochs, self.cooldown_counter = 0, self.cooldown
+        elif is_cooling:
             self.cooldown_counter -= 1
-            self.num_bad_epochs = 0
-        if self.num_bad_epochs > self.patience:
-            for group, min_lr in zip(self.optimizer.param_groups, self.min_lrs, strict=True):
-                reduced = max(group["lr"] * self.factor, min_lr)
-                if group["lr"] - reduced > self.eps:
-                    group["lr"] = reduced
-            self.cooldown_counter = self.cooldown
-            self.num_bad_epochs = 0
+        if is_better:
+            self.best = metric
+        self.num_bad_epochs = bad_epochs
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._last_lr = read_lrs(self.optimizer)
+
+    def reduce(self) -> None:
+        """Write the reduced rates into the groups."""
+        lrs = read_lrs(self.optimizer)
+        if len(lrs) != len(self.min_lrs):
+            if self.default_min_lr is None:
+                raise ValueError(
+                    f"ReduceLROnPlateau: min_lr has {len(self.min_lrs)} rates, now there are {len(lrs)} groups; append "
+                    "those of the new groups to the driver's min_lrs"
+                )
+            self.min_lrs = [self.default_min_lr] * len(lrs)
+        reduced = [max(lr * self.factor, min_lr) for lr, min_lr in zip(lrs, self.min_lrs, strict=True)]
+        for group, lr, less in zip(self.optimizer.param_groups, lrs, reduced, strict=True):
+            if lr - less > self.eps:
+                group["lr"] = less
 
     def is_better(self, metric: float) -> bool:
         """Return whether a metric is better than the best so far."""
@@ -107,3 +127,17 @@ class ReduceLROnPlateau(LRScheduler):
         if self.threshold_mode == "rel":
             return sign * metric > sign * self.best * (1 + sign * self.threshold)
         return sign * metric > sign * self.best + self.threshold
+
+    def check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().check_state_dict(with_default_min_lr(state_dict))
+
+    def load_attributes(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_attributes(with_default_min_lr(state_dict))
+
+
+def with_default_min_lr(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a state with the entry that older ones lack."""
+    if not isinstance(state_dict, Mapping) or "default_min_lr" in state_dict or not state_dict.get("min_lrs"):
+        return state_dict
+    first, *others = state_dict["min_lrs"]
+    return {**state_dict, "default_min_lr": first if all(lr == first for lr in others) else None}

@@ -92,6 +92,7 @@ STEPS = Range(0, 2**53, whole=True)
 #: The values of each option, unless an optimizer's ``ranges`` has it. An option in neither is True or False.
 RANGES: Mapping[str, Allowed] = {
     "lr": SCHEDULED,
+    "initial_lr": NON_NEGATIVE,
     "weight_decay": SCHEDULED,
     "clip_value": OPTIONAL,
     "clip_norm": OPTIONAL,

@@ -183,7 +183,7 @@ def test_the_groups_together_have_the_momentums_of_their_cycles() -> None:
 
 
 @every_case
-def test_building_one_after_loading_changes_nothing(case: Case, tmp_path: Path) -> None:
+def test_loading_a_driver_takes_back_what_building_it_changed(case: Case, tmp_path: Path) -> None:
     opt, scheduler = ours(case)
     for _ in range(5):
         opt.step([np.ones(2), np.ones(2)])
@@ -195,7 +195,6 @@ def test_building_one_after_loading_changes_nothing(case: Case, tmp_path: Path) 
     before = rates(other)
     assert before == rates(opt)
     other_scheduler = case.make(lr_scheduler, other)
-    assert rates(other) == before
     other_scheduler.load_state_dict(loaded.extra["scheduler"])
     assert rates(other) == before
     assert json.dumps(other_scheduler.state_dict()) == json.dumps(scheduler.state_dict())
@@ -246,10 +245,11 @@ def test_all_of_torchs_names_are_here() -> None:
     torch = pytest.importorskip("torch", reason="compares with the live torch.optim.lr_scheduler")
     import inspect
 
-    assert set(lr_scheduler.__all__) == set(torch.optim.lr_scheduler.__all__)
+    assert set(lr_scheduler.__all__) == {*torch.optim.lr_scheduler.__all__, "SWALR"}
     for name in lr_scheduler.__all__:
         mine = inspect.signature(getattr(lr_scheduler, name)).parameters
-        theirs = inspect.signature(getattr(torch.optim.lr_scheduler, name)).parameters
+        module = torch.optim.swa_utils if name == "SWALR" else torch.optim.lr_scheduler
+        theirs = inspect.signature(getattr(module, name)).parameters
         assert {key: value.default for key, value in mine.items()} == {
             key: value.default for key, value in theirs.items()
         }, name
@@ -359,13 +359,13 @@ def test_going_on_by_last_epoch() -> None:
         (lambda m, opt: m.LinearLR(opt, 0), ValueError, "start_factor=0: expected a number above 0"),
         (lambda m, opt: m.LinearLR(opt, end_factor=2), ValueError, "end_factor=2: expected a number from 0 to 1"),
         (lambda m, opt: m.ExponentialLR(opt, -1), ValueError, "gamma=-1: expected a finite number above 0"),
-        (lambda m, opt: m.CosineAnnealingLR(opt, 0), ValueError, "total=0: expected a whole number of at least 1"),
+        (lambda m, opt: m.CosineAnnealingLR(opt, 0), ValueError, "T_max=0: expected a whole number of at least 1"),
         (lambda m, opt: m.CosineAnnealingWarmRestarts(opt, 0), ValueError, "T_0=0: expected a whole number"),
         (lambda m, opt: m.CyclicLR(opt, 0.1, 1, mode="x"), ValueError, "mode='x': expected one of 'triangular'"),
         (lambda m, opt: m.CyclicLR(opt, 0.1, 1, scale_mode="x"), ValueError, "scale_mode='x'"),
         (lambda m, opt: m.CyclicLR(opt, [0.1, 0.2], 1), ValueError, "base_lr: expected one for each of the 1 groups"),
         (lambda m, opt: m.OneCycleLR(opt, 0.1, epochs=3), ValueError, "give total_steps, or both"),
-        (lambda m, opt: m.OneCycleLR(opt, 0.1, 0), ValueError, "total=0: expected a whole number of at least 1"),
+        (lambda m, opt: m.OneCycleLR(opt, 0.1, 0), ValueError, "total_steps=0: expected a whole number of at least 1"),
         (lambda m, opt: m.SequentialLR(opt, [], []), ValueError, "expected at least one scheduler"),
         (lambda m, opt: m.SequentialLR(opt, [m.StepLR(opt, 1)], [1]), ValueError, r"milestones=\[1\]: expected 0"),
         (lambda m, opt: m.ChainedScheduler([]), ValueError, "expected at least one scheduler"),
@@ -404,7 +404,7 @@ def test_no_momentum_to_cycle() -> None:
             make()
 
 
-def test_bad_states_and_added_groups() -> None:
+def test_bad_states() -> None:
     opt = fastopt.SGD([np.ones(2)], lr=0.5)
     scheduler = lr_scheduler.StepLR(opt, 3)
     saved = scheduler.state_dict()
@@ -420,9 +420,6 @@ def test_bad_states_and_added_groups() -> None:
     for combined in (chained, lr_scheduler.SequentialLR(opt, [scheduler], [])):
         with pytest.raises(ValueError, match="takes no epoch"):
             combined.step(3)
-    opt.add_param_group({"params": [np.ones(2)]})
-    with pytest.raises(ValueError, match="it was built for 1 groups, now there are 2; build it after add_param_group"):
-        scheduler.step()
 
 
 def test_a_saved_state_is_a_copy() -> None:
