@@ -148,9 +148,10 @@ def torchs_module() -> Module:
 
         def __init__(self, optimizer: Any, *arguments: Any, **options: Any) -> None:
             super().__init__(optimizer, *arguments, **options)
-            for group, lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
-                group["lr"] = lr
-            self._last_lr = list(self.base_lrs)
+            if self.last_epoch == 0:
+                for group, lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
+                    group["lr"] = lr
+                self._last_lr = list(self.base_lrs)
 
     module = Module.of(torch.optim.lr_scheduler, torch.optim.swa_utils.SWALR)
     module.drivers["CyclicLR"] = CyclicLR

@@ -160,13 +160,17 @@ class LRScheduler:
             return now
         before = self.rates(epoch - 1) if epoch > 0 else self.base_lrs
         if now == before and all(now):
-            return lrs
+            return lrs  # the same objects, so that a planned step sees at once that nothing has changed
+        # Nearly always the rates are still those that were written last.
+        if lrs == before:
+            return now
         moves = zip(lrs, before, now, strict=True)
-        # Nearly always a rate is still the one that was written last.
-        return [after if lr == start != after else self.move(lr, start, after, epoch) for lr, start, after in moves]
+        if not all(before):
+            return [self.move(lr, start, after, epoch) for lr, start, after in moves]
+        return [after if lr == start else lr * (after / start) for lr, start, after in moves]
 
     def move(self, lr: float, before: float, now: float, epoch: int) -> float:
-        """Return the rate that follows ``lr`` when the schedule goes from ``before`` to ``now``."""
+        """Return the rate that follows ``lr`` when the schedule goes from ``before``, which may be 0, to ``now``."""
         if now == before:
             return lr if now or not lr else self.scaled([lr], epoch)[0]
         return now if lr == before or before == 0 else lr * (now / before)
