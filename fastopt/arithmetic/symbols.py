@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,9 +32,9 @@ ELEMENTS = (
 
 def misuse(text: str) -> TypeError:
     """Return the error of a rule, which begins with the rule's own file and line."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(LIBRARIES):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     place = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}: "
     return TypeError(f"{place}{text}")
 

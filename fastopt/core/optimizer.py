@@ -86,8 +86,7 @@ class Optimizer(Hooks):
 
     Options and scalars turn a rule of :mod:`fastopt.rules` into an optimizer. The NumPy backend also runs rules of your
     own. Their numbers must all be scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``. They work on all elements at
-    once: ``where(g > h.zero, a, b)``, ``maximum`` and ``minimum``, not ``if``, ``and``, ``or``, ``not``, ``max`` and
-    ``min``. Anything else is a TypeError that begins with the rule's file and line.
+    once: ``where(g > h.zero, a, b)`` and ``maximum``, not ``if``, ``and``, ``or``, ``not`` and ``max``.
 
     >>> import numpy as np, fastopt
     >>> class SignlessSGD(fastopt.Optimizer):
