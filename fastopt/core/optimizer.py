@@ -487,7 +487,6 @@ class Optimizer(Hooks):
             parts.groups.check("clip_global_norm", parts.whole.clip_global_norm)
         parts.groups.refresh(self.rule)
         if parts.workspace is None or parts.slots.pending or parts.groups.rules_changed:
-            parts.parameters.check_kept()
             parts.workspace = None
             parts.slots.prepare(parts.parameters, parts.groups.checked, parts.progress, parts.backend, self)
             is_one_call = type(self).update is Hooks.update

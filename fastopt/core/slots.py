@@ -131,6 +131,7 @@ class Slots:
         hooks: SlotHooks,
     ) -> None:
         """Find the memory of every array. New entries stay pending until :meth:`commit`."""
+        parameters.check_kept()
         self.pending = []
         computed, copies = self.computed(parameters, backend)
         columns: list[SlotColumn] = []

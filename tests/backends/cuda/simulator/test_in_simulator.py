@@ -664,21 +664,6 @@ def test_a_rule_of_the_users_own() -> None:
     assert (values == 0).all()
 
 
-def test_a_misused_rule_is_told_of_before_anything_changes() -> None:
-    def misused(h: Any, p: Any, g: Any) -> Any:
-        return (p - h.lr * g if g > p else p,)
-
-    class Own(fastopt.SGD):
-        def rule(self, group: Any) -> Any:
-            return misused
-
-    values = np.ones(3, np.float32)
-    line = misused.__code__.co_firstlineno + 1
-    with pytest.raises(TypeError, match=rf"^.*test_in_simulator\.py:{line}: .*use where\(condition, a, b\)"):
-        Own(SimulatedArray(values), lr=0.5).step(SimulatedArray(np.full(3, 3, np.float32)))
-    assert (values == 1).all()
-
-
 def test_what_is_not_done_on_a_gpu_is_an_error() -> None:
     """A field of HyperRow that the kernels don't know must not be passed over."""
 
