@@ -250,7 +250,8 @@ def sanitizer(session: nox.Session) -> None:
     # Python's own allocator would hide where an object ends. Python itself leaks at its end.
     variables = {"LD_PRELOAD": str(runtime).strip(), "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
     with only_the_tests(session):
-        run_tests(session, python, *PLANNED, "tests/properties/test_bad_steps.py", **variables)
+        bad = [f"tests/properties/test_{name}.py" for name in ("bad_steps", "changed_in_place")]
+        run_tests(session, python, *PLANNED, *bad, **variables)
 
 
 @nox.session(python=False)

@@ -6,7 +6,8 @@ A rule works on arrays or scalars. Its scalars ``h`` are a tuple of named number
 parameter and slots.
 
 Rules have no numeric literals and no ``**``, and call only the functions of ``operations.py``, so that they can be
-compiled for a GPU in one precision, and translated into C.
+compiled for a GPU in one precision, and translated into C. They work on all elements at once: ``where``, ``maximum``
+and ``minimum`` choose, not ``if``, ``and``, ``or``, ``not``, ``max`` and ``min``, which are errors.
 """
 
 from __future__ import annotations

@@ -85,8 +85,7 @@ class Optimizer(Hooks):
     (array([0.5, 1.5], dtype=float32), array([0., 0.], dtype=float32), array([0.75, 1.25], dtype=float32))
 
     Options and scalars turn a rule of :mod:`fastopt.rules` into an optimizer. The NumPy backend also runs rules of your
-    own. Their numbers must all be scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``. They work on all elements at
-    once: ``where(g > h.zero, a, b)`` and ``maximum``, not ``if``, ``and``, ``or``, ``not`` and ``max``.
+    own. Their numbers must all be scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``. ``where`` chooses, not ``if``.
 
     >>> import numpy as np, fastopt
     >>> class SignlessSGD(fastopt.Optimizer):
@@ -497,4 +496,5 @@ class Optimizer(Hooks):
             workspace.planning.is_possible = can_plan(self, parts)
             parts.workspace = workspace
             parts.groups.rules_changed = False
+        parts.workspace.check_kept()
         return parts.workspace

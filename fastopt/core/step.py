@@ -94,7 +94,6 @@ class Step:
         parts, workspace = self.parts, self.workspace
         backend, progress, options, gradients = parts.backend, parts.progress, parts.options, workspace.gradients
         backend.set_stream(self.table, stream)
-        workspace.check_kept()
         self.take_gradients(grads)
         self.present = gradients.present
         if not workspace.are_writeable():

@@ -187,6 +187,23 @@ def test_every_optimizer(case: Case, backend: str, is_known: bool) -> None:
 
 
 @every_way
+def test_what_works_between_steps(backend: str, is_known: bool) -> None:
+    """Lookahead, and the modes of Schedule-Free: no array has changed when the error comes."""
+    params = [matrix(), matrix()]
+    ahead = fastopt.SGD([matrix(), matrix()], lr=0.1, momentum=0.9, backend=backend)
+    free = fastopt.ScheduleFreeSGD(params, backend=backend)
+    for opt, act in ((ahead, lambda: ahead.lookahead().__enter__()), (free, free.eval), (free, free.train)):
+        opt.step([matrix(), matrix()])
+        changed = opt.params[1]
+        changed.shape = (SIDE // 2, 2 * SIDE)
+        before = [param.tobytes() for param in opt.params]
+        with pytest.raises(ValueError, match=r"^params: '1' had shape"):
+            act()
+        assert [param.tobytes() for param in opt.params] == before
+        changed.shape = (SIDE, SIDE)
+
+
+@every_way
 @pytest.mark.parametrize("steps", [1, 8])
 def test_gradients_resized_between_steps(steps: int, backend: str, is_known: bool) -> None:
     """No step keeps a gradient: what counts is its form in the step."""
