@@ -77,8 +77,8 @@ class Views(Sequence[Array]):
     ) -> None:
         self.dtype, self.likes, self.sizes, self.blocks = dtype, likes, sizes, blocks
         self.addresses = np.concatenate([places + address(memory) for memory, places in blocks]).astype(np.uintp)
-        #: Returns a layout of each: the likes may have changed since. None: as the likes are now.
-        self.layouts: Callable[[], Sequence[Any]] | None = None
+        #: Returns the shape of each, and whether it is in C order: the likes may have changed. None: as the likes are.
+        self.forms: Callable[[], list[tuple[tuple[int, ...], bool]]] | None = None
 
     @cached_property
     def arrays(self) -> list[Array]:
@@ -87,10 +87,7 @@ class Views(Sequence[Array]):
             np.ndarray((size,), self.dtype, memory, place)
             for (memory, place), size in zip(places, self.sizes.tolist(), strict=True)
         ]
-        if self.layouts is None:
-            forms = [(like.shape, like.flags.c_contiguous) for like in self.likes]
-        else:
-            forms = [(layout.shape, layout.is_c_order) for layout in self.layouts()]
+        forms = self.forms() if self.forms else [(like.shape, like.flags.c_contiguous) for like in self.likes]
         return [
             array.reshape(shape, order="C" if is_c_order else "F")
             for array, (shape, is_c_order) in zip(flat, forms, strict=True)

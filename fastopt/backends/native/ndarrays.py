@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -72,18 +73,22 @@ class RecordedColumn:
         self.columns["array"] = addresses_of(models)
         self.shapes = ffi.new("intptr_t[]", lib.fo_record_layouts(self.layouts, count, NULL))
         lib.fo_record_layouts(self.layouts, count, self.shapes)
-        self.dtypes = [array.dtype for array in models]
         if isinstance(arrays, Views):
             self.dtypes = [arrays.dtype] * count
             self.columns["memory"], self.columns["dtype"] = arrays.addresses, id(arrays.dtype)
+        else:
+            self.dtypes = list(map(attrgetter("dtype"), arrays))
 
     def at(self, i: int) -> Layout:
         layout = self.layouts[i]
         shape = tuple(ffi.unpack(self.shapes + layout.first, layout.dimensions))
         return Layout(self.dtypes[i], shape, layout.order == C_ORDER, int(ffi.cast("uintptr_t", layout.memory)))
 
-    def all(self) -> list[Layout]:
-        return list(map(self.at, range(len(self.dtypes))))
+    def forms(self) -> list[tuple[tuple[int, ...], bool]]:
+        """Return the shape of each array, and whether it was in C order."""
+        shapes = tuple(ffi.unpack(self.shapes, len(self.shapes)))
+        places = zip(*(self.columns[name].tolist() for name in ("first", "dimensions", "order")), strict=True)
+        return [(shapes[first : first + axes], order == C_ORDER) for first, axes, order in places]
 
 
 class NativeLayouts(Layouts):
@@ -98,7 +103,7 @@ class NativeLayouts(Layouts):
         for block, recorded, arrays in zip(self.blocks, self.recorded, columns, strict=True):
             block.layouts, block.shapes, block.count = recorded.layouts, recorded.shapes, len(arrays)
             if isinstance(arrays, Views):
-                arrays.layouts = recorded.all
+                arrays.forms = recorded.forms
         for k in self.hidden:
             self.blocks[k].hidden_by = id(shown)
 
