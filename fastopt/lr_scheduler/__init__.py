@@ -16,8 +16,8 @@ groups are as before the step.
 
 After ``add_param_group`` these go on, and change the rates of the new groups by the same factors: :class:`StepLR`,
 :class:`MultiStepLR`, :class:`ConstantLR`, :class:`LinearLR`, :class:`ExponentialLR`, :class:`PolynomialLR`,
-:class:`CosineAnnealingLR` until it goes up again, and :class:`ReduceLROnPlateau` with one ``min_lr`` for all groups. The
-others raise ValueError at their next step, and :class:`SequentialLR` at its next milestone.
+:class:`CosineAnnealingLR` until it goes up again, and :class:`ReduceLROnPlateau` with one ``min_lr`` for all groups.
+The others raise ValueError at their next step, and :class:`SequentialLR` at its next milestone.
 
 ``optimizer`` and ``last_epoch`` of each driver are those of :class:`LRScheduler`. Every constructor raises TypeError if
 ``optimizer`` is not an optimizer or the ``lr`` of a group is already a schedule, and ValueError for an argument out of

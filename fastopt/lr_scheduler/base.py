@@ -334,10 +334,10 @@ def set_initial_lrs(optimizer: Optimizer, lrs: Sequence[float], last_epoch: int)
         group["initial_lr"] = number_of(f"param_groups[{k}]: initial_lr", group.get("initial_lr", lr))
 
 
-def number_of(where: str, value: Any) -> Any:
-    """Return a number of at least 0 that nobody can change in place."""
+def number_of(where: str, value: Any, allowed: Range = NON_NEGATIVE) -> Any:
+    """Return a number, by default of at least 0, that nobody can change in place."""
     number = own(value)
-    check(where, number, NON_NEGATIVE)
+    check(where, number, allowed)
     return number
 
 

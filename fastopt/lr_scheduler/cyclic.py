@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from .. import schedules
 from ..core.optimizer import Optimizer
-from ..options.ranges import COUNT, FRACTION, INDEX, NON_NEGATIVE, POSITIVE, Choice, Range, as_number, check
+from ..options.ranges import ANY_NUMBER, COUNT, FRACTION, INDEX, NON_NEGATIVE, POSITIVE, Choice, Range, as_number, check
 from ..schedules.base import SHAPES, on_line
-from .base import LRScheduler, momentums_of, own, per_group
+from .base import LRScheduler, momentums_of, number_of, per_group
 
 
 class MomentumCycle(LRScheduler):
@@ -117,7 +117,9 @@ class CyclicLR(MomentumCycle):
         down = as_number("step_size_down", step_size_down, COUNT._replace(optional=True))
         self.step_size_down = self.step_size_up if down is None else down
         self.mode = mode
-        self.gamma = own(gamma)
+        self.gamma = number_of("gamma", gamma, ANY_NUMBER)
+        if scale_fn is not None and not callable(scale_fn):
+            raise TypeError(f"scale_fn={scale_fn!r}: expected a function, or None")
         self.scale_fn = scale_fn
         self.scale_mode = scale_mode
         self.set_momentums(optimizer, cycle_momentum, base_momentum, max_momentum)

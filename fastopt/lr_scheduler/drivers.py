@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from .. import schedules
 from ..core.optimizer import Optimizer
 from ..options.ranges import ANY_NUMBER, COUNT, FRACTION, INDEX, NON_NEGATIVE, POSITIVE, Choice, as_number, check
-from ..schedules.base import SHAPES, on_cosine, on_line
-from .base import LRScheduler, own, per_group, read_lrs
+from ..schedules.base import SHAPES, each, on_cosine, on_line
+from .base import LRScheduler, number_of, per_group, read_lrs
 
 
 class LambdaLR(LRScheduler):
@@ -134,8 +135,8 @@ class MultiStepLR(LRScheduler):
     def __init__(
         self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
-        self.milestones = sorted(map(own, milestones))
-        self.gamma = own(gamma)
+        self.milestones = sorted(each(partial(number_of, allowed=ANY_NUMBER))("milestones", milestones))
+        self.gamma = number_of("gamma", gamma, ANY_NUMBER)
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:

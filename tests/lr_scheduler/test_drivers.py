@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable
@@ -243,8 +244,6 @@ def test_reduce_on_plateau_as_torch(options: dict[str, Any]) -> None:
 
 def test_all_of_torchs_names_are_here() -> None:
     torch = pytest.importorskip("torch", reason="compares with the live torch.optim.lr_scheduler")
-    import inspect
-
     assert set(lr_scheduler.__all__) == {*torch.optim.lr_scheduler.__all__, "SWALR"}
     for name in lr_scheduler.__all__:
         mine = inspect.signature(getattr(lr_scheduler, name)).parameters
@@ -389,6 +388,52 @@ def test_bad_arguments(make: Callable[[Any, Any], Any], error: type[Exception], 
     with pytest.raises(error, match=message):
         make(lr_scheduler, opt)
     assert opt.param_groups[0]["lr"] == 0.5
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "LambdaLR": {"lr_lambda": Decay()},
+    "MultiplicativeLR": {"lr_lambda": Decay()},
+    "StepLR": {"step_size": 3},
+    "MultiStepLR": {"milestones": [3]},
+    "ConstantLR": {},
+    "LinearLR": {},
+    "ExponentialLR": {"gamma": 0.5},
+    "PolynomialLR": {},
+    "CosineAnnealingLR": {"T_max": 4},
+    "CosineAnnealingWarmRestarts": {"T_0": 4},
+    "CyclicLR": {"base_lr": 0.1, "max_lr": 0.2},
+    "OneCycleLR": {"max_lr": 0.1, "epochs": 3, "steps_per_epoch": 3},
+    "SWALR": {"swa_lr": 0.1},
+    "ReduceLROnPlateau": {},
+}
+
+
+def outcome(driver: Any, opt: fastopt.Optimizer, arguments: dict[str, Any]) -> str | None:
+    """Return the message of the error of building a driver, if there is one."""
+    try:
+        driver(opt, **arguments)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def test_messages_name_the_argument_that_was_given() -> None:
+    errors = 0
+    for name, given in GOOD.items():
+        driver = getattr(lr_scheduler, name)
+        for argument in list(inspect.signature(driver).parameters)[1:]:
+            for value in (-1.5, math.nan, "text", [-1.0]):
+                opt = fastopt.SGD([np.ones(1)], lr=0.1, momentum=0.9)
+                message = outcome(driver, opt, {**given, argument: value})
+                if message is not None:
+                    errors += 1
+                    assert message.startswith((f"{argument}=", f"{argument}[0]=", f"{argument}: expected"))
+                    assert opt.param_groups[0]["lr"] == 0.1
+    assert errors > 150
+    opt = fastopt.SGD([np.ones(1)])
+    opt.param_groups[0]["lr"] = -0.5
+    with pytest.raises(ValueError, match=r"param_groups\[0\]: lr=-0.5: expected a finite number of at least 0"):
+        lr_scheduler.StepLR(opt, 3)
 
 
 def test_a_schedule_is_driven_already() -> None:

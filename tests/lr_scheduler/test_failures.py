@@ -1,4 +1,4 @@
-"""Steps of drivers that raise: everything is as before, and a retry gives the right rates. Groups added in the middle."""
+"""Steps of drivers that raise: all is as before, and a retry gives the right rates. Groups added in the middle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Flaky(Power):
         return super().__call__(epoch)
 
 
-class Own(OURS.drivers["Own"]):  # type: ignore[misc]
+class Own(OURS.drivers["Own"]):  # type: ignore[misc, name-defined]
     """A driver of a user's own that writes before it raises."""
 
     counter = 0
@@ -126,7 +126,25 @@ def test_a_failed_step_at_an_epoch_changes_nothing() -> None:
     for driver in (lr_scheduler.StepLR(opt, 2), lr_scheduler.OneCycleLR(opt, 0.1, 9, cycle_momentum=False)):
         for epoch in (-1, 1.5):
             with pytest.raises((ValueError, TypeError), match=f"epoch={epoch}: expected a whole number of at least 0"):
-                driver.step(epoch)
+                driver.step(epoch)  # type: ignore[arg-type]
+
+
+def test_momentums_are_as_before_too() -> None:
+    class Momentum(lr_scheduler.LRScheduler):
+        def get_lr(self) -> list[float]:
+            for group in self.optimizer.param_groups:
+                group["momentum"] = 0.1 * self.last_epoch
+            return [group["lr"] for group in self.optimizer.param_groups]
+
+    run = OurRun([0.1, 0.05], "SGD")
+    cycle = lr_scheduler.CyclicLR(run.opt, 0.01, 0.1, 5, scale_fn=Flaky(0.9), scale_mode="iterations")
+    run.driver = cycle
+    for calls in range(3):  # one of the rates, one of the momentums
+        failing(cycle.step, run, calls)
+    for first in (cycle, Momentum(run.opt)):
+        run.driver = lr_scheduler.ChainedScheduler([first, lr_scheduler.LambdaLR(run.opt, Flaky(0.5))])
+        for calls in range(4):
+            failing(run.driver.step, run, calls)
 
 
 def test_get_lr_with_too_few_rates_is_an_error() -> None:
@@ -141,7 +159,7 @@ def test_get_lr_with_too_few_rates_is_an_error() -> None:
     assert scheduler.last_epoch == 0
 
 
-# --- Groups added in the middle -----------------------------------------------------------------------------------------
+# --- Groups added in the middle ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seeds", [range(15), pytest.param(range(15, 150), marks=pytest.mark.exhaustive)], ids=len)
@@ -222,6 +240,6 @@ def test_states_of_runs_with_added_groups() -> None:
         assert again.get_last_lr() == scheduler.get_last_lr()
     plateau = lr_scheduler.ReduceLROnPlateau(opt, min_lr=0.2, patience=0)
     old = {name: value for name, value in plateau.state_dict().items() if name != "default_min_lr"}
-    again = lr_scheduler.ReduceLROnPlateau(opt)
-    again.load_state_dict(old)  # from before there was this entry
-    assert again.state_dict() == plateau.state_dict()
+    other_plateau = lr_scheduler.ReduceLROnPlateau(opt)
+    other_plateau.load_state_dict(old)  # from before there was this entry
+    assert other_plateau.state_dict() == plateau.state_dict()

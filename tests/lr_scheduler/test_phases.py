@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from driver_stacks import ORDERS, OURS, OurRun, TheirRun, random_driver, torchs_module
+from driver_stacks import ORDERS, OURS, OurRun, Stack, TheirRun, random_driver, torchs_module
 
 import fastopt
 from fastopt import lr_scheduler
@@ -45,7 +45,7 @@ def loaded(opt: fastopt.Optimizer, folder: Path, way: str) -> fastopt.Optimizer:
     return other
 
 
-# --- A driver that begins on a loaded optimizer ------------------------------------------------------------------------
+# --- A driver that begins on a loaded optimizer -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["state_dict", "restore"])
@@ -60,14 +60,15 @@ def test_a_new_driver_makes_its_step_0_on_a_loaded_optimizer(way: str, tmp_path:
 def test_after_a_phase_that_ended_at_0_the_next_begins_at_its_own_rate(tmp_path: Path) -> None:
     opt = sgd()
     assert follow(opt, lr_scheduler.PolynomialLR(opt, 2), 2) == [0.1, 0.05, 0.0]
-    for make, rate in [
+    cases: list[tuple[Callable[[fastopt.Optimizer], Any], float]] = [
         (lambda opt: lr_scheduler.LambdaLR(opt, lambda epoch: 0.5), 0.05),
         (lambda opt: lr_scheduler.CyclicLR(opt, 0.02, 0.3), 0.02),
         (lambda opt: lr_scheduler.OneCycleLR(opt, 0.5, 40), 0.02),
         (lambda opt: lr_scheduler.CosineAnnealingWarmRestarts(opt, 3), 0.1),
         (lambda opt: lr_scheduler.SequentialLR(opt, [lr_scheduler.LinearLR(opt, 0.1)], []), 0.01),
         (lambda opt: lr_scheduler.LinearLR(opt, 0.1), 0.0),  # as in torch, a factor of the present rate
-    ]:
+    ]
+    for make, rate in cases:
         other = loaded(opt, tmp_path, "state_dict")
         make(other)
         assert other.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-15)
@@ -94,7 +95,7 @@ def test_a_loaded_driver_has_the_loaded_rate_whatever_another_hand_wrote_before_
 def test_only_what_building_changed_is_taken_back() -> None:
     """As in torch, loading a driver's state leaves the rates alone otherwise."""
     opt = sgd()
-    saved = lr_scheduler.LinearLR(opt, 0.1).state_dict()
+    saved = lr_scheduler.ConstantLR(opt, 0.1).state_dict()
 
     def written(opt: fastopt.Optimizer, scheduler: Any) -> None:
         opt.param_groups[0]["lr"] = 0.4
@@ -108,13 +109,13 @@ def test_only_what_building_changed_is_taken_back() -> None:
     for change in (written, stepped, both_stepped):
         other = sgd()
         other.load_state_dict(opt.state_dict())
-        scheduler = lr_scheduler.LinearLR(other, 0.1)
+        scheduler = lr_scheduler.ConstantLR(other, 0.1)
         change(other, scheduler)
         before = other.param_groups[0]["lr"]
         scheduler.load_state_dict(saved)
         assert other.param_groups[0]["lr"] == before
     fresh = sgd()
-    scheduler = lr_scheduler.LinearLR(fresh, 0.1)
+    scheduler = lr_scheduler.ConstantLR(fresh, 0.1)
     scheduler.load_state_dict(saved)
     assert fresh.param_groups[0]["lr"] == pytest.approx(0.01)
 
@@ -143,10 +144,28 @@ def test_two_drivers_that_are_loaded_one_by_one_have_the_loaded_rate() -> None:
     assert other.param_groups[0]["lr"] == begun != rate
 
 
+def test_the_initial_rate_of_a_group_that_a_loaded_driver_found_is_not_set() -> None:
+    """The group was added after the driver was built: the next driver finds the rate that it begins with."""
+    groups = [{"params": np.ones(1), "lr": 0.1}]
+    opt = fastopt.SGD(groups)
+    scheduler = lr_scheduler.ExponentialLR(opt, 0.5)
+    opt.add_param_group({"params": np.ones(1), "lr": 0.3})
+    for order in ORDERS:
+        other = fastopt.SGD([*groups, {"params": np.ones(1)}])
+        for what in order:
+            if what == "b":
+                again = lr_scheduler.ExponentialLR(other, 0.5)
+            elif what == "o":
+                other.load_state_dict(opt.state_dict())
+            else:
+                again.load_state_dict(scheduler.state_dict())
+        assert ["initial_lr" in group for group in other.param_groups] == [True, False]
+
+
 def test_torch_loses_the_rate_in_one_order() -> None:
     """The reason why the comparison with torch resumes torch in another order."""
     pytest.importorskip("torch", reason="compares with the live torch.optim.lr_scheduler")
-    stack = "LinearLR", {"start_factor": 0.1, "total_iters": 4}, []
+    stack: Stack = ("LinearLR", {"start_factor": 0.1, "total_iters": 4}, [])
     rates = []
     for run in (OurRun([0.1], "SGD"), TheirRun([0.1], "SGD")):
         run.build(stack)
@@ -160,7 +179,7 @@ def test_torch_loses_the_rate_in_one_order() -> None:
     assert rates == pytest.approx([0.0325, 0.00325])
 
 
-# --- last_epoch ---------------------------------------------------------------------------------------------------------
+# --- last_epoch -------------------------------------------------------------------------------------------------------
 
 
 def test_last_epoch_on_the_optimizer_that_a_driver_drove() -> None:
@@ -232,7 +251,7 @@ def test_sequential_around_chained_begins_each_at_step_0() -> None:
     assert follow(opt, scheduler, 6) == pytest.approx([0.5, 0.25, 1.0, 0.5, 1.0, 0.1, 0.01])
 
 
-# --- initial_lr ---------------------------------------------------------------------------------------------------------
+# --- initial_lr -------------------------------------------------------------------------------------------------------
 
 
 def test_the_initial_rate_is_in_the_group_and_may_be_written() -> None:
@@ -276,7 +295,7 @@ def test_a_driver_costs_no_planned_step() -> None:
     assert opt.planned_steps == before + 3
 
 
-# --- single drivers -----------------------------------------------------------------------------------------------------
+# --- single drivers ---------------------------------------------------------------------------------------------------
 
 
 def test_cosine_annealing_to_the_base_rate_pulls_another_hands_rate_back() -> None:
@@ -284,7 +303,7 @@ def test_cosine_annealing_to_the_base_rate_pulls_another_hands_rate_back() -> No
     scheduler = lr_scheduler.CosineAnnealingLR(opt, 4, eta_min=0.1)
     assert follow(opt, scheduler, 1) == [0.1, 0.1]
     opt.param_groups[0]["lr"] = 0.5
-    scheduler.step()  # from 0.1 + 0.4 * cos(pi / 8)**2 * 2 / 2 ... : heights (1 + cos(pi n / 4)) / 2
+    scheduler.step()
     heights = [(1 + np.cos(np.pi * n / 4)) / 2 for n in range(5)]
     assert opt.param_groups[0]["lr"] == pytest.approx(0.1 + 0.4 * heights[2] / heights[1])
     assert follow(opt, scheduler, 2)[1:] == pytest.approx([0.1 + 0.4 * heights[3] / heights[1], 0.1])
@@ -328,9 +347,9 @@ def test_a_subclass_may_define_get_lr_or_step() -> None:
                 group["lr"] = group["initial_lr"] * 0.5**self.last_epoch
 
     opt = sgd(1.0)
-    scheduler = Halved(opt)
-    assert follow(opt, scheduler, 2) == [1.0, 0.5, 0.25]
-    assert scheduler.last_epoch == 2
+    halved = Halved(opt)
+    assert follow(opt, halved, 2) == [1.0, 0.5, 0.25]
+    assert halved.last_epoch == 2
 
     class Closed(lr_scheduler.LRScheduler):
         def get_lr(self) -> list[float]:
@@ -340,11 +359,11 @@ def test_a_subclass_may_define_get_lr_or_step() -> None:
             return [lr * 0.25**self.last_epoch for lr in self.base_lrs]
 
     opt = sgd(1.0)
-    scheduler = Closed(opt)
-    scheduler.step(2)
-    assert (opt.param_groups[0]["lr"], scheduler.last_epoch) == (0.0625, 2)
+    closed = Closed(opt)
+    closed.step(2)
+    assert (opt.param_groups[0]["lr"], closed.last_epoch) == (0.0625, 2)
     other = Closed(sgd(1.0))
-    other.load_state_dict(json.loads(json.dumps(scheduler.state_dict())))
+    other.load_state_dict(json.loads(json.dumps(closed.state_dict())))
     assert other.last_epoch == 2
 
 
