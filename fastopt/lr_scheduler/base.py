@@ -136,8 +136,9 @@ class LRScheduler:
         :meth:`step` has counted the step and calls this, with the rates of the step before in the groups. To read the
         rates, use :meth:`get_last_lr`.
         """
-        lrs = read_lrs(self.optimizer)
-        return self.first_lrs(lrs, self.last_epoch) if self._is_initial else self.lrs_after(lrs, self.last_epoch)
+        if self._is_initial:
+            return self.first_lrs(read_lrs(self.optimizer), self.last_epoch)
+        return self.lrs_at(self.last_epoch)
 
     def rates(self, epoch: int) -> list[float]:
         """Return the value of each group's schedule. Where groups share a part of it, a subclass computes that once."""
@@ -182,13 +183,16 @@ class LRScheduler:
         before, now = (unit.rates(epoch - 1)[0] if epoch > 0 else 1.0), unit.rates(epoch)[0]
         return lrs if now == before or before == 0 else [lr * (now / before) for lr in lrs]
 
-    def lrs_after(self, lrs: list[float], epoch: int) -> list[float]:
+    def lrs_at(self, epoch: int) -> list[float]:
         """Return the rates that follow those of all groups, with groups that were added since the driver was built."""
-        count = len(self.base_lrs)
+        groups, count = self.optimizer.parts.groups.param_groups, len(self.base_lrs)
+        if len(groups) != count and not self.takes_groups:
+            raise ValueError(added(self, len(groups)))
+        if self.is_absolute:
+            return self.next_lrs([], epoch)
+        lrs = [group["lr"] for group in groups]
         if len(lrs) == count:
             return self.next_lrs(lrs, epoch)
-        if not self.takes_groups:
-            raise ValueError(added(self, len(lrs)))
         return self.next_lrs(lrs[:count], epoch) + self.scaled(lrs[count:], epoch)
 
     def write(self, lrs: Sequence[float], epoch: int) -> None:
@@ -205,7 +209,7 @@ class LRScheduler:
         if self.computes_lr:
             self.make_first_step(-1)
         else:
-            self.write(self.lrs_after(read_lrs(self.optimizer), 0), 0)
+            self.write(self.lrs_at(0), 0)
 
     def restart(self) -> None:
         """Make step 0, whatever the rates are."""
@@ -256,7 +260,7 @@ class LRScheduler:
             self.compute(self.last_epoch + 1, self.get_lr, steps=1)
         else:
             epoch = self.last_epoch + 1
-            self.write(self.lrs_after(read_lrs(self.optimizer), epoch), epoch)
+            self.write(self.lrs_at(epoch), epoch)
 
     def get_last_lr(self) -> list[float]:
         """Return the rate that was last written into each group."""

@@ -162,7 +162,7 @@ class ChainedScheduler(Combined):
         super().__init__(optimizer, schedulers)
 
     def advance(self, epoch: int) -> LRScheduler:
-        groups = self.optimizer.param_groups
+        groups = self.optimizer.parts.groups.param_groups
         written = [[group[name] for group in groups] for name in self._written]
         attributes = [vars(member).copy() for member in self._members]
         try:

@@ -130,8 +130,9 @@ class CyclicLR(MomentumCycle):
 
     def height(self, epoch: int) -> float:
         """Return the height of the cycle at a step: from 0 to 1, times its scale."""
-        x = schedules.triangular(0.0, 1.0, self.step_size_up, self.step_size_down)(epoch)
-        cycle = epoch // (self.step_size_up + self.step_size_down)
+        up, down = self.step_size_up, self.step_size_down
+        cycle, step = divmod(epoch, up + down)
+        x: float = step / up if step <= up else (up + down - step) / down
         if self.scale_fn is not None:
             return x * self.scale_fn(cycle + 1 if self.scale_mode == "cycle" else epoch)
         if self.mode == "exp_range":

@@ -10,7 +10,7 @@ from functools import partial
 from .. import schedules
 from ..core.optimizer import Optimizer
 from ..options.ranges import ANY_NUMBER, COUNT, FRACTION, INDEX, NON_NEGATIVE, POSITIVE, Choice, as_number, check
-from ..schedules.base import SHAPES, each, on_cosine, on_line
+from ..schedules.base import SHAPES, each, on_cosine, on_line, progress
 from .base import LRScheduler, number_of, per_group, read_lrs
 
 
@@ -109,7 +109,7 @@ class StepLR(LRScheduler):
         return schedules.step_decay(self.base_lrs[k], self.step_size, self.gamma)
 
     def rates(self, epoch: int) -> list[float]:
-        factor = schedules.step_decay(1.0, self.step_size, self.gamma)(epoch)
+        factor = float(self.gamma) ** (epoch // self.step_size)
         return [float(lr) * factor for lr in self.base_lrs]
 
 
@@ -177,7 +177,7 @@ class ConstantLR(LRScheduler):
         return schedules.piecewise_constant([base_lr * self.factor, base_lr], [self.total_iters])
 
     def rates(self, epoch: int) -> list[float]:
-        factor = schedules.piecewise_constant([self.factor, 1.0], [self.total_iters])(epoch)
+        factor = self.factor if epoch < self.total_iters else 1.0
         return [float(lr * factor) for lr in self.base_lrs]
 
 
@@ -218,7 +218,7 @@ class LinearLR(LRScheduler):
         return lambda epoch: self.base_lrs[k] * factor(epoch)
 
     def rates(self, epoch: int) -> list[float]:
-        factor = schedules.linear(self.start_factor, self.end_factor, self.total_iters)(epoch)
+        factor = on_line(self.start_factor, self.end_factor, progress(epoch, self.total_iters))
         return [lr * factor for lr in self.base_lrs]
 
 
@@ -247,7 +247,7 @@ class ExponentialLR(LRScheduler):
         return schedules.exponential(self.base_lrs[k], self.gamma)
 
     def rates(self, epoch: int) -> list[float]:
-        factor = schedules.exponential(1.0, self.gamma)(epoch)
+        factor = float(self.gamma) ** epoch
         return [float(lr) * factor for lr in self.base_lrs]
 
 
@@ -278,7 +278,7 @@ class PolynomialLR(LRScheduler):
         return schedules.polynomial(self.base_lrs[k], self.total_iters, self.power)
 
     def rates(self, epoch: int) -> list[float]:
-        x = schedules.polynomial(1.0, self.total_iters, self.power)(epoch)
+        x = on_line(0.0, 1.0, (1 - progress(epoch, self.total_iters)) ** self.power)
         return [on_line(0.0, float(lr), x) for lr in self.base_lrs]
 
 
@@ -317,7 +317,7 @@ class CosineAnnealingLR(LRScheduler):
         return int(self.T_max - steps if halves % 2 else steps)
 
     def rates(self, epoch: int) -> list[float]:
-        return way_down(self.base_lrs, self.eta_min, schedules.cosine(0.0, self.T_max, 1.0)(self.steps_down(epoch)))
+        return way_down(self.base_lrs, self.eta_min, on_cosine(0.0, 1.0, self.steps_down(epoch) / self.T_max))
 
     def next_lrs(self, lrs: list[float], epoch: int) -> list[float]:
         now = self.rates(epoch)
