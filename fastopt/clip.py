@@ -90,7 +90,7 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
     >>> g.round(4)
     array([0.6, 0.8])
     """
-    check("max_norm", max_norm, NON_NEGATIVE_OR_INFINITE)
+    max_norm = check("max_norm", max_norm, NON_NEGATIVE_OR_INFINITE)
     arrays = float_arrays(grads, are_written=True)
     norm = norm_of([contiguous(grad) for grad in arrays], norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
@@ -125,7 +125,7 @@ def clip_grad_value_(grads: Any, clip_value: float) -> None:
     >>> g
     array([-1. ,  0.5])
     """
-    check("clip_value", clip_value, NON_NEGATIVE_OR_INFINITE)
+    clip_value = check("clip_value", clip_value, NON_NEGATIVE_OR_INFINITE)
     with np.errstate(all="ignore"):
         for grad in float_arrays(grads, are_written=True):
             limit = np.asarray(clip_value, FLOAT64).astype(grad.dtype)
@@ -141,7 +141,7 @@ def scale(grad: Array, factor: npt.NDArray[np.float64]) -> None:
 
 
 def norm_of(arrays: list[Array], norm_type: float) -> float:
-    check("norm_type", norm_type, POSITIVE_OR_INFINITE)
+    norm_type = check("norm_type", norm_type, POSITIVE_OR_INFINITE)
     if not arrays:
         return 0.0
     with np.errstate(all="ignore"):

@@ -162,7 +162,7 @@ def variance_scaling(
     check("mode", mode, MODES)
     check("distribution", distribution, DISTRIBUTIONS)
     check_rng(rng)
-    check("scale", scale, POSITIVE)
+    scale = check("scale", scale, POSITIVE)
     if 0 in shape:
         return np.zeros(shape, dtype)
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
@@ -246,7 +246,7 @@ def truncated_normal(rng: Generator, shape: tuple[int, ...]) -> Array:
 
 
 def squared(gain: float) -> float:
-    check("gain", gain, POSITIVE)
+    gain = check("gain", gain, POSITIVE)
     return gain * gain
 
 

@@ -56,7 +56,7 @@ def add(
     def apply() -> None:
         parts.workspace = None
         first = len(parts.groups.param_groups)
-        parts.groups.add(groups, checked)
+        parts.groups.add(checked)
         parts.parameters.add(addition, [first + number for number in numbers])
         parts.progress.add(len(names))
         parts.slots.add(parts.parameters, parts.progress, parts.backend, hooks.measured)

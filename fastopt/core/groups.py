@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..arithmetic.rules import Rule
 from ..options.common import PLAIN_OPTIONS, is_plain
-from ..options.ranges import RANGES, Allowed, Group, Range, check, in_double, plain
+from ..options.ranges import RANGES, Allowed, Group, Range, as_option, check, in_double, plain
 from ..options.values import differ, is_scheduled, value_at
 from .results import Misfit, missing
 
@@ -31,6 +31,8 @@ class SavedGroup(NamedTuple):
 class CheckedGroup(NamedTuple):
     """A group's options as they were last checked, and what follows from them."""
 
+    #: As the group holds them, and as plain Python.
+    options: Group
     values: Group
     #: They distinguish True from 1.0.
     types: list[type]
@@ -71,13 +73,13 @@ class Groups:
         """Return the values that an option may have."""
         return self.ranges[name] if name in self.ranges else RANGES.get(name)
 
-    def check(self, name: str, value: Any, where: str = "") -> None:
-        """Raise if an option can't have this value."""
+    def check(self, name: str, value: Any, where: str = "") -> Any:
+        """Return an option's value as groups hold it; raise if it can't have this value."""
         if name == "max_weight_norm_axis":
             for each in value if isinstance(value, (tuple, list)) else (value,):
                 check(f"{where}{name}", each, Range(-math.inf, whole=True))
-        else:
-            check(f"{where}{name}", value, self.allowed(name))
+            return as_option(value)
+        return check(f"{where}{name}", value, self.allowed(name))
 
     def computed(self, name: str, value: Any) -> Any:
         """Return an option's value, which was checked, as steps compute with it."""
@@ -100,12 +102,14 @@ class Groups:
 
     def check_group(self, options: Group, k: int, rule: Callable[[Group], Rule]) -> CheckedGroup:
         """Check the options of group number ``k``, and derive what follows from them."""
-        for name, value in options.items():
-            if name != "params":
-                self.check(name, value, f"param_groups[{k}]: " if k else "")
+        where = f"param_groups[{k}]: " if k else ""
+        options = {
+            name: value if name == "params" else self.check(name, value, where) for name, value in options.items()
+        }
         values = {name: value if name == "params" else self.computed(name, value) for name, value in options.items()}
         self.check_allowed({name: values[name] for name in PLAIN_OPTIONS if name in values})
         return CheckedGroup(
+            options,
             values,
             list(map(type, options.values())),
             rule(values),
@@ -124,10 +128,10 @@ class Groups:
             for k, (its, options) in enumerate(zip(members, groups, strict=True))
         ]
 
-    def add(self, groups: Sequence[Group], checked: Sequence[CheckedGroup]) -> None:
+    def add(self, checked: Sequence[CheckedGroup]) -> None:
         """Add groups that :meth:`addition` returned."""
-        for options, group in zip(groups, checked, strict=True):
-            self.param_groups.append({"params": group.values["params"], **self.defaults, **options})
+        for group in checked:
+            self.param_groups.append(dict(group.options))
             self.checked.append(group)
         self.note_checked()
 
@@ -155,6 +159,7 @@ class Groups:
                         f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
                     )
                 new = self.check_group(group, k, rule)
+                group.update({name: value for name, value in new.options.items() if value is not group[name]})
                 # In this order: after an interrupt in between, the table is made again and no limit is left out.
                 self.rules_changed |= new.rule is not checked.rule
                 self.clips_arrays |= new.clips_arrays
@@ -184,8 +189,7 @@ class Groups:
                 where = f"param_groups[{k}]: the schedule at step {step_count}: "
                 if is_scheduled(value):
                     raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
-                self.check(name, value, where)
-                value = self.computed(name, value)
+                value = self.computed(name, self.check(name, value, where))
             values[name] = value
         if values.get("momentum") == 0 and "momentum" in scheduled:
             # momentum == 0 selects a rule without a buffer; a schedule that passes through 0 keeps its buffer.
@@ -221,7 +225,7 @@ class Groups:
             try:
                 options = {name: decode(given[name], current[name]) for name in current}
                 checked = self.check_group(options, 0, rule)
-                found[k] = SavedGroup(options, group.get("initial_lr"), checked.rule)
+                found[k] = SavedGroup(checked.options, group.get("initial_lr"), checked.rule)
             except (TypeError, ValueError, OverflowError) as error:
                 wrong.append(f"param_groups[{j}]: {error}")
         if not wrong:

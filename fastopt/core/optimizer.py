@@ -67,7 +67,8 @@ class Optimizer(Hooks):
     Notes
     -----
     ``lr``, ``weight_decay``, ``momentum`` and each of ``betas`` may be a schedule: a function of the step, from 0, such
-    as those of :mod:`fastopt.schedules`.
+    as those of :mod:`fastopt.schedules`. Wherever a number is taken, so is a scalar of JAX or torch, or an array of
+    shape ``()``: by its value at that moment, as a Python number.
 
     Ctrl-C during a step is handled when the step is complete and counted. An exception from the handler of another
     signal can come between two arrays, or between a change and its count, if the step needs more than one native call.
@@ -154,8 +155,8 @@ class Optimizer(Hooks):
             stochastic_rounding,
         )
         groups = Groups(type(self).__name__, self.defaults, self.ranges, self.refused)
-        for name, value in (self.defaults | pass_options._asdict()).items():
-            groups.check(name, value)
+        self.defaults.update({name: groups.check(name, value) for name, value in self.defaults.items()})
+        pass_options = StepOptions(*(groups.check(*option) for option in pass_options._asdict().items()))
         pass_options.check_together()
         whole = WholeOptions(clip_global_norm, grad_scale, seed, nonfinite)
         grouped = params if isinstance(params, Grouped) else None
@@ -482,8 +483,7 @@ class Optimizer(Hooks):
         """
         parts = self.parts
         parts.parameters.check_in_place()
-        if parts.whole.clip_global_norm is not None:
-            parts.groups.check("clip_global_norm", parts.whole.clip_global_norm)
+        parts.whole.check()
         parts.groups.refresh(self.rule)
         if parts.workspace is None or parts.slots.pending or parts.groups.rules_changed:
             parts.workspace = None

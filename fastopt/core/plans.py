@@ -161,11 +161,12 @@ class RowSource:
         if not is_constant(value) or is_scheduled(value):
             return False
         try:
-            self.groups.check(name, value)
+            is_as_written = self.groups.check(name, value) is value
         except (TypeError, ValueError, OverflowError):
             return False
-        self.planned[k].values[name] = self.groups.computed(name, value)
-        return True
+        if is_as_written:
+            self.planned[k].values[name] = self.groups.computed(name, value)
+        return is_as_written
 
     def options_at(self, k: int, step_count: int) -> Group:
         """Return the options of group number ``k``, with its schedules evaluated."""

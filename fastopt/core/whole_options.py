@@ -27,10 +27,14 @@ class WholeOptions:
     def __init__(
         self, clip_global_norm: float | None, grad_scale: float | DynamicLossScale, seed: int, nonfinite: str
     ) -> None:
-        check("clip_global_norm", clip_global_norm, RANGES["clip_global_norm"])
-        check("seed", seed, RANGES["seed"])
         self.clip_global_norm, self.seed, self.nonfinite = clip_global_norm, seed, nonfinite
+        self.check()
         self.grad_scale = grad_scale
+
+    def check(self) -> None:
+        """Raise if an option was set to a value that it can't have."""
+        self.clip_global_norm = check("clip_global_norm", self.clip_global_norm, RANGES["clip_global_norm"])
+        self.seed = check("seed", self.seed, RANGES["seed"])
 
     @property
     def grad_scale(self) -> float | DynamicLossScale:
@@ -48,8 +52,7 @@ class WholeOptions:
             self.scale: float = 1.0
             self.dynamic_scale: DynamicLossScale | None = grad_scale
             return
-        check_scale(grad_scale)
-        self.scale, self.dynamic_scale = grad_scale, None
+        self.scale, self.dynamic_scale = check_scale(grad_scale), None
 
     def scale_of(self, grad_scale: float | None) -> float:
         """Return the number that the loss was multiplied by in a step that was given ``grad_scale``."""
@@ -63,8 +66,7 @@ class WholeOptions:
             raise ValueError(
                 "step: grad_scale was given, but the optimizer has a DynamicLossScale; give one of the two"
             )
-        check_scale(grad_scale)
-        return grad_scale
+        return check_scale(grad_scale)
 
     def take(self, scale: DynamicLossScale) -> None:
         """Make this optimizer the one that updates a scale; raise if another one does."""
@@ -103,11 +105,12 @@ class WholeOptions:
 SAVED = ("clip_global_norm", "grad_scale", "seed")
 
 
-def check_scale(grad_scale: Any) -> None:
-    """Raise unless gradients can be divided by this scale."""
-    check("grad_scale", grad_scale, Range(0.0))
-    if grad_scale == 0:
+def check_scale(grad_scale: Any) -> float:
+    """Return a scale as options hold it; raise unless gradients can be divided by it."""
+    scale: float = check("grad_scale", grad_scale, Range(0.0))
+    if scale == 0:
         raise ValueError(f"grad_scale={grad_scale!r}: expected a number above 0, or a DynamicLossScale")
+    return scale
 
 
 def is_updated_by_another(scale: DynamicLossScale, whole: WholeOptions) -> bool:

@@ -84,11 +84,11 @@ class DynamicLossScale:
         self._check()
 
     def _check(self) -> None:
-        check("init_scale", self.scale, POSITIVE)
-        check("growth_factor", self.growth_factor, Range(1.0, excludes_low=True))
-        check("backoff_factor", self.backoff_factor, ABOVE_ZERO_BELOW_ONE)
-        check("growth_interval", self.growth_interval, COUNT)
-        check("growth_tracker", self.growth_tracker, INDEX)
+        self.scale = check("init_scale", self.scale, POSITIVE)
+        self.growth_factor = check("growth_factor", self.growth_factor, Range(1.0, excludes_low=True))
+        self.backoff_factor = check("backoff_factor", self.backoff_factor, ABOVE_ZERO_BELOW_ONE)
+        self.growth_interval = check("growth_interval", self.growth_interval, COUNT)
+        self.growth_tracker = check("growth_tracker", self.growth_tracker, INDEX)
 
     def update(self, applied: bool) -> None:
         """Update the scale after a step, given ``applied`` of its :class:`fastopt.StepInfo`.

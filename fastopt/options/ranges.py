@@ -6,7 +6,6 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -71,6 +70,9 @@ class Choice:
         return f"one of {', '.join(map(repr, self.values))}"
 
 
+#: The types of values that are plain Python already.
+PYTHON = frozenset({int, float, bool, str, type(None)})
+
 #: The values that an option may have; None stands for True and False.
 Allowed: TypeAlias = Range | tuple[Range, ...] | Choice | None
 
@@ -113,8 +115,8 @@ RANGES: Mapping[str, Allowed] = {
 }
 
 
-def check(where: str, value: Any, allowed: Allowed) -> None:
-    """Raise unless a value is allowed.
+def check(where: str, value: Any, allowed: Allowed) -> Any:
+    """Return a value as options hold it (see :func:`as_option`); raise unless it is allowed.
 
     Raises
     ------
@@ -124,7 +126,7 @@ def check(where: str, value: Any, allowed: Allowed) -> None:
         If it is out of its range, NaN, or not one of the choices.
     """
     if allowed is None:
-        if not isinstance(value, (bool, np.bool_)):
+        if not isinstance(plain(value), bool):
             raise TypeError(f"{where}={value!r}: expected True or False")
     elif isinstance(allowed, Choice):
         if not any(value is known or value == known for known in allowed.values):
@@ -136,15 +138,22 @@ def check(where: str, value: Any, allowed: Allowed) -> None:
             check_number(f"{where}[{k}]", item, range_)
     else:
         raise TypeError(f"{where}={value!r}: expected a tuple of {len(allowed)} numbers")
+    return as_option(value)
 
 
 def check_number(where: str, value: Any, allowed: Range) -> None:
     if (value is None and allowed.optional) or (callable(value) and allowed.schedulable):
         return
-    kinds = (int, np.integer) if allowed.whole else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"{where}={value!r}: expected {allowed}")
-    if not allowed.holds(plain(value)):
+    try:
+        number = plain(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raised = type(error).__name__
+        raise TypeError(f"{where}={value!r}: expected {allowed}; float() of this raises {raised}") from error
+    if isinstance(number, bool) or not isinstance(number, int if allowed.whole else (int, float)):
+        shape = getattr(value, "shape", ())
+        advice = f"; give one number (a 0-d array too), not an array of shape {tuple(shape)}" if shape != () else ""
+        raise TypeError(f"{where}={value!r}: expected {allowed}{advice}")
+    if not allowed.holds(number):
         raise ValueError(f"{where}={value!r}: expected {allowed}")
 
 
@@ -152,15 +161,26 @@ def as_number(where: str, value: Any, allowed: Range) -> Any:
     """Return a number of any type as Python's int (if the range is ``whole``) or float; raise unless it is allowed."""
     if value is None and allowed.optional:
         return None
-    try:
-        if isinstance(value, (bool, np.bool_)) or not (allowed.whole or isinstance(value, Real)):
-            raise TypeError
-        number = operator.index(value) if allowed.whole else float(value)
-    except TypeError:
-        raise TypeError(f"{where}={value!r}: expected {allowed}") from None
-    if not allowed.holds(number):
-        raise ValueError(f"{where}={value!r}: expected {allowed}")
-    return number
+    check_number(where, value, allowed)
+    return plain(value) if allowed.whole else float(plain(value))
+
+
+def as_option(value: Any) -> Any:
+    """Return a value as options hold it.
+
+    NumPy's scalars stay as they are, since they can't change and each has a counterpart in Python; not its longdouble.
+    Other numbers become Python's, as in :func:`plain`.
+    """
+    if type(value) in PYTHON:
+        return value
+    if isinstance(value, (tuple, list)):
+        items = [as_option(item) for item in value]
+        if all(map(operator.is_, items, value)):
+            return value
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, (np.bool_, np.integer, np.floating)) and not isinstance(value, np.longdouble):
+        return value
+    return plain(value)
 
 
 def in_double(value: Any, allowed: Allowed) -> Any:
@@ -173,7 +193,22 @@ def in_double(value: Any, allowed: Allowed) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as plain Python, which keeps arithmetic in double precision; lists become tuples."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+    """Return a value as plain Python, which keeps arithmetic in double precision; lists become tuples.
+
+    A scalar or a 0-d array of any library (NumPy, JAX, torch), and any other number with ``__float__``, becomes an int,
+    a float or a bool.
+    """
+    if type(value) in PYTHON:
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(plain, value))
+    if callable(value) or not hasattr(value, "__float__") or is_no_real_number(value):
+        return value
+    number = value.item() if hasattr(value, "item") else value
+    is_plain = isinstance(number, (int, float)) and not isinstance(number, np.generic)
+    return float(number) if hasattr(number, "__float__") and not is_plain else number
+
+
+def is_no_real_number(value: Any) -> bool:
+    """Return whether ``float()`` of this would be an error, or lose a part: arrays, complex numbers and times."""
+    return getattr(value, "shape", ()) != () or getattr(getattr(value, "dtype", None), "kind", "") in ("c", "m", "M")
