@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..arithmetic.rules import Rule
 from ..options.common import PLAIN_OPTIONS, is_plain
+from ..options.names import RENAMED, hints
 from ..options.ranges import RANGES, Allowed, Group, Range, as_option, check, in_double, plain
 from ..options.values import differ, is_scheduled, value_at
 from .results import Misfit, missing
@@ -69,6 +70,22 @@ class Groups:
         #: What building drivers has changed since then (:mod:`fastopt.lr_scheduler.resuming`).
         self.rewrites: list[Any] = []
 
+    @property
+    def lr(self) -> Any:
+        """The learning rate of all groups, or the list of theirs if they differ."""
+        lrs = [group["lr"] for group in self.param_groups]
+        return lrs[0] if all(lr is lrs[0] or lr == lrs[0] for lr in lrs) else lrs
+
+    @lr.setter
+    def lr(self, lr: Any) -> None:
+        count = len(self.param_groups)
+        lrs = lr if isinstance(lr, (list, tuple)) else [lr] * count
+        if len(lrs) != count:
+            raise ValueError(f"lr={lr!r}: expected a learning rate, or a list of {count}, one for each group")
+        checked = [self.check("lr", each) for each in lrs]
+        for group, each in zip(self.param_groups, checked, strict=True):
+            group["lr"] = each
+
     def allowed(self, name: str) -> Allowed:
         """Return the values that an option may have."""
         return self.ranges[name] if name in self.ranges else RANGES.get(name)
@@ -98,7 +115,10 @@ class Groups:
         for options in groups:
             unknown = [name for name in options if name not in self.defaults and name != "initial_lr"]
             if unknown:
-                raise ValueError(f"param group: no option is called {unknown}; the options are {list(self.defaults)}")
+                raise ValueError(
+                    f"param group: no option is called {unknown}{hints(unknown, self.defaults)}; the options are "
+                    f"{list(self.defaults)}"
+                )
 
     def check_group(self, options: Group, k: int, rule: Callable[[Group], Rule]) -> CheckedGroup:
         """Check the options of group number ``k``, and derive what follows from them."""
@@ -155,8 +175,10 @@ class Groups:
                 )
             if differ(group, checked.values) or list(map(type, group.values())) != checked.types:
                 if group.keys() - {"initial_lr"} != checked.values.keys() - {"initial_lr"}:
+                    unknown = [name for name in group if name not in checked.values]
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
+                        f"{hints(unknown, self.defaults)}"
                     )
                 new = self.check_group(group, k, rule)
                 group.update({name: value for name, value in new.options.items() if value is not group[name]})
@@ -218,7 +240,7 @@ class Groups:
                 misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
                 continue
             current = {name: value for name, value in self.param_groups[k].items() if name not in NO_OPTIONS}
-            given = {name: value for name, value in group.items() if name not in NO_OPTIONS}
+            given = {RENAMED.get(name, name): value for name, value in group.items() if name not in NO_OPTIONS}
             if set(given) != set(current):
                 wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {list(given)}")
                 continue

@@ -39,6 +39,11 @@ def first_of_same(hyper: Callable[..., Any]) -> int:
     return FIRST_OF_SAME.get(getattr(hyper, "__func__", hyper), NEVER)
 
 
+def is_default(hooks: Hooks, name: str) -> bool:
+    """Return whether neither the class of an optimizer nor the instance defines this hook."""
+    return getattr(type(hooks), name) is getattr(Hooks, name) and name not in vars(hooks)
+
+
 class Hooks:
     """The methods and attributes that define an optimizer.
 

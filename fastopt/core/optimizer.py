@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from ..arrays.dtypes import Array
 from ..backends import choosing
 from ..options.common import StepOptions, with_common_options
 from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
+from ..options.names import check_keywords
 from ..options.ranges import Group
 from .adding import add
+from .attributes import Attributes
 from .averages import averages_of, written_averages
 from .entries import Entries
 from .groups import Groups
-from .hooks import Hooks
+from .hooks import is_default
 from .parameters import Parameters
 from .parts import Parts, part
 from .plans import can_plan
@@ -30,7 +32,7 @@ from .workspace import Workspace, make_workspace
 
 
 @with_common_options
-class Optimizer(Hooks):
+class Optimizer(Attributes):
     """The base of all optimizers: parameters, groups, state, and the step.
 
     A subclass lists its options in ``__init__`` and defines two hooks: ``rule`` returns the rule of a group, whose
@@ -49,6 +51,8 @@ class Optimizer(Hooks):
         below 1; ``momentum``, at least 0; ``eps``, at least 0, which keeps a denominator away from 0. Narrower ranges
         stand in the optimizer's own docstring.
     <common options>
+    **unknown
+        Any other keyword is a TypeError that says what was probably meant.
 
     Attributes
     ----------
@@ -132,7 +136,9 @@ class Optimizer(Hooks):
         stochastic_rounding: bool = False,
         seed: int = 0,
         backend: str | None = None,
+        **unknown: Any,
     ) -> None:
+        check_keywords(type(self).__name__, unknown, options)
         self.defaults: Group = options | dict(
             decoupled=decoupled,
             maximize=maximize,
@@ -189,14 +195,6 @@ class Optimizer(Hooks):
         values: Array = ops.slot_like(param, self.initial_slot(group, slot), ops.compute_dtype(param.dtype))
         return values
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse what copy and pickle would do: the copy would update arrays that nobody else has."""
-        raise TypeError(
-            f"{type(self).__name__}: an optimizer can't be copied or pickled, since it changes your own arrays; copy "
-            "these, build an optimizer for them and other.load_state_dict(opt.state_dict()), or use fastopt.save "
-            "and fastopt.load"
-        )
-
     @property
     def backend(self) -> str:
         """Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU."""
@@ -210,6 +208,7 @@ class Optimizer(Hooks):
     param_groups: list[Group] = part(
         "groups.param_groups", "The groups with their options; writing an option takes effect in the next step."
     )
+    lr: Any = part("groups.lr", "The learning rate or schedule of all groups; a list if they differ. Writing sets all.")
     step_count: int = part("progress.step_count", "How many steps were applied, from 0 to below 2**53.")
     planned_steps: int = part("step_lock.planned_steps", "How many steps were one call, being like the one before.")
     accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.")
@@ -488,7 +487,7 @@ class Optimizer(Hooks):
         if parts.workspace is None or parts.slots.pending or parts.groups.rules_changed:
             parts.workspace = None
             parts.slots.prepare(parts.parameters, parts.groups.checked, parts.progress, parts.backend, self)
-            is_one_call = type(self).update is Hooks.update
+            is_one_call = is_default(self, "update")
             workspace = make_workspace(
                 parts.backend, parts.parameters, parts.groups, parts.slots, parts.progress, is_one_call
             )

@@ -15,7 +15,7 @@ from ..options.common import StepOptions
 from ..options.ranges import Group
 from ..options.values import differ, is_scheduled
 from .groups import Groups
-from .hooks import Hooks, first_of_same
+from .hooks import Hooks, first_of_same, is_default
 from .parts import Parts
 from .results import StepInfo
 from .rows import CHANGING_ROWS, RATED, depend_on_step, flush_of, steady_fields, step_fields
@@ -41,9 +41,7 @@ def can_plan(hooks: Hooks, parts: Parts) -> bool:
     kind = type(hooks)
     return (
         parts.backend.makes_plans
-        and kind.update is Hooks.update
-        and kind.row_keys is Hooks.row_keys
-        and kind.adjusted is Hooks.adjusted
+        and all(is_default(hooks, name) for name in ("update", "row_keys", "adjusted"))
         and not kind.numbers
         and kind.rows_stay
         and parts.parameters.root.is_plain()

@@ -1,0 +1,120 @@
+"""An optimizer as an object of Python: its attributes, which options are not, and that it can't be copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..options.common import Common
+from ..options.names import OTHER_MEANINGS, meant
+from ..options.ranges import RANGES, Group
+from .hooks import Hooks
+from .parts import Parts
+
+#: The options of a whole optimizer that are attributes too.
+ATTRIBUTES = ("lr", "clip_global_norm", "grad_scale", "seed")
+
+HOOKS = frozenset(name for name in vars(Hooks) if not name.startswith("__"))
+
+
+class Attributes(Hooks):
+    """The attributes of an optimizer.
+
+    An attribute with the name of an option would have no effect, so setting it is an error that says what to write. For
+    fastopt's own classes, this is so for names of other optimizers' options and for near misses too; a subclass from
+    elsewhere may have any such attributes of its own. Whatever the class or the instance has already can be set.
+    """
+
+    defaults: Group
+    parts: Parts
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in arguments_of(cls):
+            if not hasattr(cls, name):
+                setattr(cls, name, Absent(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in vars(self) and not name.startswith("_") and not hasattr(type(self), name):
+            check_no_option(self, name, value)
+        super().__setattr__(name, value)
+        self.follow(name)
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self.follow(name)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse what copy and pickle would do: the copy would update arrays that nobody else has."""
+        raise TypeError(
+            f"{type(self).__name__}: an optimizer can't be copied or pickled, since it changes your own arrays; copy "
+            "these, build an optimizer for them and other.load_state_dict(opt.state_dict()), or use fastopt.save "
+            "and fastopt.load"
+        )
+
+    def follow(self, name: str) -> None:
+        """Make the next step ask the hooks again, if this attribute is one of them."""
+        if name in HOOKS and "parts" in vars(self):
+            self.parts.workspace = None
+
+
+class Absent:
+    """The error of an option that is read as an attribute. An instance's own attribute of this name goes before it.
+
+    It costs other attributes nothing, as ``__getattr__`` would.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, opt: Attributes | None, kind: type) -> Any:
+        if opt is None or self.name not in options_of(opt):
+            raise AttributeError(f"{kind.__name__!r} has no attribute {self.name!r}")
+        place = place_of(opt, self.name)
+        advice = f"read {place}" if place else "it is fixed when the optimizer is built"
+        raise AttributeError(f"{kind.__name__}: {self.name!r} is an option, not an attribute; {advice}")
+
+
+def arguments_of(cls: type) -> Sequence[str]:
+    """Return the names of the arguments that a class itself takes."""
+    code = getattr(vars(cls).get("__init__"), "__code__", None)
+    return () if code is None else code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+
+
+def options_of(opt: Attributes) -> list[str]:
+    """Return the names of all options, as far as they are known: a subclass may set attributes before."""
+    return [*Common.__annotations__, *vars(opt).get("defaults", ())]
+
+
+def place_of(opt: Attributes, option: str) -> str | None:
+    """Return where an option is read and written; None if it is fixed when the optimizer is built."""
+    if option in ATTRIBUTES:
+        return f"opt.{option}"
+    if option in vars(opt).get("defaults", ()):
+        return f'opt.param_groups[{0 if len(opt.parts.groups.param_groups) == 1 else "k"}]["{option}"]'
+    return None
+
+
+def check_no_option(opt: Attributes, name: str, value: Any) -> None:
+    """Raise if this attribute would be an option, or one of fastopt's classes would get one that is nearly an option.
+
+    Raises
+    ------
+    AttributeError
+        Says what to write.
+    """
+    if "parts" not in vars(opt):
+        return
+    options, cls = options_of(opt), type(opt)
+    is_ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+    option = name if name in options else meant(name, [*options, *RANGES]) if is_ours else None
+    if option is None:
+        return
+    place = place_of(opt, option)
+    if option not in options:
+        text = f"{cls.__name__} has neither such an attribute nor such an option; its options are {options}"
+    else:
+        found = "is an option, not an attribute" if option == name else "is neither an attribute nor an option"
+        advice = f"write {place} = {value!r:.80}" if place else f"give {option!r} to {cls.__name__} when you build it"
+        text = f"{name!r} {found}; {advice}{OTHER_MEANINGS.get(name, '')}"
+    raise AttributeError(f"{name}={value!r:.80}: {text}")
