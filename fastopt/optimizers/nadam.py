@@ -40,6 +40,9 @@ class NAdam(Optimizer):
 
     Notes
     -----
+    torch keeps ``M_t`` in float32 (unless its default dtype is float64), fastopt in double precision. So a float64
+    parameter differs from torch's by up to 6e-8 of the distance that it has gone.
+
     State, each with the shape and dtype of its parameter: ``m`` (first moment), ``v`` (second moment).
 
     Source: Dozat, Incorporating Nesterov Momentum into Adam (ICLR 2016 workshop);
