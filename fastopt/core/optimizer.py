@@ -149,17 +149,8 @@ class Optimizer(Attributes):
             max_weight_norm=max_weight_norm,
             max_weight_norm_axis=max_weight_norm_axis,
         )
-        pass_options = StepOptions(
-            nonfinite,
-            zero_grads,
-            accumulate_steps,
-            ema_decay,
-            ema_bias_correction,
-            polyak,
-            polyak_start,
-            state_dtype,
-            stochastic_rounding,
-        )
+        averages = ema_decay, ema_bias_correction, polyak, polyak_start
+        pass_options = StepOptions(nonfinite, zero_grads, accumulate_steps, *averages, state_dtype, stochastic_rounding)
         groups = Groups(type(self).__name__, self.defaults, self.ranges, self.refused)
         self.defaults.update({name: groups.check(name, value) for name, value in self.defaults.items()})
         pass_options = StepOptions(*(groups.check(*option) for option in pass_options._asdict().items()))

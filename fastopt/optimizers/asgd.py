@@ -39,8 +39,8 @@ class ASGD(Optimizer):
 
     Notes
     -----
-    torch keeps ``eta`` and the weight of the average in float32 (unless its default dtype is float64), fastopt in double
-    precision. So a float64 parameter differs from torch's by up to 6e-8 of the distance that it has gone.
+    torch keeps ``eta`` and the weight of the average in float32 (unless its default dtype is float64), this class in
+    double precision. So a float64 parameter differs from torch's by up to 6e-8 of the distance that it has gone.
 
     State: ``ax``, with the shape and dtype of its parameter. ``state_dtype`` is an error: ``ax`` is the result.
 
