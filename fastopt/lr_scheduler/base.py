@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
 from ..core.optimizer import Optimizer
-from ..options.ranges import ANY_NUMBER, INDEX, NON_NEGATIVE, Range, check
+from ..options.ranges import ANY_NUMBER, INDEX, NON_NEGATIVE, Range, as_option, check
 from .resuming import Rewrite, building, revoke, unchanged_if_it_fails
 
 T = TypeVar("T")
@@ -254,8 +252,7 @@ class LRScheduler:
             depend on the one that they began with, or on an argument for each group.
         """
         if epoch is not None:
-            check("epoch", epoch, ANY_NUMBER if self.computes_lr else self.epochs)
-            self.jump(epoch)
+            self.jump(check("epoch", epoch, ANY_NUMBER if self.computes_lr else self.epochs))
         elif self.computes_lr:
             self.compute(self.last_epoch + 1, self.get_lr, steps=1)
         else:
@@ -340,14 +337,7 @@ def set_initial_lrs(optimizer: Optimizer, lrs: Sequence[float], last_epoch: int)
 
 def number_of(where: str, value: Any, allowed: Range = NON_NEGATIVE) -> Any:
     """Return a number, by default of at least 0, that nobody can change in place."""
-    number = own(value)
-    check(where, number, allowed)
-    return number
-
-
-def own(value: Any) -> Any:
-    """Return the number of a 0-d array, which could change in place."""
-    return value.item() if getattr(value, "ndim", None) == 0 and not isinstance(value, np.generic) else value
+    return check(where, value, allowed)
 
 
 def added(driver: LRScheduler, count: int) -> str:
@@ -359,7 +349,7 @@ def added(driver: LRScheduler, count: int) -> str:
 
 
 def read_lrs(optimizer: Optimizer) -> list[float]:
-    return [group["lr"] for group in optimizer.parts.groups.param_groups]
+    return [as_option(group["lr"]) for group in optimizer.parts.groups.param_groups]
 
 
 def momentums_of(optimizer: Optimizer) -> list[str]:
@@ -376,7 +366,7 @@ def per_group(name: str, optimizer: Optimizer, value: T | Sequence[T], allowed: 
     """Return one value for each group; numbers are checked if ``allowed`` is given."""
     check_optimizer(optimizer)
     count = len(optimizer.param_groups)
-    values = [own(item) for item in value] if isinstance(value, (list, tuple)) else [own(value)] * count
+    values = list(map(as_option, value)) if isinstance(value, (list, tuple)) else [as_option(value)] * count
     if len(values) != count:
         raise ValueError(f"{name}: expected one for each of the {count} groups, got {len(values)}")
     if allowed is not None:

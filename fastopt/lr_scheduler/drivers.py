@@ -393,7 +393,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         if epoch is None:
             super().step()
             return
-        check("epoch", epoch, NON_NEGATIVE)
+        epoch = check("epoch", epoch, NON_NEGATIVE)
         fraction, self.fraction = self.fraction, epoch - math.floor(epoch)
         try:
             super().step(math.floor(epoch))

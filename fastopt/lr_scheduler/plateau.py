@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.optimizer import Optimizer
-from ..options.ranges import Choice, Range, check
-from .base import LRScheduler, check_optimizer, own, per_group, read_lrs
+from ..options.ranges import Choice, Range, as_option, check
+from .base import LRScheduler, check_optimizer, per_group, read_lrs
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -55,21 +55,19 @@ class ReduceLROnPlateau(LRScheduler):
         eps: float = 1e-8,
     ) -> None:
         check_optimizer(optimizer)
-        factor, threshold, eps = own(factor), own(threshold), own(eps)
-        check("factor", factor, Range(high=1.0))
         check("mode", mode, Choice("min", "max"))
         check("threshold_mode", threshold_mode, Choice("rel", "abs"))
         self.optimizer = optimizer
         self.mode = mode
-        self.factor = factor
-        self.patience = patience
-        self.threshold = threshold
+        self.factor = check("factor", factor, Range(high=1.0))
+        self.patience = as_option(patience)
+        self.threshold: float = as_option(threshold)
         self.threshold_mode = threshold_mode
-        self.cooldown = cooldown
+        self.cooldown = as_option(cooldown)
         self.min_lrs = per_group("min_lr", optimizer, min_lr)
         #: The one for all groups, or None.
-        self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else own(min_lr)
-        self.eps = eps
+        self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else as_option(min_lr)
+        self.eps = as_option(eps)
         self.base_lrs = read_lrs(optimizer)
         self.best = math.inf if mode == "min" else -math.inf
         self.cooldown_counter = 0
@@ -103,7 +101,7 @@ class ReduceLROnPlateau(LRScheduler):
         if is_better:
             self.best = metric
         self.num_bad_epochs = bad_epochs
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self.last_epoch = self.last_epoch + 1 if epoch is None else as_option(epoch)
         self._last_lr = read_lrs(self.optimizer)
 
     def reduce(self) -> None:

@@ -14,7 +14,7 @@ from bad_input import f32
 from cases import CASES, Case, everything, needs_native
 
 import fastopt
-from fastopt import init, schedules
+from fastopt import init, lr_scheduler, schedules
 from fastopt.backends import threads
 from fastopt.options.ranges import COUNT, NON_NEGATIVE, as_number, as_option, check
 
@@ -269,3 +269,40 @@ def test_live_libraries(library: str) -> None:
     if library == "jax":
         with pytest.raises(TypeError, match=r"lr=.*expected a finite number.*ConcretizationTypeError"):
             module.jit(lambda lr: fastopt.Adam(np.ones(2), lr=lr))(0.1)
+
+
+DRIVERS: list[tuple[str, dict[str, Any]]] = [
+    ("LambdaLR", {"lr_lambda": lambda epoch: 0.5**epoch}),
+    ("MultiplicativeLR", {"lr_lambda": lambda epoch: 0.5}),
+    ("StepLR", {"step_size": 2, "gamma": 0.5}),
+    ("MultiStepLR", {"milestones": (2, 3), "gamma": 0.5}),
+    ("ConstantLR", {"factor": 0.5, "total_iters": 2}),
+    ("LinearLR", {"start_factor": 0.25, "end_factor": 0.75, "total_iters": 3}),
+    ("ExponentialLR", {"gamma": 0.5}),
+    ("PolynomialLR", {"total_iters": 4, "power": 2.0}),
+    ("CosineAnnealingLR", {"T_max": 4, "eta_min": 0.25}),
+    ("CosineAnnealingWarmRestarts", {"T_0": 2, "T_mult": 1, "eta_min": 0.25}),
+    ("CyclicLR", {"base_lr": 0.25, "max_lr": 1.0, "step_size_up": 2, "mode": "exp_range", "gamma": 0.5}),
+    ("OneCycleLR", {"max_lr": 1.0, "total_steps": 8, "pct_start": 0.5, "div_factor": 4.0, "final_div_factor": 8.0}),
+    ("SWALR", {"swa_lr": 0.25, "anneal_epochs": 3}),
+    ("ReduceLROnPlateau", {"factor": 0.5, "patience": 1, "threshold": 0.25, "min_lr": 0.25, "eps": 0.125}),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "arguments"), DRIVERS, ids=[name for name, _ in DRIVERS])
+def test_drivers(name: str, arguments: dict[str, Any], kind: Kind) -> None:
+    """Their arguments, and a rate that another hand wrote before a driver was built and in the middle."""
+    rates = []
+    for convert in (lambda value: value, lambda value: wrapped(kind, value)):
+        opt = fastopt.SGD(np.ones(2), lr=0.5, momentum=0.5)
+        opt.param_groups[0]["lr"] = convert(1.0)
+        driver = getattr(lr_scheduler, name)(opt, **{key: convert(value) for key, value in arguments.items()})
+        for step in range(6):
+            if step == 3:
+                opt.param_groups[0]["lr"] = convert(0.75)
+            driver.step(*([convert(1.0)] if name == "ReduceLROnPlateau" else []))
+            rates.append([opt.step(np.ones(2)).lr, *driver.get_last_lr()])
+        saved = driver.state_dict()
+        assert is_own(tuple(each for value in saved.values() for each in (value if type(value) is list else [value])))
+    assert rates[:6] == rates[6:]
