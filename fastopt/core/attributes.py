@@ -35,7 +35,8 @@ class Attributes(Hooks):
                 setattr(cls, name, Absent(name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in vars(self) and not name.startswith("_") and not hasattr(type(self), name):
+        # Without vars(): once an instance has been asked for its dict, Python reads its attributes more slowly.
+        if not (name.startswith("_") or hasattr(type(self), name) or hasattr(self, name)):
             check_no_option(self, name, value)
         super().__setattr__(name, value)
         self.follow(name)
@@ -54,7 +55,7 @@ class Attributes(Hooks):
 
     def follow(self, name: str) -> None:
         """Make the next step ask the hooks again, if this attribute is one of them."""
-        if name in HOOKS and "parts" in vars(self):
+        if name in HOOKS and hasattr(self, "parts"):
             self.parts.workspace = None
 
 
@@ -83,14 +84,14 @@ def arguments_of(cls: type) -> Sequence[str]:
 
 def options_of(opt: Attributes) -> list[str]:
     """Return the names of all options, as far as they are known: a subclass may set attributes before."""
-    return [*Common.__annotations__, *vars(opt).get("defaults", ())]
+    return [*Common.__annotations__, *getattr(opt, "defaults", ())]
 
 
 def place_of(opt: Attributes, option: str) -> str | None:
     """Return where an option is read and written; None if it is fixed when the optimizer is built."""
     if option in ATTRIBUTES:
         return f"opt.{option}"
-    if option in vars(opt).get("defaults", ()):
+    if option in getattr(opt, "defaults", ()):
         return f'opt.param_groups[{0 if len(opt.parts.groups.param_groups) == 1 else "k"}]["{option}"]'
     return None
 
@@ -103,7 +104,7 @@ def check_no_option(opt: Attributes, name: str, value: Any) -> None:
     AttributeError
         Says what to write.
     """
-    if "parts" not in vars(opt):
+    if not hasattr(opt, "parts"):
         return
     options, cls = options_of(opt), type(opt)
     is_ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]

@@ -41,7 +41,7 @@ def first_of_same(hyper: Callable[..., Any]) -> int:
 
 def is_default(hooks: Hooks, name: str) -> bool:
     """Return whether neither the class of an optimizer nor the instance defines this hook."""
-    return getattr(type(hooks), name) is getattr(Hooks, name) and name not in vars(hooks)
+    return getattr(getattr(hooks, name), "__func__", None) is getattr(Hooks, name)
 
 
 class Hooks:

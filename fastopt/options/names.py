@@ -51,6 +51,6 @@ def check_keywords(optimizer: str, unknown: Iterable[str], options: Iterable[str
     TypeError
         As Python raises it, but says what to write.
     """
-    known = [*options, *Common.__annotations__]
     for name in unknown:
+        known = [*options, *Common.__annotations__]
         raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{hints([name], known)}")
