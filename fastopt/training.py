@@ -10,6 +10,7 @@ import numpy as np
 
 from .arrays.dtypes import Array
 from .arrays.structure import branch_of, is_container
+from .core.params_in_state import check_own_values, reload
 from .options.ranges import COUNT, NON_NEGATIVE, STEPS, Choice, Range, as_number, check
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class EarlyStopping(Saveable):
         metric : float
             The metric of this update. NaN never improves.
         params : array or structure of arrays
-            The parameters with this metric.
+            The parameters with this metric; inside :meth:`fastopt.Optimizer.averaged` these are the averages.
 
         Returns
         -------
@@ -152,22 +153,24 @@ class EarlyStopping(Saveable):
         ----------
         params : array or structure of arrays
         opt : Optimizer, optional
-            The optimizer that continues with these parameters, if one does. Its float32 masters of float16 or bfloat16
-            parameters and its copies (``copy_to``) are updated too; otherwise the next step would overwrite the
-            parameters from the masters.
+            The optimizer that continues with these parameters, if one does. It takes them over, as
+            :meth:`fastopt.Optimizer.reload_params` says; otherwise the next step would overwrite float16 and bfloat16
+            parameters from their masters.
 
         Raises
         ------
         TypeError, ValueError
-            If there are no best parameters yet, if names, shapes or dtypes differ, or if the arrays are not the
-            optimizer's. Nothing is changed then.
+            If there are no best parameters yet, if names, shapes or dtypes differ, if the arrays are not the
+            optimizer's, or inside :meth:`fastopt.Optimizer.averaged`. Nothing is changed then.
         """
         if self.best_params is None:
             raise ValueError("restore: there are no best parameters before the first update with a metric")
         names = [] if opt is None else names_in(opt, params)
+        if opt is not None:
+            check_own_values(opt.parts, "restore")
         copy_into(params, self.best_params)
         if opt is not None:
-            opt.parts.follow_params(names)
+            reload(opt, opt.parts, names)
 
 
 class SnapshotEnsemble(Saveable):
@@ -231,6 +234,7 @@ class SnapshotEnsemble(Saveable):
         Parameters
         ----------
         params : array or structure of arrays
+            Inside :meth:`fastopt.Optimizer.averaged` these are the averages.
         metric : float, without a schedule
             The metric of these parameters. NaN is never kept.
         step : int, with a schedule
@@ -270,6 +274,8 @@ class SnapshotEnsemble(Saveable):
 
     def average_params(self) -> Any:
         """Return the mean of the snapshots, in their structure and dtypes, computed in double precision.
+
+        If you write it into the parameters of an optimizer, :meth:`fastopt.Optimizer.reload_params` takes it over.
 
         Raises
         ------

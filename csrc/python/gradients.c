@@ -10,6 +10,11 @@
 /* Bytes of an element, by fo_dtype. */
 static const int64_t itemsizes[FO_PLANNED_DTYPES] = {4, 8, 2, 2};
 
+int fo_is_last_call(const fo_plan *plan)
+{
+    return plan->accumulate_steps == 1 || plan->counts[1 + plan->count] + 1 >= plan->accumulate_steps;
+}
+
 /* Return whether all arrays of the optimizer lie in memory as they did. */
 static int are_kept(const fo_plan *plan)
 {
@@ -54,6 +59,14 @@ static int32_t dtype_number(const fo_plan *plan, uintptr_t dtype, int32_t likely
     return -1;
 }
 
+/* Return whether this is the first step of an array with an average or a master: fastopt/core/params_in_state.py copies
+   the parameter there again before it. */
+static int needs_copies(const fo_plan *plan, int64_t i)
+{
+    return plan->counts[1 + i] == 0 && fo_is_last_call(plan) &&
+           (plan->arrays[i].average || plan->arrays[i].param != ((const fo_ndarray *)plan->planned[i].param)->memory);
+}
+
 static fo_outcome take_grad(fo_plan *plan, int64_t i)
 {
     fo_plan_array *array = &plan->planned[i];
@@ -95,7 +108,7 @@ static fo_outcome take_each(fo_plan *plan, int *needs_rows)
             plan->grads[i] = NULL;
             continue;
         }
-        const fo_outcome outcome = take_grad(plan, i);
+        const fo_outcome outcome = needs_copies(plan, i) ? FO_NOT_PLANNED : take_grad(plan, i);
         if (outcome != FO_PLANNED)
             return outcome;
         *needs_rows |= plan->is_laid_out && steps[i] != plan->row_steps[plan->arrays[i].hyper];

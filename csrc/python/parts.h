@@ -52,6 +52,9 @@ void fo_forget_evaluated(fo_plan *plan);
 
 /* gradients.c */
 
+/* Return whether the call applies the gradients: always, unless they are accumulated. */
+int fo_is_last_call(const fo_plan *plan);
+
 /* Check all arrays and their gradients. Set whether the arrays need other rows than in the last step. */
 fo_outcome fo_take_grads(fo_plan *plan, int *needs_rows);
 

@@ -189,7 +189,7 @@ static int read_unlocked(fo_plan *plan, int is_last, int32_t threads, int unlock
 
 static void step(fo_plan *plan, PyObject *hooks, PyObject **info)
 {
-    const int is_last = plan->accumulate_steps == 1 || plan->counts[1 + plan->count] + 1 >= plan->accumulate_steps;
+    const int is_last = fo_is_last_call(plan);
     const int unlocks = elements_of(plan) >= MIN_ELEMENTS_TO_UNLOCK;
     const int32_t threads = unlocks ? thread_count(plan) : 1;
     double norm = 0;

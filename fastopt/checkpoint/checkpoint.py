@@ -10,8 +10,10 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 from ..arrays.memory import described
+from ..arrays.structure import branch_of
 from ..core import state_dict
 from ..core.optimizer import Optimizer
+from ..core.params_in_state import check_own_values, reload
 from ..core.results import LoadResult
 from .files import replace_file
 from .metadata import CheckpointError, check_metadata, metadata_of
@@ -72,7 +74,12 @@ class Checkpoint(NamedTuple):
         Raises
         ------
         TypeError, ValueError
-            As from :meth:`fastopt.Optimizer.load_state_dict`, also for parameters. Nothing is changed then.
+            As from :meth:`fastopt.Optimizer.load_state_dict`, also for parameters; and inside
+            :meth:`fastopt.Optimizer.averaged`. Nothing is changed then.
+
+        Notes
+        -----
+        A parameter that comes without its state is taken over as :meth:`fastopt.Optimizer.reload_params` says.
 
         Examples
         --------
@@ -95,6 +102,7 @@ class Checkpoint(NamedTuple):
         ({}, 0)
         """
         parts = opt.parts
+        check_own_values(parts, "restore")
         misfits, pairs = state_dict.plan_params(parts, self.params)
         with_options = state if options is None else options
         if self.optimizer is None or not (state or with_options):
@@ -106,7 +114,9 @@ class Checkpoint(NamedTuple):
         if plan is not None:
             state_dict.carry_out(opt, plan)
         loaded = {} if plan is None or plan.state is None else plan.state.entries
-        parts.follow_params([name for name in parts.parameters.names if name not in loaded])
+        written = {id(array) for array, _ in pairs}
+        names = zip(parts.parameters.names, parts.parameters.arrays, strict=True)
+        reload(opt, parts, [name for name, array in names if id(array) in written and name not in loaded])
         return result
 
 
@@ -137,6 +147,10 @@ def save(
     ------
     TypeError
         If a checkpoint can't hold one of the values, or ``extra`` is not a dict.
+    ValueError
+        If there is nothing to save, no array in ``params``, or if ``opt`` is inside
+        :meth:`fastopt.Optimizer.averaged` or :meth:`fastopt.SGD.lookahead`: the run would go on from these values.
+        (``save(path, params=opt.ema)`` saves the averages alone.) The old file is unchanged.
     ImportError
         If safetensors is missing.
     OSError
@@ -159,6 +173,12 @@ def save(
     >>> fastopt.load(path).extra["epoch"]
     3
     """
+    if opt is None and params is None and extra is None:
+        raise ValueError("save: there is nothing to save; give an optimizer, params= or extra=")
+    if params is not None and all(array is None for array in branch_of(params).arrays()):
+        raise ValueError(f"params={params!r:.80}: expected an array or a structure of arrays, got none; leave it out")
+    if opt is not None:
+        check_own_values(opt.parts, "save")
     if opt is not None and params is None:
         parameters, on_host = opt.parts.parameters, opt.parts.backend.ops.on_host
         params = parameters.structure([on_host(array, copy=False) for array in parameters.arrays])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+import numpy as np
+
 from ..arrays.dtypes import Array
-from ..backends.backend import ArrayOps
-from .parameters import Parameters
+from .params_in_state import values_stand_in
 from .parts import Parts
 from .workspace import Workspace
+
+#: For errors.
+AVERAGES = "the averaged ones; leave averaged() first"
 
 
 class Averaging(Protocol):
@@ -22,31 +26,45 @@ class Averaging(Protocol):
 
 
 def averages_of(opt: Averaging, what: str) -> list[Array]:
-    """Return the average of each array, made now if there was no step; ``what`` names what asks for them."""
+    """Return the average of each array; ``what`` names what asks for them."""
     parts = opt.parts
     if not parts.options.averages:
         raise ValueError(f"{what}: this optimizer keeps no average; build it with ema_decay= or polyak=True")
+    parts.progress.undo_skipped_step()
     if parts.workspace is None or parts.slots.pending:
         opt.ready()
-        parts.slots.commit()
-    parts.progress.undo_skipped_step()
-    return [parts.slots.entries[name]["ema"] for name in parts.parameters.names]
+    state = with_own_values(parts)
+    return [state[name]["ema"] for name in parts.parameters.names]
+
+
+def with_own_values(parts: Parts) -> Mapping[str, Mapping[str, Array]]:
+    """Return the state, with new entries, in which the average of an array without a step is what the array is now."""
+    state = parts.slots.with_pending()
+    if not parts.options.averages:
+        return state
+    found, to_compute_dtype = dict(state), parts.backend.ops.to_compute_dtype
+    for i in np.flatnonzero(parts.progress.steps == 0):
+        name, array = parts.parameters.names[i], parts.parameters.arrays[i]
+        if "ema" in parts.slots.entries[name]:  # else it is new, and a copy already
+            found[name] = {**state[name], "ema": to_compute_dtype(array)}
+    return found
 
 
 @contextmanager
-def written_averages(parameters: Parameters, averages: Sequence[Array], ops: ArrayOps) -> Iterator[None]:
-    """Write averages into the parameters and their copies; on leaving, the arrays get back the bits that they had."""
+def averaged(opt: Averaging) -> Iterator[None]:
+    """Write averages into the parameters and their copies; see :meth:`fastopt.Optimizer.averaged`."""
+    parts, averages = opt.parts, averages_of(opt, "averaged()")
+    if parts.stand_in == AVERAGES:
+        raise ValueError("averaged(): the parameters are the averaged ones already")
+    params, copies, steps = parts.parameters.arrays, parts.parameters.copies, parts.progress.steps.tolist()
     targets = [
-        (array, average)
-        for param, copy, average in zip(parameters.arrays, parameters.copies, averages, strict=True)
+        (array, average, count)
+        for param, copy, average, count in zip(params, copies, averages, steps, strict=True)
         for array in (param, copy)
         if array is not None
     ]
-    before = [ops.on_host(array) for array, _ in targets]
-    try:
-        for array, average in targets:
-            ops.write_rounded(array, average)
+    with values_stand_in(parts, AVERAGES, [array for array, _, _ in targets]):
+        for array, average, count in targets:
+            if count > 0:
+                parts.backend.ops.write_rounded(array, average)
         yield
-    finally:
-        for (array, _), values in zip(targets, before, strict=True):
-            ops.write(array, values)

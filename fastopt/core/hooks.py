@@ -63,6 +63,9 @@ class Hooks:
     #: The slots that ``state_dtype`` leaves in the compute dtype: they must be right to the last bit.
     exact: ClassVar[frozenset[str]] = frozenset()
 
+    #: The slots that begin as copies of the parameter; they stay in the compute dtype. ``reload_params`` writes them.
+    copied: ClassVar[frozenset[str]] = frozenset()
+
     #: The numbers of a whole array that its state keeps, and their values before its first step.
     numbers: ClassVar[Mapping[str, float]] = {}
 
@@ -120,7 +123,10 @@ class Hooks:
         return 0.0
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
-        """Return a slot of an array as it is before the array's first step."""
+        """Return a slot of an array as it is before the array's first step.
+
+        Slots in :attr:`copied` are copied again if the parameter was written before that step.
+        """
         raise NotImplementedError
 
     def prepare(self, workspace: Workspace) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..arrays.dtypes import Array
@@ -13,12 +12,13 @@ from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
 from ..options.names import check_keywords
 from ..options.ranges import Group
+from . import params_in_state
 from .adding import add
 from .attributes import Attributes
-from .averages import averages_of, written_averages
 from .entries import Entries
 from .groups import Groups
 from .hooks import is_default
+from .parameter_methods import ParameterMethods
 from .parameters import Parameters
 from .parts import Parts, part
 from .plans import can_plan
@@ -32,7 +32,7 @@ from .workspace import Workspace, make_workspace
 
 
 @with_common_options
-class Optimizer(Attributes):
+class Optimizer(Attributes, ParameterMethods):
     """The base of all optimizers: parameters, groups, state, and the step.
 
     A subclass lists its options in ``__init__`` and defines two hooks: ``rule`` returns the rule of a group, whose
@@ -43,7 +43,8 @@ class Optimizer(Attributes):
     ----------
     params : array or structure of arrays
         float32 or float64 arrays, updated in place. float16 and bfloat16 (of ml_dtypes) arrays get a float32 master in
-        the state; they are computed in float32 and rounded to nearest in the same pass. A group is a dict with the key
+        the state; they are computed in float32 and rounded to nearest in the same pass. After the first step
+        :meth:`reload_params` takes over what you write into them. A group is a dict with the key
         ``"params"`` and options of its own. The result of :func:`fastopt.group_by` is accepted too.
     options : dict
         The optimizer's own options. These mean the same wherever they occur: ``lr``, the learning rate, at least 0;
@@ -160,7 +161,6 @@ class Optimizer(Attributes):
         if grouped is not None:
             params = grouped.params
         self._asked_backend = backend
-        self._is_averaged = False
         self.parts = Parts(
             choosing.named(choosing.choice(backend)),
             pass_options,
@@ -184,6 +184,8 @@ class Optimizer(Attributes):
         """Return a slot of an array as it is before the array's first step."""
         ops = self.parts.backend.ops
         values: Array = ops.slot_like(param, self.initial_slot(group, slot), ops.compute_dtype(param.dtype))
+        if slot in self.copied:
+            ops.write(values, ops.on_host(param, copy=False))
         return values
 
     @property
@@ -210,16 +212,11 @@ class Optimizer(Attributes):
     )
 
     @property
-    def params(self) -> Any:
-        """The parameters in their structure (lists for tuples): the very arrays that the optimizer was given."""
-        return self.parts.parameters.given()
-
-    @property
     def state(self) -> Entries[Entries[Array]]:
         """For the name of each array: its slots, and ``"step"``, how many steps were applied to it (0-d int64).
 
         The first step makes the slots. Write into them, ``opt.state["W"]["m"][...] = values``; to replace one is an
-        error.
+        error. An array's own first step copies it into ``"master"``, ``"ema"`` and Schedule-Free's ``"z"``.
         """
         self.parts.progress.undo_skipped_step()
         return self.parts.slots.entries
@@ -228,11 +225,6 @@ class Optimizer(Attributes):
     def state_bytes(self) -> int:
         """How many bytes the state takes: slots (made by the first step) and step counts."""
         return sum(array.nbytes for slots in self.state.values() for array in slots.values())
-
-    @property
-    def frozen(self) -> list[str]:
-        """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
-        return self.parts.parameters.in_order(self.parts.parameters.frozen)
 
     def add_param_group(self, group: Group) -> None:
         """Add arrays, with options of their own.
@@ -256,41 +248,6 @@ class Optimizer(Attributes):
             raise TypeError(f"param group: expected a dict with the key 'params', got {group!r:.80}")
         options = {name: value for name, value in group.items() if name != "params"}
         add(self, self.parts, group["params"], [options], None, self._asked_backend)
-
-    def freeze(self, pattern: str) -> list[str]:
-        """Skip these arrays from now on, whatever their gradient: no update, their slots and step counts untouched.
-
-        Parameters
-        ----------
-        pattern : str
-            A name, or a glob pattern: ``*`` is any text (dots too), ``?`` one character, ``[ab]`` one of these.
-
-        Returns
-        -------
-        list of str
-            The names that match.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-
-        Examples
-        --------
-        >>> import numpy as np, fastopt
-        >>> params = {"body": {"W": np.ones(1), "b": np.ones(1)}, "head": {"W": np.ones(1)}}
-        >>> opt = fastopt.SGD(params, lr=0.5)
-        >>> opt.freeze("body.*")
-        ['body.W', 'body.b']
-        >>> info = opt.step({"body": {"W": np.ones(1), "b": np.ones(1)}, "head": {"W": np.ones(1)}})
-        >>> params["body"]["W"], params["head"]["W"]
-        (array([1.]), array([0.5]))
-        """
-        return self.parts.parameters.freeze(pattern)
-
-    def unfreeze(self, pattern: str = "*") -> list[str]:
-        """Update these arrays again: the opposite of :meth:`freeze`, with its argument, result and error."""
-        return self.parts.parameters.unfreeze(pattern)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a run needs to go on, besides the parameters, as plain Python and copies of arrays.
@@ -359,51 +316,6 @@ class Optimizer(Attributes):
 
         return loading.load(self, state_dict, strict, state, options)
 
-    @property
-    def ema(self) -> Any:
-        """The averaged parameters in the parameters' structure (lists for tuples); the next step changes them in place.
-
-        Raises
-        ------
-        ValueError
-            If the optimizer has neither ``ema_decay`` nor ``polyak=True``.
-        """
-        return self.parts.parameters.structure(averages_of(self, "ema"))
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Put the averaged parameters into the parameter arrays (and their copies), and back.
-
-        On leaving, also by an exception, the arrays have the bits that they had.
-
-        Raises
-        ------
-        ValueError
-            If there is no average, or in a step or another ``averaged()`` inside.
-
-        Examples
-        --------
-        >>> import numpy as np, fastopt
-        >>> theta = np.array([4.0])
-        >>> opt = fastopt.SGD(theta, lr=1.0, polyak=True)
-        >>> for _ in range(2):
-        ...     info = opt.step(np.array([1.0]))
-        >>> with opt.averaged():
-        ...     print(theta)
-        [2.5]
-        >>> theta
-        array([2.])
-        """
-        averages = averages_of(self, "averaged()")
-        if self._is_averaged:
-            raise ValueError("averaged(): the parameters are the averaged ones already")
-        self._is_averaged = True
-        try:
-            with written_averages(self.parts.parameters, averages, self.parts.backend.ops):
-                yield
-        finally:
-            self._is_averaged = False
-
     def slot(self, name: str, slot: str) -> Array:
         """Return a slot's values in the compute dtype, however it is stored; a copy if it is converted.
 
@@ -456,8 +368,8 @@ class Optimizer(Attributes):
         RuntimeError
             If another step of this optimizer is running, in another thread or around this call.
         """
-        if self._is_averaged:
-            raise ValueError("step: the parameters are the averaged ones; leave averaged() first")
+        if self.parts.stand_in:
+            params_in_state.check_own_values(self.parts, "step")
         workspace = self.parts.workspace
         plan = None if workspace is None else workspace.planning.plan
         if plan is not None and grad_scale is None and stream is None:

@@ -151,7 +151,7 @@ class Parameters:
         if replaced is not None:
             raise ValueError(
                 f"params: {replaced!r} is no longer the object that the optimizer was given; change arrays in place "
-                "(params[...][...] = value), or build a new optimizer"
+                "(params[...][...] = value, then opt.reload_params()), or build a new optimizer"
             )
 
     def check_kept(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +30,8 @@ class Parts:
     step_lock: StepLock
     #: Made by the first step; None where a change makes another one necessary.
     workspace: Workspace | None = None
-
-    def follow_params(self, names: Sequence[str]) -> None:
-        """Write the parameters into their copies, and forget the masters of these arrays: they were written."""
-        self.parameters.write_copies(self.backend)
-        for name in names:
-            if self.slots.drop_master(name):
-                self.workspace = None
+    #: The values that stand in for those of the parameters at the moment, and how to end that; "" if there are none.
+    stand_in: str = ""
 
 
 def part(path: str, doc: str) -> Any:

@@ -43,6 +43,7 @@ def can_plan(hooks: Hooks, parts: Parts) -> bool:
         parts.backend.makes_plans
         and all(is_default(hooks, name) for name in ("update", "row_keys", "adjusted"))
         and not kind.numbers
+        and not kind.copied
         and kind.rows_stay
         and parts.parameters.root.is_plain()
     )

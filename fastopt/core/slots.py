@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from itertools import compress
-from operator import not_
+from itertools import chain, compress
+from operator import is_not, not_
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -47,6 +47,7 @@ class SlotHooks(Protocol):
 
     exact: ClassVar[frozenset[str]]
     non_negative: ClassVar[frozenset[str]]
+    copied: ClassVar[frozenset[str]]
 
     def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]: ...
     def slot_shape(self, slot: str, param: Array) -> tuple[int, ...]: ...
@@ -105,6 +106,8 @@ class Slots:
         New entries. A step that raises must not add them.
     memory : sequence of ArrayMemory
         For each array, as :meth:`prepare` found it.
+    has_params : bool
+        Whether some entries begin as copies of the parameters.
     """
 
     def __init__(self, options: StepOptions, common_new_slot: Any) -> None:
@@ -112,11 +115,24 @@ class Slots:
         self.state = State()
         self.pending: list[Column] = []
         self.memory = Memory([], SlotColumns(0, []), {})
+        self.has_params = False
+        #: The averages before their first step, by array: :attr:`fastopt.Optimizer.ema` hands them out.
+        self._shown: dict[str, Array] = {}
 
     @property
     def entries(self) -> StateDict:
         """The state: :attr:`fastopt.Optimizer.state`."""
         return self.state.entries
+
+    def with_pending(self) -> Mapping[str, Mapping[str, Array]]:
+        """Return the state as it is once the new entries belong to it."""
+        if not self.pending:
+            return self.entries
+        found = {name: dict(entries) for name, entries in self.entries.items()}
+        for slot, names, arrays in self.pending:
+            for name, array in zip(names, arrays, strict=True):
+                found[name][slot] = array
+        return found
 
     def add(self, parameters: Parameters, progress: Progress, backend: Backend, measured: frozenset[str]) -> None:
         """Show the counts and numbers of each array in its state; they are other arrays than before."""
@@ -132,8 +148,12 @@ class Slots:
     ) -> None:
         """Find the memory of every array. New entries stay pending until :meth:`commit`."""
         parameters.check_kept()
+        new = [zip(column.names, column.arrays, strict=True) for column in self.pending if column.slot == "ema"]
+        self._shown = dict(chain.from_iterable(new))
         self.pending = []
         computed, copies = self.computed(parameters, backend)
+        has_masters = any(map(is_not, computed, parameters.arrays))
+        self.has_params = has_masters or self.options.averages or bool(hooks.copied)
         columns: list[SlotColumn] = []
         extras: dict[int, ArrayExtras] = {}
         for kind, places in self.kinds(computed, parameters.group_of, groups, backend, hooks).items():
@@ -205,7 +225,8 @@ class Slots:
         """Return how a slot of such an array is stored; None: as the parameter is computed."""
         if hooks.slot_shape(slot, like) != like.shape:
             return OWN_SHAPE
-        return storage.slot_storage(None if slot in hooks.exact else self.options.state_dtype, like.size)
+        is_exact = slot in hooks.exact or slot in hooks.copied
+        return storage.slot_storage(None if is_exact else self.options.state_dtype, like.size)
 
     def around(
         self,
@@ -243,7 +264,7 @@ class Slots:
         if stored_in == OWN_SHAPE:
             zeros = [ops.full(hooks.slot_shape(slot, like), 0.0, dtype, like) for like in likes]
             return self.column(slot, names, zeros, dtype, list, backend), None
-        if stored_in is None and type(hooks).new_slot is not self.common_new_slot:
+        if slot in hooks.copied or (stored_in is None and type(hooks).new_slot is not self.common_new_slot):
             own = partial(own_new_slots, hooks, group, slot)
             return self.column(slot, names, likes, dtype, own, backend), None
         value = hooks.initial_slot(group, slot)
@@ -272,9 +293,7 @@ class Slots:
         Each has this dtype and is like one of ``likes``; ``make`` gets those for which there is none.
         """
         if self.state.is_empty:
-            made = make(likes)
-            self.pending.append(Column(slot, names, made))
-            return made
+            return self.begin(slot, names, make(likes), backend)
         entries = self.entries
         lacks = [slot not in entries[name] for name in names]
         for name, like in compress(zip(names, likes, strict=True), map(not_, lacks)):
@@ -282,10 +301,23 @@ class Slots:
         new: dict[str, Array] = {}
         if any(lacks):
             names_of_new = list(compress(names, lacks))
-            made = make(list(compress(likes, lacks)))
-            self.pending.append(Column(slot, names_of_new, made))
+            made = self.begin(slot, names_of_new, make(list(compress(likes, lacks))), backend)
             new = dict(zip(names_of_new, made, strict=True))
         return [new[name] if name in new else entries[name][slot] for name in names]
+
+    def begin(self, slot: str, names: Sequence[str], made: Sequence[Array], backend: Backend) -> Sequence[Array]:
+        """Keep new entries until :meth:`commit`, and return them. An average that was handed out stays the same array.
+
+        Its values become those of the new one.
+        """
+        if slot == "ema" and self._shown:
+            shown = [self._shown.get(name, array) for name, array in zip(names, made, strict=True)]
+            for array, new in zip(shown, made, strict=True):
+                if array is not new:
+                    backend.ops.write(array, backend.ops.on_host(new, copy=False))
+            made = shown
+        self.pending.append(Column(slot, names, made))
+        return made
 
     def commit(self) -> None:
         """Add the new entries to the state, once everything is checked."""
@@ -318,13 +350,6 @@ class Slots:
         values: Array = ops.to_device_of(stored, storage.read_slot(on_host, slot, non_negative))
         return values
 
-    def drop_master(self, name: str) -> bool:
-        """Forget the master of an array whose parameter was written; return whether there was one."""
-        if "master" not in self.entries[name]:
-            return False
-        self.entries[name].remove_entry("master")
-        return True
-
     def plan(
         self,
         parameters: Parameters,
@@ -339,10 +364,7 @@ class Slots:
         ``groups`` has the options and the rule that each group will have.
         """
         found: dict[str, dict[str, tuple[Array, Any]]] = {}
-        pending: dict[str, dict[str, Array]] = {name: {} for name in parameters.names}
-        for slot, names, arrays in self.pending:
-            for name, array in zip(names, arrays, strict=True):
-                pending[name][slot] = array
+        present = self.with_pending()
         members = zip(parameters.names, self.memory.computed, parameters.group_of.tolist(), strict=True)
         for name, computed, k in members:
             if name not in saved:
@@ -350,7 +372,7 @@ class Slots:
                 continue
             options, rule = groups[k]
             used = hooks.slot_names(rule, computed)
-            entries = {**self.entries[name], **pending[name]}
+            entries = dict(present[name])
             first = len(self.pending)
             for slot in {*used, *known_slots().intersection(saved[name])}.difference(entries):
                 self.slot([name], slot, self.stored_in(slot, computed, hooks), [computed], options, backend, hooks)

@@ -13,6 +13,7 @@ from ..arrays.memory import described
 from ..arrays.structure import branch_of
 from ..options.ranges import OPTIONAL, Group, check
 from . import encoding
+from .averages import with_own_values
 from .changes import Change, changes, changes_of_groups
 from .groups import SavedGroup
 from .parts import Parts
@@ -76,7 +77,6 @@ def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
     """Return the state of an optimizer; see :meth:`fastopt.Optimizer.state_dict`."""
     opt.ready()
     parts = opt.parts
-    parts.slots.commit()
     parts.progress.undo_skipped_step()
     groups = []
     for k, group in enumerate(parts.groups.param_groups):
@@ -91,7 +91,7 @@ def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
         "frozen": sorted(parts.parameters.frozen),
         "state": {
             name: {slot: parts.backend.ops.on_host(array, copy) for slot, array in entries.items()}
-            for name, entries in parts.slots.entries.items()
+            for name, entries in with_own_values(parts).items()
         },
         "extra": opt.extra_state(),
     }

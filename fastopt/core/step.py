@@ -16,6 +16,7 @@ from ..backends.interrupts import uninterrupted
 from ..backends.table import CLEAR, FINISH, UPDATE, WHOLE_PASS, HyperRow, LimitedUnits
 from ..options.ranges import Group
 from .max_weight_norm import axes_of
+from .params_in_state import renew
 from .parts import Parts
 from .results import StepInfo
 from .row_sparse import NOT_BY_ROWS, RowSparseTable
@@ -26,6 +27,7 @@ from .workspace import Workspace
 class StepHooks(Protocol):
     """The hooks that a step needs; ``hooks.py`` describes them."""
 
+    copied: ClassVar[frozenset[str]]
     numbers: ClassVar[Mapping[str, float]]
     row_sparse_options: ClassVar[Mapping[str, Any] | None]
     rows_stay: ClassVar[bool]
@@ -118,6 +120,8 @@ class Step:
                 for grad in gradients.clearable:
                     backend.ops.clear(grad)
         else:
+            if self.is_last:
+                renew(self.hooks, parts, self.present)
             if parts.slots.pending:
                 parts.slots.commit()
             if self.is_last:

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..arithmetic import rules
 from ..arithmetic.powers import power
-from ..arrays.dtypes import Array
 from ..backends.table import HyperRow
 from ..core.results import StepInfo
 from ..core.step import Step
@@ -39,6 +38,7 @@ class _ScheduleFree(ArrayOptimizer):
 
     numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
     exact = frozenset({"z"})
+    copied = frozenset({"z"})
     refused: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("ema_decay", "polyak"), "it averages already; eval() brings the average x"),
         **dict.fromkeys(
@@ -46,13 +46,6 @@ class _ScheduleFree(ArrayOptimizer):
         ),
         "stochastic_rounding": "x is found from y and z, and needs y to the last bit",
     }
-
-    def new_slot(self, group: Group, slot: str, param: Array) -> Array:
-        values = super().new_slot(group, slot, param)
-        if slot == "z":
-            ops = self.parts.backend.ops
-            ops.write(values, ops.on_host(param, copy=False))
-        return values
 
     def warmed_up(self, group: Group, step: int) -> tuple[float, float, float]:
         """Return the learning rate of a step, the largest one up to it, and the step's weight in the average."""
@@ -88,10 +81,12 @@ class _ScheduleFree(ArrayOptimizer):
 
     def _to_mode(self, is_training: bool) -> None:
         memory, parameters, ops = self.ready().memory, self.parts.parameters, self.parts.backend.ops
-        self.parts.slots.commit()
         for i, (name, k) in enumerate(zip(parameters.names, parameters.group_of, strict=True)):
             state, beta = self.state[name], self.interpolation(self.param_groups[k])
             if bool(state["is_training"]) == is_training:
+                continue
+            if state["step"] == 0:  # x, y and z are the same
+                state["is_training"][...] = is_training
                 continue
             weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
             computed = memory[i].computed

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ..arithmetic import rules
 from ..core.hooks import same_from
 from ..core.optimizer import Optimizer
+from ..core.params_in_state import values_stand_in
 from ..options.common import Common, Unpack
 from ..options.ranges import ANY_NUMBER, Allowed, Group, Schedulable
 
@@ -115,6 +116,7 @@ class SGD(Optimizer):
         ------
         ValueError
             For a group with ``nesterov=True``, whose step is already rearranged for gradients at the parameters.
+            Inside, for a step and whatever else :meth:`averaged` refuses there.
 
         Notes
         -----
@@ -139,8 +141,7 @@ class SGD(Optimizer):
             raise ValueError("lookahead: it is not done on a GPU yet; use nesterov=True")
         if any(group["nesterov"] for group in self.param_groups):
             raise ValueError("lookahead: nesterov=True has it built in; use nesterov=False with lookahead()")
-        before = [param.copy() for param in parameters.arrays]
-        try:
+        with values_stand_in(self.parts, "those ahead; leave lookahead() first", parameters.arrays):
             for name, param, k in zip(parameters.names, parameters.arrays, parameters.group_of, strict=True):
                 group = groups[k]
                 if group["momentum"] != 0 and "b" in self.state[name] and name not in parameters.frozen:
@@ -148,6 +149,3 @@ class SGD(Optimizer):
                     b = self.slot(name, "b")
                     ops.write_rounded(param, ops.to_compute_dtype(param) - b.dtype.type(reach) * b)
             yield
-        finally:
-            for param, values in zip(parameters.arrays, before, strict=True):
-                param[...] = values

@@ -61,8 +61,8 @@ class Common(TypedDict, total=False):
         any of the calls is skipped. With ``nonfinite`` each call checks its own gradients, and a bad call does not
         count.
     ema_decay : float, optional
-        From 0 to below 1: keep ``ema += (1 - ema_decay) * (p - ema)`` in ``state[name]["ema"]``, beginning with the
-        parameters at the first step. See :attr:`ema` and :meth:`averaged`.
+        From 0 to below 1: keep ``ema += (1 - ema_decay) * (p - ema)`` in ``state[name]["ema"]``. It begins with the
+        parameter as it is at the array's first step. See :attr:`ema` and :meth:`averaged`.
     ema_bias_correction : bool, default False
         Whether the weight is ``(1 - ema_decay) / (1 - ema_decay**t)`` instead. The parameters before the first step do
         not count then.
@@ -73,7 +73,8 @@ class Common(TypedDict, total=False):
         At least 1; each array counts its own steps.
     copy_to : array or structure of arrays, optional
         float16 or bfloat16 arrays in the structure of the (float32) parameters, None for no copy. The parameters are
-        written there too, rounded to nearest: when the optimizer is built, and in the pass of every step.
+        written there too, rounded to nearest: when the optimizer is built, in the pass of every step, and by
+        :meth:`reload_params`.
     state_dtype : {"bfloat16", "uint8"}, optional
         Store slots in fewer bits; :mod:`fastopt.quantize` describes uint8 (``state[name]["m_scale"]`` holds the
         scales). They are rounded up or down so that their mean is kept. For parameters whose compute dtype is float32.

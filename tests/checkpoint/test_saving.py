@@ -117,3 +117,22 @@ def test_extra_is_a_dict(tmp_path: Path, extra: Any) -> None:
     with pytest.raises(TypeError, match=r"extra is of type \w+; expected a dict: extra={'name': value}"):
         fastopt.save(tmp_path / "run.npz", extra=extra)
     assert os.listdir(tmp_path) == []
+
+
+@every_kind
+@pytest.mark.parametrize("params", [None, {}, [], (), {"body": {}, "head": []}, {"W": None}], ids=str)
+@pytest.mark.parametrize("has_optimizer", [False, True])
+def test_nothing_to_save(tmp_path: Path, kind: str, params: Any, has_optimizer: bool) -> None:
+    path = write(tmp_path, kind, extra={"n": 1})
+    opt = fastopt.SGD(np.ones(1)) if has_optimizer else None
+    if params is None and has_optimizer:
+        fastopt.save(path, opt, params=params)
+        assert fastopt.load(path).params.tolist() == [1]
+        return
+    message = (
+        "save: there is nothing to save; give an" if params is None else "params=.*: expected an array or a structure"
+    )
+    with pytest.raises(ValueError, match=message):
+        fastopt.save(path, opt, params=params)
+    assert fastopt.load(path).extra == {"n": 1}
+    assert os.listdir(tmp_path) == [kind]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BFLOAT16, CASES, built, raw
-from option_runs import all_bytes
+from option_runs import all_bytes, every_backend
 
 import fastopt
 
@@ -76,3 +76,45 @@ def test_mean_of_snapshots() -> None:
         fastopt.averaging.mean([])
     with pytest.raises(ValueError, match="has shape"):
         fastopt.averaging.mean([np.ones(2), np.ones(3)])
+
+
+AVERAGES: list[dict[str, Any]] = [
+    {"ema_decay": 0.9},
+    {"ema_decay": 0.9, "ema_bias_correction": True},
+    {"polyak": True},
+    {"polyak": True, "polyak_start": 3},
+    {"ema_decay": 0.9, "accumulate_steps": 2},
+]
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+@pytest.mark.parametrize("options", AVERAGES, ids=str)
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_arrays_without_a_step_have_no_average(options: Any, dtype: Any, is_frozen: bool, backend: str) -> None:
+    """Such as running statistics, which the user writes: they are what they are at the moment, in a file too."""
+    params = {"W": np.ones(2, dtype), "statistics": np.zeros(3, dtype)}
+    opt = fastopt.SGD(params, lr=0.1, backend=backend, **options)
+    other = fastopt.SGD({name: array.copy() for name, array in params.items()}, backend=backend, **options)
+    if is_frozen:
+        opt.freeze("statistics")
+    for i in range(1, 7):
+        opt.step({"W": np.ones(2), "statistics": np.ones(3) if is_frozen else None})
+        params["statistics"][...] = i
+        other.load_state_dict(opt.state_dict())
+        other.params["statistics"][...] = i
+        for each in (opt, other):
+            assert each.ema["statistics"].tolist() == [i] * 3
+            assert each.state_dict()["state"]["statistics"]["ema"].tolist() == [i] * 3
+            with each.averaged():
+                assert each.params["statistics"].tolist() == [i] * 3
+                assert each.params["W"].tolist() == each.ema["W"].astype(dtype).tolist()
+                each.params["statistics"][...] = 50
+            assert each.params["statistics"].tolist() == [i] * 3
+    opt.unfreeze()
+    for _ in range(options.get("accumulate_steps", 1)):
+        opt.step({"W": np.ones(2), "statistics": np.ones(3)})
+    begun = opt.ema["statistics"][0]
+    assert 5.8 < begun < 6.1
+    params["statistics"][...] = 50
+    assert opt.ema["statistics"][0] == begun

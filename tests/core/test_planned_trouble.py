@@ -432,12 +432,19 @@ def an_array_added(run: Run) -> None:
 
 @trouble
 def parameters_restored(run: Run) -> None:
-    """float16 parameters get new masters, and with them there is another table."""
+    """The masters of float16 parameters get other values; the next step is planned all the same."""
     stopping = fastopt.EarlyStopping(patience=1)
     stopping.update(1.0, run.opt.params)
     run.step()
     stopping.restore(run.opt.params, run.opt)
     run.grads = run.new_grads()
+
+
+@trouble
+def weights_written_and_taken_over(run: Run) -> None:
+    for array in run.arrays:
+        array[...] = array / 2
+    run.opt.reload_params()
 
 
 @trouble
@@ -451,8 +458,8 @@ def looked_ahead(run: Run) -> None:
     if isinstance(run.opt, fastopt.SGD) and not run.group["nesterov"]:
         run.group["lr"] = 0.03
         with run.opt.lookahead():
-            run.step()
-        run.grads = run.new_grads()
+            run.grads = run.new_grads()
+        run.step()
 
 
 @trouble

@@ -343,7 +343,7 @@ def test_modes_of_schedule_free_where_parameters_were_written_over() -> None:
     opt = fastopt.ScheduleFreeSGD(theta, lr=0.5)
     opt.step(np.ones(5))
     theta[...] = 3
-    opt.parts.follow_params(["0"])
+    opt.reload_params()
     opt.eval()
     z = opt.state["0"]["z"]
     np.testing.assert_array_equal(theta, (3 + (1 - 1 / 0.9) * (z - 3)).astype(ml_dtypes.bfloat16))

@@ -171,6 +171,31 @@ def test_a_kernel_that_only_numba_can_start(is_found: bool, monkeypatch: pytest.
     assert all(handle is not None for handle in handles)
 
 
+def test_parameters_that_others_write() -> None:
+    """Before an array's first step, which nothing but the step makes, and afterwards with ``reload_params``."""
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
+    for dtype, more in ((np.float16, {"ema_decay": 0.5}), (np.float32, {"ema_decay": 0.5})):
+        plain = [np.ones(70, dtype), np.ones(5, dtype)]
+        params = [shifted(param, 0) for param in plain]
+        opts = [fastopt.SGD(params, **options, **more), fastopt.SGD(plain, backend="numpy", **options, **more)]
+        for opt in opts:
+            opt.state_dict()
+        for i, names in enumerate(([0], [0], [0, 1], [0, 1])):
+            for array, param in zip(params, plain, strict=True):
+                param[...] = 3 * i + 2
+                array.copy_to_device(param)
+            for opt, to in zip(opts, (numba_target.to_device, np.asarray), strict=True):
+                opt.reload_params("0")
+                averages = [opt.parts.backend.ops.on_host(average) for average in opt.ema]
+                assert averages[1][0] == 3 * i + 2 or i == 3
+                opt.step([to(np.ones(70)), to(np.ones(5)) if 1 in names else None])
+            states = [opt.state_dict()["state"] for opt in opts]
+            for name in "01":
+                assert {slot: alike(array) for slot, array in states[0][name].items()} == {
+                    slot: alike(array) for slot, array in states[1][name].items()
+                }
+
+
 def test_averages() -> None:
     param = numba_target.to_device(np.float32([4, 2]))
     opt = fastopt.SGD(param, lr=1.0, polyak=True)

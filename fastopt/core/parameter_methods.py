@@ -1,0 +1,152 @@
+"""The methods of an optimizer about its parameters: freezing, averages, and values that others have written."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ..options.group_by import matching
+from . import averages, params_in_state
+from .hooks import Hooks
+from .parts import Parts
+from .workspace import Workspace
+
+
+class ParameterMethods(Hooks):
+    """The part of :class:`fastopt.Optimizer` that is about its parameters."""
+
+    parts: Parts
+
+    def ready(self) -> Workspace:
+        """Check the groups and the parameters' containers, and return the table with all that belongs to it."""
+        raise NotImplementedError
+
+    @property
+    def params(self) -> Any:
+        """The parameters in their structure (lists for tuples): the very arrays that the optimizer was given."""
+        return self.parts.parameters.given()
+
+    @property
+    def frozen(self) -> list[str]:
+        """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
+        return self.parts.parameters.in_order(self.parts.parameters.frozen)
+
+    def freeze(self, pattern: str) -> list[str]:
+        """Skip these arrays from now on, whatever their gradient: no update, their slots and step counts untouched.
+
+        Parameters
+        ----------
+        pattern : str
+            A name, or a glob pattern: ``*`` is any text (dots too), ``?`` one character, ``[ab]`` one of these.
+
+        Returns
+        -------
+        list of str
+            The names that match.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params = {"body": {"W": np.ones(1), "b": np.ones(1)}, "head": {"W": np.ones(1)}}
+        >>> opt = fastopt.SGD(params, lr=0.5)
+        >>> opt.freeze("body.*")
+        ['body.W', 'body.b']
+        >>> info = opt.step({"body": {"W": np.ones(1), "b": np.ones(1)}, "head": {"W": np.ones(1)}})
+        >>> params["body"]["W"], params["head"]["W"]
+        (array([1.]), array([0.5]))
+        """
+        return self.parts.parameters.freeze(pattern)
+
+    def unfreeze(self, pattern: str = "*") -> list[str]:
+        """Update these arrays again: the opposite of :meth:`freeze`, with its argument, result and error."""
+        return self.parts.parameters.unfreeze(pattern)
+
+    def reload_params(self, pattern: str = "*") -> list[str]:
+        """Take over what was written into these parameters: weights from elsewhere, or values changed by hand.
+
+        Parameters
+        ----------
+        pattern : str, default "*"
+            A name or a glob pattern, as for :meth:`freeze`.
+
+        Returns
+        -------
+        list of str
+            The names that match.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or in :meth:`averaged`.
+
+        Notes
+        -----
+        A step computes float16 and bfloat16 parameters from their float32 masters; so the next step would undo what was
+        written. Now the masters, and the copies of ``copy_to``, get the values of the parameters. The ``z`` of
+        Schedule-Free does too: it would draw the parameters back, and ``x`` is found from it. Before an array's first
+        step, and for float32 and float64 without these options, writing is enough. All else stays: slots, step counts,
+        and averages, which go on from where they are (``opt.ema[...][...] = values`` changes them).
+
+        Megatron-LM calls it ``reload_model_params``.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> theta = np.ones(2, np.float16)
+        >>> opt = fastopt.SGD(theta, lr=0.5)
+        >>> info = opt.step(np.ones(2))
+        >>> theta[...] = 3
+        >>> opt.reload_params()
+        ['0']
+        >>> info = opt.step(np.ones(2))
+        >>> theta
+        array([2.5, 2.5], dtype=float16)
+        """
+        names = matching(pattern, self.parts.parameters.names)
+        params_in_state.reload(self, self.parts, names)
+        return names
+
+    @property
+    def ema(self) -> Any:
+        """The averaged parameters in the parameters' structure (lists for tuples); the next step changes them in place.
+
+        An array without a step has no average: its own values are here, as they were when this was read.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer has neither ``ema_decay`` nor ``polyak=True``.
+        """
+        return self.parts.parameters.structure(averages.averages_of(self, "ema"))
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the averaged parameters into the parameter arrays (and their copies), and back.
+
+        On leaving, also by an exception, the arrays have the bits that they had. Arrays without a step have no average,
+        and keep their own values: running statistics, say, which never have a gradient.
+
+        Raises
+        ------
+        ValueError
+            If there is no average. Inside: for a step, another ``averaged()``, :meth:`reload_params`, and for
+            :func:`fastopt.save` and ``restore`` of this optimizer.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> theta = np.array([4.0])
+        >>> opt = fastopt.SGD(theta, lr=1.0, polyak=True)
+        >>> for _ in range(2):
+        ...     info = opt.step(np.array([1.0]))
+        >>> with opt.averaged():
+        ...     print(theta)
+        [2.5]
+        >>> theta
+        array([2.])
+        """
+        return averages.averaged(self)

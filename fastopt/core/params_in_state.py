@@ -1,0 +1,79 @@
+"""The values of parameters in the state: masters, averages, and slots such as Schedule-Free's z begin as copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arithmetic import halves
+from ..arrays.dtypes import Array
+from .parts import Parts
+
+
+class CopyingHooks(Protocol):
+    """The hook that is needed here; ``hooks.py`` describes it."""
+
+    copied: ClassVar[frozenset[str]]
+
+
+def renew(hooks: CopyingHooks, parts: Parts, present: npt.NDArray[np.bool_]) -> None:
+    """Copy the parameters of arrays that make their first step into their state again: they may have been written."""
+    if not parts.slots.has_params:
+        return
+    places = np.flatnonzero((parts.progress.steps == 0) & present)
+    if places.size:
+        entries = ("master", "ema", *hooks.copied)
+        new = {name for column in parts.slots.pending if column.slot in entries for name in column.names}
+        names = [parts.parameters.names[i] for i in places]
+        write(parts, [name for name in names if name not in new], entries)
+
+
+def reload(hooks: CopyingHooks, parts: Parts, names: Sequence[str]) -> None:
+    """Take over what was written into these arrays: see :meth:`fastopt.Optimizer.reload_params`."""
+    check_own_values(parts, "reload_params")
+    write(parts, names, ("master", *hooks.copied))
+    parts.parameters.write_copies(parts.backend)
+
+
+def write(parts: Parts, names: Sequence[str], entries: Sequence[str]) -> None:
+    """Write the parameters of these arrays into these entries of their state, if it has them."""
+    ops, params = parts.backend.ops, dict(zip(parts.parameters.names, parts.parameters.arrays, strict=True))
+    for name in names:
+        state = parts.slots.entries[name]
+        targets = [state[entry] for entry in entries if entry in state]
+        if targets:
+            values = halves.to_compute_dtype(ops.on_host(params[name], copy=False))
+            for target in targets:
+                ops.write(target, values)
+
+
+@contextmanager
+def values_stand_in(parts: Parts, values: str, arrays: Sequence[Array]) -> Iterator[None]:
+    """Let other values be written into these arrays of parameters meanwhile; on leaving they get their bits back.
+
+    ``values`` says which values these are and how to end that.
+    """
+    ops, outside = parts.backend.ops, parts.stand_in
+    before = [ops.on_host(array) for array in arrays]
+    parts.stand_in = values
+    try:
+        yield
+    finally:
+        for array, its in zip(arrays, before, strict=True):
+            ops.write(array, its)
+        parts.stand_in = outside
+
+
+def check_own_values(parts: Parts, what: str) -> None:
+    """Raise if the parameters have other values than their own; ``what`` names what needs these.
+
+    Raises
+    ------
+    ValueError
+    """
+    if parts.stand_in:
+        raise ValueError(f"{what}: the parameters are {parts.stand_in}")
