@@ -32,6 +32,7 @@ def stepped(case: Case, options: dict[str, Any], backend: str, steps: int = 5) -
     rng = np.random.default_rng(12)
     start = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(2)]
     opt = built(case, start, taken_by(case, options), backend=backend)
+    assert opt.state, "the step after the first look at the state is a whole one"
     for _ in range(steps):
         opt.step([rng.normal(size=SHAPE) for _ in range(2)])
     return opt
