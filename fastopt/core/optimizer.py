@@ -12,7 +12,6 @@ from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
 from ..options.names import check_keywords
 from ..options.ranges import Group
-from . import params_in_state
 from .adding import add
 from .attributes import Attributes
 from .entries import Entries
@@ -20,6 +19,7 @@ from .groups import Groups
 from .hooks import is_default
 from .parameter_methods import ParameterMethods
 from .parameters import Parameters
+from .params_in_state import check_own_values
 from .parts import Parts, part
 from .plans import can_plan
 from .progress import Progress
@@ -368,9 +368,10 @@ class Optimizer(Attributes, ParameterMethods):
         RuntimeError
             If another step of this optimizer is running, in another thread or around this call.
         """
-        if self.parts.stand_in:
-            params_in_state.check_own_values(self.parts, "step")
-        workspace = self.parts.workspace
+        parts = self.parts
+        if parts.stand_in:
+            check_own_values(parts, "step")
+        workspace = parts.workspace
         plan = None if workspace is None else workspace.planning.plan
         if plan is not None and grad_scale is None and stream is None:
             info: StepInfo | None = plan.run(plan.address, self, grads)

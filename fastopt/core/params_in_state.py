@@ -22,14 +22,10 @@ class CopyingHooks(Protocol):
 
 def renew(hooks: CopyingHooks, parts: Parts, present: npt.NDArray[np.bool_]) -> None:
     """Copy the parameters of arrays that make their first step into their state again: they may have been written."""
-    if not parts.slots.has_params:
-        return
-    places = np.flatnonzero((parts.progress.steps == 0) & present)
-    if places.size:
-        entries = ("master", "ema", *hooks.copied)
-        new = {name for column in parts.slots.pending if column.slot in entries for name in column.names}
-        names = [parts.parameters.names[i] for i in places]
-        write(parts, [name for name in names if name not in new], entries)
+    entries = ("master", "ema", *hooks.copied)
+    new = {name for column in parts.slots.pending if column.slot in entries for name in column.names}
+    names = [parts.parameters.names[i] for i in np.flatnonzero((parts.progress.steps == 0) & present)]
+    write(parts, [name for name in names if name not in new], entries)
 
 
 def reload(hooks: CopyingHooks, parts: Parts, names: Sequence[str]) -> None:

@@ -120,7 +120,7 @@ class Step:
                 for grad in gradients.clearable:
                     backend.ops.clear(grad)
         else:
-            if self.is_last:
+            if self.is_last and parts.slots.has_params and any(steps == 0 for _, steps in workspace.rows.members):
                 renew(self.hooks, parts, self.present)
             if parts.slots.pending:
                 parts.slots.commit()
