@@ -172,7 +172,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     Notes
     -----
     State: ``z``, with the shape and dtype of its parameter; ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d
-    float64.
+    float64. After a write of yours into the parameters call :meth:`reload_params`: it sets ``z`` too.
 
     ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1`` and ``max_weight_norm``,
     which would change ``y`` and neither ``x`` nor ``z``, ``stochastic_rounding``, as ``x`` is found from ``y`` and
@@ -270,7 +270,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
     Notes
     -----
     State, each with the shape and dtype of its parameter: ``z`` (``state_dtype`` does not change it), ``v`` (second
-    moment); ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d float64.
+    moment); ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d float64. After a write of yours into the
+    parameters call :meth:`reload_params`: it sets ``z`` too.
 
     ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1`` and ``max_weight_norm``,
     which would change ``y`` and neither ``x`` nor ``z``, and ``stochastic_rounding``, as ``x`` is found from ``y`` and
