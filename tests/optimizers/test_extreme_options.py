@@ -54,7 +54,7 @@ def values(allowed: Allowed, default: Any, edges: Sequence[float]) -> Iterator[A
 
 def at_edges(case: Case, names: Collection[str], edges: Sequence[float]) -> Iterator[dict[str, Any]]:
     """Yield sets of options, in each of which one of these is at an edge."""
-    probe = case.build(np.ones((2, 2)))
+    probe = Case(case.optimizer, {}).build(np.ones((2, 2)))
     for name in names:
         allowed, more = probe.parts.groups.allowed(name), WHOLE.get(name, {})
         if name == "max_weight_norm_axis":
