@@ -16,7 +16,7 @@ from .step import Step
 from .workspace import Workspace
 
 #: Later than any step.
-NEVER = 2**62
+NEVER = 2**63 - 1
 
 Hyper = TypeVar("Hyper", bound=Callable[..., tuple[float, ...]])
 

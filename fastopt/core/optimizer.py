@@ -202,7 +202,7 @@ class Optimizer(Attributes, ParameterMethods):
         "groups.param_groups", "The groups with their options; writing an option takes effect in the next step."
     )
     lr: Any = part("groups.lr", "The learning rate or schedule of all groups; a list if they differ. Writing sets all.")
-    step_count: int = part("progress.step_count", "How many steps were applied, from 0 to below 2**53.")
+    step_count: int = part("progress.step_count", "How many steps were applied, from 0 to 2**62 when set.")
     planned_steps: int = part("step_lock.planned_steps", "How many steps were one call, being like the one before.")
     accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.")
     clip_global_norm: float | None = part("whole.clip_global_norm", "The greatest norm of all gradients together.")

@@ -118,7 +118,7 @@ class Progress:
         except (TypeError, ValueError, OverflowError) as error:
             wrong.append(f"options: {error}")
         if not STEPS.holds(step_count):
-            wrong.append(f"step_count: expected a number from 0 to below 2**53, got {step_count}")
+            wrong.append(f"step_count: expected a number from 0 to 2**62, got {step_count}")
         return wrong
 
     def load(self, step_count: int, accumulated_calls: int) -> None:

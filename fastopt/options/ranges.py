@@ -88,8 +88,8 @@ SCHEDULED = Range(0.0, schedulable=True)
 SCHEDULED_BELOW_ONE = Range(0.0, 1.0, schedulable=True)
 INDEX = Range(0, whole=True)
 COUNT = Range(1, whole=True)
-#: The counts of steps that can be loaded or set: a double holds each, and no run comes from there to the end of int64.
-STEPS = Range(0, 2**53, whole=True)
+#: The counts of steps that can be loaded or set: no run goes on from there to the end of int64.
+STEPS = Range(0, 2**62, whole=True, includes_high=True)
 
 #: The values of each option, unless an optimizer's ``ranges`` has it. An option in neither is True or False.
 RANGES: Mapping[str, Allowed] = {

@@ -87,7 +87,7 @@ def check_steps(case: Case, options: dict[str, Any], dtype: Any, backend: str) -
         opt = case.optimizer(fastopt.group_by(params, {"*": of_group}), backend=backend, **of_all)
     if opt is None:
         return
-    for count in (0, 2**53 - 9):
+    for count in (0, 2**62):
         for name in opt.state:
             opt.state[name]["step"][...] = count
         for _ in range(2):
@@ -207,7 +207,7 @@ def test_products_of_momenta_late_in_a_run(monkeypatch: pytest.MonkeyPatch) -> N
 
 # --- counts -----------------------------------------------------------------------------------------------------------
 
-NO_COUNTS: tuple[Any, ...] = (-1, 2**53, 2**63 - 1, 2**63, 10**30, True, 1.0, math.nan, "1", None)
+NO_COUNTS: tuple[Any, ...] = (-1, 2**62 + 1, 2**63 - 1, 2**63, 10**30, True, 1.0, math.nan, "1", None)
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -238,7 +238,7 @@ def test_counts_that_a_file_can_not_have(name: str, count: Any, strict: bool) ->
 @pytest.mark.parametrize("name", ["step_count", "accumulated_calls"])
 def test_counts_that_can_not_be_set(name: str, count: Any) -> None:
     opt = fastopt.SGD([np.ones(2)], accumulate_steps=3)
-    with pytest.raises((TypeError, ValueError), match=rf"^{name}=.*: expected a whole number from 0 to below 9007"):
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}=.*: expected a whole number from 0 to 46116"):
         setattr(opt, name, count)
     assert getattr(opt, name) == 0
 
@@ -247,15 +247,15 @@ def test_counts_that_can_not_be_set(name: str, count: Any) -> None:
 def test_the_last_counts_that_load(case: Case) -> None:
     opt = case.build([np.ones((2, 2))])
     saved = opt.state_dict()
-    saved["step_count"] = int(STEPS.high) - 1
-    saved["state"]["0"]["step"][...] = STEPS.high - 1
+    saved["step_count"] = STEPS.high
+    saved["state"]["0"]["step"][...] = STEPS.high
     opt.load_state_dict(saved)
     for _ in range(3):
         opt.step([np.ones((2, 2))])
-    assert opt.step_count == int(opt.state["0"]["step"]) == STEPS.high + 2
+    assert opt.step_count == int(opt.state["0"]["step"]) == STEPS.high + 3
 
 
-@pytest.mark.parametrize("step", [-1.0, 2.5, 2.0**53, math.inf, math.nan])
+@pytest.mark.parametrize("step", [-1.0, 2.5, 2.0**63, math.inf, math.nan])
 def test_counts_of_torch(step: float) -> None:
     slots = {"exp_avg": np.ones(2), "exp_avg_sq": np.ones(2), "step": step}
     group = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "params": [0]}
