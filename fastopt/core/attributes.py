@@ -39,11 +39,11 @@ class Attributes(Hooks):
         if not (name.startswith("_") or hasattr(type(self), name) or hasattr(self, name)):
             check_no_option(self, name, value)
         super().__setattr__(name, value)
-        self.follow(name)
+        follow_hook(self, name)
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        self.follow(name)
+        follow_hook(self, name)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         """Refuse what copy and pickle would do: the copy would update arrays that nobody else has."""
@@ -53,10 +53,11 @@ class Attributes(Hooks):
             "and fastopt.load"
         )
 
-    def follow(self, name: str) -> None:
-        """Make the next step ask the hooks again, if this attribute is one of them."""
-        if name in HOOKS and hasattr(self, "parts"):
-            self.parts.workspace = None
+
+def follow_hook(opt: Attributes, name: str) -> None:
+    """Make the next step ask the hooks again, if this attribute is one of them."""
+    if name in HOOKS and hasattr(opt, "parts"):
+        opt.parts.workspace = None
 
 
 class Absent:

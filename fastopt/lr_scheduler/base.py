@@ -188,7 +188,7 @@ class LRScheduler:
             raise ValueError(added(self, len(groups)))
         if self.is_absolute:
             return self.next_lrs([], epoch)
-        lrs = [group["lr"] for group in groups]
+        lrs = read_lrs(self.optimizer)
         if len(lrs) == count:
             return self.next_lrs(lrs, epoch)
         return self.next_lrs(lrs[:count], epoch) + self.scaled(lrs[count:], epoch)

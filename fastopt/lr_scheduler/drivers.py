@@ -72,7 +72,7 @@ class MultiplicativeLR(LambdaLR):
     finds_rate = True
 
     def schedule(self, k: int) -> Callable[[int], float]:
-        lr: float = self.optimizer.param_groups[k]["lr"]
+        lr = read_lrs(self.optimizer)[k]
         return lambda epoch: lr * self.lr_lambdas[k](epoch)
 
     def rates(self, epoch: int) -> list[float]:
@@ -457,7 +457,7 @@ class SWALR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def schedule(self, k: int) -> Callable[[int], float]:
-        lr: float = self.optimizer.param_groups[k]["lr"]
+        lr = read_lrs(self.optimizer)[k]
         return lambda epoch: on_line(lr, self.swa_lrs[k], self.way(epoch))
 
     def way(self, epoch: int) -> float:

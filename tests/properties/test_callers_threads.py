@@ -41,6 +41,7 @@ def test_denormals_are_kept_whatever_the_caller_set(count: int, monkeypatch: pyt
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # once another test has started JAX
 def test_numpy_steps_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process, which has none of its parent's threads, steps with threads of its own."""
     monkeypatch.setattr(threads, "setting", 2)

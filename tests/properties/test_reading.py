@@ -19,6 +19,7 @@ from option_runs import ALL, every_backend
 from structures import same
 
 import fastopt
+from fastopt.core.attributes import Absent
 from fastopt.core.hooks import Hooks
 
 #: The public methods that change an optimizer or its parameters.
@@ -61,7 +62,7 @@ def readers_of(opt: fastopt.Optimizer) -> dict[str, Callable[[], Any]]:
     readers: dict[str, Callable[[], Any]] = {}
     for name in sorted({*dir(opt)} - WRITERS):
         method = getattr(type(opt), name, None)
-        if name.startswith("_"):
+        if name.startswith("_") or isinstance(inspect.getattr_static(opt, name), Absent):
             continue
         if not inspect.isfunction(method):
             readers[name] = lambda name=name: getattr(opt, name)

@@ -228,6 +228,7 @@ def test_resuming_from_copied_state(case: Case, dtype: Any) -> None:
 @needs_native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # once another test has started JAX
 def test_forked_child_after_the_parent_stepped() -> None:
     """The pool of threads stays in the parent: the child must go on, on threads of its own, with the same bits."""
     fastopt.set_num_threads(2)
