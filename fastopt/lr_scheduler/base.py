@@ -193,6 +193,16 @@ class LRScheduler:
             return self.next_lrs(lrs, epoch)
         return self.next_lrs(lrs[:count], epoch) + self.scaled(lrs[count:], epoch)
 
+    def in_range(self, rates: Callable[[int], list[float]], epoch: int) -> list[float]:
+        """Return the rates of step number ``epoch``, or raise if one is too large for a float."""
+        try:
+            return rates(epoch)
+        except OverflowError as error:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name}: the rate of step {epoch} is too large for a float; choose arguments with which it grows less"
+            ) from error
+
     def write(self, lrs: Sequence[float], epoch: int) -> None:
         """Write the rates of step number ``epoch`` into the groups."""
         groups = self.optimizer.parts.groups
@@ -207,7 +217,7 @@ class LRScheduler:
         if self.computes_lr:
             self.make_first_step(-1)
         else:
-            self.write(self.lrs_at(0), 0)
+            self.write(self.in_range(self.lrs_at, 0), 0)
 
     def restart(self) -> None:
         """Make step 0, whatever the rates are."""
@@ -222,7 +232,7 @@ class LRScheduler:
         elif count != len(self.base_lrs):
             raise ValueError(added(self, count))
         else:
-            self.write(self.rates(epoch), epoch)
+            self.write(self.in_range(self.rates, epoch), epoch)
 
     def compute(self, epoch: int, function: Callable[[], list[float]], steps: int = 0) -> None:
         """Make step number ``epoch`` with the rates of a function that reads it as ``self.last_epoch``."""
@@ -257,7 +267,7 @@ class LRScheduler:
             self.compute(self.last_epoch + 1, self.get_lr, steps=1)
         else:
             epoch = self.last_epoch + 1
-            self.write(self.lrs_at(epoch), epoch)
+            self.write(self.in_range(self.lrs_at, epoch), epoch)
 
     def get_last_lr(self) -> list[float]:
         """Return the rate that was last written into each group."""

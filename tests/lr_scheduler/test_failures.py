@@ -159,6 +159,26 @@ def test_get_lr_with_too_few_rates_is_an_error() -> None:
     assert scheduler.last_epoch == 0
 
 
+GROWING = {
+    "ExponentialLR": {"gamma": 1e200},
+    "StepLR": {"step_size": 1, "gamma": 10**200},
+    "MultiStepLR": {"milestones": [1, 2], "gamma": 1e200},
+    "CyclicLR": {"base_lr": 0.1, "max_lr": 1.0, "step_size_up": 1, "mode": "exp_range", "gamma": 1e200},
+}
+
+
+@pytest.mark.parametrize(("name", "arguments"), GROWING.items(), ids=list(GROWING))
+def test_a_rate_too_large_for_a_float_is_an_error(name: str, arguments: dict[str, Any]) -> None:
+    opt = fastopt.SGD(np.ones(1), lr=1.0)
+    driver = getattr(lr_scheduler, name)(opt, **arguments)
+    driver.step()
+    before = driver.state_dict(), opt.param_groups[0]["lr"]
+    for epoch in ((), (7,)):
+        with pytest.raises(ValueError, match=f"{name}: the rate of step . is too large for a float"):
+            driver.step(*epoch)
+        assert (driver.state_dict(), opt.param_groups[0]["lr"]) == before
+
+
 # --- Groups added in the middle ---------------------------------------------------------------------------------------
 
 
