@@ -28,13 +28,19 @@ class WholeOptions:
         self, clip_global_norm: float | None, grad_scale: float | DynamicLossScale, seed: int, nonfinite: str
     ) -> None:
         self.clip_global_norm, self.seed, self.nonfinite = clip_global_norm, seed, nonfinite
+        #: The options as they were when they were checked.
+        self.checked: tuple[Any, Any] = (None, None)
         self.check()
         self.grad_scale = grad_scale
 
     def check(self) -> None:
         """Raise if an option was set to a value that it can't have."""
+        norm, seed = self.checked
+        if self.clip_global_norm is norm and self.seed is seed:
+            return
         self.clip_global_norm = check("clip_global_norm", self.clip_global_norm, RANGES["clip_global_norm"])
         self.seed = check("seed", self.seed, RANGES["seed"])
+        self.checked = self.clip_global_norm, self.seed
 
     @property
     def grad_scale(self) -> float | DynamicLossScale:
@@ -51,15 +57,18 @@ class WholeOptions:
                 )
             self.scale: float = 1.0
             self.dynamic_scale: DynamicLossScale | None = grad_scale
-            return
-        self.scale, self.dynamic_scale = check_scale(grad_scale), None
+        else:
+            self.scale, self.dynamic_scale = check_scale(grad_scale), None
+        #: The scale that this optimizer updates, once it has made a step with it.
+        self.updated_scale: DynamicLossScale | None = None
 
     def scale_of(self, grad_scale: float | None) -> float:
         """Return the number that the loss was multiplied by in a step that was given ``grad_scale``."""
         if grad_scale is None:
             if self.dynamic_scale is None:
                 return self.scale
-            self.take(self.dynamic_scale)
+            if self.updated_scale is not self.dynamic_scale:
+                self.take(self.dynamic_scale)
             check_scale(self.dynamic_scale.scale)
             return self.dynamic_scale.scale
         if self.dynamic_scale is not None:
@@ -80,6 +89,7 @@ class WholeOptions:
                     "set its grad_scale to 1.0)"
                 )
         UPDATERS[scale] = weakref.ref(self)
+        self.updated_scale = scale
 
     def check_saved(self, name: str, value: Any) -> None:
         """Raise unless this value of an option can be loaded."""

@@ -125,6 +125,8 @@ def check(where: str, value: Any, allowed: Allowed) -> Any:
     ValueError
         If it is out of its range, NaN, or not one of the choices.
     """
+    if type(value) is float and type(allowed) is Range and not allowed.whole and allowed.holds(value):
+        return value  # as most are
     if allowed is None:
         if not isinstance(plain(value), bool):
             raise TypeError(f"{where}={value!r}: expected True or False")
