@@ -46,8 +46,12 @@ PLANNED = [
     *(f"tests/core/test_planned_{name}.py" for name in ("trouble", "options", "gradients")),
     "tests/properties/test_planned_sequences.py",
 ]
-#: Of these, grids whose rest is for by hand: each value of theirs is in the default tier.
-LARGE_GRIDS = ["tests/core/test_planned_options.py", "tests/core/test_planned_gradients.py"]
+#: Grids whose rest is for by hand: the default tier has a part of each.
+LARGE_GRIDS = [
+    *(f"tests/core/test_planned_{name}.py" for name in ("options", "gradients")),
+    *(f"tests/optimizers/test_extreme_{name}.py" for name in ("options", "gradients")),
+    "tests/properties/test_tiny_numbers.py",
+]
 #: The grid whose rest is for by hand: other grids compare every instruction set, and every number of threads.
 EVERY_ISA_AND_THREADS = "test_every_isa_and_number_of_threads"
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
