@@ -67,8 +67,12 @@ class Groups:
         self.rules_changed = False
         #: The step count that was loaded together with the rates; None after a driver's step.
         self.resumed_at: int | None = None
-        #: What building drivers has changed since then (:mod:`fastopt.lr_scheduler.resuming`).
+        #: The changes that building drivers has made since then (:mod:`fastopt.lr_scheduler.resuming`).
         self.rewrites: list[Any] = []
+        #: The step count that was loaded without the rates; None after a driver's step.
+        self.kept_at: int | None = None
+        #: For each driver whose state was loaded: the rates that it had written, and those of its state.
+        self.driven: list[tuple[Sequence[Any], Sequence[Any]]] = []
 
     @property
     def lr(self) -> Any:
@@ -240,9 +244,10 @@ class Groups:
                 misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
                 continue
             current = {name: value for name, value in self.param_groups[k].items() if name not in NO_OPTIONS}
-            given = {RENAMED.get(name, name): value for name, value in group.items() if name not in NO_OPTIONS}
-            if set(given) != set(current):
-                wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {list(given)}")
+            names = [name for name in group if name not in NO_OPTIONS]
+            given = {RENAMED.get(name, name): group[name] for name in names}
+            if set(given) != set(current) or len(given) < len(names):  # fewer: an old name and its new one
+                wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {names}")
                 continue
             try:
                 options = {name: decode(given[name], current[name]) for name in current}
@@ -263,4 +268,23 @@ class Groups:
             else:
                 self.param_groups[k]["initial_lr"] = group.initial_lr
         if groups:
+            self.end_loading()
             self.resumed_at, self.rewrites = step_count, []
+
+    def keep(self, step_count: int) -> None:
+        """Keep the options while a state is loaded. Rates of drivers whose states are loaded are no options."""
+        self.kept_at = step_count
+        self.take_driven_rates()
+
+    def take_driven_rates(self) -> None:
+        """Write the rates of the drivers' loaded states, except where something else was written."""
+        for before, after in self.driven:
+            for group, old, new in zip(self.param_groups, before, after, strict=False):
+                if group["lr"] is old:
+                    group["lr"] = new
+        self.driven = []
+
+    def end_loading(self) -> None:
+        """Note that the rates are no longer those of a load: a driver makes a step, or other rates are loaded."""
+        self.resumed_at = self.kept_at = None
+        self.driven = []

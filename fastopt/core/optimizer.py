@@ -290,7 +290,8 @@ class Optimizer(Attributes, ParameterMethods):
             the same names. The step count is always loaded.
         state, options : bool, default True
             ``state=False``: load the options alone. ``options=False``: keep this optimizer's options (of the groups and
-            the whole), its frozen arrays and the rates that an lr_scheduler began with; a DynamicLossScale goes on.
+            the whole), its frozen arrays and the rates that an lr_scheduler began with; a DynamicLossScale goes on, and
+            so does an lr_scheduler whose own state is loaded.
 
         Returns
         -------

@@ -9,7 +9,8 @@ in :class:`ChainedScheduler`, or the user), the driver multiplies that rate by t
 Building a driver makes its step 0, also on an optimizer whose state was loaded: there it begins the next phase. To go
 on with the driver of the saved run, load its own ``state_dict`` into it as well, before the next step. The rates are
 then those that the optimizer's state had, whatever the order: build, load the optimizer, load the driver; or load the
-optimizer, build, load the driver (where torch loses the rates).
+optimizer, build, load the driver (where torch loses the rates). With ``options=False`` they are those of the driver's
+state.
 
 If a step raises, because of an argument, a function such as ``lr_lambda`` or a member, the driver, its members and the
 groups are as before the step.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..core.optimizer import Optimizer
 from ..options.ranges import ANY_NUMBER, INDEX, NON_NEGATIVE, Range, as_option, check
-from .resuming import Rewrite, building, revoke, unchanged_if_it_fails
+from .resuming import Rewrite, building, follow, revoke, unchanged_if_it_fails
 
 T = TypeVar("T")
 
@@ -206,11 +206,11 @@ class LRScheduler:
     def write(self, lrs: Sequence[float], epoch: int) -> None:
         """Write the rates of step number ``epoch`` into the groups."""
         groups = self.optimizer.parts.groups
-        groups.resumed_at = None
+        groups.end_loading()
         self.last_epoch = epoch
-        for group, lr in zip(groups.param_groups, lrs, strict=True):
+        self._last_lr = list(map(as_option, lrs))  # a function may return any library's numbers
+        for group, lr in zip(groups.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
-        self._last_lr = list(lrs)
 
     def begin(self) -> None:
         """Make step 0 from the present rates of the groups."""
@@ -293,8 +293,10 @@ class LRScheduler:
             If this is not the state of such a driver. Nothing is changed then.
         """
         self.check_state_dict(state_dict)
+        before = self._last_lr
         self.load_attributes(state_dict)
         revoke(self.optimizer, [record for driver in self.drivers() for record in driver._rewrites])
+        follow(self.optimizer, before, self._last_lr)
 
     def drivers(self) -> list[LRScheduler]:
         """Return this driver, and its members if it combines others."""

@@ -7,7 +7,19 @@ from typing import ClassVar
 
 from .. import schedules
 from ..core.optimizer import Optimizer
-from ..options.ranges import ANY_NUMBER, COUNT, FRACTION, INDEX, NON_NEGATIVE, POSITIVE, Choice, Range, as_number, check
+from ..options.ranges import (
+    ANY_NUMBER,
+    COUNT,
+    FRACTION,
+    INDEX,
+    NON_NEGATIVE,
+    POSITIVE,
+    Choice,
+    Range,
+    as_number,
+    as_option,
+    check,
+)
 from ..schedules.base import SHAPES, on_line
 from .base import LRScheduler, momentums_of, number_of, per_group
 
@@ -48,7 +60,7 @@ class MomentumCycle(LRScheduler):
 
     def write(self, lrs: Sequence[float], epoch: int) -> None:
         # Computed first: it may raise.
-        momentums = self.momentums(epoch) if self.cycle_momentum else []
+        momentums = list(map(as_option, self.momentums(epoch))) if self.cycle_momentum else []
         super().write(lrs, epoch)
         for group, momentum in zip(self.optimizer.param_groups, momentums, strict=False):
             if "betas" in group:

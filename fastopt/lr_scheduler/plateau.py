@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.optimizer import Optimizer
-from ..options.ranges import Choice, Range, as_option, check
+from ..options.ranges import ANY_NUMBER, Choice, Range, as_option, check
 from .base import LRScheduler, check_optimizer, per_group, read_lrs
 
 
@@ -64,7 +64,7 @@ class ReduceLROnPlateau(LRScheduler):
         self.threshold: float = as_option(threshold)
         self.threshold_mode = threshold_mode
         self.cooldown = as_option(cooldown)
-        self.min_lrs = per_group("min_lr", optimizer, min_lr)
+        self.min_lrs = per_group("min_lr", optimizer, min_lr, ANY_NUMBER)
         #: The one for all groups, or None.
         self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else as_option(min_lr)
         self.eps = as_option(eps)
@@ -102,6 +102,7 @@ class ReduceLROnPlateau(LRScheduler):
             self.best = metric
         self.num_bad_epochs = bad_epochs
         self.last_epoch = self.last_epoch + 1 if epoch is None else as_option(epoch)
+        self.optimizer.parts.groups.end_loading()
         self._last_lr = read_lrs(self.optimizer)
 
     def reduce(self) -> None:

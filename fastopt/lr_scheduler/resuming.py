@@ -55,15 +55,16 @@ def building(optimizer: Optimizer) -> Iterator[list[Rewrite]]:
     groups = optimizer.param_groups
     before = [dict(group) for group in groups]
     records: list[Rewrite] = []
-    was_resumed = is_resumed(optimizer)
+    parts = optimizer.parts.groups
+    was_resumed, kept_at = is_resumed(optimizer), parts.kept_at
     try:
         yield records
     except BaseException:
         put_back(groups, before)
         raise
+    parts.kept_at = kept_at
     if was_resumed:
         records.append(Rewrite(before, groups))
-        parts = optimizer.parts.groups
         parts.resumed_at = optimizer.step_count
         parts.rewrites += records
 
@@ -83,6 +84,17 @@ def revoke(optimizer: Optimizer, records: Sequence[Rewrite]) -> None:
     rewrites = optimizer.parts.groups.rewrites
     while is_resumed(optimizer) and rewrites and rewrites[-1].is_revoked:
         rewrites.pop().take_back(optimizer.param_groups)
+
+
+def follow(optimizer: Optimizer, before: Sequence[Any], after: Sequence[Any]) -> None:
+    """Have the rates of a driver's loaded state, if the optimizer's state is loaded without its options.
+
+    It may be loaded before the driver's, or after it. ``before`` has the rates that the driver had written.
+    """
+    groups = optimizer.parts.groups
+    groups.driven.append((before, after))
+    if groups.kept_at == optimizer.step_count:
+        groups.take_driven_rates()
 
 
 def put_back(groups: Sequence[Group], before: Sequence[dict[str, Any]]) -> None:

@@ -74,3 +74,6 @@ def test_an_old_name_is_checked_as_the_present_one() -> None:
     saved["param_groups"][0]["max_norm"] = -1.0
     with pytest.raises(ValueError, match=r"param_groups\[0\]: max_weight_norm=-1.0: expected "):
         opt.load_state_dict(saved)
+    saved["param_groups"][0] |= {"max_norm": 1.0, "max_weight_norm": 2.0}  # which one counts?
+    with pytest.raises(ValueError, match=r"param_groups\[0\]: expected the options .*'max_norm'"):
+        opt.load_state_dict(saved)

@@ -263,3 +263,10 @@ def test_states_of_runs_with_added_groups() -> None:
     other_plateau = lr_scheduler.ReduceLROnPlateau(opt)
     other_plateau.load_state_dict(old)  # from before there was this entry
     assert other_plateau.state_dict() == plateau.state_dict()
+
+
+def test_the_least_rates_of_a_plateau_are_numbers() -> None:
+    for bad in (np.array([0.1, 0.2]), [0.1, "0.2"], np.nan):
+        opt = fastopt.SGD([{"params": np.ones(1)}, {"params": np.ones(1)}])
+        with pytest.raises((TypeError, ValueError), match="min_lr"):
+            lr_scheduler.ReduceLROnPlateau(opt, min_lr=bad)
