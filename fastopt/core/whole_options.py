@@ -69,8 +69,7 @@ class WholeOptions:
                 return self.scale
             if self.updated_scale is not self.dynamic_scale:
                 self.take(self.dynamic_scale)
-            check_scale(self.dynamic_scale.scale)
-            return self.dynamic_scale.scale
+            return check_scale(self.dynamic_scale.scale)
         if self.dynamic_scale is not None:
             raise ValueError(
                 "step: grad_scale was given, but the optimizer has a DynamicLossScale; give one of the two"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .ranges import ABOVE_ZERO_BELOW_ONE, COUNT, INDEX, POSITIVE, Range, check
+from .ranges import ABOVE_ZERO_BELOW_ONE, COUNT, INDEX, POSITIVE, Range, check, plain
 
 
 class DynamicLossScale:
@@ -96,13 +96,13 @@ class DynamicLossScale:
         The optimizer that has this object as ``grad_scale`` calls it.
         """
         if not applied:
-            self.scale = max(self.scale * self.backoff_factor, SMALLEST)
+            self.scale = max(plain(self.scale) * plain(self.backoff_factor), SMALLEST)
             self.growth_tracker = 0
             return
         self.growth_tracker += 1
         if self.growth_tracker >= self.growth_interval:
             # As in torch, a scale that would become infinite stays.
-            grown = self.scale * self.growth_factor
+            grown = plain(self.scale) * plain(self.growth_factor)
             self.scale = grown if grown < LARGEST else self.scale
             self.growth_tracker = 0
 
@@ -117,8 +117,8 @@ class DynamicLossScale:
         return copy
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all attributes, which are numbers."""
-        return dict(vars(self))
+        """Return all attributes, as Python's numbers."""
+        return {name: plain(value) for name, value in vars(self).items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Set all attributes from a result of :meth:`state_dict`.

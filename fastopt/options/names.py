@@ -13,8 +13,8 @@ RENAMED: Mapping[str, str] = {"max_norm": "max_weight_norm", "max_norm_axis": "m
 #: What else an old name may be meant for.
 OTHER_MEANINGS: Mapping[str, str] = {"max_norm": "; to clip gradients, write 'clip_global_norm'"}
 
-#: Names of options in other libraries.
-SYNONYMS: Mapping[str, str] = {"learning_rate": "lr", "epsilon": "eps", "beta1": "betas", "beta2": "betas"}
+#: Names of options in other libraries, in one word.
+SYNONYMS: Mapping[str, str] = {"learningrate": "lr", "epsilon": "eps", "beta1": "betas", "beta2": "betas"}
 
 #: The least similarity of two names, from 0 to 1, if one may be meant for the other: of five letters one is wrong.
 SIMILAR = 0.8
@@ -26,7 +26,8 @@ FEWEST_LETTERS = 4
 def meant(name: str, options: Iterable[str]) -> str | None:
     """Return the option that a wrong name is probably meant for, if there is one."""
     known = {in_one_word(option): option for option in options}
-    wanted = in_one_word(RENAMED.get(name) or SYNONYMS.get(name) or name)
+    wanted = in_one_word(RENAMED.get(name, name))
+    wanted = SYNONYMS.get(wanted, wanted)
     cutoff = SIMILAR if len(wanted) >= FEWEST_LETTERS else 1.0
     return next((known[word] for word in get_close_matches(wanted, known, 1, cutoff)), None)
 

@@ -46,6 +46,7 @@ def test_no_option_is_an_attribute(case: Case) -> None:
     ("name", "says"),
     [
         ("learning_rate", r"write opt\.lr = 3$"),
+        ("learningRate", r"write opt\.lr = 3$"),
         ("LR", r"write opt\.lr = 3$"),
         ("clip_global_nrom", r"write opt\.clip_global_norm = 3$"),
         ("grad_scael", r"write opt\.grad_scale = 3$"),

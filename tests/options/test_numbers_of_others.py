@@ -49,6 +49,16 @@ class Traced(Scalar):
         raise TypeError("Abstract tracer value encountered")
 
 
+class Product(Scalar):
+    """The product of a number with one of Python is a number of the same library."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(float(value))
+
+    def __rmul__(self, other: float) -> Product:
+        return Product(self.value * other)
+
+
 class Exact:
     """A number without shape or item."""
 
@@ -227,6 +237,11 @@ def test_scales_and_schedules(kind: Kind) -> None:
     assert is_own(tuple(scale.state_dict().values()))
     scale.load_state_dict(scale.state_dict() | {"scale": kind(4.0)})
     assert is_own(scale.scale)
+    scale.scale = scale.growth_factor = kind(2.0)
+    scale.growth_interval = 1
+    assert is_own(tuple(scale.state_dict().values()))
+    assert fastopt.SGD(np.ones(1), grad_scale=scale, nonfinite="skip").step(np.ones(1)).applied
+    assert (scale.scale, type(scale.scale)) == (4.0, float)
     assert is_own(schedules.constant(kind(0.5)).value)
     for schedule in (lambda step: kind(0.5), schedules.lambda_(lambda step: kind(0.5))):
         info = fastopt.SGD(np.ones(1), lr=schedule).step(np.ones(1))
@@ -306,3 +321,33 @@ def test_drivers(name: str, arguments: dict[str, Any], kind: Kind) -> None:
         saved = driver.state_dict()
         assert is_own(tuple(each for value in saved.values() for each in (value if type(value) is list else [value])))
     assert rates[:6] == rates[6:]
+
+
+class Doubled(lr_scheduler.LRScheduler):
+    """A driver of one's own that computes in another library's numbers."""
+
+    kind: Kind
+
+    def get_lr(self) -> list[Any]:
+        return [self.kind(2.0**self.last_epoch) for _ in self.base_lrs]
+
+
+@pytest.mark.parametrize("kind", [np.longdouble, Product])
+def test_functions_of_drivers(kind: Kind) -> None:
+    """The numbers that functions return become those of the groups."""
+
+    def factor(epoch: float) -> Any:
+        return kind(0.5)
+
+    opts = [fastopt.SGD(np.ones(2), lr=0.5, momentum=0.5) for _ in range(4)]
+    drivers: list[lr_scheduler.LRScheduler] = [
+        lr_scheduler.LambdaLR(opts[0], factor),
+        lr_scheduler.MultiplicativeLR(opts[1], factor),
+        lr_scheduler.CyclicLR(opts[2], 0.25, 0.75, 2, scale_fn=lambda epoch: np.longdouble(0.5)),
+        type("Own", (Doubled,), {"kind": staticmethod(kind)})(opts[3]),
+    ]
+    for opt, driver, lr in zip(opts, drivers, [0.25, 0.25, 0.375, 2.0], strict=True):
+        driver.step()
+        assert driver.get_last_lr() == [opt.lr] == [lr]
+        assert is_own(tuple(driver.get_last_lr()))
+        assert is_own(tuple(value for name, value in opt.param_groups[0].items() if name != "params"))
