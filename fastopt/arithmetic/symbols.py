@@ -13,7 +13,7 @@ import numpy as np
 
 from .operations import Rule, slots
 
-#: What the names of the files begin with whose frames are no rule's.
+#: The names of files begin with one of these if their frames are no rule's.
 LIBRARIES = tuple(str(folder) + os.sep for folder in (Path(__file__).parents[1], Path(np.__file__).parent))
 
 TRUTH = (

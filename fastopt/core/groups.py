@@ -70,9 +70,9 @@ class Groups:
         #: The changes that building drivers has made since then (:mod:`fastopt.lr_scheduler.resuming`).
         self.rewrites: list[Any] = []
         #: The step count that was loaded without the rates; None after a driver's step.
-        self.kept_at: int | None = None
+        self.state_loaded_at: int | None = None
         #: For each driver whose state was loaded: the rates that it had written, and those of its state.
-        self.driven: list[tuple[Sequence[Any], Sequence[Any]]] = []
+        self.driver_rates: list[tuple[Sequence[Any], Sequence[Any]]] = []
 
     @property
     def lr(self) -> Any:
@@ -271,20 +271,20 @@ class Groups:
             self.end_loading()
             self.resumed_at, self.rewrites = step_count, []
 
-    def keep(self, step_count: int) -> None:
+    def keep_options(self, step_count: int) -> None:
         """Keep the options while a state is loaded. Rates of drivers whose states are loaded are no options."""
-        self.kept_at = step_count
-        self.take_driven_rates()
+        self.state_loaded_at = step_count
+        self.take_driver_rates()
 
-    def take_driven_rates(self) -> None:
+    def take_driver_rates(self) -> None:
         """Write the rates of the drivers' loaded states, except where something else was written."""
-        for before, after in self.driven:
+        for before, after in self.driver_rates:
             for group, old, new in zip(self.param_groups, before, after, strict=False):
                 if group["lr"] is old:
                     group["lr"] = new
-        self.driven = []
+        self.driver_rates = []
 
     def end_loading(self) -> None:
         """Note that the rates are no longer those of a load: a driver makes a step, or other rates are loaded."""
-        self.resumed_at = self.kept_at = None
-        self.driven = []
+        self.resumed_at = self.state_loaded_at = None
+        self.driver_rates = []

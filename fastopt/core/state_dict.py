@@ -256,7 +256,7 @@ def carry_out(opt: Saved, plan: Plan) -> None:
         parts.groups.load(plan.options.groups, None if state is None else state.step_count)
         parts.parameters.frozen = plan.options.frozen
     elif state is not None:
-        parts.groups.keep(state.step_count)
+        parts.groups.keep_options(state.step_count)
     for name, value in plan.whole_options.items():
         parts.whole.load(name, value)
     if state is not None:

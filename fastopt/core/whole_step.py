@@ -25,7 +25,7 @@ def whole_step(opt: Steps, grads: Any, grad_scale: float | None, stream: Any) ->
     Raises
     ------
     RuntimeError
-        If another step of the optimizer is step_lock.
+        If another step of the optimizer is running.
     """
     parts, step_lock = opt.parts, opt.parts.step_lock
     if step_lock.lock.locked():

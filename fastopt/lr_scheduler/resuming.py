@@ -18,7 +18,7 @@ ABSENT: Any = ...
 
 
 class Rewrite:
-    """What building a driver changed.
+    """The changes that building a driver made.
 
     Attributes
     ----------
@@ -52,20 +52,21 @@ class Rewrite:
 @contextmanager
 def building(optimizer: Optimizer) -> Iterator[list[Rewrite]]:
     """Have the groups unchanged if the block fails; else the list that is yielded gets the record, if it matters."""
-    groups = optimizer.param_groups
+    groups, parts = optimizer.param_groups, optimizer.parts.groups
     before = [dict(group) for group in groups]
     records: list[Rewrite] = []
-    parts = optimizer.parts.groups
-    was_resumed, kept_at = is_resumed(optimizer), parts.kept_at
+    was_resumed, state_loaded_at = is_resumed(optimizer), parts.state_loaded_at
     try:
         yield records
     except BaseException:
         put_back(groups, before)
         raise
-    parts.kept_at = kept_at
+    finally:
+        parts.state_loaded_at = state_loaded_at
+        if was_resumed:
+            parts.resumed_at = optimizer.step_count
     if was_resumed:
         records.append(Rewrite(before, groups))
-        parts.resumed_at = optimizer.step_count
         parts.rewrites += records
 
 
@@ -92,9 +93,9 @@ def follow(optimizer: Optimizer, before: Sequence[Any], after: Sequence[Any]) ->
     It may be loaded before the driver's, or after it. ``before`` has the rates that the driver had written.
     """
     groups = optimizer.parts.groups
-    groups.driven.append((before, after))
-    if groups.kept_at == optimizer.step_count:
-        groups.take_driven_rates()
+    groups.driver_rates.append((before, after))
+    if groups.state_loaded_at == optimizer.step_count:
+        groups.take_driver_rates()
 
 
 def put_back(groups: Sequence[Group], before: Sequence[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from .common import Common
 #: The present names of options by their old ones, which saved states may still have.
 RENAMED: Mapping[str, str] = {"max_norm": "max_weight_norm", "max_norm_axis": "max_weight_norm_axis"}
 
-#: What else an old name may be meant for.
+#: The other meaning that users may have had in mind with an old name.
 OTHER_MEANINGS: Mapping[str, str] = {"max_norm": "; to clip gradients, write 'clip_global_norm'"}
 
 #: Names of options in other libraries, in one word.

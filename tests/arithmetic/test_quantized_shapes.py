@@ -21,7 +21,7 @@ def normal(*shape: int) -> Any:
     return RNG.normal(size=shape).astype(np.float32)
 
 
-#: What makes arrays of these numbers.
+#: Functions that make arrays of these numbers.
 ARRAYS: dict[str, Callable[[Any], Any]] = {
     "0-d": lambda x: x[5].reshape(()),
     "empty": lambda x: x[:0],

@@ -113,3 +113,20 @@ def test_after_a_step_a_driver_only_takes_its_own_state(make: Make) -> None:
     before = lrs(opt)
     opt.load_state_dict(saved[0], options=False)
     assert lrs(opt) == before
+
+
+@pytest.mark.parametrize("options", [True, False])
+def test_a_driver_whose_building_failed_leaves_the_load_as_it_was(options: bool) -> None:
+    opt = sgd()
+    driver = ours.SequentialLR(opt, [ours.LinearLR(opt), ours.LambdaLR(opt, lambda epoch: 0.5)], [1])
+    rates(opt, driver, 2)
+    saved = opt.state_dict(), driver.state_dict()
+    other, factors = sgd(), [1.0]
+    members = [ours.LinearLR(other), ours.LambdaLR(other, lambda epoch: factors[epoch])]
+    other.load_state_dict(saved[0], options=options)
+    with pytest.raises(IndexError):
+        ours.SequentialLR(other, members, [1], last_epoch=2)
+    factors += [0.5] * 3
+    again = ours.SequentialLR(other, members, [1])
+    again.load_state_dict(saved[1])
+    assert lrs(other) == lrs(opt)
