@@ -71,8 +71,8 @@ class Groups:
         self.rewrites: list[Any] = []
         #: The step count that was loaded without the rates; None after a driver's step.
         self.state_loaded_at: int | None = None
-        #: For each driver whose state was loaded: the rates that it had written, and those of its state.
-        self.driver_rates: list[tuple[Sequence[Any], Sequence[Any]]] = []
+        #: Functions that write the options of drivers' loaded states, for :meth:`keep_options`.
+        self.drivers_options: list[Callable[[], None]] = []
 
     @property
     def lr(self) -> Any:
@@ -272,19 +272,17 @@ class Groups:
             self.resumed_at, self.rewrites = step_count, []
 
     def keep_options(self, step_count: int) -> None:
-        """Keep the options while a state is loaded. Rates of drivers whose states are loaded are no options."""
+        """Keep the options while a state is loaded, except those that a driver with a loaded state writes."""
         self.state_loaded_at = step_count
-        self.take_driver_rates()
+        self.write_drivers_options()
 
-    def take_driver_rates(self) -> None:
-        """Write the rates of the drivers' loaded states, except where something else was written."""
-        for before, after in self.driver_rates:
-            for group, old, new in zip(self.param_groups, before, after, strict=False):
-                if group["lr"] is old:
-                    group["lr"] = new
-        self.driver_rates = []
+    def write_drivers_options(self) -> None:
+        """Write the options of the drivers' loaded states."""
+        writes, self.drivers_options = self.drivers_options, []
+        for write in writes:
+            write()
 
     def end_loading(self) -> None:
         """Note that the rates are no longer those of a load: a driver makes a step, or other rates are loaded."""
         self.resumed_at = self.state_loaded_at = None
-        self.driver_rates = []
+        self.drivers_options = []

@@ -9,13 +9,22 @@ from typing import Any, ClassVar, TypeVar
 
 from ..core.optimizer import Optimizer
 from ..options.ranges import ANY_NUMBER, INDEX, NON_NEGATIVE, Range, as_option, check
-from .resuming import Rewrite, building, follow, revoke, unchanged_if_it_fails
+from .resuming import Rewrite, building, revoke, rewrite_if_options_are_kept, unchanged_if_it_fails
 
 T = TypeVar("T")
 
 #: The attributes of a driver that only matter while it lives.
 NOT_SAVED = frozenset(
-    {"optimizer", "takes_groups", "_members", "_written", "_rewrites", "_is_initial", "_get_lr_called_within_step"}
+    {
+        "optimizer",
+        "takes_groups",
+        "_members",
+        "_written",
+        "_rewrites",
+        "_lrs_before_load",
+        "_is_initial",
+        "_get_lr_called_within_step",
+    }
 )
 
 
@@ -89,6 +98,9 @@ class LRScheduler:
 
     #: The record of building the driver on a loaded optimizer.
     _rewrites: Sequence[Rewrite] = ()
+
+    #: The rates that it had written when its state was loaded.
+    _lrs_before_load: Sequence[float] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Have a class that overrides ``schedule`` alone follow it: the ``rates`` of its base know another one."""
@@ -293,10 +305,16 @@ class LRScheduler:
             If this is not the state of such a driver. Nothing is changed then.
         """
         self.check_state_dict(state_dict)
-        before = self._last_lr
+        self._lrs_before_load = self._last_lr
         self.load_attributes(state_dict)
         revoke(self.optimizer, [record for driver in self.drivers() for record in driver._rewrites])
-        follow(self.optimizer, before, self._last_lr)
+        rewrite_if_options_are_kept(self.optimizer, self.rewrite)
+
+    def rewrite(self) -> None:
+        """Write the rates of the loaded state, except where another hand wrote one before it was loaded."""
+        for group, old, lr in zip(self.optimizer.param_groups, self._lrs_before_load, self._last_lr, strict=False):
+            if group["lr"] is old:
+                group["lr"] = lr
 
     def drivers(self) -> list[LRScheduler]:
         """Return this driver, and its members if it combines others."""

@@ -56,6 +56,11 @@ class Combined(LRScheduler):
     def drivers(self) -> list[LRScheduler]:
         return [self, *self._members]
 
+    def rewrite(self) -> None:
+        for scheduler in self._schedulers:
+            scheduler.rewrite()
+        super().rewrite()
+
     def step(self, epoch: int | None = None) -> None:
         """Step the members; ``epoch`` must be None."""
         if epoch is not None:

@@ -62,6 +62,15 @@ class MomentumCycle(LRScheduler):
         # Computed first: it may raise.
         momentums = list(map(as_option, self.momentums(epoch))) if self.cycle_momentum else []
         super().write(lrs, epoch)
+        self.write_momentums(momentums)
+
+    def rewrite(self) -> None:
+        super().rewrite()
+        if self.cycle_momentum:
+            self.write_momentums(list(map(as_option, self.momentums(self.last_epoch))))
+
+    def write_momentums(self, momentums: Sequence[float]) -> None:
+        """Write the momentum of each group."""
         for group, momentum in zip(self.optimizer.param_groups, momentums, strict=False):
             if "betas" in group:
                 group["betas"] = (momentum, *group["betas"][1:])

@@ -6,7 +6,8 @@ driver's state as well: then the rates that were loaded are right. So each build
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,15 +88,21 @@ def revoke(optimizer: Optimizer, records: Sequence[Rewrite]) -> None:
         rewrites.pop().take_back(optimizer.param_groups)
 
 
-def follow(optimizer: Optimizer, before: Sequence[Any], after: Sequence[Any]) -> None:
-    """Have the rates of a driver's loaded state, if the optimizer's state is loaded without its options.
+def rewrite_if_options_are_kept(optimizer: Optimizer, rewrite: Callable[[], None]) -> None:
+    """Write the options of a driver's loaded state, if the optimizer's state is loaded without its options.
 
-    It may be loaded before the driver's, or after it. ``before`` has the rates that the driver had written.
+    It may be loaded before the driver's, or after it.
     """
-    groups = optimizer.parts.groups
-    groups.driver_rates.append((before, after))
+    method, groups = weakref.WeakMethod(rewrite), optimizer.parts.groups  # weak: a driver refers to its optimizer
+
+    def write() -> None:
+        rewrite_of_living = method()
+        if rewrite_of_living is not None:
+            rewrite_of_living()
+
+    groups.drivers_options.append(write)
     if groups.state_loaded_at == optimizer.step_count:
-        groups.take_driver_rates()
+        groups.write_drivers_options()
 
 
 def put_back(groups: Sequence[Group], before: Sequence[dict[str, Any]]) -> None:

@@ -31,6 +31,7 @@ DRIVERS: dict[str, Make] = {
     "SWALR": lambda opt: ours.SWALR(opt, 0.01, 5),
     "SequentialLR": lambda opt: ours.SequentialLR(opt, [ours.LinearLR(opt, 0.1), ours.CosineAnnealingLR(opt, 5)], [2]),
     "ChainedScheduler": lambda opt: ours.ChainedScheduler([ours.ConstantLR(opt, 0.5), ours.ExponentialLR(opt, 0.9)]),
+    "a cycle second": lambda opt: ours.SequentialLR(opt, [ours.LinearLR(opt), ours.CyclicLR(opt, 0.01, 0.1, 4)], [2]),
     "ReduceLROnPlateau": lambda opt: ours.ReduceLROnPlateau(opt, factor=0.5, patience=0),
 }
 
@@ -44,6 +45,11 @@ def sgd(clip_global_norm: float = 1.0) -> fastopt.Optimizer:
 
 def lrs(opt: fastopt.Optimizer) -> list[float]:
     return [group["lr"] for group in opt.param_groups]
+
+
+def written(opt: fastopt.Optimizer) -> list[tuple[float, float]]:
+    """Return the options that drivers write."""
+    return [(group["lr"], group["momentum"]) for group in opt.param_groups]
 
 
 def rates(opt: fastopt.Optimizer, driver: Any, steps: int) -> list[float]:
@@ -62,6 +68,7 @@ def test_the_rates_are_those_of_the_uninterrupted_run(make: Make, tmp_path: Path
     driver = make(opt)
     rates(opt, driver, 3)
     fastopt.save(tmp_path / "run.npz", opt, extra=driver.state_dict())
+    at_load = written(opt)
     expected, loaded = rates(opt, driver, 3), fastopt.load(tmp_path / "run.npz")
     for order in ORDERS:
         other = sgd(clip_global_norm=5.0)
@@ -72,6 +79,7 @@ def test_the_rates_are_those_of_the_uninterrupted_run(make: Make, tmp_path: Path
                 loaded.restore(other, options=False)
             else:
                 again.load_state_dict(loaded.extra)
+        assert written(other) == at_load
         assert rates(other, again, 3) == expected
         assert other.clip_global_norm == 5.0
 
