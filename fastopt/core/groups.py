@@ -65,7 +65,7 @@ class Groups:
         self.clips_arrays = self.limits_norms = False
         #: Whether a group has another rule than when the table was made.
         self.rules_changed = False
-        #: The step count that was loaded together with the rates; None after a driver's step.
+        #: The step count with which rates were loaded; None after a driver's step.
         self.resumed_at: int | None = None
         #: The changes that building drivers has made since then (:mod:`fastopt.lr_scheduler.resuming`).
         self.rewrites: list[Any] = []
@@ -259,8 +259,8 @@ class Groups:
             misfits += [missing(f"param_groups[{k}]") for k in range(len(members)) if k not in found]
         return found
 
-    def load(self, groups: Mapping[int, SavedGroup], step_count: int | None) -> None:
-        """Take over saved groups that :meth:`plan` returned. ``step_count`` is None if the run begins anew."""
+    def load(self, groups: Mapping[int, SavedGroup], step_count: int) -> None:
+        """Take over saved groups that :meth:`plan` returned; the optimizer goes on from this many steps."""
         for k, group in groups.items():
             self.param_groups[k].update(group.options)
             if group.initial_lr is None:

@@ -253,7 +253,7 @@ def carry_out(opt: Saved, plan: Plan) -> None:
     if state is not None:
         parts.slots.load(state.entries, parts.backend)
     if plan.options is not None:
-        parts.groups.load(plan.options.groups, None if state is None else state.step_count)
+        parts.groups.load(plan.options.groups, parts.progress.step_count if state is None else state.step_count)
         parts.parameters.frozen = plan.options.frozen
     elif state is not None:
         parts.groups.keep_options(state.step_count)

@@ -138,3 +138,23 @@ def test_a_driver_whose_building_failed_leaves_the_load_as_it_was(options: bool)
     again = ours.SequentialLR(other, members, [1])
     again.load_state_dict(saved[1])
     assert lrs(other) == lrs(opt)
+
+
+@every_driver
+def test_the_options_alone_are_loaded_with_a_driver(make: Make) -> None:
+    opt = sgd()
+    driver = make(opt)
+    rates(opt, driver, 3)
+    saved, at_load = (opt.state_dict(), driver.state_dict()), written(opt)
+    expected = rates(opt, driver, 3)
+    for order in ORDERS:
+        other = sgd()
+        for what in order:
+            if what == "b":
+                again = make(other)
+            elif what == "o":
+                other.load_state_dict(saved[0], state=False)
+            else:
+                again.load_state_dict(saved[1])
+        assert (written(other), other.step_count) == (at_load, 0)
+        assert rates(other, again, 3) == expected
