@@ -16,16 +16,16 @@ Change: TypeAlias = tuple[Any, Any]
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Change]]:
     """Yield each option of ``after`` that has another value in ``before``."""
     for name, value in after.items():
-        if compared(before[name]) != compared(value):
-            yield name, (shown(before[name]), shown(value))
+        if comparable(before[name]) != comparable(value):
+            yield name, (as_result(before[name]), as_result(value))
 
 
-def compared(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """Return what to compare of an option: of a loss scale its options, since steps find the scale itself."""
     return value.options() if isinstance(value, DynamicLossScale) else plain(value)
 
 
-def shown(value: Any) -> Any:
+def as_result(value: Any) -> Any:
     """Return an option as a result holds it: a copy of a loss scale, which the load changes in place."""
     return value.with_options_of(value) if isinstance(value, DynamicLossScale) else plain(value)
 

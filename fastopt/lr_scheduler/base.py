@@ -197,7 +197,7 @@ class LRScheduler:
         """Return the rates that follow those of all groups, with groups that were added since the driver was built."""
         groups, count = self.optimizer.parts.groups.param_groups, len(self.base_lrs)
         if len(groups) != count and not self.takes_groups:
-            raise ValueError(added(self, len(groups)))
+            raise ValueError(new_groups_text(self, len(groups)))
         if self.is_absolute:
             return self.next_lrs([], epoch)
         lrs = read_lrs(self.optimizer)
@@ -242,7 +242,7 @@ class LRScheduler:
         if self.computes_lr and (closed_form or not self.takes_groups):
             self.compute(epoch, closed_form or self.get_lr)
         elif count != len(self.base_lrs):
-            raise ValueError(added(self, count))
+            raise ValueError(new_groups_text(self, count))
         else:
             self.write(self.in_range(self.rates, epoch), epoch)
 
@@ -370,7 +370,7 @@ def number_of(where: str, value: Any, allowed: Range = NON_NEGATIVE) -> Any:
     return check(where, value, allowed)
 
 
-def added(driver: LRScheduler, count: int) -> str:
+def new_groups_text(driver: LRScheduler, count: int) -> str:
     """Return the text of the error that groups were added."""
     return (
         f"{type(driver).__name__}: it was built for {len(driver.base_lrs)} groups, now there are {count}; build it "
