@@ -285,4 +285,5 @@ class Groups:
     def end_loading(self) -> None:
         """Note that the rates are no longer those of a load: a driver makes a step, or other rates are loaded."""
         self.resumed_at = self.state_loaded_at = None
-        self.drivers_options = []
+        if self.drivers_options:
+            self.drivers_options = []

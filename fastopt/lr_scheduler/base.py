@@ -220,7 +220,8 @@ class LRScheduler:
         groups = self.optimizer.parts.groups
         groups.end_loading()
         self.last_epoch = epoch
-        self._last_lr = list(map(as_option, lrs))  # a function may return any library's numbers
+        # A function may return any library's numbers.
+        self._last_lr = [lr if type(lr) is float else as_option(lr) for lr in lrs]
         for group, lr in zip(groups.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
 
@@ -269,10 +270,13 @@ class LRScheduler:
 
         Raises
         ------
+        TypeError
+            If the ``lr`` of a group has become a schedule.
         ValueError
             If groups were added since the driver was built, and it can't go on with them: a rate of theirs would
             depend on the one that they began with, or on an argument for each group.
         """
+        check_no_schedule(self.optimizer)
         if epoch is not None:
             self.jump(check("epoch", epoch, ANY_NUMBER if self.computes_lr else self.epochs))
         elif self.computes_lr:
@@ -408,7 +412,11 @@ def per_group(name: str, optimizer: Optimizer, value: T | Sequence[T], allowed: 
 def check_optimizer(optimizer: Any) -> None:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"expected an optimizer of fastopt, got {type(optimizer).__name__}")
-    for k, group in enumerate(optimizer.param_groups):
+    check_no_schedule(optimizer)
+
+
+def check_no_schedule(optimizer: Optimizer) -> None:
+    for k, group in enumerate(optimizer.parts.groups.param_groups):
         if callable(group["lr"]):
             raise TypeError(f"param_groups[{k}]: lr={group['lr']!r} is a schedule already; give a number to drive it")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.optimizer import Optimizer
 from ..options.ranges import ANY_NUMBER, Choice, Range, as_option, check
-from .base import LRScheduler, check_optimizer, per_group, read_lrs
+from .base import LRScheduler, check_no_schedule, check_optimizer, per_group, read_lrs
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -87,9 +87,12 @@ class ReduceLROnPlateau(LRScheduler):
 
         Raises
         ------
+        TypeError
+            If the ``lr`` of a group has become a schedule. Nothing has changed then.
         ValueError
             If it is time to reduce the rates, groups were added, and ``min_lr`` was a list. Nothing has changed then.
         """
+        check_no_schedule(self.optimizer)
         metric = float(metrics)
         is_better, is_cooling = self.is_better(metric), self.cooldown_counter > 0
         bad_epochs = 0 if is_better or is_cooling else self.num_bad_epochs + 1

@@ -270,3 +270,25 @@ def test_the_least_rates_of_a_plateau_are_numbers() -> None:
         opt = fastopt.SGD([{"params": np.ones(1)}, {"params": np.ones(1)}])
         with pytest.raises((TypeError, ValueError), match="min_lr"):
             lr_scheduler.ReduceLROnPlateau(opt, min_lr=bad)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda opt: lr_scheduler.StepLR(opt, 1),
+        lambda opt: lr_scheduler.LambdaLR(opt, lambda epoch: 0.5),
+        lambda opt: lr_scheduler.OneCycleLR(opt, 0.5, 9),
+        lambda opt: lr_scheduler.ChainedScheduler([lr_scheduler.CosineAnnealingWarmRestarts(opt, 3)]),
+        lambda opt: lr_scheduler.ReduceLROnPlateau(opt, patience=0),
+        lambda opt: Own(opt, warmup=2),
+    ],
+)
+def test_a_rate_that_has_become_a_schedule_is_not_overwritten(make: Callable[[fastopt.Optimizer], Any]) -> None:
+    opt = fastopt.SGD(np.ones(1), lr=0.5, momentum=0.9)
+    driver = make(opt)
+    opt.lr = schedule = fastopt.schedules.constant(0.25)
+    before = driver.state_dict()
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"param_groups\[0\]: lr=constant.* is a schedule already"):
+            driver.step(*([1.0] if isinstance(driver, lr_scheduler.ReduceLROnPlateau) else []))
+    assert (opt.lr, driver.state_dict()) == (schedule, before)
