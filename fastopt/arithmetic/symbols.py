@@ -42,7 +42,7 @@ def misuse(text: str) -> TypeError:
 def refusing(text: str) -> Callable[..., NoReturn]:
     """Return a method that raises this error."""
 
-    def refuse(self: Symbol, *arguments: Any) -> NoReturn:
+    def refuse(self: Symbol, *arguments: Any, **options: Any) -> NoReturn:
         raise misuse(text)
 
     return refuse
@@ -54,7 +54,7 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
     __bool__ = refusing(TRUTH)
     __float__ = __int__ = __index__ = __complex__ = refusing(NUMBER)
     __round__ = __trunc__ = __floor__ = __ceil__ = refusing(NUMBER)
-    __iter__ = __len__ = __contains__ = __getitem__ = __setitem__ = __array__ = refusing(ELEMENTS)
+    __iter__ = __len__ = __contains__ = __getitem__ = __setitem__ = __delitem__ = __array__ = refusing(ELEMENTS)
 
     def result(self, function: Any, operands: Sequence[Any]) -> Any:
         """Return the symbol of the result of a NumPy function."""
@@ -65,6 +65,8 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
             raise misuse("a rule changes no array in place; use p = p - x instead of p -= x")
         if method != "__call__" or options:
             raise misuse(f"expected plain calls of NumPy's functions, got {function.__name__}.{method}, {options}")
+        if function.signature is not None or function.nout != 1:
+            raise misuse(f"expected elementwise functions with one result, got {function.__name__}")
         return self.result(function, operands)
 
     def __array_function__(self, function: Any, types: Any, operands: Any, options: Any) -> Any:
@@ -88,18 +90,30 @@ class Untyped(Symbol):
 def check_numbers(function: Any, operands: Sequence[Any], exact: tuple[type, ...] = ()) -> None:
     """Raise if an operand is neither a symbol nor of an exact type."""
     if not all(isinstance(operand, (Symbol, *exact)) for operand in operands):
-        shown = ", ".join("..." if isinstance(operand, Symbol) else repr(operand) for operand in operands)
-        raise misuse(f"{function.__name__}({shown}): expected numbers from the scalars of the rule, such as h.lr")
+        text = f"{function.__name__}{brief(operands)}"
+        raise misuse(f"{text}: expected numbers from the scalars of the rule, such as h.lr")
+
+
+def brief(values: Sequence[Any]) -> str:
+    """Return values as errors show them."""
+    return f"({', '.join('...' if isinstance(value, Symbol) else repr(value) for value in values)})"
 
 
 @lru_cache
 def check_rule(rule: Rule, scalars: Any) -> None:
-    """Raise if a rule, with scalars of this type, needs the value of a symbol.
+    """Raise if a rule, with scalars of this type, needs the value of a symbol, or does not return its new values.
 
     Raises
     ------
     TypeError
         If so; it begins with the file and line.
     """
-    h = scalars(*[Untyped() for _ in scalars._fields])
-    rule(h, Untyped(), Untyped(), *[Untyped() for _ in slots(rule)])
+    h, names = scalars(*[Untyped() for _ in scalars._fields]), slots(rule)
+    results: Any = rule(h, Untyped(), Untyped(), *[Untyped() for _ in names])
+    is_sequence = isinstance(results, (tuple, list))
+    if not is_sequence or len(results) != 1 + len(names) or not all(isinstance(each, Symbol) for each in results):
+        code = getattr(rule, "__code__", None)
+        place = "" if code is None else f"{code.co_filename}:{code.co_firstlineno}: "
+        found = brief(results) if is_sequence else f"one of type {type(results).__name__}"
+        expected = ", ".join(["the parameter", *names])
+        raise TypeError(f"{place}the rule returns {found}; expected a tuple of the new values of {expected}")

@@ -42,6 +42,7 @@ MISUSES = {
     "len": ("p = p * len(g) # here", ELEMENTS),
     "index": ("p = p - g[0] # here", ELEMENTS),
     "slice": ("p = p - g[...] # here", ELEMENTS),
+    "deleted": ("del p[0] # here", ELEMENTS),
     "written": ("p[...] = p - h.lr * g # here", ELEMENTS),
     "in place": ("p -= h.lr * g # here", "p = p - x instead of p -= x"),
     "float": ("p = p * float(g) # here", NUMBER),
@@ -58,9 +59,24 @@ MISUSES = {
     "an array": ("import numpy as np\np = p * np.ones(3) # here", "expected numbers"),
     "np.asarray": ("import numpy as np\np = p - np.asarray(g) # here", ELEMENTS),
     "np.add.reduce": ("import numpy as np\np = p - np.add.reduce(g) # here", "plain calls"),
+    "np.array": ("import numpy as np\np = p - np.array(g) # here", ELEMENTS),
+    "matrix product": ("p = p @ g # here", "elementwise functions with one result, got matmul"),
+    "np.modf": ("import numpy as np\np = np.modf(p) # here", "with one result, got modf"),
     "np.mean": ("import numpy as np\np = p - np.mean(g) # here", "elementwise functions, got mean"),
     "np.clip": ("import numpy as np\np = np.clip(p, h.zero, h.lr) # here", "elementwise functions, got clip"),
     "in a function": ("def larger(a, b):\n  return a if a > b else b # here\np = larger(p, g)", TRUTH),
+}
+
+
+#: Those that NumPy's dtypes tell, which CUDA's check does not know.
+OF_TYPES = {
+    "bits": ("p = where((p > g) & g, p, g) # here", "ufunc 'bitwise_and' not supported"),
+    "invert": ("p = ~p # here", "ufunc 'invert' not supported"),
+    "shift": ("p = p << g # here", "ufunc 'left_shift' not supported"),
+    "minus a comparison": ("p = -(p > g) # here", "boolean negative"),
+    "where with a number": ("p = where(g, p, g) # here", "expected a comparison"),
+    "where with a condition": ("p = where(p > g, p > h.zero, g) # here", "expected a comparison"),
+    "where alone": ("p = where(p > g) # here", "expected a comparison"),
 }
 
 
@@ -91,10 +107,10 @@ class Own(fastopt.SGD):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", MISUSES)
+@pytest.mark.parametrize("name", [*MISUSES, *OF_TYPES])
 def test_a_misuse_on_numpy(name: str, threads: int, restored: None) -> None:
     """It is told of before anything changes."""
-    body, says = MISUSES[name]
+    body, says = (MISUSES | OF_TYPES)[name]
     rule, line = made(body)
     kind = type("Own", (Own,), {"own_rule": staticmethod(rule)})
     params = [np.ones(3, np.float32), np.ones(2)]
@@ -120,11 +136,34 @@ def test_a_misuse_on_a_gpu(name: str) -> None:
     assert says in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ("p", "one of type Untyped"),
+        ("None", "one of type NoneType"),
+        ("(p,)", "(...)"),
+        ("(p, b, b)", "(..., ..., ...)"),
+        ("(p, 0.5)", "(..., 0.5)"),
+    ],
+)
+def test_wrong_results(result: str, says: str) -> None:
+    rule, _ = made(f"return {result} # here")
+    opt = type("Own", (Own,), {"own_rule": staticmethod(rule)})(np.ones(3), backend="numpy")
+    for act in (lambda: opt.step(np.ones(3)), lambda: check_rule(rule, Scalars)):
+        with pytest.raises(TypeError) as raised:
+            act()
+        expected = f"the rule returns {says}; expected a tuple of the new values of the parameter, b"
+        assert str(raised.value) == f"folder/own.py:1: {expected}"
+
+
 RIGHT = [
     "p = p - h.lr * abs(g)",
     "p = where(g > h.zero, p, where(g < -h.lr, g, -p))",
     "for k in range(2):\n  p = p - h.lr * g",
     "if b is not None and len(h) == 6:\n  p = p - h.lr * g",
+    "p = where((p > g) & (g > h.zero) | ~(g > h.zero), p * h.lr, g)",
+    "b = p > g\np = where(b, p + g, g)",
+    "p = (p > g) * p",
     "zero, *rest = h\np = where(g != zero, rest[0] * p, +p)",
 ]
 

@@ -14,7 +14,7 @@ from tiny_numbers import tiny_count, with_tiny_numbers
 import fastopt
 from fastopt.arithmetic import operations, rules, tiny
 from fastopt.backends.native import library as native
-from fastopt.backends.numpy.calls import COMPARISONS, Trace, Value
+from fastopt.backends.numpy.calls import Trace, Value
 
 SIZES: Any = (1, 37, 2049, (5, 7))
 RULES = {
@@ -125,7 +125,7 @@ def depends_on_slots(rule: Any) -> bool:
     for number, (function, operands) in enumerate(trace.calls, start=trace.inputs):
         if tainted.intersection(operands):
             tainted.add(number)
-            found |= function is np.sign or function in COMPARISONS
+            found |= function is np.sign or trace.are_bool[number]
     return found
 
 

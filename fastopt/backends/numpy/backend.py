@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from ...arithmetic import symbols
 from ...arithmetic.operations import Rule
 from ...arithmetic.pipeline import StageFlags
 from ..backend import Arrays, Count, Counts, HyperRows, Rules, Slots
@@ -19,6 +20,7 @@ from .table import NumpyTable
 @lru_cache
 def check_rule(rule: Rule, scalars: type) -> None:
     """Raise unless a rule with scalars of this type can be traced."""
+    symbols.check_rule(rule, scalars)
     step_program(rule, scalars, StageFlags(), False, False, ())
 
 

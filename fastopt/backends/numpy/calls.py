@@ -16,14 +16,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...arithmetic.symbols import Symbol, check_numbers
-from ...arrays.dtypes import Array
+from ...arithmetic.symbols import Symbol, check_numbers, misuse
+from ...arrays.dtypes import FLOAT32, Array
 
 #: A function with its arguments.
 Call: TypeAlias = "partial[Any]"
 
 #: A function, and for each of its parameters an iterable of arguments. It is called with each row of them.
 Stage: TypeAlias = tuple[Any, ...]
+
+BOOL = np.dtype(bool)
 
 
 def run_stages(stages: Iterable[Stage]) -> None:
@@ -60,15 +62,28 @@ class Trace:
     def __init__(self, inputs: int, ones: Collection[int]) -> None:
         self.inputs, self.ones = inputs, ones
         self.calls: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
+        #: Whether each value is of bool; the others are of the compute dtype.
+        self.are_bool = [False] * inputs
 
     def record(self, function: Callable[..., Any], operands: Sequence[Any]) -> Value:
         check_numbers(function, operands)
+        is_bool = gives_bool(function, [self.are_bool[operand.number] for operand in operands])
         if function is np.multiply:
             for one, other in (operands, operands[::-1]):
-                if one.number in self.ones:
+                if one.number in self.ones and not self.are_bool[other.number]:
                     return Value(self, other.number)
-        self.calls.append((function, tuple(operand.number for operand in operands)))
-        return Value(self, self.inputs + len(self.calls) - 1)
+        return Value(self, self.add(function, [operand.number for operand in operands], is_bool))
+
+    def copied(self, number: int) -> int:
+        """Record a call that copies a value into memory of the compute dtype; return the number of its result."""
+        if self.are_bool[number]:  # np.positive takes none of bool
+            return self.add(np.logical_or, [number, number], False)
+        return self.add(np.positive, [number], False)
+
+    def add(self, function: Callable[..., Any], operands: Sequence[int], is_bool: bool) -> int:
+        self.calls.append((function, tuple(operands)))
+        self.are_bool.append(is_bool)
+        return len(self.are_bool) - 1
 
 
 class Program:
@@ -110,8 +125,9 @@ class Program:
         for k, (value, target) in enumerate(zip(values, targets, strict=True)):
             if target is None or value == target:
                 continue
-            if value < inputs or value in home:  # the value belongs to another array too
-                values[k] = trace.record(np.positive, [Value(trace, value)]).number
+            # The value belongs to another array too, or is a condition, which later calls read as bool.
+            if value < inputs or value in home or trace.are_bool[value]:
+                values[k] = trace.copied(value)
             home[values[k]] = target
         self.scratch: list[bool] = []
         #: For each call the function that binds it, that which takes its arrays, and their places.
@@ -136,7 +152,7 @@ class Program:
             ending = [place for place in read_last if place >= inputs or place in written]
             if function is not np.where:  # it writes before it has read everything
                 free += ending
-            place = self._fitting(free, inputs, function in COMPARISONS, home.get(inputs + k))
+            place = self._fitting(free, inputs, trace.are_bool[inputs + k], home.get(inputs + k))
             free = [each for each in free if each != place]
             if function is np.where:
                 free += ending
@@ -174,6 +190,26 @@ class Program:
         return [bind(*take(arrays)) for bind, take, _ in self.calls]
 
 
+def gives_bool(function: Any, are_bool: Sequence[bool]) -> bool:
+    """Return whether the result of a function is of bool, given which of its operands are.
+
+    Raises
+    ------
+    TypeError
+        If NumPy has no such function of them. ``where`` works on bits: its condition must be of bool, and its values
+        alike.
+    """
+    if function is np.where:
+        if len(are_bool) != 3 or not are_bool[0] or are_bool[1] != are_bool[2]:
+            raise misuse("where: expected a comparison and two values, such as where(g > h.zero, p, g)")
+        return are_bool[1]
+    try:
+        dtypes = function.resolve_dtypes((*(BOOL if is_bool else FLOAT32 for is_bool in are_bool), None))
+    except TypeError as error:
+        raise misuse(str(error)) from None
+    return bool(dtypes[-1] == BOOL)
+
+
 def bind_on_bits(function: Callable[..., Any], *arrays: Array) -> Call:
     """Bind a call to the bits of arrays; those of bool stay as they are."""
     return partial(function, *(array if array.dtype == bool else array.view(f"u{array.itemsize}") for array in arrays))
@@ -188,5 +224,3 @@ def bind_by_keyword(function: Callable[..., Any], *arrays: Array) -> Call:
 BINDERS: dict[Any, Callable[..., Call]] = {
     function: partial(bind_by_keyword, function) for function in (np.maximum, np.minimum)
 }
-
-COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)

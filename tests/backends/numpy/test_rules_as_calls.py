@@ -20,6 +20,9 @@ EXAMPLES: dict[str, tuple[Callable[..., Sequence[Any]], list[int | None], int]] 
     "its memory is still read": (lambda a, b, c: [a * b, b + a], [0, 1], 1),
     "chosen": (lambda a, b, c: [rules.where(a > b, c, rules.where(a < c, b, a))], [0], 3),
     "chosen where equal": (lambda a, b, c: [rules.where(a >= b, c, a), rules.where(c != b, b, c)], [0, 1], 3),
+    "conditions": (lambda a, b, c: [rules.where((a > b) & ~(a < c) | (b > c), a, b)], [0], 5),
+    "of conditions": (lambda a, b, c: [rules.where(rules.where(a > b, a > c, b > c), a, b)], [0], 5),
+    "not a number": (lambda a, b, c: [rules.where(np.isnan(a), b, c)], [0], 1),
     "anywhere": (lambda a, b, c: [a + b, (a + b) * c, c], [None, None, None], 3),
     "functions": (lambda a, b, c: [rules.maximum(-a, b), rules.minimum(rules.sqrt(rules.absolute(b)), c)], [0, 1], 1),
 }
