@@ -33,6 +33,8 @@ def averages_of(opt: Averaging, what: str) -> list[Array]:
     parts.progress.undo_skipped_step()
     if parts.workspace is None or parts.slots.pending:
         opt.ready()
+    else:
+        parts.workspace.check_kept()
     state = with_own_values(parts)
     return [state[name]["ema"] for name in parts.parameters.names]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from ..arrays.dtypes import Array, compute_dtype
 from ..arrays.layouts import Layouts
 
 #: Returns what errors call an array, given the number of its column and its own, and since when it must not change.
@@ -35,3 +36,19 @@ def check_kept(layouts: Layouts, where: Where) -> None:
         order = "C" if before.is_c_order else "Fortran"
         was, remedy = f"was in {order} order {since}, and has strides {array.strides} now", "strides"
     raise ValueError(f"{name} {was}; set its {remedy} back, or build a new optimizer")
+
+
+def check_averages(averages: Mapping[str, Array], names: Sequence[str], params: Sequence[Array]) -> None:
+    """Raise if an average that was handed out lies in memory in another way than its parameter."""
+    for name, param in zip(names, params, strict=True):
+        average = averages.get(name)
+        if average is None:
+            continue
+        dtype, flags, its = compute_dtype(param.dtype), param.flags, average.flags
+        has_order = its.c_contiguous == flags.c_contiguous and its.f_contiguous == flags.f_contiguous
+        if average.shape != param.shape or average.dtype != dtype or not has_order:
+            raise ValueError(
+                f"state[{name!r}]['ema'] was like its parameter before, of shape {param.shape} and {dtype}, and has "
+                f"shape {average.shape}, {average.dtype} and strides {average.strides} now; set these back, or build a "
+                "new optimizer"
+            )

@@ -65,7 +65,7 @@ def values_stand_in(parts: Parts, values: str, arrays: Sequence[Array]) -> Itera
 
 
 def check_own_values(parts: Parts, what: str) -> None:
-    """Raise if the parameters have other values than their own; ``what`` names what needs these.
+    """Raise if the parameters have other values than their own, or another form; ``what`` names what needs these.
 
     Raises
     ------
@@ -73,3 +73,4 @@ def check_own_values(parts: Parts, what: str) -> None:
     """
     if parts.stand_in:
         raise ValueError(f"{what}: the parameters are {parts.stand_in}")
+    parts.parameters.check_kept()

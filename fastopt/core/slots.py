@@ -23,6 +23,7 @@ from ..options.ranges import STEPS, Group
 from . import storage
 from .entries import Column, State, StateDict
 from .groups import CheckedGroup
+from .kept import check_averages
 from .parameters import Parameters
 from .progress import Progress
 from .results import Misfit, missing, unexpected
@@ -149,7 +150,10 @@ class Slots:
         """Find the memory of every array. New entries stay pending until :meth:`commit`."""
         parameters.check_kept()
         new = [zip(column.names, column.arrays, strict=True) for column in self.pending if column.slot == "ema"]
-        self._shown = dict(chain.from_iterable(new))
+        shown = dict(chain.from_iterable(new))
+        if backend.on_host:
+            check_averages(shown, parameters.names, parameters.arrays)
+        self._shown = shown
         self.pending = []
         computed, copies = self.computed(parameters, backend)
         has_masters = any(map(is_not, computed, parameters.arrays))

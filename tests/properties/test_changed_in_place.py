@@ -224,6 +224,57 @@ def test_gradients_resized_between_steps(steps: int, backend: str, is_known: boo
 
 
 @every_way
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_average_handed_out_before_the_first_step(change: str, backend: str, is_known: bool) -> None:
+    """The first step takes it over."""
+    make, undo, _ = CHANGES[change]
+    opt, params, grads = run(TARGETS["ema"], backend)
+    average = opt.ema["a"]
+    if undo is None and not average.flags.owndata:
+        return
+    dtype = average.dtype
+    make(average)
+    before = told(opt, params)
+    for act in (lambda: opt.step(grads), lambda: opt.ema, opt.state_dict):
+        with pytest.raises(ValueError, match=r"^state\['a'\]\['ema'\] was like its parameter.* now.*build a new"):
+            act()
+        assert told(opt, params) == before
+    if undo is None:
+        return
+    undo(average)
+    average.dtype = dtype
+    opt.step(grads)
+    assert opt.ema["a"] is average
+    reference, others, _ = run(TARGETS["ema"], backend)
+    reference.step(grads)
+    assert told(opt, params) == told(reference, others)
+
+
+@every_way
+@pytest.mark.parametrize("change", CHANGES)
+def test_parameters_that_are_read_or_loaded(change: str, backend: str, is_known: bool, tmp_path: Any) -> None:
+    """Masters and averages must not take over a changed form, nor a changed parameter the averages."""
+    opt, params, grads = run(TARGETS["master"]._replace(options={"ema_decay": 0.5}), backend)
+    opt.step(grads)
+    fastopt.save(tmp_path / "run.npz", opt)
+    checkpoint, stopping = fastopt.load(tmp_path / "run.npz"), fastopt.EarlyStopping(3)
+    stopping.update(1.0, params)
+    CHANGES[change].make(params["a"])
+    before = told(opt, params)
+    for act in (
+        opt.reload_params,
+        lambda: checkpoint.restore(opt),
+        lambda: checkpoint.restore(opt, state=False),
+        lambda: stopping.restore(params, opt),
+        lambda: opt.averaged().__enter__(),
+        lambda: opt.ema,
+    ):
+        with pytest.raises(ValueError, match=r"^params: 'a' "):
+            act()
+        assert told(opt, params) == before
+
+
+@every_way
 def test_the_same_dtype_in_another_object_is_no_change(backend: str, is_known: bool) -> None:
     opt, params, grads = run(TARGETS["parameter"], backend)
     opt.step(grads)
