@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -52,6 +52,11 @@ def is_due(step: int) -> bool:
 def is_flushed(rule: Rule) -> bool:
     """Return whether a rule's slots are flushed if eps allows it; those of a rule of one's own are not."""
     return rule.__module__ == rules.__name__ and rule not in UNFLUSHED
+
+
+def is_built_in(hook: Callable[..., Any]) -> bool:
+    """Return whether a method is fastopt's; the scalars from one of the user's own need not hold the option ``eps``."""
+    return getattr(hook, "__module__", "").startswith(rules.__name__.partition(".")[0] + ".")
 
 
 @lru_cache

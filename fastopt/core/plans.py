@@ -125,7 +125,7 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
                 checked.scheduled,
                 depend_on_step(values, checked.scheduled, options),
                 first_of_same(hooks.hyper),
-                flush_of(checked.rule, values, options),
+                flush_of(checked.rule, hooks.hyper, values, options),
                 math.inf if values["clip_norm"] is None else values["clip_norm"],
                 *steady_fields(values, scale, options),
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,10 +130,10 @@ def hyper_row(
     )
 
 
-def flush_of(rule: Rule, group: Group, options: StepOptions) -> int:
-    """Return whose tiny numbers are flushed when that is due (arithmetic/tiny.py)."""
+def flush_of(rule: Rule, hyper: Callable[..., Any], group: Group, options: StepOptions) -> int:
+    """Return whose tiny numbers are flushed when that is due (arithmetic/tiny.py); ``hyper`` is the hook."""
     has_average = options.polyak or options.ema_decay is not None
-    flushes_slots = tiny.is_flushed(rule) and tiny.has_safe_eps(rule, group)
+    flushes_slots = tiny.is_flushed(rule) and tiny.is_built_in(hyper) and tiny.has_safe_eps(rule, group)
     return FLUSH_SLOTS * flushes_slots + FLUSH_AVERAGE * has_average
 
 

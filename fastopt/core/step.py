@@ -248,7 +248,7 @@ class Step:
             row = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
             row = hooks.adjusted(row, group)
             if tiny.is_due(step + 1):
-                row = row._replace(flush=flush_of(row.rule, group, options))
+                row = row._replace(flush=flush_of(row.rule, hooks.hyper, group, options))
             rows.append(row)
         return rows
 

@@ -235,6 +235,28 @@ def test_own_rules_are_left_alone(optimizer: Any, slot: str) -> None:
     assert not opt.state["0"]["ema"].any()
 
 
+class SmallerEps(fastopt.Adam):
+    """Adam with another eps than that of its option."""
+
+    def hyper(self, group: Any, step: int) -> rules.AdamScalars:
+        return super().hyper(group, step)._replace(eps=0.0)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_native), "numpy"])
+@pytest.mark.parametrize("is_of_instance", [False, True])
+def test_own_scalars_are_left_alone(is_of_instance: bool, backend: str) -> None:
+    """Also once the method is set in a run that goes on."""
+    opt = (fastopt.Adam if is_of_instance else SmallerEps)([np.ones(9, np.float32)], backend=backend)
+    for step in range(tiny.FLUSH_STEPS):
+        if step == 5 and is_of_instance:
+            hyper = opt.hyper
+            opt.hyper = lambda group, step: hyper(group, step)._replace(eps=0.0)  # type: ignore[method-assign]
+        if step == tiny.FLUSH_STEPS - 1:
+            opt.state["0"]["v"][:] = 1e-40
+        opt.step([np.full(9, 1e-30)])
+    assert tiny_count(opt.state["0"]["v"]) == 9
+
+
 @pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_native), "numpy"])
 def test_a_resumed_run_flushes_in_the_same_steps(backend: str) -> None:
     def steps(opt: fastopt.Optimizer, count: int) -> None:
