@@ -132,7 +132,8 @@ def slot_like(param: Array, value: float, dtype: np.dtype[Any]) -> Array:
     begin = (address(param) - address(memory)) % CACHE_LINE
     slot = memory[begin : begin + size].view(dtype)
     if value != 0:
-        slot[...] = value
+        with np.errstate(over="ignore"):
+            slot[...] = value
     return slot.reshape(param.shape, order="C" if param.flags.c_contiguous else "F")
 
 

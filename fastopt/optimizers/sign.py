@@ -9,7 +9,7 @@ from ..arithmetic import rules
 from ..core.hooks import same_from
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
-from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable
+from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable, as_number
 
 
 class Rprop(Optimizer):
@@ -77,8 +77,11 @@ class Rprop(Optimizer):
         return rules.rprop
 
     def initial_slot(self, group: Group, slot: str) -> float:
+        if slot != "step_size":
+            return 0.0
         lr = group["lr"]
-        return float(lr(0) if callable(lr) else lr) if slot == "step_size" else 0.0
+        rate: float = as_number("the schedule at step 0: lr", lr(0) if callable(lr) else lr, NON_NEGATIVE)
+        return rate
 
     @same_from(1)
     def hyper(self, group: Group, step: int) -> rules.RpropScalars:

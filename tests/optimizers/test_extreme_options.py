@@ -125,6 +125,25 @@ def test_all_options_at_their_edges(case: Case, lr: float, backend: str) -> None
             check_steps(case, options, dtype, backend)
 
 
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
+@pytest.mark.parametrize("rate", [10**400, None, "x", 1j, np.ones(3), -1.0, math.nan, True], ids=repr)
+def test_schedules_whose_values_are_no_rates(case: Case, rate: Any) -> None:
+    param = np.ones((2, 2))
+    opt = case._replace(options={**case.options, "lr": lambda step: rate}).build(param)
+    with pytest.raises((TypeError, ValueError), match=r"the schedule at step 0: lr=.*: expected a finite number"):
+        opt.step(np.ones((2, 2)))
+    assert param.tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
+def test_a_rate_beyond_single_precision(case: Case) -> None:
+    """Without a warning."""
+    case._replace(options={**case.options, "lr": lambda step: 1e39}).build(np.ones((2, 2), np.float32)).step(
+        np.ones((2, 2), np.float32)
+    )
+
+
 @pytest.mark.parametrize("optimizer", [fastopt.ScheduleFreeSGD, fastopt.ScheduleFreeAdamW])
 @pytest.mark.parametrize("r", [2**53, 2.0**53, 2000.0, 2000, 17])
 def test_weights_beyond_double_precision(optimizer: Any, r: float) -> None:

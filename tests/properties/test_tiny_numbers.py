@@ -247,9 +247,9 @@ class SmallerEps(fastopt.Adam):
 def test_own_scalars_are_left_alone(is_of_instance: bool, backend: str) -> None:
     """Also once the method is set in a run that goes on."""
     opt = (fastopt.Adam if is_of_instance else SmallerEps)([np.ones(9, np.float32)], backend=backend)
+    hyper = opt.hyper
     for step in range(tiny.FLUSH_STEPS):
         if step == 5 and is_of_instance:
-            hyper = opt.hyper
             opt.hyper = lambda group, step: hyper(group, step)._replace(eps=0.0)  # type: ignore[method-assign]
         if step == tiny.FLUSH_STEPS - 1:
             opt.state["0"]["v"][:] = 1e-40
