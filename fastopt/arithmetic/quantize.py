@@ -60,7 +60,7 @@ MIDDLE = np.uint32(0x8000)
 
 
 def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, Scales]:
-    """Return the codes of a float32 array of any shape, and the scales of its blocks.
+    """Return the codes of a float array of any shape, and the scales of its blocks.
 
     The blocks go through an array in C order or Fortran order as it lies in memory, and the codes lie likewise. They go
     through any other array in C order.
@@ -98,8 +98,11 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
     if not isinstance(x, (np.ndarray, np.generic)) or not is_float(x.dtype):
         raise TypeError(f"x is {found(x)}; expected a NumPy array of floats")
     x = np.asarray(x)
-    if random is not None and random.size != x.size:
-        raise ValueError(f"random: expected {x.size} numbers, one for each element, got {random.size}")
+    if random is not None:
+        if not isinstance(random, np.ndarray) or random.dtype != np.uint32:
+            raise TypeError(f"random is {found(random)}; expected a NumPy array of uint32")
+        if random.size != x.size:
+            raise ValueError(f"random: expected {x.size} numbers, one for each element, got {random.size}")
     values = in_block_order(x)
     padded = np.zeros((-(-x.size // SCALE_BLOCK), SCALE_BLOCK), np.float32)
     bits = np.full(x.size, MIDDLE) if random is None else random.reshape(-1)

@@ -81,7 +81,7 @@ def test_slots_from_the_state(case: Case, order: Any, backend: str, tmp_path: An
             assert (values == opt.slot("W", slot)).all()
 
 
-CODES, SCALES = np.zeros((128, 64), np.uint8), np.zeros(32, np.float32)
+CODES, SCALES, RANDOM = np.zeros((128, 64), np.uint8), np.zeros(32, np.float32), np.zeros(32, np.uint32)
 
 BAD = [
     Bad("scales too few", lambda: quantize.dequantize(CODES, SCALES[:31], "signed"), ValueError, ("(32,)", "(31,)")),
@@ -95,7 +95,10 @@ BAD = [
     Bad("map of x", lambda: quantize.quantize(SCALES, None), ValueError, ("map=None", "'root'")),
     Bad("integers", lambda: quantize.quantize(CODES, "root"), TypeError, ("x is ", "floats", "uint8")),
     Bad("a list", lambda: quantize.quantize([1.0], "root"), TypeError, ("x is ", "list")),
-    Bad("too few random", lambda: quantize.quantize(SCALES, "root", SCALES[:3]), ValueError, ("32", "got 3")),
+    Bad("too few random", lambda: quantize.quantize(SCALES, "root", RANDOM[:3]), ValueError, ("32", "got 3")),
+    Bad("random floats", lambda: quantize.quantize(SCALES, "root", SCALES), TypeError, ("random is ", "uint32")),
+    Bad("random int64", lambda: quantize.quantize(SCALES, "root", RANDOM.astype(int)), TypeError, ("random", "int64")),
+    Bad("random list", lambda: quantize.quantize(SCALES, "root", [1]), TypeError, ("random is ", "list")),
 ]
 
 
