@@ -22,7 +22,7 @@ typedef enum { FO_FLOAT32, FO_FLOAT64, FO_FLOAT16, FO_BFLOAT16, FO_SIGNED8, FO_R
    with zero_grads the gradient. FO_FINISH updates the average and the copy from the new parameter. */
 enum { FO_UPDATE = 1, FO_CLEAR = 2, FO_FINISH = 4 };
 
-/* Whose numbers below the smallest normal one become +0: those of the slots right after the rule, and those of the
+/* The arrays whose numbers below the smallest normal one become +0: the slots, right after the rule, and the
    average. */
 enum { FO_FLUSH_SLOTS = 1, FO_FLUSH_AVERAGE = 2 };
 

@@ -54,7 +54,7 @@ class Layouts:
         """Return the layout of array number ``i`` of column number ``k`` when it was recorded."""
         raise NotImplementedError
 
-    def changed(self) -> tuple[int, int] | None:
+    def first_change(self) -> tuple[int, int] | None:
         """Return the numbers of the column and of the array of the first one that lies in another way now."""
         for k, arrays in enumerate(self.columns):
             for i, array in enumerate(arrays):
@@ -69,23 +69,23 @@ class ComparedLayouts(Layouts):
     Parameters
     ----------
     columns : sequence of sequences of array
-    given : int
+    users : int
         The arrays of so many columns are the user's.
-    shown : dict
+    visible : dict
         Empty while nobody can have the other arrays.
     """
 
-    def __init__(self, columns: Sequence[Sequence[Array]], given: int, shown: Mapping[str, Any]) -> None:
+    def __init__(self, columns: Sequence[Sequence[Array]], users: int, visible: Mapping[str, Any]) -> None:
         super().__init__(columns)
-        self.recorded = [[recorded(array) for array in arrays] for arrays in columns]
-        self.given, self.others = (Forms(list(chain(*part))) for part in (columns[:given], columns[given:]))
-        self.shown = shown
+        self.layouts = [[layout_of(array) for array in arrays] for arrays in columns]
+        self.users, self.others = (Forms(list(chain(*part))) for part in (columns[:users], columns[users:]))
+        self.visible = visible
 
     def are_kept(self) -> bool:
-        return self.given.are_kept() and (not self.shown or self.others.are_kept())
+        return self.users.are_kept() and (not self.visible or self.others.are_kept())
 
     def at(self, k: int, i: int) -> Layout:
-        return self.recorded[k][i]
+        return self.layouts[k][i]
 
 
 class Forms:
@@ -119,5 +119,5 @@ def is_plain(array: Array) -> bool:
     return array.dtype in (FLOAT32, FLOAT64) and array.flags.c_contiguous and array.flags.owndata
 
 
-def recorded(array: Array) -> Layout:
+def layout_of(array: Array) -> Layout:
     return Layout(array.dtype, array.shape, array.flags.c_contiguous, address(array))

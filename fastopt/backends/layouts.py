@@ -10,11 +10,11 @@ from ..arrays.layouts import ComparedLayouts, Layouts
 from .choosing import native_missing
 
 
-def layouts_of(columns: Sequence[Sequence[Array]], given: int, shown: Mapping[str, Any]) -> Layouts:
+def layouts_of(columns: Sequence[Sequence[Array]], users: int, visible: Mapping[str, Any]) -> Layouts:
     """Record how these arrays lie in memory; :class:`ComparedLayouts` describes the parameters."""
     if native_missing() is None:
         from .native import ndarrays
 
         if ndarrays.has_known_ndarrays:
-            return ndarrays.NativeLayouts(columns, given, shown)
-    return ComparedLayouts(columns, given, shown)
+            return ndarrays.NativeLayouts(columns, users, visible)
+    return ComparedLayouts(columns, users, visible)

@@ -17,7 +17,7 @@ from ..arrays.dtypes import Array
 UPDATE, CLEAR, FINISH = 1, 2, 4
 WHOLE_PASS = UPDATE | CLEAR | FINISH
 
-#: Whose tiny numbers are flushed, as in csrc/fastopt.h.
+#: The arrays whose tiny numbers are flushed, as in csrc/fastopt.h.
 FLUSH_SLOTS, FLUSH_AVERAGE = 1, 2
 
 #: The order of sums, as in csrc/fastopt.h: the elements of a chunk are added in LANES running sums, which are folded in

@@ -34,7 +34,7 @@ def averages_of(opt: Averaging, what: str) -> list[Array]:
     if parts.workspace is None or parts.slots.pending:
         opt.ready()
     else:
-        parts.workspace.check_kept()
+        parts.workspace.check_layouts()
     state = with_own_values(parts)
     return [state[name]["ema"] for name in parts.parameters.names]
 

@@ -95,7 +95,7 @@ class State:
         return not (self._entries or self._new)
 
     @property
-    def shown(self) -> StateDict:
+    def visible(self) -> StateDict:
         """The entries, as far as somebody has looked at them; empty if nobody has."""
         return self._entries
 

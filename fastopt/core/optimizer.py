@@ -400,5 +400,5 @@ class Optimizer(Attributes, ParameterMethods):
             workspace.planning.is_possible = can_plan(self, parts)
             parts.workspace = workspace
             parts.groups.rules_changed = False
-        parts.workspace.check_kept()
+        parts.workspace.check_layouts()
         return parts.workspace

@@ -16,7 +16,7 @@ from ..arrays.structure import Branch, is_container
 from ..backends.backend import Backend
 from ..backends.layouts import layouts_of
 from ..options.group_by import is_group, matching
-from .kept import check_kept
+from .layout_errors import check_layouts
 
 
 class Addition(NamedTuple):
@@ -84,7 +84,7 @@ class Parameters:
         TypeError, ValueError
             If one can't be updated in place, shares memory with another, or has a name that is taken.
         """
-        self.check_kept()
+        self.check_layouts()
         arrays, are_plain = [], backend.are_plain_params(given)
         for name, array in zip(names, given, strict=True):
             arrays.append(array if are_plain else backend.ops.checked_param(name, array))
@@ -154,10 +154,9 @@ class Parameters:
                 "(params[...][...] = value, then opt.reload_params()), or build a new optimizer"
             )
 
-    def check_kept(self) -> None:
+    def check_layouts(self) -> None:
         """Raise if an array or its copy was changed in place by more than its values since it was given."""
-        if self.layouts is not None and not self.layouts.are_kept():
-            check_kept(self.layouts, self.where)
+        check_layouts(self.layouts, self.where)
 
     def where(self, k: int, i: int) -> tuple[str, str]:
         """Return what errors call array number ``i``, or for ``k`` 1 copy number ``i``, and since when it is there."""

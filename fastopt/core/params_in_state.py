@@ -73,4 +73,4 @@ def check_own_values(parts: Parts, what: str) -> None:
     """
     if parts.stand_in:
         raise ValueError(f"{what}: the parameters are {parts.stand_in}")
-    parts.parameters.check_kept()
+    parts.parameters.check_layouts()

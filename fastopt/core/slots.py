@@ -23,7 +23,7 @@ from ..options.ranges import STEPS, Group
 from . import storage
 from .entries import Column, State, StateDict
 from .groups import CheckedGroup
-from .kept import check_averages
+from .layout_errors import check_averages
 from .parameters import Parameters
 from .progress import Progress
 from .results import Misfit, missing, unexpected
@@ -118,7 +118,7 @@ class Slots:
         self.memory = Memory([], SlotColumns(0, []), {})
         self.has_params = False
         #: The averages before their first step, by array: :attr:`fastopt.Optimizer.ema` hands them out.
-        self._shown: dict[str, Array] = {}
+        self._early_averages: dict[str, Array] = {}
 
     @property
     def entries(self) -> StateDict:
@@ -148,12 +148,12 @@ class Slots:
         hooks: SlotHooks,
     ) -> None:
         """Find the memory of every array. New entries stay pending until :meth:`commit`."""
-        parameters.check_kept()
+        parameters.check_layouts()
         new = [zip(column.names, column.arrays, strict=True) for column in self.pending if column.slot == "ema"]
-        shown = dict(chain.from_iterable(new))
+        early = dict(chain.from_iterable(new))
         if backend.on_host:
-            check_averages(shown, parameters.names, parameters.arrays)
-        self._shown = shown
+            check_averages(early, parameters.names, parameters.arrays)
+        self._early_averages = early
         self.pending = []
         computed, copies = self.computed(parameters, backend)
         has_masters = any(map(is_not, computed, parameters.arrays))
@@ -314,12 +314,12 @@ class Slots:
 
         Its values become those of the new one.
         """
-        if slot == "ema" and self._shown:
-            shown = [self._shown.get(name, array) for name, array in zip(names, made, strict=True)]
-            for array, new in zip(shown, made, strict=True):
+        if slot == "ema" and self._early_averages:
+            early = [self._early_averages.get(name, array) for name, array in zip(names, made, strict=True)]
+            for array, new in zip(early, made, strict=True):
                 if array is not new:
                     backend.ops.write(array, backend.ops.on_host(new, copy=False))
-            made = shown
+            made = early
         self.pending.append(Column(slot, names, made))
         return made
 

@@ -16,7 +16,7 @@ from ..backends.table import ArrayExtras
 from .entries import Column
 from .gradients import Gradients
 from .groups import Groups
-from .kept import Where, check_kept
+from .layout_errors import Where, check_layouts
 from .parameters import Parameters
 from .planning import Planning
 from .progress import Progress
@@ -83,10 +83,9 @@ class Workspace:
         self.buffers: Buffers = {}
         self.own: Any = None
 
-    def check_kept(self) -> None:
+    def check_layouts(self) -> None:
         """Raise if an array that the table uses was changed in place by more than its values."""
-        if self.layouts is not None and not self.layouts.are_kept():
-            check_kept(self.layouts, self.where)
+        check_layouts(self.layouts, self.where)
 
     def forget_grads(self) -> None:
         """Keep no gradient alive after a step, where the backend has read it."""
@@ -121,7 +120,7 @@ def make_workspace(
         others = [column for column in columns if not isinstance(column.arrays, Views)]
         copies = [copy for copy in parameters.copies if copy is not None]
         state = [list(chain.from_iterable(column.arrays for column in others)), *(column.arrays for column in views)]
-        layouts = layouts_of([parameters.arrays, copies, *state], 2, slots.state.shown)
+        layouts = layouts_of([parameters.arrays, copies, *state], 2, slots.state.visible)
         where = partial(where_is, parameters, others, views)
     return Workspace(backend, table, gradients, slots.memory, are_writeable, is_one_call, layouts, where)
 

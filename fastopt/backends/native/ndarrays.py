@@ -94,29 +94,29 @@ class RecordedColumn:
 class NativeLayouts(Layouts):
     """Layouts that C compares, all in one call; :class:`ComparedLayouts` describes the parameters."""
 
-    def __init__(self, columns: Sequence[Sequence[Array]], given: int, shown: Mapping[str, Any]) -> None:
+    def __init__(self, columns: Sequence[Sequence[Array]], users: int, visible: Mapping[str, Any]) -> None:
         super().__init__(columns)
-        self.shown, self.blocks, self.found = shown, ffi.new("fo_layouts[]", len(columns)), ffi.new("int64_t[2]")
-        self.recorded = list(map(RecordedColumn, columns))
+        self.visible, self.blocks, self.found = visible, ffi.new("fo_layouts[]", len(columns)), ffi.new("int64_t[2]")
+        self.records = list(map(RecordedColumn, columns))
         #: The numbers of the columns that nobody has seen yet.
-        self.hidden: Sequence[int] = range(given, len(columns))
-        for block, recorded, arrays in zip(self.blocks, self.recorded, columns, strict=True):
-            block.layouts, block.shapes, block.count = recorded.layouts, recorded.shapes, len(arrays)
+        self.hidden: Sequence[int] = range(users, len(columns))
+        for block, record, arrays in zip(self.blocks, self.records, columns, strict=True):
+            block.layouts, block.shapes, block.count = record.layouts, record.shapes, len(arrays)
             if isinstance(arrays, Views):
-                arrays.forms = recorded.forms
+                arrays.forms = record.forms
         for k in self.hidden:
-            self.blocks[k].hidden_by = id(shown)
+            self.blocks[k].hidden_by = id(visible)
 
     def are_kept(self) -> bool:
-        if self.hidden and self.shown:
+        if self.hidden and self.visible:
             for k in self.hidden:
-                self.recorded[k].columns["array"] = addresses_of(self.columns[k])
+                self.records[k].columns["array"] = addresses_of(self.columns[k])
                 self.blocks[k].hidden_by = 0
             self.hidden = ()
         return bool(lib.fo_are_kept(self.blocks, len(self.columns), self.found))
 
     def at(self, k: int, i: int) -> Layout:
-        return self.recorded[k].at(i)
+        return self.records[k].at(i)
 
 
 def knows_ndarrays() -> bool:

@@ -11,15 +11,17 @@ from ..arrays.layouts import Layouts
 Where = Callable[[int, int], tuple[str, str]]
 
 
-def check_kept(layouts: Layouts, where: Where) -> None:
-    """Raise if an array was resized, or given another dtype, shape or order.
+def check_layouts(layouts: Layouts | None, where: Where) -> None:
+    """Raise if an array was resized, or given another dtype, shape or order; None: arrays on a GPU, where none can be.
 
     Raises
     ------
     ValueError
         If so.
     """
-    found = layouts.changed()
+    if layouts is None or layouts.are_kept():
+        return
+    found = layouts.first_change()
     if found is None:
         return
     (name, since), array, before = where(*found), layouts.columns[found[0]][found[1]], layouts.at(*found)
