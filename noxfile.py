@@ -51,9 +51,11 @@ LARGE_GRIDS = [
     *(f"tests/core/test_planned_{name}.py" for name in ("options", "gradients")),
     *(f"tests/optimizers/test_extreme_{name}.py" for name in ("options", "gradients")),
     "tests/properties/test_tiny_numbers.py",
+    "tests/properties/test_floating_point_modes.py",
 ]
-#: The grid whose rest is for by hand: other grids compare every instruction set, and every number of threads.
+#: Further ones: other grids compare every instruction set, every number of threads, and float64 without options.
 EVERY_ISA_AND_THREADS = "test_every_isa_and_number_of_threads"
+OPTIONS_OF_FLOAT64 = "(test_options_same_bits and test_native_is_numpy and float64)"
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
 
 
@@ -153,14 +155,20 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=False)
 def exhaustive(session: nox.Session) -> None:
     """The grids and the long runs that README's command leaves out."""
-    run_tests(session, development(session), *without(LARGE_GRIDS, EVERY_ISA_AND_THREADS), marks="exhaustive")
+    run_tests(
+        session,
+        development(session),
+        *without(LARGE_GRIDS, EVERY_ISA_AND_THREADS, OPTIONS_OF_FLOAT64),
+        marks="exhaustive",
+    )
 
 
 @nox.session(python=False, default=False)
 def long(session: nox.Session) -> None:
     """What takes minutes or much memory: by hand, not in .ci/run."""
     run_tests(session, development(session), marks="long")
-    run_tests(session, development(session), "-k", EVERY_ISA_AND_THREADS, marks="exhaustive")
+    further = f"{EVERY_ISA_AND_THREADS} or {OPTIONS_OF_FLOAT64}"
+    run_tests(session, development(session), "-k", further, marks="exhaustive")
     run_tests(session, development(session), *LARGE_GRIDS, marks="exhaustive")
     run_with_older_instruction_sets(session, "exhaustive")
     python = cuda_environment(session)
