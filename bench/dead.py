@@ -11,7 +11,7 @@ from bench.contenders import Contender, fastopt_step, torch_step
 from bench.rules import OTHERS, RULES
 from bench.shapes import ArraySet
 
-LIVING, EARLY, LATE = 10, 20, 3000  # steps: with a gradient, before the early measure, and before the late one
+LIVING, DEAD_STEPS = 10, 3000  # steps: with a gradient, and then without one
 
 DEAD_RULES = {name: (RULES | OTHERS)[name] for name in ("adam", "rmsprop", "adabelief", "yogi", "adan")}
 DEAD_SETS = {"one of 100k": ArraySet([(100_000,)])}
@@ -27,11 +27,11 @@ class OneSet(Case):
         return [self.grads]
 
 
-def long_after(contender: Callable[[Case], Stepper], steps: int, case: Case) -> Stepper:
-    """A contender after so many steps, all but the first few of which had a gradient of 0."""
+def long_after(contender: Callable[[Case], Stepper], case: Case) -> Stepper:
+    """A contender so many steps after its gradient has become 0."""
     grads = case.arrays(seed=7)
     stepper = contender(OneSet(case.work, case.set, case.threads, case.blas_threads, grads))
-    for step in range(steps):
+    for step in range(LIVING + DEAD_STEPS):
         if step == LIVING:
             for grad in grads:
                 grad[...] = 0
@@ -39,12 +39,12 @@ def long_after(contender: Callable[[Case], Stepper], steps: int, case: Case) -> 
     return stepper
 
 
-DEAD: dict[str, Contender] = {
-    f"{name}, step {steps:,}": partial(long_after, contender, steps)
-    for name, contender in (
-        ("fastopt", partial(fastopt_step, backend="native")),
-        ("fastopt NumPy", partial(fastopt_step, backend="numpy")),
-        ("torch fused", partial(torch_step, kind="fused")),
-    )
-    for steps in (EARLY, LATE)
+STEPS = {
+    "fastopt": partial(fastopt_step, backend="native"),
+    "fastopt NumPy": partial(fastopt_step, backend="numpy"),
+    "torch fused": partial(torch_step, kind="fused"),
 }
+DEAD: dict[str, Contender] = {}
+for name, contender in STEPS.items():
+    DEAD[f"{name}, with a gradient"] = contender
+    DEAD[f"{name}, {DEAD_STEPS:,} steps after it"] = partial(long_after, contender)

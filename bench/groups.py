@@ -116,7 +116,7 @@ GROUPS = {
         BUILD,
     ),
     "dead": Group(
-        "A gradient that has become 0: a step soon after, and one long after",
+        "A gradient that has become 0: a step with one, and one long after it",
         DEAD_RULES,
         DEAD_SETS,
         DEAD,
