@@ -315,7 +315,7 @@ def test_what_the_user_writes_in_between_is_kept() -> None:
     assert opt.param_groups[0]["lr"] == pytest.approx(0.05)
 
 
-def test_stepping_to_an_epoch() -> None:
+def test_stepping_to_an_epoch_as_torch() -> None:
     torch = pytest.importorskip("torch", reason="compares with the live torch.optim.lr_scheduler")
     opt = fastopt.SGD(np.ones(2), lr=0.1)
     their_opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)

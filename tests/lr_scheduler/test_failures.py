@@ -214,7 +214,7 @@ def test_drivers_go_on_with_new_groups_where_torchs_do_else_nothing_changes(seed
                     break
 
 
-def test_plateau_goes_on_with_new_groups() -> None:
+def test_plateau_goes_on_with_new_groups_as_torch() -> None:
     pytest.importorskip("torch", reason="compares with the live torch.optim.lr_scheduler")
     for min_lr in (0.01, [0.01, 0.02]):
         ours, theirs = OurRun([0.1, 0.05], "SGD"), TheirRun([0.1, 0.05], "SGD")

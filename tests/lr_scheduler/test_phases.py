@@ -191,7 +191,7 @@ def test_last_epoch_on_the_optimizer_that_a_driver_drove() -> None:
     assert follow(opt, again, 1) == [0.125, 0.0625]
 
 
-def test_every_driver_goes_on_by_last_epoch() -> None:
+def test_every_driver_goes_on_by_last_epoch_as_torch() -> None:
     """The rates are those of one driver, at each step; torch's too, where it doesn't apply a factor twice."""
     pytest.importorskip("torch", reason="compares with the live torch.optim.lr_scheduler")
     theirs, rng, names = torchs_module(), random.Random(3), set()

@@ -269,7 +269,7 @@ def test_number_of_threads(restored: None) -> None:
 
 
 @pytest.mark.parametrize("library", ["torch", "jax"])
-def test_live_libraries(library: str) -> None:
+def test_live_scalars_of_torch_and_jax(library: str) -> None:
     module = pytest.importorskip(library, reason="takes the scalars of the live library")
     make = module.tensor if library == "torch" else module.numpy.asarray
     rate = float(np.float32(0.1))
