@@ -150,7 +150,7 @@ def adafactor_floors(eps1: float | None, dtype: Any) -> tuple[float, float]:
         eps1 = float(np.finfo(dtype).eps)
     if eps1 == 0:
         return 0.0, 0.0
-    least = float(np.nextafter(np.zeros((), dtype), 1))
+    least = float(np.finfo(dtype).smallest_subnormal)
     return max(eps1, least), max(eps1 * eps1, least)
 
 
