@@ -95,7 +95,7 @@ def on_device(arrays: Any) -> Any:
     return [array[pad:] for array, pad in zip(padded, pads, strict=True)]
 
 
-@pytest.mark.by_turns("case", count=2)
+@pytest.mark.by_turns("case")
 @covering_gpu_options
 def test_options_have_the_bits_of_the_numpy_backend(case: Case, dtype: Any, options: dict[str, Any]) -> None:
     assert bytes_of_run(case, dtype, options, SIZES, on_device) == bytes_of_run(case, dtype, options, SIZES)
