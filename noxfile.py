@@ -53,10 +53,13 @@ LARGE_GRIDS = [
     "tests/properties/test_tiny_numbers.py",
     "tests/properties/test_floating_point_modes.py",
 ]
-#: Further ones: other grids compare every instruction set, every number of threads, and the two dtypes without options.
-EVERY_ISA_AND_THREADS = "test_every_isa_and_number_of_threads"
-OPTIONS_OF_FLOAT64 = "(test_options_same_bits and test_native_is_numpy and float64)"
-EVERY_STORAGE = "test_native_is_numpy_in_every_storage"
+#: Further ones: other grids compare every instruction set, every number of threads, and the dtypes without options.
+FURTHER_GRIDS = [
+    "test_every_isa_and_number_of_threads",
+    "test_native_is_numpy_in_every_storage",
+    "(test_options_same_bits and test_native_is_numpy and float64)",
+    "(test_options_same_bits and test_special_values)",
+]
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
 
 
@@ -159,7 +162,7 @@ def exhaustive(session: nox.Session) -> None:
     run_tests(
         session,
         development(session),
-        *without(LARGE_GRIDS, EVERY_ISA_AND_THREADS, OPTIONS_OF_FLOAT64, EVERY_STORAGE),
+        *without(LARGE_GRIDS, *FURTHER_GRIDS),
         marks="exhaustive",
     )
 
@@ -168,7 +171,7 @@ def exhaustive(session: nox.Session) -> None:
 def long(session: nox.Session) -> None:
     """What takes minutes or much memory: by hand, not in .ci/run."""
     run_tests(session, development(session), marks="long")
-    further = f"{EVERY_ISA_AND_THREADS} or {OPTIONS_OF_FLOAT64} or {EVERY_STORAGE}"
+    further = " or ".join(FURTHER_GRIDS)
     run_tests(session, development(session), "-k", further, marks="exhaustive")
     run_tests(session, development(session), *LARGE_GRIDS, marks="exhaustive")
     run_with_older_instruction_sets(session, "exhaustive")
