@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays.dtypes import Array, is_float
-from ..arrays.memory import described
+from ..arrays.memory import described, in_shape_of
 from .dither import SCALE_BLOCK
 from .halves import Bits32
 
@@ -164,12 +164,6 @@ def found(value: Any) -> str:
 def in_block_order(array: Array) -> Array:
     """Return the elements in the order of the blocks."""
     return (array if array.flags.c_contiguous or not array.flags.f_contiguous else array.T).reshape(-1)
-
-
-def in_shape_of(array: Array, values: Array) -> Array:
-    """Return values, given in the order of the blocks, in an array's shape."""
-    is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    return values.reshape(array.shape, order="F" if is_fortran else "C")
 
 
 def step_signed(x: Array, scale: Array | float) -> Array:

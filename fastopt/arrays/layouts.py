@@ -63,7 +63,7 @@ class Layouts:
         return None
 
 
-class ComparedLayouts(Layouts):
+class AttributeLayouts(Layouts):
     """Layouts that are compared by NumPy's attributes.
 
     Parameters

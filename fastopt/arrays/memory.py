@@ -37,6 +37,12 @@ def in_memory_order(array: Array) -> Array:
     return array if array.flags.c_contiguous else array.T
 
 
+def in_shape_of(array: Array, values: Array) -> Array:
+    """Return elements in an array's shape: they are in its order of memory, or in C order if it has none."""
+    is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    return values.reshape(array.shape, order="F" if is_fortran else "C")
+
+
 def is_one_run(array: Array, is_c_order: bool) -> bool:
     """Return whether an array is one aligned run of memory, in C order or else in Fortran order."""
     return array.flags.aligned and (array.flags.c_contiguous if is_c_order else array.flags.f_contiguous)

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..arrays.dtypes import Array
-from ..arrays.layouts import ComparedLayouts, Layouts
+from ..arrays.layouts import AttributeLayouts, Layouts
 from .choosing import native_missing
 
 
 def layouts_of(columns: Sequence[Sequence[Array]], users: int, visible: Mapping[str, Any]) -> Layouts:
-    """Record how these arrays lie in memory; :class:`ComparedLayouts` describes the parameters."""
+    """Record how these arrays lie in memory; :class:`AttributeLayouts` describes the parameters."""
     if native_missing() is None:
         from .native import ndarrays
 
         if ndarrays.has_known_ndarrays:
             return ndarrays.NativeLayouts(columns, users, visible)
-    return ComparedLayouts(columns, users, visible)
+    return AttributeLayouts(columns, users, visible)

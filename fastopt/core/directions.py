@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..arithmetic import rules
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
-from ..arrays.memory import in_memory_order
+from ..arrays.memory import in_memory_order, in_shape_of
 from ..backends.table import CLEAR, HyperRow
 from ..options.ranges import Group
 from .step import Step
@@ -119,9 +119,3 @@ def along_direction(row: HyperRow, step_size: float) -> HyperRow:
         stages=row.stages & ~CLEAR,
         zero_grads=False,
     )
-
-
-def in_shape_of(array: Array, flat: Array) -> Array:
-    """Return elements in the order of an array's memory as an array of its shape."""
-    shaped = flat.reshape(in_memory_order(array).shape)
-    return shaped if array.flags.c_contiguous else shaped.T

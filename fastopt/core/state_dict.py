@@ -49,14 +49,14 @@ class Saved(SlotHooks, Protocol):
     def load_extra_state(self, extra: Mapping[str, Any]) -> None: ...
 
 
-class PlannedOptions(NamedTuple):
+class NewOptions(NamedTuple):
     """The options that a load sets besides those of the whole optimizer."""
 
     groups: dict[int, SavedGroup]
     frozen: frozenset[str]
 
 
-class PlannedState(NamedTuple):
+class NewState(NamedTuple):
     """The state that a load sets."""
 
     step_count: int
@@ -69,8 +69,8 @@ class Plan(NamedTuple):
     """The changes that a saved state makes, checked to fit. A part that is not asked for is None."""
 
     whole_options: dict[str, Any]
-    options: PlannedOptions | None
-    state: PlannedState | None
+    options: NewOptions | None
+    state: NewState | None
 
 
 def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
@@ -130,15 +130,15 @@ def plan(
     opt.ready()
     opt.parts.progress.undo_skipped_step()
     wrong: list[str] = []
-    whole_options = planned_whole_options(opt.parts.whole, saved["options"], with_state, with_options, wrong)
-    options = planned_options(opt, saved, wrong, misfits) if with_options else None
-    state = planned_state(opt, saved, options, wrong, misfits) if with_state else None
+    whole_options = new_whole_options(opt.parts.whole, saved["options"], with_state, with_options, wrong)
+    options = new_options(opt, saved, wrong, misfits) if with_options else None
+    state = new_state(opt, saved, options, wrong, misfits) if with_state else None
     result = load_result(type(opt).__name__, wrong, misfits, strict)
     result.options = changed_options(opt.parts, whole_options, options, state)
     return Plan(whole_options, options, state), result
 
 
-def planned_whole_options(
+def new_whole_options(
     whole: WholeOptions, saved: Mapping[str, Any], with_state: bool, with_options: bool, wrong: list[str]
 ) -> dict[str, Any]:
     """Return the options of the whole optimizer to load, and add to ``wrong`` what is wrong with them.
@@ -166,19 +166,19 @@ def planned_whole_options(
     return found
 
 
-def planned_options(opt: Saved, saved: Mapping[str, Any], wrong: list[str], misfits: list[Misfit]) -> PlannedOptions:
+def new_options(opt: Saved, saved: Mapping[str, Any], wrong: list[str], misfits: list[Misfit]) -> NewOptions:
     """Return the options of the groups and the frozen arrays to load."""
     parts = opt.parts
     members = [parts.parameters.members(k) for k in range(len(parts.groups.param_groups))]
     groups = parts.groups.plan(saved["param_groups"], members, encoding.decoded, opt.rule, wrong, misfits)
     known = frozenset(parts.parameters.names)
     misfits += [unexpected(f"frozen: {name}") for name in saved["frozen"] if name not in known]
-    return PlannedOptions(groups, known.intersection(saved["frozen"]))
+    return NewOptions(groups, known.intersection(saved["frozen"]))
 
 
-def planned_state(
-    opt: Saved, saved: Mapping[str, Any], options: PlannedOptions | None, wrong: list[str], misfits: list[Misfit]
-) -> PlannedState:
+def new_state(
+    opt: Saved, saved: Mapping[str, Any], options: NewOptions | None, wrong: list[str], misfits: list[Misfit]
+) -> NewState:
     """Return the state to load, for the options that the optimizer will have."""
     parts = opt.parts
     groups = {} if options is None else options.groups
@@ -191,11 +191,11 @@ def planned_state(
     wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, parts.options.accumulate_steps)
     extra_wrong = opt.check_extra_state(saved["extra"])
     misfits += [Misfit("extra", True, True, text) for text in extra_wrong]
-    return PlannedState(saved["step_count"], accumulated_calls, entries, None if extra_wrong else saved["extra"])
+    return NewState(saved["step_count"], accumulated_calls, entries, None if extra_wrong else saved["extra"])
 
 
 def changed_options(
-    parts: Parts, whole_options: Mapping[str, Any], options: PlannedOptions | None, state: PlannedState | None
+    parts: Parts, whole_options: Mapping[str, Any], options: NewOptions | None, state: NewState | None
 ) -> dict[str, Change]:
     """Return each option that a load changes: its name, its old and its new value."""
     parameters, found = parts.parameters, {}

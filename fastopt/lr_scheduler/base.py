@@ -183,10 +183,10 @@ class LRScheduler:
     def move(self, lr: float, before: float, now: float, epoch: int) -> float:
         """Return the rate that follows ``lr`` when the schedule goes from ``before``, which may be 0, to ``now``."""
         if now == before:
-            return lr if now or not lr else self.scaled([lr], epoch)[0]
+            return lr if now or not lr else self.lrs_of_new_groups([lr], epoch)[0]
         return now if lr == before or before == 0 else lr * (now / before)
 
-    def scaled(self, lrs: list[float], epoch: int) -> list[float]:
+    def lrs_of_new_groups(self, lrs: list[float], epoch: int) -> list[float]:
         """Return the rates that follow ``lrs`` in groups without a base rate, or with one of 0."""
         unit = copy(self)
         unit.base_lrs = [1.0]
@@ -203,7 +203,7 @@ class LRScheduler:
         lrs = read_lrs(self.optimizer)
         if len(lrs) == count:
             return self.next_lrs(lrs, epoch)
-        return self.next_lrs(lrs[:count], epoch) + self.scaled(lrs[count:], epoch)
+        return self.next_lrs(lrs[:count], epoch) + self.lrs_of_new_groups(lrs[count:], epoch)
 
     def in_range(self, rates: Callable[[int], list[float]], epoch: int) -> list[float]:
         """Return the rates of step number ``epoch``, or raise if one is too large for a float."""
@@ -324,7 +324,7 @@ class LRScheduler:
         """Return this driver, and its members if it combines others."""
         return [self]
 
-    def written(self) -> list[str]:
+    def options_to_write(self) -> list[str]:
         """Return the options that the driver may write."""
         return ["lr", *momentums_of(self.optimizer)] if self.computes_lr else ["lr"]
 

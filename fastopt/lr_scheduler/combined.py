@@ -25,7 +25,7 @@ class Combined(LRScheduler):
         self.takes_groups = all(scheduler.takes_groups for scheduler in schedulers)
         #: The drivers below this one, and the options that they may write.
         self._members = [member for scheduler in schedulers for member in scheduler.drivers()]
-        self._written = sorted({name for member in self._members for name in member.written()})
+        self._written = sorted({name for member in self._members for name in member.options_to_write()})
 
     def advance(self, epoch: int) -> LRScheduler:
         """Make step number ``epoch`` of the members, and return the one that wrote the rates."""
@@ -34,7 +34,7 @@ class Combined(LRScheduler):
     def begin(self) -> None:
         self.make_step(0)
 
-    def written(self) -> list[str]:
+    def options_to_write(self) -> list[str]:
         return self._written
 
     def restart(self) -> None:

@@ -51,7 +51,7 @@ class MomentumCycle(LRScheduler):
         if cycle_momentum and not momentums_of(optimizer):
             raise ValueError(f"cycle_momentum=True: {type(optimizer).__name__} has neither momentum nor betas")
 
-    def written(self) -> list[str]:
+    def options_to_write(self) -> list[str]:
         return ["lr", *momentums_of(self.optimizer)]
 
     def momentums(self, epoch: int) -> list[float]:

@@ -327,11 +327,11 @@ class CosineAnnealingLR(LRScheduler):
         if self.goes_up_from_eta_min(epoch):
             others = [lr + (after - start) for lr, start, after in zip(lrs, before, now, strict=True)]
         else:
-            others = self.scaled(lrs, epoch)
+            others = self.lrs_of_new_groups(lrs, epoch)
         moves = zip(lrs, before, now, others, strict=True)
         return [after if lr == start else other for lr, start, after, other in moves]
 
-    def scaled(self, lrs: list[float], epoch: int) -> list[float]:
+    def lrs_of_new_groups(self, lrs: list[float], epoch: int) -> list[float]:
         if epoch == 0:
             return lrs
         if self.goes_up_from_eta_min(epoch):

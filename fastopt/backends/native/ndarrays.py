@@ -63,7 +63,7 @@ def find_memory(
     return bool(lib.fo_find_memory(*objects, len(arrays), id(np.ndarray), flags, memory))
 
 
-class RecordedColumn:
+class ColumnLayouts:
     """The layouts of several arrays, or of the views like them, as C compares them."""
 
     def __init__(self, arrays: Sequence[Array]) -> None:
@@ -92,12 +92,12 @@ class RecordedColumn:
 
 
 class NativeLayouts(Layouts):
-    """Layouts that C compares, all in one call; :class:`ComparedLayouts` describes the parameters."""
+    """Layouts that C compares, all in one call; :class:`AttributeLayouts` describes the parameters."""
 
     def __init__(self, columns: Sequence[Sequence[Array]], users: int, visible: Mapping[str, Any]) -> None:
         super().__init__(columns)
         self.visible, self.blocks, self.found = visible, ffi.new("fo_layouts[]", len(columns)), ffi.new("int64_t[2]")
-        self.records = list(map(RecordedColumn, columns))
+        self.records = list(map(ColumnLayouts, columns))
         #: The numbers of the columns that nobody has seen yet.
         self.hidden: Sequence[int] = range(users, len(columns))
         for block, record, arrays in zip(self.blocks, self.records, columns, strict=True):
