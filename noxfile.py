@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -20,6 +21,9 @@ import nox
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENTS = ROOT / ".nox"
 SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
+UV = (sys.executable, "-m", "uv")
+#: uv reads no settings of pip: a folder of wheels, such as those of torch for CPUs alone, is handed on.
+BUILD = {"FASTOPT_REQUIRE_NATIVE": "1", "UV_FIND_LINKS": ",".join(os.environ.get("PIP_FIND_LINKS", "").split())}
 RUNNER = ("pytest", "pytest-xdist", "hypothesis")
 SIMULATED = "tests/backends/cuda/simulator"
 PTX = "tests/backends/cuda/test_ptx.py"
@@ -84,10 +88,10 @@ def environment(session: nox.Session, name: str, *packages: str, has_fastopt: bo
     if is_there and (not has_fastopt or record.stat().st_mtime > time_of_newest_source()):
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    session.run(sys.executable, "-m", "venv", str(folder), external=True)
-    # A module is compiled when it is first imported; most of those of scikit-learn or torch never are.
-    install = [python, "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check", *packages]
-    session.run(*install, env={"FASTOPT_REQUIRE_NATIVE": "1", **variables}, external=True)
+    session.run(*UV, "venv", "-q", "--python", sys.executable, str(folder), external=True)
+    # uv would take a build of fastopt with other variables or other C code from its cache.
+    install = [*UV, "pip", "install", "-q", "--python", python, "--refresh-package", "fastopt", *packages]
+    session.run(*install, env={**BUILD, **variables}, external=True)
     record.write_text(json.dumps(packages))
     return python
 
@@ -111,8 +115,7 @@ def wheel_path(session: nox.Session) -> str:
     found = [path for path in folder.glob("*.whl") if path.stat().st_mtime > time_of_newest_source()]
     if not found:
         shutil.rmtree(folder, ignore_errors=True)
-        build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), "."]
-        session.run(*build, env={"FASTOPT_REQUIRE_NATIVE": "1"}, external=True)
+        session.run(*UV, "build", "-q", "--wheel", "-o", str(folder), env=BUILD, external=True)
         found = list(folder.glob("*.whl"))
     return str(found[0])
 
