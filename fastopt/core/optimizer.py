@@ -78,7 +78,7 @@ class Optimizer(Attributes, ParameterMethods):
     Ctrl-C during a step is handled when the step is complete and counted. An exception from the handler of another
     signal can come between two arrays, or between a change and its count, if the step needs more than one native call.
     Such steps are those of the NumPy fallback, of optimizers that need numbers of whole arrays, and with
-    ``max_weight_norm`` or a row-sparse gradient.
+    ``max_weight_norm`` or a row-sparse gradient. A handler may step other optimizers.
 
     Examples
     --------

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import needs_native
+from tiers import shortly
 
 import fastopt
 from fastopt.backends import threads
@@ -101,3 +102,43 @@ def test_no_thread_goes_on_after_an_error() -> None:
         with pytest.raises(ValueError, match="the first"):
             workers.map_threaded(work, [(together, others, ended)] * 3, 3)
         assert ended == ["works on"]
+
+
+@pytest.mark.parametrize("steps", shortly(8, 40))
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+def test_threads_step_optimizers_of_their_own(backend: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, on threads that they share: each optimizer as if it were alone."""
+    monkeypatch.setattr(threads, "setting", 2)
+    monkeypatch.setattr(passes, "WORK_OF_A_THREAD", 1)
+    options: list[dict[str, Any]] = [
+        {"clip_global_norm": 1.0, "nonfinite": "skip"},
+        {"state_dtype": "uint8", "ema_decay": 0.9},
+        {"accumulate_steps": 2, "clip_norm": 1.0},
+    ]
+
+    def run(number: int) -> None:
+        rng = np.random.default_rng(number)
+        params = [rng.normal(size=size).astype(np.float32) for size in (50_000, 12, 20)]
+        opt = fastopt.Adam(params, backend=backend, **options[number])
+        for k in range(steps):
+            grads: list[Any] = [rng.normal(size=param.size) for param in params]
+            grads[1][k % 12 :] = np.nan if k % 4 == 3 and number == 0 else 1.0
+            opt.step(grads)
+        slots = [array for its in opt.state.values() for array in its.values()]
+        seen[number] = [array.tobytes() for array in (*params, *slots)]
+
+    seen: dict[int, list[bytes]] = {}
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        started = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+        for thread in started:
+            thread.start()
+        for thread in started:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    together, seen = seen, {}
+    for number in range(3):
+        run(number)
+    assert together == seen

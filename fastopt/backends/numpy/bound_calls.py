@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,6 @@ SUM_BLOCK = 1 << 17
 
 #: In the place of a call on a gradient that is gone.
 NOTHING: Call = partial(int)
-
-#: Guards the counts of elements that are not finite, which several threads add to.
-count_lock = Lock()
 
 
 class BoundCalls:
@@ -187,7 +183,7 @@ class BoundSum(BoundGrad):
     sums : array
         Gets the running sums of each chunk.
     nonfinite : array, optional
-        Gets, for each array of the table, how many elements of the scaled gradient are not finite besides.
+        Of the length of ``sums``; those of a run add up to how many elements of its scaled gradient are not finite.
     """
 
     def __init__(
@@ -282,9 +278,9 @@ def store(block: Block, values: Array, views: Sequence[Array], stream: int, row:
 
 
 def count_nonfinite(block: Block, values: Array, is_finite: Array, counts: npt.NDArray[np.int64]) -> None:
-    """Add to each array's count how many of its elements in the block are infinite or NaN."""
+    """Write how many elements are infinite or NaN to the place of the first chunk of each run."""
     np.isfinite(values, out=is_finite)
+    counts[:] = 0
     if np.count_nonzero(is_finite) < block.size:
-        for i, part in zip(block.members, block.split(is_finite), strict=True):
-            with count_lock:
-                counts[i] += np.count_nonzero(~part)
+        # A run among others is one chunk.
+        counts[: len(block.runs)] = [part.size - np.count_nonzero(part) for part in block.split(is_finite)]

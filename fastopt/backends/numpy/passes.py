@@ -176,12 +176,13 @@ class SumPass(Pass):
         buffers: list[Buffers],
         left: Source,
         right: Source,
-        nonfinite: npt.NDArray[np.int64] | None,
+        counts_nonfinite: bool,
     ) -> None:
         super().__init__(arrays, buffers)
-        self.left, self.right, self.nonfinite = left, right, nonfinite
-        #: The running sums of all chunks, the array of each chunk, and how many chunks the blocks up to each have.
-        self.sums = np.empty((0, LANES))
+        self.left, self.right, self.counts_nonfinite = left, right, counts_nonfinite
+        #: The running sums of all chunks, and how many elements are not finite: no block writes those of another one.
+        self.sums, self.nonfinite = np.empty((0, LANES)), np.zeros(0, np.int64)
+        #: The array of each chunk, and how many chunks the blocks up to each have.
         self.owners: npt.NDArray[np.intp] = np.empty(0, np.intp)
         self.ends: list[int] = []
 
@@ -189,12 +190,13 @@ class SumPass(Pass):
         super().cut(hyper_rows, row_numbers, grads)
         self.owners = np.concatenate([block.owners for block in self.blocks] or [self.owners[:0]])
         self.ends = np.cumsum([block.owners.size for block in self.blocks]).tolist()
-        self.sums = np.empty((self.owners.size, LANES))
+        self.sums, self.nonfinite = np.empty((self.owners.size, LANES)), np.zeros(self.owners.size, np.int64)
 
     def bind(self, k: int, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> BoundCalls:
         block, end = self.blocks[k], self.ends[k]
-        sums = self.sums[end - block.owners.size : end]
-        return BoundSum(block, row, clip, buffers, grads, self.left, self.right, sums, self.nonfinite)
+        chunks = slice(end - block.owners.size, end)
+        nonfinite = self.nonfinite[chunks] if self.counts_nonfinite else None
+        return BoundSum(block, row, clip, buffers, grads, self.left, self.right, self.sums[chunks], nonfinite)
 
     def result(self, count: int) -> npt.NDArray[np.float64]:
         """Return the sum of each of this many arrays."""
@@ -202,3 +204,7 @@ class SumPass(Pass):
             # bincount adds in index order.
             found: npt.NDArray[Any] = np.bincount(self.owners, fold_lanes(self.sums), count)
         return found.astype(FLOAT64, copy=False)
+
+    def nonfinite_of(self, count: int) -> npt.NDArray[np.int64]:
+        """Return how many elements of each of this many arrays are not finite."""
+        return np.bincount(self.owners, self.nonfinite, count).astype(np.int64)

@@ -122,14 +122,13 @@ class NumpyTable:
     def sum_products(
         self, hyper_rows: Sequence[HyperRow], left: Source, right: Source, count_nonfinite: bool = False
     ) -> npt.NDArray[np.float64]:
-        nonfinite = self.nonfinite if count_nonfinite else None
-        if nonfinite is not None:
-            nonfinite[:] = 0
         summing = self.sum_passes.get((left, right, count_nonfinite))
         if summing is None:
-            summing = SumPass(self.arrays, self.buffers, left, right, nonfinite)
+            summing = SumPass(self.arrays, self.buffers, left, right, count_nonfinite)
             self.sum_passes[left, right, count_nonfinite] = summing
         self.run(summing, hyper_rows)
+        if count_nonfinite:
+            self.nonfinite[:] = summing.nonfinite_of(len(self.shapes))
         return summing.result(len(self.shapes))
 
     def run(self, each: Pass, hyper_rows: Sequence[HyperRow], count: Sequence[Stage] = ()) -> None:

@@ -69,7 +69,7 @@ class Helpers:
 
     def __init__(self) -> None:
         self.count = 0
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler that steps an optimizer may come in between
         self.work: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
     def start(self, count: int) -> int:
