@@ -14,6 +14,7 @@ from .arrays.memory import described
 from .core import state_dict
 from .core.groups import NO_OPTIONS
 from .core.optimizer import Optimizer
+from .core.turns import Kind
 from .options.group_by import Grouped, check_unique
 from .options.ranges import STEPS, plain
 from .options.values import value_at
@@ -165,6 +166,11 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
             f"to_torch: torch has no {type(opt).__name__} with this state; there are "
             f"{', '.join(row.name for row in COUNTERPARTS)}"
         )
+    return opt.parts.turns.run("to_torch", Kind.READER, converted, opt, counterpart)
+
+
+def converted(opt: Optimizer, counterpart: Counterpart) -> dict[str, Any]:
+    """Return the state of an optimizer as that of its counterpart."""
     check_expressible(opt, counterpart)
     import torch
 

@@ -11,6 +11,7 @@ import numpy as np
 from .arrays.dtypes import Array
 from .arrays.structure import branch_of, is_container
 from .core.params_in_state import check_own_values, reload
+from .core.turns import Kind
 from .options.ranges import COUNT, NON_NEGATIVE, STEPS, Choice, Range, as_number, check
 
 if TYPE_CHECKING:
@@ -162,15 +163,23 @@ class EarlyStopping(Saveable):
         TypeError, ValueError
             If there are no best parameters yet, if names, shapes or dtypes differ, if the arrays are not the
             optimizer's, or inside :meth:`fastopt.Optimizer.averaged`. Nothing is changed then.
+        RuntimeError
+            If another change of the optimizer is running, as for :meth:`fastopt.Optimizer.step`.
         """
         if self.best_params is None:
             raise ValueError("restore: there are no best parameters before the first update with a metric")
-        names = [] if opt is None else names_in(opt, params)
-        if opt is not None:
-            check_own_values(opt.parts, "restore")
-        copy_into(params, self.best_params)
-        if opt is not None:
-            reload(opt, opt.parts, names)
+        if opt is None:
+            copy_into(params, self.best_params)
+        else:
+            opt.parts.turns.run("restore", Kind.CHANGE, restore_into, opt, params, self.best_params)
+
+
+def restore_into(opt: Optimizer, params: Any, best: Any) -> None:
+    """Write parameters into those of an optimizer, which takes them over."""
+    names = names_in(opt, params)
+    check_own_values(opt.parts, "restore")
+    copy_into(params, best)
+    reload(opt, opt.parts, names)
 
 
 class SnapshotEnsemble(Saveable):

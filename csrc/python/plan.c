@@ -1,9 +1,11 @@
 /* A step like the last one, in one call from Python: compare pointers, check the gradients, make the rows, step, count.
 
    Whatever is not as it was makes the call return None; only scratch memory of the plan has changed then, and
-   fastopt/core/step.py makes the step. That file is the readable statement of a step, and the one with its errors. The
-   call holds Python's lock but during the passes over large arrays, so that no signal is handled and no other thread
-   steps in between. */
+   fastopt/core/step.py makes the step. That file is the readable statement of a step, and the one with its errors.
+
+   Other threads, and signal handlers, run during the passes over large arrays and in functions of Python: schedules,
+   hooks, checks of options. fastopt/core/turns.py has each other call of the optimizer see by marks[0] that a planned
+   step is running, and a planned step gives way to the calls in the queue. Python's lock makes both one action. */
 #include "parts.h"
 
 #include <math.h>
@@ -121,11 +123,9 @@ static void accumulate(fo_plan *plan, int32_t threads)
 static int is_like_last(fo_plan *plan, PyObject *hooks, PyObject *grads)
 {
     int needs_rows = 0;
-    if (plan->is_outdated || plan->marks[0])
-        return 0;
     if (!fo_take_options(plan, hooks) || !fo_are_in_place(plan))
         return fo_outdated(plan) == FO_PLANNED;
-    return !plan->marks[0] && fo_flatten(plan, grads) && fo_take_grads(plan, &needs_rows) == FO_PLANNED &&
+    return fo_flatten(plan, grads) && fo_take_grads(plan, &needs_rows) == FO_PLANNED &&
            (!needs_rows || fo_assign_rows(plan) == FO_PLANNED);
 }
 
@@ -202,6 +202,12 @@ static void step(fo_plan *plan, PyObject *hooks, PyObject **info)
     *info = step_info(plan, is_last, norm);
 }
 
+/* Return whether no other call of the optimizer runs or waits, and the parameters have their own values. */
+static int is_free(const fo_plan *plan)
+{
+    return plan->marks[0] == 0 && plan->marks[2] == 0 && PyList_Size((PyObject *)plan->queue) == 0;
+}
+
 static PyObject *planned_step(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     (void)module;
@@ -209,14 +215,16 @@ static PyObject *planned_step(PyObject *module, PyObject *const *arguments, Py_s
         return PyErr_Format(PyExc_TypeError, "planned_step: expected a plan, an optimizer and gradients");
     fo_plan *plan = PyLong_AsVoidPtr(arguments[0]);
     PyObject *info = NULL;
+    if (plan->is_outdated || !is_free(plan))
+        return Py_BuildValue("");
+    plan->marks[0] = (int64_t)PyThread_get_thread_ident();
     if (is_like_last(plan, arguments[1], arguments[2])) {
-        plan->marks[0] = 1;
         hold_grads(plan);
         step(plan, arguments[1], &info);
         release_grads(plan);
         fo_forget_evaluated(plan);
-        plan->marks[0] = 0;
     }
+    plan->marks[0] = 0;
     return info || PyErr_Occurred() ? info : Py_BuildValue("");
 }
 

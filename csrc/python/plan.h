@@ -87,7 +87,9 @@ typedef struct {
     void **grads;
     uintptr_t *leaves; /* the gradients' objects; 0: none */
     int64_t *counts;   /* as in fo_step */
-    int64_t *marks;    /* whether a step of the optimizer is running; how many steps were planned */
+    int64_t *marks;    /* those of fastopt.core.turns.Turns: the thread that makes a planned step, or 0; how many steps
+                          were planned; not 0 while no step may be planned */
+    uintptr_t queue;   /* the list of the calls that run or wait */
 
     int64_t node_count;
     const fo_node *nodes;

@@ -100,8 +100,9 @@ class PlanContents(NamedTuple):
     param_groups: tuple[dict[str, Any], list[Group]]
     source: RowSource
     step_info: type
-    #: Those of :class:`fastopt.core.step_lock.StepLock`.
+    #: Those of :class:`fastopt.core.turns.Turns`.
     marks: npt.NDArray[np.int64]
+    queue: list[Any]
     #: Room for so many rows.
     rows: int
     zero_grads: bool

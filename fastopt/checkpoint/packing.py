@@ -36,12 +36,12 @@ GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 
 
 class Packer:
-    """Turns values into JSON, and collects their arrays by readable keys: their paths.
+    """Turns values into JSON, and collects copies of their arrays by readable keys: their paths.
 
     Attributes
     ----------
     arrays : dict
-        C-contiguous arrays by their keys.
+        C-contiguous copies by their keys: what is written to the file has the digest, whatever becomes of the arrays.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class Packer:
             number += 1
             key = f"{base}~{number}"
         # Not ascontiguousarray, which would add a dimension to an array of none.
-        self.arrays[key] = np.asarray(array, order="C")
+        self.arrays[key] = np.array(array, order="C")
         return key
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -52,9 +53,13 @@ def with_own_values(parts: Parts) -> Mapping[str, Mapping[str, Array]]:
     return found
 
 
-@contextmanager
-def averaged(opt: Averaging) -> Iterator[None]:
+def averaged(opt: Averaging) -> AbstractContextManager[None]:
     """Write averages into the parameters and their copies; see :meth:`fastopt.Optimizer.averaged`."""
+    return values_stand_in(opt.parts, "averaged()", AVERAGES, partial(prepare_averaged, opt))
+
+
+def prepare_averaged(opt: Averaging) -> tuple[Sequence[Array], Callable[[], None]]:
+    """Return the arrays that get averages, and a function that writes these."""
     parts, averages = opt.parts, averages_of(opt, "averaged()")
     if parts.stand_in == AVERAGES:
         raise ValueError("averaged(): the parameters are the averaged ones already")
@@ -65,8 +70,10 @@ def averaged(opt: Averaging) -> Iterator[None]:
         for array in (param, copy)
         if array is not None
     ]
-    with values_stand_in(parts, AVERAGES, [array for array, _, _ in targets]):
+
+    def write_averages() -> None:
         for array, average, count in targets:
             if count > 0:
                 parts.backend.ops.write_rounded(array, average)
-        yield
+
+    return [array for array, _, _ in targets], write_averages

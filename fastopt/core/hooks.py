@@ -129,6 +129,9 @@ class Hooks:
         """
         raise NotImplementedError
 
+    def check_step(self) -> None:
+        """Raise if no step can be made at the moment."""
+
     def prepare(self, workspace: Workspace) -> None:
         """Put into ``workspace.own`` whatever :meth:`update` needs as long as the table lives."""
 

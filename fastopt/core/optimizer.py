@@ -19,13 +19,12 @@ from .groups import Groups
 from .hooks import is_default
 from .parameter_methods import ParameterMethods
 from .parameters import Parameters
-from .params_in_state import check_own_values
 from .parts import Parts, part
 from .plans import can_plan
 from .progress import Progress
 from .results import LoadResult, StepInfo
 from .slots import Slots
-from .step_lock import StepLock
+from .turns import Turns, change, reader
 from .whole_options import WholeOptions
 from .whole_step import whole_step
 from .workspace import Workspace, make_workspace
@@ -74,6 +73,15 @@ class Optimizer(Attributes, ParameterMethods):
     ``lr``, ``weight_decay``, ``momentum`` and each of ``betas`` may be a schedule: a function of the step, from 0, such
     as those of :mod:`fastopt.schedules`. Wherever a number is taken, so is a scalar of JAX or torch, or an array of
     shape ``()``: by its value at that moment, as a Python number.
+
+    Several threads may use one optimizer. Whatever changes it (``step``, ``load_state_dict``, ``restore``,
+    ``add_param_group``, ``freeze``, ``unfreeze``, ``reload_params``, Schedule-Free's ``train`` and ``eval``, writing
+    ``step_count``) is a RuntimeError, at once, if another change is running, in another thread or around the call (a
+    schedule, a hook, a signal handler). Whatever reads its values (``save``, ``state_dict``, ``slot``, ``ema``,
+    ``to_torch``, entering and leaving ``averaged()`` and ``lookahead()``) waits for the change of another thread, and a
+    change waits for it; around the call a change is a RuntimeError here too, since it can't be waited for. A signal
+    handler that should save sets a flag; save after the step. All else may be called and written at any moment: options
+    take effect in the next step, and arrays are the very ones that steps change.
 
     Ctrl-C during a step is handled when the step is complete and counted. An exception from the handler of another
     signal can come between two arrays, or between a change and its count, if the step needs more than one native call.
@@ -169,7 +177,7 @@ class Optimizer(Attributes, ParameterMethods):
             groups,
             Slots(pass_options, Optimizer.new_slot),
             Progress(self.numbers),
-            StepLock(),
+            Turns(),
         )
         if grouped is not None:
             add(self, self.parts, grouped.params, grouped.options, grouped.group_of, backend)
@@ -202,9 +210,11 @@ class Optimizer(Attributes, ParameterMethods):
         "groups.param_groups", "The groups with their options; writing an option takes effect in the next step."
     )
     lr: Any = part("groups.lr", "The learning rate or schedule of all groups; a list if they differ. Writing sets all.")
-    step_count: int = part("progress.step_count", "How many steps were applied, from 0 to 2**62 when set.")
-    planned_steps: int = part("step_lock.planned_steps", "How many steps were one call, being like the one before.")
-    accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.")
+    step_count: int = part(
+        "progress.step_count", "How many steps were applied, from 0 to 2**62 when set.", is_change=True
+    )
+    planned_steps: int = part("turns.planned_steps", "How many steps were one call, being like the one before.")
+    accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.", is_change=True)
     clip_global_norm: float | None = part("whole.clip_global_norm", "The greatest norm of all gradients together.")
     seed: int = part("whole.seed", "The seed of the random numbers for rounding.")
     grad_scale: float | DynamicLossScale = part(
@@ -224,8 +234,10 @@ class Optimizer(Attributes, ParameterMethods):
     @property
     def state_bytes(self) -> int:
         """How many bytes the state takes: slots (made by the first step) and step counts."""
-        return sum(array.nbytes for slots in self.state.values() for array in slots.values())
+        # Copies, since a step of another thread may make slots meanwhile.
+        return sum(array.nbytes for slots in list(self.state.values()) for array in list(slots.values()))
 
+    @change
     def add_param_group(self, group: Group) -> None:
         """Add arrays, with options of their own.
 
@@ -239,6 +251,8 @@ class Optimizer(Attributes, ParameterMethods):
         ------
         TypeError, ValueError
             As the constructor raises; also for a name that is taken.
+        RuntimeError
+            If another change of this optimizer is running, as for :meth:`step`.
 
         Notes
         -----
@@ -249,6 +263,7 @@ class Optimizer(Attributes, ParameterMethods):
         options = {name: value for name, value in group.items() if name != "params"}
         add(self, self.parts, group["params"], [options], None, self._asked_backend)
 
+    @reader
     def state_dict(self) -> dict[str, Any]:
         """Return all that a run needs to go on, besides the parameters, as plain Python and copies of arrays.
 
@@ -259,6 +274,12 @@ class Optimizer(Attributes, ParameterMethods):
             ``"param_groups"`` (as the attribute, with the names of the arrays as ``"params"``; ``"initial_lr"`` if an
             lr_scheduler drives it), ``"frozen"`` (names), ``"state"`` (for the name of each array: its slots and
             ``"step"``), ``"extra"``. A schedule is saved as its class and arguments, a function as its name only.
+
+        Raises
+        ------
+        RuntimeError
+            If a step is running around this call (a schedule, a signal handler). One of another thread is waited for,
+            so that all values are of the same step.
 
         Examples
         --------
@@ -274,6 +295,7 @@ class Optimizer(Attributes, ParameterMethods):
 
         return state_dict.of(self)
 
+    @change
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, *, state: bool = True, options: bool = True
     ) -> LoadResult:
@@ -303,6 +325,8 @@ class Optimizer(Attributes, ParameterMethods):
         TypeError, ValueError
             If it is not such a dict, comes from another class, or (if ``strict``) does not fit: one error with every
             mismatch. Nothing changes then.
+        RuntimeError
+            If another change of this optimizer is running, as for :meth:`step`.
 
         Examples
         --------
@@ -317,6 +341,7 @@ class Optimizer(Attributes, ParameterMethods):
 
         return loading.load(self, state_dict, strict, state, options)
 
+    @reader
     def slot(self, name: str, slot: str) -> Array:
         """Return a slot's values in the compute dtype, however it is stored; a copy if it is converted.
 
@@ -331,6 +356,8 @@ class Optimizer(Attributes, ParameterMethods):
         ------
         KeyError
             If there is no such slot. The first step makes them.
+        RuntimeError
+            As for :meth:`state_dict`.
 
         Examples
         --------
@@ -367,12 +394,11 @@ class Optimizer(Attributes, ParameterMethods):
         TypeError, ValueError
             If any argument, option or array is wrong. Nothing has changed then.
         RuntimeError
-            If another step of this optimizer is running, in another thread or around this call.
+            If another change of this optimizer is running, in another thread or around this call: a second step, or
+            what else :class:`fastopt.Optimizer` calls a change. A reader in another thread, such as
+            :func:`fastopt.save`, is waited for.
         """
-        parts = self.parts
-        if parts.stand_in:
-            check_own_values(parts, "step")
-        workspace = parts.workspace
+        workspace = self.parts.workspace
         plan = None if workspace is None else workspace.planning.plan
         if plan is not None and grad_scale is None and stream is None:
             info: StepInfo | None = plan.run(plan.address, self, grads)

@@ -9,6 +9,7 @@ from ..options.group_by import matching
 from . import averages, params_in_state
 from .hooks import Hooks
 from .parts import Parts
+from .turns import change, reader
 from .workspace import Workspace
 
 
@@ -31,6 +32,7 @@ class ParameterMethods(Hooks):
         """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
         return self.parts.parameters.in_order(self.parts.parameters.frozen)
 
+    @change
     def freeze(self, pattern: str) -> list[str]:
         """Skip these arrays from now on, whatever their gradient: no update, their slots and step counts untouched.
 
@@ -48,6 +50,8 @@ class ParameterMethods(Hooks):
         ------
         ValueError
             If there is none.
+        RuntimeError
+            If another change of this optimizer is running, as for :meth:`fastopt.Optimizer.step`.
 
         Examples
         --------
@@ -62,10 +66,12 @@ class ParameterMethods(Hooks):
         """
         return self.parts.parameters.freeze(pattern)
 
+    @change
     def unfreeze(self, pattern: str = "*") -> list[str]:
-        """Update these arrays again: the opposite of :meth:`freeze`, with its argument, result and error."""
+        """Update these arrays again: the opposite of :meth:`freeze`, with its argument, result and errors."""
         return self.parts.parameters.unfreeze(pattern)
 
+    @change
     def reload_params(self, pattern: str = "*") -> list[str]:
         """Take over what was written into these parameters: weights from elsewhere, or values changed by hand.
 
@@ -83,6 +89,8 @@ class ParameterMethods(Hooks):
         ------
         ValueError
             If there is none, or in :meth:`averaged`.
+        RuntimeError
+            If another change of this optimizer is running, as for :meth:`fastopt.Optimizer.step`.
 
         Notes
         -----
@@ -112,15 +120,20 @@ class ParameterMethods(Hooks):
         return names
 
     @property
+    @reader
     def ema(self) -> Any:
         """The averaged parameters in the parameters' structure (lists for tuples); the next step changes them in place.
 
-        An array without a step has no average: its own values are here, as they were when this was read.
+        An array without a step has no average: its own values are here, as they were when this was read. Reading it
+        waits for the step of another thread, but the arrays that it returns change with the next one.
+        ``fastopt.save(path, opt, params=opt.ema)`` saves averages of one step.
 
         Raises
         ------
         ValueError
             If the optimizer has neither ``ema_decay`` nor ``polyak=True``.
+        RuntimeError
+            As for :meth:`fastopt.Optimizer.state_dict`.
         """
         return self.parts.parameters.structure(averages.averages_of(self, "ema"))
 
@@ -128,13 +141,16 @@ class ParameterMethods(Hooks):
         """Put the averaged parameters into the parameter arrays (and their copies), and back.
 
         On leaving, also by an exception, the arrays have the bits that they had. Arrays without a step have no average,
-        and keep their own values: running statistics, say, which never have a gradient.
+        and keep their own values: running statistics, say, which never have a gradient. Entering and leaving wait for
+        the step, or the save, of another thread.
 
         Raises
         ------
         ValueError
-            If there is no average. Inside: for a step, another ``averaged()``, :meth:`reload_params`, and for
-            :func:`fastopt.save` and ``restore`` of this optimizer.
+            If there is no average. Inside, in any thread: for a step, another ``averaged()``, :meth:`reload_params`,
+            and for :func:`fastopt.save` and ``restore`` of this optimizer.
+        RuntimeError
+            If any other call that changes or saves this optimizer is running around this one.
 
         Examples
         --------

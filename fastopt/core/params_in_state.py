@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from threading import get_ident
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -11,7 +13,9 @@ import numpy.typing as npt
 
 from ..arithmetic import halves
 from ..arrays.dtypes import Array
+from ..backends.interrupts import uninterrupted
 from .parts import Parts
+from .turns import Kind
 
 
 class CopyingHooks(Protocol):
@@ -48,20 +52,44 @@ def write(parts: Parts, names: Sequence[str], entries: Sequence[str]) -> None:
 
 
 @contextmanager
-def values_stand_in(parts: Parts, values: str, arrays: Sequence[Array]) -> Iterator[None]:
-    """Let other values be written into these arrays of parameters meanwhile; on leaving they get their bits back.
+def values_stand_in(
+    parts: Parts, what: str, values: str, prepare: Callable[[], tuple[Sequence[Array], Callable[[], None]]]
+) -> Iterator[None]:
+    """Let other values be written into the parameters meanwhile; on leaving they get their bits back.
 
-    ``values`` says which values these are and how to end that.
+    ``what`` names the call in errors, and ``values`` says which values these are and how to end that. ``prepare``
+    returns the arrays, and a function that writes the values. The call has a turn for entering, and one for leaving.
     """
-    ops, outside = parts.backend.ops, parts.stand_in
-    before = [ops.on_host(array) for array in arrays]
-    parts.stand_in = values
+    ops, turns = parts.backend.ops, parts.turns
+    before: list[tuple[Array, Array]] = []
+    outside = ""
+
+    def enter() -> None:
+        nonlocal outside
+        arrays, write_values = prepare()
+        if parts.stand_in and turns.marks.item(2) != get_ident():
+            raise ValueError(f"{what}: in another thread the parameters are {parts.stand_in}")
+        outside = parts.stand_in
+        before.extend((array, ops.on_host(array)) for array in arrays)
+        set_stand_in(parts, values)
+        write_values()
+
+    def leave() -> None:
+        for array, its in before:
+            ops.write(array, its)
+        set_stand_in(parts, outside)
+
     try:
+        turns.run(what, Kind.EXCHANGE, enter)
         yield
     finally:
-        for array, its in zip(arrays, before, strict=True):
-            ops.write(array, its)
-        parts.stand_in = outside
+        if before:
+            uninterrupted(partial(turns.run, what, Kind.EXCHANGE, leave))
+
+
+def set_stand_in(parts: Parts, values: str) -> None:
+    """Note which values stand in for the parameters'; "": none do. No step is planned while some do."""
+    parts.turns.marks[2], parts.stand_in = get_ident() if values else 0, values
 
 
 def check_own_values(parts: Parts, what: str) -> None:

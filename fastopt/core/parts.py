@@ -11,7 +11,7 @@ from .groups import Groups
 from .parameters import Parameters
 from .progress import Progress
 from .slots import Slots
-from .step_lock import StepLock
+from .turns import Kind, Turns
 from .whole_options import WholeOptions
 from .workspace import Workspace
 
@@ -27,15 +27,18 @@ class Parts:
     groups: Groups
     slots: Slots
     progress: Progress
-    step_lock: StepLock
+    turns: Turns
     #: Made by the first step; None where a change makes another one necessary.
     workspace: Workspace | None = None
     #: The values that stand in for those of the parameters at the moment, and how to end that; "" if there are none.
     stand_in: str = ""
 
 
-def part(path: str, doc: str) -> Any:
-    """Return a property that reads and writes an attribute of an optimizer's parts, such as "whole.seed"."""
+def part(path: str, doc: str, is_change: bool = False) -> Any:
+    """Return a property that reads and writes an attribute of an optimizer's parts, such as "whole.seed".
+
+    ``is_change``: to write it is a change of the optimizer. Options are not: the next step takes them over.
+    """
     name, attribute = path.split(".")
 
     def read(opt: Any) -> Any:
@@ -44,4 +47,7 @@ def part(path: str, doc: str) -> Any:
     def write(opt: Any, value: Any) -> None:
         setattr(getattr(opt.parts, name), attribute, value)
 
-    return property(read, write, doc=doc)
+    def change(opt: Any, value: Any) -> None:
+        opt.parts.turns.run(attribute, Kind.CHANGE, write, opt, value)
+
+    return property(read, change if is_change else write, doc=doc)

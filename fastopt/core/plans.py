@@ -41,7 +41,7 @@ def can_plan(hooks: Hooks, parts: Parts) -> bool:
     kind = type(hooks)
     return (
         parts.backend.makes_plans
-        and all(is_default(hooks, name) for name in ("update", "row_keys", "adjusted"))
+        and all(is_default(hooks, name) for name in ("check_step", "update", "row_keys", "adjusted"))
         and not kind.numbers
         and not kind.copied
         and kind.rows_stay
@@ -83,7 +83,8 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
             (vars(parts.groups), parts.groups.param_groups),
             source,
             StepInfo,
-            parts.step_lock.marks,
+            parts.turns.marks,
+            parts.turns.queue,
             2 * len(workspace.rows.members),
             parts.options.zero_grads,
             parts.options.accumulate_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ class Progress:
         self.undone = 0
         #: The verdict of a GPU on the last step, and the counts before it.
         self.pending: tuple[Any, list[npt.NDArray[Any]]] | None = None
+        #: Makes it one action to take a step back: another thread may ask for a count meanwhile.
+        self._undoing = threading.RLock()
 
     def add(self, arrays: int) -> None:
         """Count for this many further arrays too. All counts and numbers are other arrays then."""
@@ -97,13 +100,19 @@ class Progress:
 
     def undo_skipped_step(self) -> None:
         """Take the last step out of the counts if a GPU skipped it; waits until that is known."""
-        if self.pending is None:
+        pending = self.pending
+        if pending is None:
             return
-        (verdict, (counts, numbers)), self.pending = self.pending, None
-        if not verdict:
-            self.counts[...] = counts
-            self.numbers[...] = numbers
-            self.undone += 1
+        verdict, (counts, numbers) = pending
+        is_applied = bool(verdict)
+        with self._undoing:
+            if self.pending is not pending:
+                return
+            if not is_applied:
+                self.counts[...] = counts
+                self.numbers[...] = numbers
+                self.undone += 1
+            self.pending = None
 
     def check_saved(self, step_count: Any, accumulated_calls: Any, accumulate_steps: int) -> list[str]:
         """Return what is wrong with saved counts, for people."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from .params_in_state import check_own_values
 from .parts import Parts
 from .plans import PlanHooks, plan_of
 from .results import StepInfo
 from .step import Step, StepHooks
+from .turns import Kind
 from .workspace import Workspace
 
 
@@ -16,6 +18,7 @@ class Steps(StepHooks, PlanHooks, Protocol):
 
     @property
     def parts(self) -> Parts: ...
+    def check_step(self) -> None: ...
     def ready(self) -> Workspace: ...
 
 
@@ -25,25 +28,23 @@ def whole_step(opt: Steps, grads: Any, grad_scale: float | None, stream: Any) ->
     Raises
     ------
     RuntimeError
-        If another step of the optimizer is running.
+        If another change of the optimizer is running.
     """
-    parts, step_lock = opt.parts, opt.parts.step_lock
-    if step_lock.lock.locked():
-        step_lock.refuse()
-    with step_lock.lock:
-        if step_lock.marks[0]:
-            step_lock.refuse()
-        step_lock.marks[0] = 1  # no call stands between this line and the next: no interrupt comes in between
-        try:
-            parts.progress.undo_skipped_step()
-            step = Step(opt, parts, opt.ready(), parts.whole.scale_of(grad_scale))
-            try:
-                info = step.run(grads, stream)
-                planning = step.workspace.planning
-                if planning.is_due(step_lock.planned_steps):
-                    planning.plan = plan_of(opt, parts, step.workspace, step.leaves)
-            finally:
-                step.workspace.forget_grads()
-            return info
-        finally:
-            step_lock.marks[0] = 0
+    return opt.parts.turns.run("step", Kind.CHANGE, make_step, opt, grads, grad_scale, stream)
+
+
+def make_step(opt: Steps, grads: Any, grad_scale: float | None, stream: Any) -> StepInfo:
+    parts = opt.parts
+    if parts.stand_in:
+        check_own_values(parts, "step")
+    opt.check_step()
+    parts.progress.undo_skipped_step()
+    step = Step(opt, parts, opt.ready(), parts.whole.scale_of(grad_scale))
+    try:
+        info = step.run(grads, stream)
+        planning = step.workspace.planning
+        if planning.is_due(parts.turns.planned_steps):
+            planning.plan = plan_of(opt, parts, step.workspace, step.leaves)
+    finally:
+        step.workspace.forget_grads()
+    return info

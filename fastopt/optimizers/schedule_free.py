@@ -11,8 +11,8 @@ import numpy as np
 from ..arithmetic import rules
 from ..arithmetic.powers import power
 from ..backends.table import HyperRow
-from ..core.results import StepInfo
 from ..core.step import Step
+from ..core.turns import change
 from ..core.whole_arrays import ArrayOptimizer
 from ..options.common import Common, Unpack
 from ..options.ranges import (
@@ -59,22 +59,21 @@ class _ScheduleFree(ArrayOptimizer):
         weight_sum = checked_weight(step, largest, group, group["weight_sum"] + weight)
         return lr, weight / weight_sum if weight_sum else 0.0
 
-    def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
+    def check_step(self) -> None:
         if not self.is_training:
             raise RuntimeError("step: the parameters are in eval mode; call train() before taking gradients")
-        return super().step(grads, grad_scale=grad_scale, stream=stream)
-
-    step.__doc__ = ArrayOptimizer.step.__doc__
 
     @property
     def is_training(self) -> bool:
         """Whether the parameters are the training sequence ``y``, where gradients belong."""
-        return all(bool(state.get("is_training", True)) for state in self.state.values())
+        return all(bool(state.get("is_training", True)) for state in list(self.state.values()))
 
+    @change
     def train(self) -> None:
         """Change the parameters in place from ``x`` to ``y``, where they are not ``y`` already."""
         self._to_mode(True)
 
+    @change
     def eval(self) -> None:
         """Change the parameters in place from ``y`` to the averages ``x``, where they are not ``x`` already."""
         self._to_mode(False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, ClassVar
 
 from ..arithmetic import rules
+from ..arrays.dtypes import Array
 from ..core.hooks import same_from
 from ..core.optimizer import Optimizer
 from ..core.params_in_state import values_stand_in
@@ -104,8 +106,7 @@ class SGD(Optimizer):
             return rules.NesterovScalars(momentum, grad_weight, lr_inside, lr_outside)
         return rules.MomentumScalars(momentum, grad_weight, lr_outside)
 
-    @contextmanager
-    def lookahead(self) -> Iterator[None]:
+    def lookahead(self) -> AbstractContextManager[None]:
         """Shift the parameters in place to where the momentum alone would take them, and back.
 
         Nesterov's accelerated gradient takes the gradient at the looked-ahead point ``p - momentum * b`` (``p - lr *
@@ -134,18 +135,26 @@ class SGD(Optimizer):
         >>> theta.round(3)
         array([0.56])
         """
-        self.ready()  # checks the options: what was written into a group counts here too
-        parameters, groups = self.parts.parameters, self.parts.groups.values(self.step_count)
-        ops = self.parts.backend.ops
-        if not self.parts.backend.on_host:
-            raise ValueError("lookahead: it is not done on a GPU yet; use nesterov=True")
-        if any(group["nesterov"] for group in self.param_groups):
-            raise ValueError("lookahead: nesterov=True has it built in; use nesterov=False with lookahead()")
-        with values_stand_in(self.parts, "those ahead; leave lookahead() first", parameters.arrays):
-            for name, param, k in zip(parameters.names, parameters.arrays, parameters.group_of, strict=True):
-                group = groups[k]
-                if group["momentum"] != 0 and "b" in self.state[name] and name not in parameters.frozen:
-                    reach = group["momentum"] * (1.0 if group["lr_in_momentum"] else group["lr"])
-                    b = self.slot(name, "b")
-                    ops.write_rounded(param, ops.to_compute_dtype(param) - b.dtype.type(reach) * b)
-            yield
+        values = "those ahead; leave lookahead() first"
+        return values_stand_in(self.parts, "lookahead()", values, partial(prepare_lookahead, self))
+
+
+def prepare_lookahead(opt: SGD) -> tuple[Sequence[Array], Callable[[], None]]:
+    """Return the parameters, and a function that shifts them to where the momentum alone would take them."""
+    opt.ready()  # checks the options: what was written into a group counts here too
+    parts, parameters, groups = opt.parts, opt.parts.parameters, opt.parts.groups.values(opt.step_count)
+    backend, ops = parts.backend, parts.backend.ops
+    if not backend.on_host:
+        raise ValueError("lookahead: it is not done on a GPU yet; use nesterov=True")
+    if any(group["nesterov"] for group in opt.param_groups):
+        raise ValueError("lookahead: nesterov=True has it built in; use nesterov=False with lookahead()")
+
+    def shift() -> None:
+        for name, param, k in zip(parameters.names, parameters.arrays, parameters.group_of, strict=True):
+            group = groups[k]
+            if group["momentum"] != 0 and "b" in opt.state[name] and name not in parameters.frozen:
+                reach = group["momentum"] * (1.0 if group["lr_in_momentum"] else group["lr"])
+                b = parts.slots.values(name, "b", backend, opt.non_negative)
+                ops.write_rounded(param, ops.to_compute_dtype(param) - b.dtype.type(reach) * b)
+
+    return parameters.arrays, shift

@@ -556,7 +556,7 @@ def stepping(run: Run, step: int) -> float:
 
 def stepping_and_catching(run: Run, step: int) -> float:
     if is_bad(run):
-        with pytest.raises(RuntimeError, match="another step of this optimizer is running"):
+        with pytest.raises(RuntimeError, match="a step of this optimizer is running"):
             run.opt.step(run.structure())
     return 0.1
 

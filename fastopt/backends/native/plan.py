@@ -201,6 +201,7 @@ class NativePlan:
         plan.step_info = id(planned.step_info)
         plan.threads = id(vars(threads))
         plan.marks = ffi.from_buffer("int64_t[]", planned.marks, require_writable=True)
+        plan.queue = id(planned.queue)
         self.owners.append(calls)
 
 

@@ -1,0 +1,163 @@
+"""The calls of an optimizer that may not run at the same time: they take turns, in the order in which they came.
+
+A change (a step, a load, freezing) that meets another change is a mistake of the program, and is refused at once. A
+call that reads waits for the change that is running, and a change waits for the calls that read.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from functools import wraps
+from typing import Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+#: The shortest and the longest pause between two looks at the queue, in seconds.
+SHORTEST, LONGEST = 2e-5, 1e-3
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Opt = TypeVar("Opt", bound="Owner")
+
+
+class Kind(Enum):
+    """How a call meets the others."""
+
+    #: It is refused if another thread makes a change, and inside any call of its own thread.
+    CHANGE = auto()
+    #: It waits for other threads, and is refused inside any call of its own thread.
+    EXCHANGE = auto()
+    #: It waits for other threads, and runs inside a reader of its own thread.
+    READER = auto()
+
+
+class Turn:
+    """A call that runs, or waits until it may."""
+
+    __slots__ = ("kind", "thread", "what")
+
+    def __init__(self, what: str, kind: Kind) -> None:
+        self.what, self.kind, self.thread = what, kind, threading.get_ident()
+
+
+class Turns:
+    """The calls of an optimizer that run or wait, but planned steps: C makes one only while there is no call.
+
+    Python's lock makes each use of ``queue`` and ``marks`` one action.
+
+    Attributes
+    ----------
+    queue : list of Turn
+        The first one runs.
+    marks : int64 array of shape (3,)
+        The thread that makes a planned step, or 0; how many steps were planned; the thread that has other values stand
+        in for the parameters, or 0. C reads all and writes the first two (csrc/python/plan.c).
+    """
+
+    __slots__ = ("_guard", "marks", "queue")
+
+    def __init__(self) -> None:
+        self.queue: list[Turn] = []
+        self.marks: npt.NDArray[np.int64] = np.zeros(3, np.int64)
+        #: Makes it one action to join the queue and to find out whether that is allowed.
+        self._guard = threading.RLock()
+
+    @property
+    def planned_steps(self) -> int:
+        """How many steps were planned."""
+        return self.marks.item(1)
+
+    def run(self, what: str, kind: Kind, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call when it is its turn; ``what`` names it in errors.
+
+        Raises
+        ------
+        RuntimeError
+            If it is refused.
+        """
+        turn = Turn(what, kind)
+        try:
+            self._begin(turn)
+            return call(*args, **kwargs)
+        finally:
+            if turn in self.queue:
+                self.queue.remove(turn)
+
+    def _begin(self, turn: Turn) -> None:
+        """Return when it is the turn of this call."""
+        around = next((each for each in list(self.queue) if each.thread == turn.thread), None)
+        if around is not None:
+            if not turn.kind is around.kind is Kind.READER:
+                refuse_inside(turn.what, around.what)
+            self._wait_for(around)
+            return
+        with self._guard:
+            changes = [each.what for each in self.queue if each.kind is Kind.CHANGE]
+            self.queue.append(turn)  # from here on no planned step begins
+            stepping = self.marks.item(0)
+            is_inside, meets_change = stepping == turn.thread, changes or stepping
+            if is_inside or (meets_change and turn.kind is Kind.CHANGE):
+                self.queue.remove(turn)
+                if is_inside:
+                    refuse_inside(turn.what, "step")
+                refuse_beside(turn.what, changes[0] if changes else "step")
+        self._wait_for(turn)
+
+    def _wait_for(self, turn: Turn) -> None:
+        pause = SHORTEST
+        while self.queue[0] is not turn or self.marks.item(0):
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST)
+
+
+def refuse_inside(what: str, around: str) -> NoReturn:
+    raise RuntimeError(
+        f"{what}: {shown(around)} of this optimizer is running around this call; make the call after it (in a signal "
+        "handler: set a flag, and look at the flag after the step)"
+    )
+
+
+def refuse_beside(what: str, other: str) -> NoReturn:
+    raise RuntimeError(
+        f"{what}: {shown(other)} of this optimizer is running in another thread; make one call after the other, or "
+        "give each thread an optimizer of its own"
+    )
+
+
+def shown(what: str) -> str:
+    """Return how errors name a call that is running."""
+    return "a step" if what == "step" else what
+
+
+class Parted(Protocol):
+    """The parts of an optimizer, as far as turns need them."""
+
+    @property
+    def turns(self) -> Turns: ...
+
+
+class Owner(Protocol):
+    """An optimizer, as far as turns need it."""
+
+    @property
+    def parts(self) -> Parted: ...
+
+
+def takes_turns(kind: Kind) -> Callable[[Callable[Concatenate[Opt, P], T]], Callable[Concatenate[Opt, P], T]]:
+    """Have a method of an optimizer wait for its turn, or be refused."""
+
+    def decorate(method: Callable[Concatenate[Opt, P], T]) -> Callable[Concatenate[Opt, P], T]:
+        @wraps(method)
+        def call(opt: Opt, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            return opt.parts.turns.run(method.__name__, kind, method, opt, *args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+change, reader = takes_turns(Kind.CHANGE), takes_turns(Kind.READER)
