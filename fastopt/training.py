@@ -126,7 +126,8 @@ class EarlyStopping(Saveable):
         metric : float
             The metric of this update. NaN never improves.
         params : array or structure of arrays
-            The parameters with this metric; inside :meth:`fastopt.Optimizer.averaged` these are the averages.
+            The parameters with this metric; inside :meth:`fastopt.Optimizer.averaged` these are the averages. No
+            other thread may step meanwhile.
 
         Returns
         -------
@@ -243,7 +244,7 @@ class SnapshotEnsemble(Saveable):
         Parameters
         ----------
         params : array or structure of arrays
-            Inside :meth:`fastopt.Optimizer.averaged` these are the averages.
+            Inside :meth:`fastopt.Optimizer.averaged` these are the averages. No other thread may step meanwhile.
         metric : float, without a schedule
             The metric of these parameters. NaN is never kept.
         step : int, with a schedule

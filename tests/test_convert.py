@@ -106,6 +106,21 @@ def test_there_and_back_is_the_same(case: Case) -> None:
     assert back["param_groups"] == saved["param_groups"]
 
 
+def test_to_torch_inside_a_step_is_refused() -> None:
+    pytest.importorskip("torch", reason="moves a run to the live torch.optim")
+    errors: list[str] = []
+
+    def schedule(step: int) -> float:
+        with pytest.raises(RuntimeError) as caught:
+            convert.to_torch(opt)
+        errors.append(str(caught.value))
+        return 0.1
+
+    opt = fastopt.SGD(np.ones(3), lr=schedule)
+    opt.step(np.ones(3))
+    assert errors[0].startswith("to_torch: a step of this optimizer is running around this call; ")
+
+
 def test_what_was_taken_is_a_copy() -> None:
     torch = pytest.importorskip("torch", reason="moves a run from and to the live torch.optim")
     opt = fastopt.Adam({"W": np.ones(2)})

@@ -25,6 +25,9 @@ class Plan(Protocol):
     def is_outdated(self) -> bool:
         """Return whether the plan makes no step any more."""
 
+    def end(self) -> None:
+        """Make no step any more."""
+
 
 class RowSource(Protocol):
     """The functions that a planned step calls in Python."""

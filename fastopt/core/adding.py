@@ -54,7 +54,7 @@ def add(
     checked = parts.groups.addition(groups, list(map(tuple, members)), hooks.rule)
 
     def apply() -> None:
-        parts.workspace = None
+        parts.forget_workspace()
         first = len(parts.groups.param_groups)
         parts.groups.add(checked)
         parts.parameters.add(addition, [first + number for number in numbers])

@@ -57,7 +57,7 @@ class Attributes(Hooks):
 def follow_hook(opt: Attributes, name: str) -> None:
     """Make the next step ask the hooks again, if this attribute is one of them."""
     if name in HOOKS and hasattr(opt, "parts"):
-        opt.parts.workspace = None
+        opt.parts.forget_workspace()
 
 
 class Absent:

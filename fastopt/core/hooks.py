@@ -48,7 +48,8 @@ class Hooks:
     """The methods and attributes that define an optimizer.
 
     Most optimizers define :meth:`rule` and :meth:`hyper` alone. The step, the slots and the groups call these methods.
-    Override no other method of :class:`fastopt.Optimizer`.
+    Override no other method of :class:`fastopt.Optimizer`. A hook calls nothing that waits for a step or is refused
+    during one, such as ``state_dict`` or ``freeze``.
     """
 
     #: The ranges of the options that are this optimizer's own.

@@ -415,8 +415,9 @@ class Optimizer(Attributes, ParameterMethods):
         parts.parameters.check_in_place()
         parts.whole.check()
         parts.groups.refresh(self.rule)
-        if parts.workspace is None or parts.slots.pending or parts.groups.rules_changed:
-            parts.workspace = None
+        workspace = parts.workspace
+        if workspace is None or parts.slots.pending or parts.groups.rules_changed:
+            parts.forget_workspace()
             parts.slots.prepare(parts.parameters, parts.groups.checked, parts.progress, parts.backend, self)
             is_one_call = is_default(self, "update")
             workspace = make_workspace(
@@ -426,5 +427,5 @@ class Optimizer(Attributes, ParameterMethods):
             workspace.planning.is_possible = can_plan(self, parts)
             parts.workspace = workspace
             parts.groups.rules_changed = False
-        parts.workspace.check_layouts()
-        return parts.workspace
+        workspace.check_layouts()
+        return workspace

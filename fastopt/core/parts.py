@@ -28,10 +28,17 @@ class Parts:
     slots: Slots
     progress: Progress
     turns: Turns
-    #: Made by the first step; None where a change makes another one necessary.
+    #: Made by the first step; :meth:`forget_workspace` says that another one is necessary.
     workspace: Workspace | None = None
     #: The values that stand in for those of the parameters at the moment, and how to end that; "" if there are none.
     stand_in: str = ""
+
+    def forget_workspace(self) -> None:
+        """Have another table made: a change made it necessary. A thread that was about to run the plan does not."""
+        plan = None if self.workspace is None else self.workspace.planning.plan
+        if plan is not None:
+            plan.end()
+        self.workspace = None
 
 
 def part(path: str, doc: str, is_change: bool = False) -> Any:

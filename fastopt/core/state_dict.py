@@ -263,7 +263,7 @@ def carry_out(opt: Saved, plan: Plan) -> None:
         parts.progress.load(state.step_count, state.accumulated_calls)
         if state.extra is not None:
             opt.load_extra_state(state.extra)
-    parts.workspace = None
+    parts.forget_workspace()
 
 
 def check_form(saved: Any) -> None:

@@ -318,6 +318,30 @@ def test_a_change_beside_a_load_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert opt.frozen == []
 
 
+@needs_native
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda opt: opt.load_state_dict(opt.state_dict()),
+        lambda opt: opt.add_param_group({"params": {"new": np.ones(2)}}),
+        lambda opt: setattr(opt, "hyper", opt.hyper),
+    ],
+    ids=["load_state_dict", "add_param_group", "hook"],
+)
+def test_a_thread_that_was_about_to_run_the_plan_does_not(change: Callable[[Any], Any]) -> None:
+    """Another thread makes a change after the plan was read, and before it runs."""
+    opt = new_opt(backend="native")
+    for _ in range(5):
+        opt.step(grads())
+    workspace = opt.parts.workspace
+    assert workspace is not None
+    plan: Any = workspace.planning.plan
+    assert plan.run(plan.address, opt, grads()) is not None
+    change(opt)
+    assert plan.run(plan.address, opt, grads()) is None
+    assert opt.step_count == 6
+
+
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_modes_are_changes(mode: str) -> None:
     errors: list[str] = []

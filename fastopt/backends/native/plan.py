@@ -79,6 +79,9 @@ class NativePlan:
         """Return whether something has changed for good, so that the plan makes no step any more."""
         return bool(self.struct.is_outdated)
 
+    def end(self) -> None:
+        self.struct.is_outdated = 1
+
     def memory(self, kind: str, count: int) -> Any:
         """Return zeroed memory that lives as long as the plan."""
         memory = ffi.new(kind, max(count, 1))
