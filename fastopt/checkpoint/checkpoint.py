@@ -178,7 +178,7 @@ def save(
     loads, but the step of another thread may have changed a part of ``params`` already.
 
     The copies take as much memory as the file has bytes, twice that for arrays on a GPU. An ``.npz`` file takes up to
-    17 MiB more; safetensors 0.4, other than 0.8, takes as much again.
+    17 MiB more. safetensors 0.4 takes as much again; 0.8 does not.
 
     Nothing is pickled. A schedule is saved as its name and arguments. A function is saved as its name only, and loading
     keeps the function of the optimizer.

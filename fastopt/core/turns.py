@@ -89,23 +89,28 @@ class Turns:
 
     def _begin(self, turn: Turn) -> None:
         """Return when it is the turn of this call."""
-        around = next((each for each in list(self.queue) if each.thread == turn.thread), None)
-        if around is not None:
-            if not turn.kind is around.kind is Kind.READER:
-                refuse_inside(turn.what, around.what)
-            self._wait_for(around)
-            return
+        for around in list(self.queue):
+            if around.thread == turn.thread:
+                if not turn.kind is around.kind is Kind.READER:
+                    refuse_inside(turn.what, around.what)
+                self._wait_for(around)
+                return
         with self._guard:
-            changes = [each.what for each in self.queue if each.kind is Kind.CHANGE]
             self.queue.append(turn)  # from here on no planned step begins
-            stepping = self.marks.item(0)
-            is_inside, meets_change = stepping == turn.thread, changes or stepping
-            if is_inside or (meets_change and turn.kind is Kind.CHANGE):
-                self.queue.remove(turn)
-                if is_inside:
-                    refuse_inside(turn.what, "step")
-                refuse_beside(turn.what, changes[0] if changes else "step")
+            if self.queue[0] is not turn or self.marks.item(0):
+                self._check_allowed(turn)
         self._wait_for(turn)
+
+    def _check_allowed(self, turn: Turn) -> None:
+        """Take a call out of the queue again, and raise, if it meets another one that it must not meet."""
+        stepping = self.marks.item(0)
+        changes = [each.what for each in self.queue if each.kind is Kind.CHANGE and each is not turn]
+        is_inside, meets_change = stepping == turn.thread, stepping or changes
+        if is_inside or (meets_change and turn.kind is Kind.CHANGE):
+            self.queue.remove(turn)
+            if is_inside:
+                refuse_inside(turn.what, "step")
+            refuse_beside(turn.what, changes[0] if changes else "step")
 
     def _wait_for(self, turn: Turn) -> None:
         pause = SHORTEST

@@ -78,7 +78,7 @@ STORMS = [
 ]
 
 
-@pytest.mark.parametrize("files", shortly(2, 40))
+@pytest.mark.parametrize("files", [*shortly(2, 8), pytest.param(200, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("optimizer", "size", "backend"), STORMS)
 def test_each_file_is_of_one_step(optimizer: Any, size: int, backend: str, files: int, tmp_path: Path) -> None:
     """Savers to one path and to different ones, and readers of the state, beside a thread that steps all the time."""
