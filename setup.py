@@ -5,7 +5,9 @@ out. Without either, a failed build leaves its reason beside the package, where 
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sysconfig
 from pathlib import Path
 
@@ -14,10 +16,35 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 GCC_FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-pthread", "-g0"]
+#: For a compiler that computes float in a wider type: GCC on s390x, and for the x87 unit of 32-bit x86.
+NARROW_FLAGS = [["-fexcess-precision=fast"], ["-msse2", "-mfpmath=sse"]]
 MSVC_FLAGS = ["/O2", "/std:c11", "/fp:precise"]
 REASON = "native_missing.txt"
 
 free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def refusal(command: "list[str]") -> "str | None":
+    """Return the first error of compiling csrc/compiler.h, which refuses what changes bits; None if there is none."""
+    check = [*command, "-fsyntax-only", "-x", "c", "csrc/compiler.h"]
+    in_english = {**os.environ, "LC_ALL": "C"}
+    errors = subprocess.run(check, capture_output=True, text=True, env=in_english, check=False).stderr
+    found = re.search(r'error: (?:#error )?"?(.*?)"?$', errors, re.M)
+    return found[1] if found else None
+
+
+def gcc_flags(compiler: "list[str]") -> "list[str]":
+    """Return the flags that keep the bits with this compiler.
+
+    Raises
+    ------
+    RuntimeError
+        If there are none.
+    """
+    flags = next((more for more in [[], *NARROW_FLAGS] if refusal([*compiler, *GCC_FLAGS, *more]) is None), None)
+    if flags is None:
+        raise RuntimeError(refusal([*compiler, *GCC_FLAGS]))
+    return [*GCC_FLAGS, *flags]
 
 
 class BuildPython(build_py):
@@ -35,13 +62,13 @@ class BuildNative(build_ext):
         for extension in self.extensions:
             # A library of an earlier build must not be shipped if this build fails.
             Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+        target = Path(self.get_ext_fullpath("fastopt._native")).parent  # now: a failed build in place forgets its place
         reason = self.try_build()
         for package in {Path(self.build_lib) / "fastopt", Path("fastopt")}:
             (package / REASON).unlink(missing_ok=True)
         if reason is not None:
-            package = Path(self.get_ext_fullpath("fastopt._native")).parent
-            package.mkdir(parents=True, exist_ok=True)
-            (package / REASON).write_text(reason + "\n")
+            target.mkdir(parents=True, exist_ok=True)
+            (target / REASON).write_text(reason + "\n")
 
     def try_build(self) -> "str | None":
         if os.environ.get("FASTOPT_SKIP_NATIVE") == "1":
@@ -60,7 +87,7 @@ class BuildNative(build_ext):
         if self.compiler.compiler_type == "msvc":
             extension.extra_compile_args += MSVC_FLAGS
         else:
-            extension.extra_compile_args += GCC_FLAGS
+            extension.extra_compile_args += gcc_flags(self.compiler.compiler_so)
             extension.extra_link_args += ["-pthread", "-lm"]
         super().build_extension(extension)
 

@@ -2,8 +2,15 @@
 #ifndef FO_COMPILER_H
 #define FO_COMPILER_H
 
-#ifdef __FAST_MATH__
-#error "fastopt promises the same bits everywhere: build without -ffast-math"
+#include <float.h>
+
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    defined(__NO_SIGNED_ZEROS__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "fastopt promises the same bits everywhere: build without -ffast-math and its parts"
+#endif
+
+#if FLT_EVAL_METHOD != 0
+#error "fastopt promises the same bits everywhere: FLT_EVAL_METHOD must be 0 (no wider type for float)"
 #endif
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))

@@ -49,7 +49,12 @@ int32_t fo_isa_in_use(void)
     return in_use;
 }
 
+const fo_kernels *fo_kernels_of(int32_t isa)
+{
+    return isas[isa].kernels;
+}
+
 const fo_kernels *fo_kernels_in_use(void)
 {
-    return isas[in_use].kernels;
+    return fo_kernels_of(in_use);
 }

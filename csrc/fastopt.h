@@ -141,7 +141,8 @@ int32_t fo_rule_count(void);
 const char *fo_rule_name(int32_t rule);
 
 const char *fo_isa_name(int32_t isa);
-int32_t fo_isa_found(int32_t isa); /* 1 if both this build and this machine have it */
+int32_t fo_isa_found(int32_t isa);      /* 1 if both this build and this machine have it */
+int32_t fo_isa_keeps_bits(int32_t isa); /* 1 if its kernels round every operation by itself (probe.c) */
 void fo_isa_use(int32_t isa);
 int32_t fo_isa_in_use(void);
 

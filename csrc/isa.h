@@ -22,6 +22,7 @@ extern const fo_kernels fo_kernels_avx2[];
 extern const fo_kernels fo_kernels_avx512[];
 #endif
 
+const fo_kernels *fo_kernels_of(int32_t isa);
 const fo_kernels *fo_kernels_in_use(void);
 
 #endif

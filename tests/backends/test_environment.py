@@ -242,6 +242,36 @@ def test_asking_for_the_native_part_where_it_is_missing(absent: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith(f"RuntimeError: backend=native: {reason}")
 
 
+#: A native part whose kernels for one instruction set have other bits.
+INEXACT = """
+import importlib.util, sys, types
+spec = importlib.util.spec_from_file_location("fastopt._native", {path!r})
+native = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native)
+class Library:
+    def fo_isa_keeps_bits(self, isa):
+        return isa != native.lib.fo_isa_in_use()
+    def __getattr__(self, name):
+        return getattr(native.lib, name)
+sys.modules["fastopt._native"] = types.SimpleNamespace(ffi=native.ffi, lib=Library())
+"""
+
+
+@needs_native
+def test_a_native_part_with_other_bits_is_refused(tmp_path: Path) -> None:
+    """The fallback runs and says why; asking for the native part is an error."""
+    path = sys.modules["fastopt._native"].__file__
+    (tmp_path / "sitecustomize.py").write_text(INEXACT.format(path=path))
+    reason = "the kernels of baseline have other bits than the rules: "
+    found = info(first=tmp_path)
+    assert (found["backend"], found["isas_found"], found["isa"]) == ("numpy", [], None)
+    assert found["native_missing"].startswith(reason)
+    done = python("-m", "fastopt", first=tmp_path, FASTOPT_BACKEND="native")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"fastopt: FASTOPT_BACKEND=native: {reason}")
+    assert python("-c", STEP, first=tmp_path).returncode == 0
+
+
 def test_commands() -> None:
     done = python("-m", "fastopt", "--help")
     assert done.returncode == 0

@@ -54,10 +54,24 @@ def use_isa(name: str | None) -> None:
     lib.fo_isa_use({known: number for number, known in isa_names()}[name])
 
 
+def inexact() -> str | None:
+    """Return why the kernels must not be used; None if they have the bits that the rules promise."""
+    faulty = [name for number, name in isa_names() if lib.fo_isa_found(number) and not lib.fo_isa_keeps_bits(number)]
+    if not faulty:
+        return None
+    return (
+        f"the kernels of {', '.join(faulty)} have other bits than the rules: they were built with flags that contract "
+        "or reorder floating point, or that compute in a wider type; install fastopt again without such flags in CFLAGS"
+    )
+
+
 def has_threads() -> bool:
     """Return whether this build can use more than the calling thread."""
     return bool(lib.fo_has_threads())
 
+
+if missing is None:
+    missing = inexact()
 
 if missing is None:
     DTYPES: dict[Any, int] = {np.dtype(name): number for number, name in enumerate(["float32", "float64", "float16"])}
