@@ -149,48 +149,6 @@ def test_threads_that_begin_late_keep_nothing_alive(no_collector: None) -> None:
         fastopt.set_num_threads(threads)
 
 
-#: Fewer than one object for each step, or one plan for each optimizer.
-MOST_OBJECTS = 500
-
-
-def grown(repeat: Callable[[], None]) -> int:
-    """Return by how many pieces of memory Python's use grows in some repetitions after the first ones."""
-    for _ in range(4):
-        repeat()
-    gc.collect()
-    before = sys.getallocatedblocks()
-    for _ in range(5):
-        repeat()
-    gc.collect()
-    return sys.getallocatedblocks() - before
-
-
-def resident() -> int:
-    """Return how many bytes of memory this process takes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-
-def varied_steps(opt: fastopt.Optimizer, count: int) -> None:
-    """Make planned steps of every kind, and some whole ones."""
-    for step in range(count):
-        grads: dict[str, Any] = {"a": np.full((4, 3), 0.5), "b": np.full((2, 2), 0.5)}
-        kind = step % 16
-        if kind == 3:
-            grads["b"] = None
-        elif kind == 5:
-            grads["a"] = np.ones((3, 4)).T
-        elif kind == 7:
-            opt.param_groups[0]["weight_decay"] = 0.1 / (1 + step % 100)
-        elif kind == 9:
-            grads["a"] = grads["a"].astype(np.float32)
-        elif kind == 11:
-            opt.param_groups[0]["betas"] = (0.9, 0.99 + 0.001 * (step % 3))
-        opt.step(grads)
-        if step % 997 == 0:
-            opt.load_state_dict(opt.state_dict())
-
-
 def test_the_scratch_memory_of_the_fallback_is_that_of_its_largest_block() -> None:
     """Also where the arrays get larger and larger, each of which the calls of the fallback stay bound to."""
     threads = fastopt.get_num_threads()
@@ -205,40 +163,3 @@ def test_the_scratch_memory_of_the_fallback_is_that_of_its_largest_block() -> No
         tracemalloc.stop()
         fastopt.set_num_threads(threads)
     assert scratch < 12 * max(param.nbytes for param in params) < sum(param.nbytes for param in params)
-
-
-@needs_native
-@pytest.mark.parametrize("lr", [0.1, lambda step: 0.1 / (1 + step)], ids=["constant", "scheduled"])
-def test_steps_take_no_memory(lr: Any) -> None:
-    _, opt = new(Case(fastopt.Adam, {"lr": lr}), backend="native", clip_global_norm=1.0)
-    assert grown(lambda: varied_steps(opt, 500)) < MOST_OBJECTS
-    assert opt.planned_steps > 1000
-
-
-@needs_native
-def test_optimizers_take_no_memory() -> None:
-    def build() -> None:
-        for _ in range(20):
-            _, opt = new(Case(fastopt.Adam, {"lr": lambda step: 0.1}), backend="native")
-            varied_steps(opt, 8)
-            assert opt.planned_steps > 0
-
-    assert grown(build) < MOST_OBJECTS
-
-
-@needs_native
-@pytest.mark.long
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_million_steps_and_10_000_optimizers_take_no_memory() -> None:
-    _, opt = new(Case(fastopt.Adam, {"lr": lambda step: 0.1 / (1 + step)}), backend="native", nonfinite="skip")
-    varied_steps(opt, 10_000)
-    before = resident()
-    varied_steps(opt, 1_000_000)
-    assert resident() - before < 1 << 20
-    assert opt.planned_steps > 900_000
-    for count in (500, 10_000):
-        before = resident()
-        for _ in range(count):
-            _, opt = new(Case(fastopt.Adam, {"lr": 0.1}), backend="native")
-            varied_steps(opt, 6)
-    assert resident() - before < 2 << 20
