@@ -6,6 +6,7 @@ import inspect
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from meetings import (
     grads,
     new_opt,
     refusal,
+    repeating,
     running,
     threads_take_turns_often,
 )
@@ -102,6 +104,48 @@ def test_threads_step_one_optimizer(
         peaceful.step(grads)
     assert (opt.step_count, opt.accumulated_calls) == (peaceful.step_count, peaceful.accumulated_calls)
     assert everything(params.values(), opt) == everything(alone.values(), peaceful)
+
+
+@pytest.mark.parametrize("changes", shortly(30, 500))
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("size", "lr"), [(3, 0.01), (3, slow), (50_000, slow)], ids=["tiny", "schedule", "large"])
+def test_threads_step_and_change_one_optimizer(
+    size: int, lr: Any, backend: str, changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes that leave the result of the steps what it is: what was not refused was made as a whole."""
+    monkeypatch.setattr(threads, "setting", 2)
+    params, alone = ({"a": np.linspace(-1, 1, size), "b": np.ones(3)} for _ in range(2))
+    grads = {"a": np.linspace(1, 2, size), "b": np.ones(3)}
+    opt = fastopt.Adam(params, lr=lr, backend=backend)
+    made, refused = [], []
+
+    def step() -> None:
+        try:
+            made.append(opt.step(grads))
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    def change(k: int) -> None:
+        calls: list[Callable[[], Any]] = [
+            lambda: opt.add_param_group({"params": {f"new {k}": np.ones(2)}}),
+            opt.unfreeze,
+            opt.reload_params,
+            lambda: opt.load_state_dict(opt.state_dict(), state=False),
+        ]
+        with suppress(RuntimeError):
+            calls[k % 4]()
+
+    with repeating(step) as raised:
+        for k in range(changes):
+            change(k)
+    assert raised == []
+    assert all("of this optimizer is running in another thread" in text for text in refused)
+    peaceful = fastopt.Adam(alone, lr=lr, backend=backend)
+    for _ in made:
+        peaceful.step(grads)
+    assert opt.step_count == peaceful.step_count == len(made)
+    assert same([opt.params[name] for name in alone], [*alone.values()])
+    assert same([dict(opt.state[name]) for name in alone], [dict(peaceful.state[name]) for name in alone])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
