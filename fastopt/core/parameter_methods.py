@@ -150,7 +150,7 @@ class ParameterMethods(Hooks):
             If there is no average. Inside, in any thread: for a step, another ``averaged()``, :meth:`reload_params`,
             and for :func:`fastopt.save` and ``restore`` of this optimizer.
         RuntimeError
-            If any other call that changes or saves this optimizer is running around this one.
+            On entering, if a call that changes or reads this optimizer is running around this one.
 
         Examples
         --------

@@ -84,7 +84,7 @@ def values_stand_in(
         yield
     finally:
         if before:
-            uninterrupted(partial(turns.run, what, Kind.EXCHANGE, leave))
+            uninterrupted(partial(turns.run, what, Kind.RETURN, leave))
 
 
 def set_stand_in(parts: Parts, values: str) -> None:

@@ -31,6 +31,8 @@ class Kind(Enum):
     CHANGE = auto()
     #: It waits for other threads, and is refused inside any call of its own thread.
     EXCHANGE = auto()
+    #: The end of an exchange. It waits for other threads, and runs inside any call of its own thread.
+    RETURN = auto()
     #: It waits for other threads, and runs inside a reader of its own thread.
     READER = auto()
 
@@ -91,7 +93,7 @@ class Turns:
         """Return when it is the turn of this call."""
         for around in list(self.queue):
             if around.thread == turn.thread:
-                if not turn.kind is around.kind is Kind.READER:
+                if not (turn.kind is Kind.RETURN or turn.kind is around.kind is Kind.READER):
                     refuse_inside(turn.what, around.what)
                 self._wait_for(around)
                 return

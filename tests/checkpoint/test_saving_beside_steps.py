@@ -255,6 +255,19 @@ def test_a_signal_handler_in_a_reader(name: str, signals: Any, tmp_path: Path) -
     assert opt.parts.turns.queue == []
 
 
+def test_values_that_stand_in_are_left_inside_any_call() -> None:
+    """The collector may close a generator that holds averaged() at any moment."""
+    opt = paused(lambda: None)
+    opt.step(grads())
+    own, averaged = opt.params["W"].copy(), opt.averaged()
+    averaged.__enter__()
+    assert (opt.params["W"] != own).all()
+    opt.inside = lambda: averaged.__exit__(None, None, None)
+    opt.state_dict()
+    assert (opt.params["W"] == own).all()
+    opt.step(grads())
+
+
 def test_an_interrupt_while_a_reader_waits_leaves_the_optimizer_free(signals: Any, tmp_path: Path) -> None:
     schedule, main = PausedSchedule(1), threading.main_thread().ident
     opt = new_opt(schedule)
