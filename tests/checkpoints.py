@@ -12,13 +12,11 @@ import pytest
 
 import fastopt
 
-needs_extra = pytest.mark.skipif(
-    find_spec("safetensors") is None or find_spec("ml_dtypes") is None, reason="needs the extra checkpoint"
-)
+needs_extra = pytest.mark.skipif(find_spec("ml_dtypes") is None, reason="needs the extra checkpoint")
 
-KINDS = ("run.safetensors", "run.npz") if find_spec("safetensors") else ("run.npz",)
+KINDS = ("run.safetensors", "run.npz")
 
-every_kind = pytest.mark.parametrize("kind", [pytest.param("run.safetensors", marks=needs_extra), "run.npz"])
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(fastopt.__file__).parents[1]), *sys.path])}
 

@@ -122,8 +122,6 @@ def test_one_array() -> None:
 
 @pytest.mark.parametrize("name", ["run.npz", "run.safetensors"])
 def test_both_go_on_from_a_file(tmp_path: Path, name: str) -> None:
-    if name != "run.npz":
-        pytest.importorskip("safetensors", reason="the optional extra checkpoint")
     params = model()
     stopping, ensemble = EarlyStopping(3, mode="max"), SnapshotEnsemble(2)
     for metric in (1.0, 2.0, 1.5):

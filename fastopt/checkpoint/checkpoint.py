@@ -17,7 +17,7 @@ from ..core.optimizer import Optimizer
 from ..core.params_in_state import check_own_values, reload
 from ..core.results import LoadResult
 from ..core.turns import Kind
-from .files import replace_file
+from .files import check_regular, replace_file
 from .metadata import CheckpointError, check_metadata, metadata_of
 from .npz import read_npz, write_npz
 from .packing import Packer, unpack
@@ -141,8 +141,8 @@ def save(
     Parameters
     ----------
     path : path
-        The file. A path that ends in ``.npz`` selects NumPy's format, which has no bfloat16 or 8-bit floats. Any other
-        path selects safetensors, which needs the extra ``checkpoint``.
+        The file; a link counts as the file that it leads to, which may be a new one. A path that ends in ``.npz``
+        selects NumPy's format, which has no bfloat16 or 8-bit floats. Any other path selects safetensors.
     opt : Optimizer or None, default None
         The optimizer whose state is saved.
     params : array or structure of arrays, default None
@@ -163,22 +163,23 @@ def save(
     RuntimeError
         If a step of ``opt`` is running around this call. A signal handler that should save sets a flag; save after the
         step.
-    ImportError
-        If safetensors is missing.
     OSError
-        If the file can't be written. The old file is unchanged.
+        If the file can't be written, with ``path`` as its ``filename``; or if there is something that is no file, such
+        as a folder, a pipe or a device. The old file is unchanged.
 
     Notes
     -----
     The data is written to a temporary file in the same folder, which replaces the old file once it is on disk. If the
-    process is killed meanwhile, the temporary file stays behind: ``.<name>.<random>.tmp``.
+    process is killed meanwhile, the temporary file stays behind: ``.fastopt-<16 hex digits>.tmp``, which only its owner
+    can read. The new file has the rights of the old one; a group or an access list that this process can't set gets the
+    rights of all others.
 
     Other threads may step and save meanwhile: the file is of one step of ``opt``. It is waited for, everything is
     copied, and the next step may begin; then the file is written. Without ``opt`` no step is waited for: the file
     loads, but the step of another thread may have changed a part of ``params`` already.
 
     The copies take as much memory as the file has bytes, twice that for arrays on a GPU. An ``.npz`` file takes up to
-    17 MiB more. safetensors 0.4 takes as much again; 0.8 does not.
+    17 MiB more.
 
     Nothing is pickled. A schedule is saved as its name and arguments. A function is saved as its name only, and loading
     keeps the function of the optimizer.
@@ -203,9 +204,8 @@ def save(
     else:
         content, arrays = opt.parts.turns.run("save", Kind.READER, packed, opt, params, extra)
     metadata = metadata_of(content, arrays)
-    target = Path(os.path.realpath(path))
-    write = write_npz if target.suffix == ".npz" else write_safetensors
-    replace_file(target, lambda temporary: write(temporary, arrays, metadata))
+    write = write_npz if Path(os.path.realpath(path)).suffix == ".npz" else write_safetensors
+    replace_file(path, lambda file: write(file, arrays, metadata))
 
 
 def packed(
@@ -247,7 +247,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     ImportError
         If the file has bfloat16 or 8-bit floats and ml_dtypes is missing.
     OSError
-        If the file is missing or can't be read.
+        If the file is missing, can't be read, or is no file but a folder, a pipe or a device.
 
     Examples
     --------
@@ -261,6 +261,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Traceback (most recent call last):
     fastopt.checkpoint.CheckpointError: ...run.npz: it is not a complete checkpoint: ...
     """
+    check_regular(path)
     with open(path, "rb") as file:
         is_npz = file.read(4) == b"PK\x03\x04"
         file.seek(0)

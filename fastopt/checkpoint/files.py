@@ -2,30 +2,90 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
+
+from .rights import give, rights_of
+
+#: The name of a temporary file. It is short, so that it fits where the name of the file itself just fits.
+TEMPORARY = ".fastopt-{}.tmp"
 
 
-def replace_file(target: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then move it to the target once it is on disk."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let each OSError name the path that the user gave."""
     try:
-        temporary.touch(exist_ok=False)
-        # The old file's mode, else the mode from the umask: safetensors makes files that only their owner can read.
-        mode = (target if target.exists() else temporary).stat().st_mode & 0o7777
-        write(temporary)
-        os.chmod(temporary, mode)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the folder's new entry must reach the disk too
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        yield
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), os.fspath(path)) from error
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise if a path leads to something that is no file, such as a folder, a pipe or a device.
+
+    Raises
+    ------
+    OSError
+        Also if there is nothing, or a loop of links.
+    """
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind):
+        number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+        raise OSError(number, "not a regular file; give the path of a file", os.fspath(path))
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None]) -> None:
+    """Let ``write`` fill a temporary file in the same folder, then move it to the path once it is on disk.
+
+    Raises
+    ------
+    OSError
+        With the path. The old file is unchanged then.
+    """
+    with naming(path):
+        target = Path(os.path.realpath(path))
+        with suppress(FileNotFoundError):
+            check_regular(target)
+        temporary = target.with_name(TEMPORARY.format(secrets.token_hex(8)))
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            fill(temporary, target, write)
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    if hasattr(os, "O_DIRECTORY"):
+        with suppress(OSError):  # the new file is in its place, also where a folder can't be opened or synchronised
+            sync_folder(target.parent)
+
+
+def fill(temporary: Path, target: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a temporary file to disk, and give it the rights of the target."""
+    is_new = not target.exists()
+    # A new file has the rights that any new file has in this folder; it is empty until only its owner can open it.
+    with open(temporary, "xb", opener=partial(os.open, mode=0o666 if is_new else 0o600)) as file:
+        if hasattr(os, "fchown"):
+            rights = rights_of(file.fileno() if is_new else target)
+            with suppress(PermissionError):  # of a file system without rights
+                os.fchmod(file.fileno(), 0o600)
+        write(file)
+        file.flush()
+        if hasattr(os, "fchown"):
+            give(file.fileno(), rights)
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the new entry of a folder reach the disk too."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,6 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from .packing import DTYPES, check_key, is_extension
 METADATA_KEY = "metadata"
 
 
-def write_npz(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+def write_npz(file: IO[bytes], arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write arrays and metadata to a file.
 
     Raises
@@ -32,8 +31,10 @@ def write_npz(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, st
     if unknown:
         raise TypeError(f".npz files can't hold {unknown}; save as safetensors (the extra 'checkpoint')")
     packed = np.frombuffer(json.dumps(dict(metadata)).encode(), np.uint8)
-    with open(path, "wb") as file:
-        np.savez(file, **{METADATA_KEY: packed, **arrays})  # type: ignore[arg-type]  # takes the names for allow_pickle
+    with zipfile.ZipFile(file, "w") as archive:
+        for key, array in {METADATA_KEY: packed, **arrays}.items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, array, allow_pickle=False)
 
 
 def read_npz(file: IO[bytes]) -> tuple[dict[str, Array], Any]:

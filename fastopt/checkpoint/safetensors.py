@@ -7,7 +7,6 @@ import math
 import os
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,25 @@ from .packing import DTYPES, check_key, is_extension
 
 #: The longest header to read, as in safetensors itself.
 MAX_HEADER = 100_000_000
+
+#: The dtypes in the order in which the package writes arrays.
+ORDER = (
+    "U64",
+    "I64",
+    "F64",
+    "F32",
+    "U32",
+    "I32",
+    "BF16",
+    "F16",
+    "U16",
+    "I16",
+    "F8_E4M3",
+    "F8_E5M2",
+    "I8",
+    "U8",
+    "BOOL",
+)
 
 
 class Entry(NamedTuple):
@@ -28,21 +46,24 @@ class Entry(NamedTuple):
     end: int
 
 
-def write_safetensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write arrays and metadata to a file.
+def write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write arrays and metadata to a file, in the bytes that the package safetensors writes.
 
-    Raises
-    ------
-    ImportError
-        If safetensors is missing.
+    The package can't write into an open file: it makes a temporary one of its own, which a kill leaves behind.
     """
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ImportError(
-            "saving this needs safetensors: pip install 'fastopt[checkpoint]', or save to a path ending in .npz"
-        ) from error
-    save_file(dict(arrays), path, metadata=dict(metadata))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    keys = sorted(arrays, key=lambda key: (ORDER.index(DTYPES[arrays[key].dtype.name]), key.encode()))
+    position = 0
+    for key in keys:
+        array = arrays[key]
+        offsets = [position, position + array.nbytes]
+        header[key] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": offsets}
+        position = offsets[1]
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)) + text)
+    for key in keys:
+        file.write(arrays[key].reshape(-1).view(np.uint8).data)
 
 
 def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:

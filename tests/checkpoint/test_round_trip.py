@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from structures import copied, flat, like, model, same
 
 import fastopt
-from fastopt.checkpoint import packing, safetensors
+from fastopt.checkpoint import npz, packing, safetensors
 
 
 @every_kind
@@ -208,12 +209,42 @@ def test_what_a_checkpoint_cannot_hold(tmp_path: Path, extra: Any, message: str)
     assert (tmp_path / "run.npz").read_bytes() == b"old"
 
 
-@needs_extra
 def test_safetensors_itself_reads_the_file(tmp_path: Path) -> None:
+    load_file = pytest.importorskip("safetensors.numpy").load_file
     fastopt.save(tmp_path / "run.safetensors", params={"a/b": {"W": np.asfortranarray(np.arange(6.0).reshape(2, 3))}})
-    from safetensors.numpy import load_file
-
     loaded = load_file(tmp_path / "run.safetensors")
     assert {key: value.tolist() for key, value in loaded.items()} == {"params.a%2Fb.W": [[0, 1, 2], [3, 4, 5]]}
     with np.load(write(tmp_path, params={"W": np.ones(2)}), allow_pickle=False) as opened:
         assert sorted(opened) == ["metadata", "params.W"]
+
+
+@needs_extra
+def test_the_bytes_are_those_of_the_packages(tmp_path: Path) -> None:
+    """Those of safetensors, but for the order of its metadata, which is random; and those of np.savez."""
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    metadata = {"format": "fastopt", "content": 'é\n"\\', "a": ""}
+    for backwards in (False, True):
+        codes = list(packing.DTYPES.values())[:: -1 if backwards else 1]
+        names = ["b", "é", "Z", '"', "\ue000", "\U0001f600", *map(str, range(9))]
+        arrays = {
+            name: np.ones(k % 3, safetensors.dtype_of(code))
+            for k, (name, code) in enumerate(zip(names, codes, strict=True))
+        }
+        with open(tmp_path / "ours", "wb") as file:
+            safetensors.write_safetensors(file, arrays, metadata)
+        save_file(arrays, tmp_path / "theirs", metadata=metadata)
+        ours, theirs = (split_header((tmp_path / name).read_bytes()) for name in ("ours", "theirs"))
+        assert ours == theirs
+        arrays = {name: array for name, array in arrays.items() if not packing.is_extension(array.dtype.name)}
+        with open(tmp_path / "ours", "wb") as file:
+            npz.write_npz(file, arrays, metadata)
+        packed = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
+        np.savez(tmp_path / "theirs.npz", **{npz.METADATA_KEY: packed, **arrays})  # type: ignore[arg-type]
+        assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
+
+
+def split_header(data: bytes) -> tuple[Any, ...]:
+    """Return the length of a safetensors header, its metadata, its other entries in order, and the rest of the file."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    return start, header.pop("__metadata__"), list(header.items()), data[start:]

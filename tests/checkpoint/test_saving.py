@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import ENVIRONMENT, KINDS, every_kind, needs_extra, write
+from checkpoints import ENVIRONMENT, KINDS, every_kind, write
 
 import fastopt
 
@@ -53,17 +53,6 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, kind: str, monkey
         fastopt.load(tmp_path / "missing")
 
 
-@needs_extra
-def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path, "run.safetensors", extra={"n": 1})
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(ImportError, match=r"pip install 'fastopt\[checkpoint\]', or save to a path ending in .npz"):
-        fastopt.save(path, extra={"n": 2})
-    assert fastopt.load(write(tmp_path, extra={"n": 3})).extra == {"n": 3}
-    assert fastopt.load(path).extra == {"n": 1}
-
-
 SAVE_FOREVER = """
 import sys, numpy as np, fastopt
 path, n = sys.argv[1], 0
@@ -79,7 +68,7 @@ while True:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.long)])
 def test_killed_while_saving(tmp_path: Path, count: int) -> None:
     """Kills at any moment of a loop that saves: the file is there whenever it was, and always whole."""
     kills, rng = 0, np.random.default_rng(5)
