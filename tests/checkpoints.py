@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 import fastopt
+from fastopt.checkpoint import npz
+from fastopt.checkpoint.metadata import FORMAT_VERSION, digest
 
 needs_extra = pytest.mark.skipif(find_spec("ml_dtypes") is None, reason="needs the extra checkpoint")
 
@@ -24,3 +27,13 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(fastopt.__f
 def write(folder: Path, kind: str = "run.npz", **content: Any) -> Path:
     fastopt.save(folder / kind, **content)
     return folder / kind
+
+
+def signed(content: Any, arrays: dict[str, Any], path: Path) -> Path:
+    """Write a file whose digest is right, whatever its content."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    metadata = {"format": "fastopt", "format_version": str(FORMAT_VERSION), "content": text}
+    metadata["digest"] = digest(metadata, arrays)
+    with open(path, "wb") as file:
+        npz.write_npz(file, arrays, metadata)
+    return path

@@ -13,6 +13,9 @@ Getter: TypeAlias = Callable[[Any], Sequence[Any]]
 
 LEAF = None
 
+#: How deep dicts, lists and tuples may be nested, in parameters and in a checkpoint.
+MAX_DEPTH = 100
+
 
 class Source(NamedTuple):
     """One of the user's containers, and its children when the optimizer was built."""
@@ -46,6 +49,10 @@ class Branch:
     """
 
     def __init__(self, container: Any, path: tuple[str, ...] = (), offset: int = 0) -> None:
+        if len(path) > MAX_DEPTH:
+            raise ValueError(
+                f"{'.'.join(path[:8])}...: it is nested more than {MAX_DEPTH} deep, or contains itself; make it flatter"
+            )
         self.path = path
         self.is_dict = isinstance(container, Mapping)
         source_keys = list(container.keys()) if self.is_dict else list(range(len(container)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,9 @@ from ..core.turns import Kind
 from .files import check_regular, replace_file
 from .metadata import CheckpointError, check_metadata, metadata_of
 from .npz import read_npz, write_npz
-from .packing import Packer, unpack
+from .packing import Packer
 from .safetensors import read_safetensors, write_safetensors
+from .unpacking import parse, unpack
 
 
 class Checkpoint(NamedTuple):
@@ -157,7 +157,8 @@ def save(
     TypeError
         If a checkpoint can't hold one of the values, or ``extra`` is not a dict.
     ValueError
-        If there is nothing to save, no array in ``params``, or if ``opt`` is inside
+        If there is nothing to save, no array in ``params``, or values are nested more than 100 deep, as those that
+        contain themselves are; or if ``opt`` is inside
         :meth:`fastopt.Optimizer.averaged` or :meth:`fastopt.SGD.lookahead`: the run would go on from these values.
         (``save(path, params=opt.ema)`` saves the averages alone.) The old file is unchanged.
     RuntimeError
@@ -268,20 +269,20 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         try:
             arrays, metadata = read_npz(file) if is_npz else read_safetensors(file)
             check_metadata(metadata, arrays)
-            content = json.loads(metadata["content"])
-            remaining = dict(arrays)
-            checkpoint = Checkpoint(**{name: unpack(content[name], remaining) for name in Checkpoint._fields})
-            if remaining or set(content) != set(Checkpoint._fields):
-                raise ValueError(f"nothing refers to the arrays {list(remaining)}")
+            content = parse(metadata["content"], len(arrays))
+            if not isinstance(content, dict) or set(content) != set(Checkpoint._fields):
+                raise ValueError(f"its content is not a dict of {list(Checkpoint._fields)}")
+            checkpoint = Checkpoint(**{name: unpack(content[name], arrays) for name in Checkpoint._fields})
+            if arrays:
+                raise ValueError(f"nothing refers to the arrays {list(arrays)!r:.200}")
             if not isinstance(checkpoint.extra, dict) or not isinstance(checkpoint.optimizer, (dict, NoneType)):
                 raise ValueError("its 'extra' is not a dict, or its 'optimizer' neither a dict nor None")
             return checkpoint
-        except ImportError:
+        except (ImportError, MemoryError):
             raise
         except CheckpointError as error:
             raise CheckpointError(f"{os.fspath(path)}: {error}") from error
-        except Exception as error:  # NumPy, zipfile and json raise many kinds for a broken file
-            reason = str(error) or type(error).__name__
+        except ValueError as error:
             raise CheckpointError(
-                f"{os.fspath(path)}: it is not a complete checkpoint: {reason:.300}; use an earlier one"
+                f"{os.fspath(path)}: it is not a complete checkpoint: {error!s:.300}; use an earlier one"
             ) from error

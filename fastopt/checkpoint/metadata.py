@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..arrays.dtypes import Array
+from .bounds import check_lists, check_text
 
 #: The version of new files; files of a later version are refused.
 FORMAT_VERSION = 1
@@ -25,8 +25,17 @@ class CheckpointError(ValueError):
 
 
 def metadata_of(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, str]:
-    """Return the metadata of a file with this content and these arrays."""
-    metadata = {"format": "fastopt", "format_version": str(FORMAT_VERSION), "content": json.dumps(content)}
+    """Return the metadata of a file with this content and these arrays.
+
+    Raises
+    ------
+    ValueError
+        If the content is beyond a bound.
+    """
+    text = json.dumps(content)
+    check_text(len(text))
+    check_lists(text, len(arrays))
+    metadata = {"format": "fastopt", "format_version": str(FORMAT_VERSION), "content": text}
     metadata["digest"] = digest(metadata, arrays)
     return metadata
 
@@ -42,7 +51,7 @@ def digest(metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> str:
     return sha.hexdigest()
 
 
-def check_metadata(metadata: Any, arrays: Mapping[str, Array]) -> None:
+def check_metadata(metadata: Mapping[str, str] | None, arrays: Mapping[str, Array]) -> None:
     """Raise unless this is the metadata of these arrays, in a known version.
 
     Raises
@@ -52,10 +61,10 @@ def check_metadata(metadata: Any, arrays: Mapping[str, Array]) -> None:
     ValueError
         If the file is damaged.
     """
-    if not isinstance(metadata, dict) or metadata.get("format") != "fastopt":
+    if metadata is None or metadata.get("format") != "fastopt":
         raise CheckpointError("it was not written by fastopt.save")
-    if sorted(metadata) != sorted(ENTRIES) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError(f"expected the metadata {ENTRIES}, got {list(metadata)}")
+    if sorted(metadata) != sorted(ENTRIES):
+        raise ValueError(f"its metadata has the entries {list(metadata)!r:.200}; expected {list(ENTRIES)}")
     version = metadata["format_version"]
     if not re.fullmatch("[1-9][0-9]*", version):
         raise CheckpointError(
@@ -65,5 +74,5 @@ def check_metadata(metadata: Any, arrays: Mapping[str, Array]) -> None:
         raise CheckpointError(
             f"it is of format version {version:.80}; this fastopt reads up to {FORMAT_VERSION}: use a newer fastopt"
         )
-    if not secrets.compare_digest(metadata["digest"].encode(), digest(metadata, arrays).encode()):
+    if metadata["digest"] != digest(metadata, arrays):
         raise ValueError("its digest is not that of its content, so it was changed since it was written")

@@ -1,4 +1,4 @@
-"""Nested Python values with arrays, as JSON and a flat dict of arrays, and back, without pickle."""
+"""Nested Python values with arrays, as JSON and a flat dict of arrays, without pickle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
+from ..arrays.structure import MAX_DEPTH
+from .bounds import MAX_BITS
 
 #: The allowed dtypes of arrays, and safetensors' names for them.
 DTYPES: Mapping[str, str] = {
@@ -52,9 +54,13 @@ class Packer:
 
         Raises
         ------
-        TypeError
+        TypeError, ValueError
             If a checkpoint can't hold a part of it; the message says which.
         """
+        if len(path) > MAX_DEPTH:
+            raise ValueError(f"{place(path)} is nested more than {MAX_DEPTH} deep, or contains itself; make it flatter")
+        if isinstance(value, int):
+            check_bits(value, path)
         if value is None or isinstance(value, (bool, int, str)):
             return value
         if isinstance(value, float) and not isinstance(value, np.generic):
@@ -77,22 +83,22 @@ class Packer:
             if state["bit_generator"] in GENERATORS:
                 return {"generator": self.pack(state, path)}
         raise TypeError(
-            f"{'.'.join(path)} is {described(value)}; a checkpoint holds None, bool, int, float, str, list, tuple, "
+            f"{place(path)} is {described(value)}; a checkpoint holds None, bool, int, float, str, list, tuple, "
             "dict, NumPy arrays and NumPy's generators"
         )
 
     def pack_key(self, key: Any, path: tuple[str, ...]) -> Any:
         """Return the key of a dict, after a check of its type."""
         if not isinstance(key, (str, int)):
-            raise TypeError(f"{'.'.join(path)} has the key {key!r}; the keys of a dict in a checkpoint are str or int")
+            raise TypeError(f"{place(path)} has the key {key!r:.80}; the keys of a dict in a checkpoint are str or int")
+        if isinstance(key, int):
+            check_bits(key, path)
         return key
 
     def add_array(self, array: Array, path: tuple[str, ...]) -> str:
         """Collect an array, and return its key."""
         if array.dtype.name not in DTYPES or not array.dtype.isnative:
-            raise TypeError(
-                f"{'.'.join(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}"
-            )
+            raise TypeError(f"{place(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}")
         # Characters that could make the key a file's path are escaped.
         base = key = re.sub(r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path))
         number = 1
@@ -102,6 +108,17 @@ class Packer:
         # Not ascontiguousarray, which would add a dimension to an array of none.
         self.arrays[key] = np.array(array, order="C")
         return key
+
+
+def place(path: tuple[str, ...]) -> str:
+    """Return where a value is, for people."""
+    return ".".join(path[:8]) + ("..." if len(path) > 8 else "")
+
+
+def check_bits(value: int, path: tuple[str, ...]) -> None:
+    """Raise if a whole number is too long for JSON."""
+    if value.bit_length() > MAX_BITS:
+        raise ValueError(f"{place(path)} has a number of {value.bit_length()} bits; expected at most {MAX_BITS}")
 
 
 def is_extension(name: str) -> bool:
@@ -119,52 +136,3 @@ def check_key(key: str) -> None:
     """
     if not key or key.startswith((".", "~")) or re.search(r"[/\\\x00-\x1f\x7f]", key):
         raise ValueError(f"an array is called {key!r:.80}, which looks like a path")
-
-
-def unpack(packed: Any, arrays: dict[str, Array]) -> Any:
-    """Return the value that :meth:`Packer.pack` packed, and take its arrays out of ``arrays``.
-
-    Raises
-    ------
-    ValueError, TypeError, KeyError
-        If :meth:`Packer.pack` can't have returned this.
-    """
-    if isinstance(packed, list):
-        return [unpack(item, arrays) for item in packed]
-    if not isinstance(packed, dict):
-        return packed
-    kind: str
-    content: Any
-    kind, content = next(iter(packed.items()), ("nothing", None))
-    if kind == "array" and packed.get("order") in ("C", "F"):
-        return np.require(arrays.pop(content), requirements=[packed["order"], "W", "O"])
-    if len(packed) == 1:
-        if kind == "float" and content in ("nan", "inf", "-inf"):
-            return float(content)
-        if kind == "scalar":
-            return arrays.pop(content)[()]
-        if kind == "tuple" and isinstance(content, list):
-            return tuple(unpack(item, arrays) for item in content)
-        if kind == "dict" and isinstance(content, list):
-            return {key: unpack(item, arrays) for key, item in content}
-        if kind == "generator":
-            return generator(unpack(content, arrays))
-    raise ValueError(f"nothing is written like {packed!r:.80}")
-
-
-def generator(state: Any) -> np.random.Generator:
-    """Return NumPy's generator in this state.
-
-    Raises
-    ------
-    ValueError
-        If this is not the state of a generator.
-    """
-    if not isinstance(state, dict) or state.get("bit_generator") not in GENERATORS:
-        raise ValueError(f"{state!r:.80} is not the state of a generator")
-    # NumPy does not check positions, and would read beyond its buffers.
-    if not 0 <= state["state"].get("pos", 0) <= 624 or not 0 <= state.get("buffer_pos", 0) <= 4:
-        raise ValueError("a generator's position is outside its buffer")
-    bit_generator = getattr(np.random, state["bit_generator"])()
-    bit_generator.state = state
-    return np.random.Generator(bit_generator)

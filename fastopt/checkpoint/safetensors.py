@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
@@ -12,29 +13,26 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from ..arrays.dtypes import Array
+from .bounds import MAX_DIMENSIONS, MAX_ELEMENTS, check_text
+from .flat_json import decoded, read_object, read_object_at, read_string
 from .packing import DTYPES, check_key, is_extension
 
-#: The longest header to read, as in safetensors itself.
-MAX_HEADER = 100_000_000
+#: The key of the metadata among those of the arrays.
+METADATA_KEY = "__metadata__"
+
+#: The entry of an array in a header.
+ENTRY = re.compile(
+    r'\{\s*"dtype"\s*:\s*"(?P<dtype>[A-Z0-9_]{1,16})"\s*,'
+    rf'\s*"shape"\s*:\s*\[(?P<shape>(?:\s*[0-9]{{1,19}}\s*(?:,\s*[0-9]{{1,19}}\s*){{,{MAX_DIMENSIONS - 1}}})?)\]\s*,'
+    r'\s*"data_offsets"\s*:\s*\[\s*(?P<begin>[0-9]{1,19})\s*,\s*(?P<end>[0-9]{1,19})\s*\]\s*\}\s*',
+    re.ASCII,
+)
 
 #: The dtypes in the order in which the package writes arrays.
-ORDER = (
-    "U64",
-    "I64",
-    "F64",
-    "F32",
-    "U32",
-    "I32",
-    "BF16",
-    "F16",
-    "U16",
-    "I16",
-    "F8_E4M3",
-    "F8_E5M2",
-    "I8",
-    "U8",
-    "BOOL",
-)
+ORDER = "U64 I64 F64 F32 U32 I32 BF16 F16 U16 I16 F8_E4M3 F8_E5M2 I8 U8 BOOL".split()  # noqa: SIM905  # one line instead of 15
+
+#: NumPy's names of the dtypes.
+NAMES = {code: name for name, code in DTYPES.items()}
 
 
 class Entry(NamedTuple):
@@ -51,7 +49,7 @@ def write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], metadata: Ma
 
     The package can't write into an open file: it makes a temporary one of its own, which a kill leaves behind.
     """
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    header: dict[str, Any] = {METADATA_KEY: dict(sorted(metadata.items()))}
     keys = sorted(arrays, key=lambda key: (ORDER.index(DTYPES[arrays[key].dtype.name]), key.encode()))
     position = 0
     for key in keys:
@@ -61,6 +59,7 @@ def write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], metadata: Ma
         position = offsets[1]
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    check_text(len(text))
     file.write(struct.pack("<Q", len(text)) + text)
     for key in keys:
         file.write(arrays[key].reshape(-1).view(np.uint8).data)
@@ -73,23 +72,40 @@ def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
     if len(start) < 8:
         raise ValueError(f"it has {size} bytes")
     (length,) = struct.unpack("<Q", start)
-    if length > min(size - 8, MAX_HEADER):
+    if length > size - 8:
         raise ValueError(f"its header claims {length} bytes, and the file has {size}")
-    header = json.loads(file.read(length), object_pairs_hook=unique)
-    if not isinstance(header, dict):
-        raise ValueError("its header is not a dict")
-    metadata = header.pop("__metadata__", None)
+    check_text(length)
+    header = read_object(decoded(file.read(length)), read_value)
+    metadata = header.pop(METADATA_KEY, None)
+    check_cover(header, size - 8 - length)
     arrays = {}
-    for key, entry in checked_entries(header, size - 8 - length).items():
+    for key, entry in header.items():
         file.seek(8 + length + entry.begin)
         data = bytearray(file.read(entry.end - entry.begin))
         arrays[key] = np.frombuffer(data, entry.dtype).reshape(entry.shape)
     return arrays, metadata
 
 
-def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, Entry]:
-    """Return the entries of a header, after a check that they fill ``size`` bytes."""
-    entries = {key: checked_entry(key, fields) for key, fields in header.items()}
+def read_value(key: str, text: str, position: int) -> tuple[Any, int]:
+    """Return the metadata of a header, or the entry of an array, and the position behind it."""
+    if key == METADATA_KEY:
+        return read_object_at(text, position, read_string)
+    check_key(key)
+    found = ENTRY.match(text, position)
+    if found is None:
+        raise ValueError(f"its header says of {key!r:.80}: {text[position : position + 80]!r}")
+    sizes = found["shape"].split(",") if found["shape"] else []
+    shape, begin, end = [int(size) for size in sizes], int(found["begin"]), int(found["end"])
+    dtype = dtype_of(found["dtype"])
+    # An array without elements may not have sizes that NumPy can't multiply either.
+    too_large = math.prod(size or 1 for size in shape) >= MAX_ELEMENTS
+    if end - begin != math.prod(shape) * dtype.itemsize or too_large:
+        raise ValueError(f"its header says of {key!r:.80}: {found[0]!r:.200}")
+    return Entry(dtype, shape, begin, end), found.end()
+
+
+def check_cover(entries: Mapping[str, Entry], size: int) -> None:
+    """Raise unless the entries of a header fill ``size`` bytes."""
     position = 0
     for begin, end in sorted((entry.begin, entry.end) for entry in entries.values()):
         if begin != position:
@@ -97,26 +113,6 @@ def checked_entries(header: Mapping[str, Any], size: int) -> dict[str, Entry]:
         position = end
     if position != size:
         raise ValueError(f"its arrays end at byte {position} of {size}")
-    return entries
-
-
-def checked_entry(key: str, fields: Any) -> Entry:
-    """Return the entry of an array in a header, after a check that its numbers are valid and consistent."""
-    check_key(key)
-    wrong = ValueError(f"its header says of {key!r:.80}: {fields!r:.80}")
-    if (
-        set(fields) != {"dtype", "shape", "data_offsets"}
-        or len(fields["data_offsets"]) != 2
-        or len(fields["shape"]) > 64
-    ):
-        raise wrong
-    begin, end = fields["data_offsets"]
-    if not all(type(number) is int and 0 <= number < 2**62 for number in (*fields["shape"], begin, end)):
-        raise wrong
-    dtype = dtype_of(fields["dtype"])
-    if end - begin != math.prod(fields["shape"]) * dtype.itemsize:
-        raise wrong
-    return Entry(dtype, fields["shape"], begin, end)
 
 
 def dtype_of(code: str) -> np.dtype[Any]:
@@ -127,7 +123,9 @@ def dtype_of(code: str) -> np.dtype[Any]:
     ImportError
         If ml_dtypes is needed and missing.
     """
-    name = {code: name for name, code in DTYPES.items()}[code]
+    name = NAMES.get(code)
+    if name is None:
+        raise ValueError(f"it has arrays of the dtype {code!r}; expected one of {list(NAMES)}")
     if not is_extension(name):
         return np.dtype(name)
     try:
@@ -135,12 +133,4 @@ def dtype_of(code: str) -> np.dtype[Any]:
     except ImportError as error:
         raise ImportError(f"this checkpoint has {name} arrays, which need ml_dtypes: pip install ml-dtypes") from error
     found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-    return found
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs of a JSON object as a dict; raise if a name occurs twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("its header has a name twice")
     return found
