@@ -178,6 +178,7 @@ def long(session: nox.Session) -> None:
     run_tests(session, development(session), "-k", further, marks="exhaustive")
     run_tests(session, development(session), *LARGE_GRIDS, marks="exhaustive")
     run_with_older_instruction_sets(session, "exhaustive")
+    check_bits(session, "--all")
     python = cuda_environment(session)
     with only_the_tests(session):
         run_tests(session, python, SIMULATED, marks="exhaustive or long", NUMBA_ENABLE_CUDASIM="1")
@@ -292,6 +293,24 @@ def run_on_stand_in(session: nox.Session, python: str, *arguments: str) -> None:
     session.run(python, STAND_IN, "-m", "pytest", *options, *files, external=True)
 
 
+def check_bits(session: nox.Session, *arguments: str) -> None:
+    """Compare the bits of the C code with the record; install the compilers that are missing, if that is allowed."""
+    tool = [sys.executable, "csrc/tools/check_bits.py", *arguments]
+    packages = str(session.run(*tool, "--packages", silent=True, external=True)).split()
+    if packages and shutil.which("apt-get") and os.geteuid() == 0:
+        if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
+            session.run("apt-get", "update", "-qq", external=True)
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+        session.run(*install, env={"DEBIAN_FRONTEND": "noninteractive"}, silent=True, external=True)
+    session.run(*tool, external=True)
+
+
+@nox.session(python=False)
+def bits(session: nox.Session) -> None:
+    """GCC, clang and GCC for 64-bit ARM, in emulation, have the recorded bits and stay inside all buffers."""
+    check_bits(session)
+
+
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +321,8 @@ def lint(session: nox.Session) -> None:
     session.run(python, "-m", "ruff", "check", ".", external=True)
     session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
     session.run(str(Path(python).with_name("lint-imports")), external=True)
-    sources = sorted(str(path) for pattern in ("csrc/**/*.[ch]", "bench/*.c") for path in ROOT.glob(pattern))
+    patterns = ("csrc/**/*.[ch]", "bench/*.c", "tests/backends/native/*.[ch]")
+    sources = sorted(str(path) for pattern in patterns for path in ROOT.glob(pattern))
     session.run(str(Path(python).with_name("clang-format")), "--dry-run", "--Werror", *sources, external=True)
 
 

@@ -1,18 +1,25 @@
-"""The C side alone, without Python: bench/driver.c, and doors.c beside this file."""
+"""The C side alone, without Python: bench/driver.c, and the programs of this folder.
+
+csrc/tools/check_bits.py builds and runs bits.c, for several compilers.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
 
 import pytest
+from cases import ISAS
 from places import ROOT
 
 COMPILER = shutil.which("cc")
 FLAGS = ["-O1", "-std=c11", "-ffp-contract=off", "-fopenmp-simd", "-pthread", "-Icsrc"]
 FLAGS += ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+SOURCES = sorted(str(path) for path in ROOT.glob("csrc/*.c"))
+CALLERS = "tests/backends/native/callers.c"
 
 pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="needs a C compiler called cc"),
@@ -20,17 +27,24 @@ pytestmark = [
 ]
 
 
-def build(folder: Path, sources: list[str]) -> Path:
+def build(folder: Path, sources: list[str], *flags: str) -> Path:
     """Return a program of these C files, whose paths are relative to the root."""
     program = folder / "program"
-    subprocess.run([str(COMPILER), *FLAGS, *sources, "-lm", "-o", str(program)], cwd=ROOT, check=True)
+    subprocess.run([str(COMPILER), *FLAGS, *flags, *sources, "-lm", "-o", str(program)], cwd=ROOT, check=True)
     return program
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sources = ["bench/driver.c", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.c"))]
-    return build(tmp_path_factory.mktemp("driver"), sources)
+def objects(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the compiled files of csrc."""
+    folder = tmp_path_factory.mktemp("objects")
+    subprocess.run([str(COMPILER), *FLAGS, f"-I{ROOT / 'csrc'}", "-c", *SOURCES], cwd=folder, check=True)
+    return [str(path) for path in folder.glob("*.o")]
+
+
+@pytest.fixture(scope="module")
+def driver(objects: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("driver"), ["bench/driver.c", *objects])
 
 
 @pytest.mark.parametrize(
@@ -60,6 +74,37 @@ def test_a_door_is_opened_only_if_somebody_would_come(tmp_path: Path) -> None:
         "large, all asleep: 1",
         "small, back to back: 1",
     ]
+
+
+def test_callers_in_several_threads_have_the_bits_of_one(objects: list[str], tmp_path: Path) -> None:
+    """Also in a child process, which was forked while the others stepped."""
+    program = build(tmp_path, [CALLERS, *objects])
+    done = subprocess.run([program, "baseline", "3"], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.endswith(" 0 faults\n")
+
+
+def run_sanitized(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    options = {"TSAN_OPTIONS": "die_after_fork=0 halt_on_error=1 exitcode=66"}
+    return subprocess.run([program, *arguments], env={**os.environ, **options}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("isa", "rounds"),
+    [
+        pytest.param("baseline", "1", marks=pytest.mark.exhaustive),
+        *(pytest.param(isa, "20", marks=pytest.mark.long) for isa in ISAS),
+    ],
+)
+def test_no_race(tmp_path: Path, isa: str, rounds: str) -> None:
+    """ThreadSanitizer finds the race of callers that step one table, and none if each has a table of its own."""
+    program = build(tmp_path, [CALLERS, *SOURCES], "-g", "-fsanitize=thread")
+    done = run_sanitized(program, isa, rounds, "shared")
+    assert done.returncode == 66
+    assert "WARNING: ThreadSanitizer: data race" in done.stderr
+    assert "visit_step" in done.stderr
+    done = run_sanitized(program, isa, rounds)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(" 0 faults\n")
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("csrc/python/*.c")), ids=lambda path: path.name)

@@ -1,0 +1,309 @@
+/* Hashes of the bits of all that the C code computes: every rule with every storage and option, sums, and copies.
+
+     bits INSTRUCTION_SET THREADS begin|end|apart [RULE]
+
+   prints a line for each rule and each other function, and one for all; or for that rule alone. csrc/tools/check_bits.py
+   compares them with its record. Neither the instruction set, nor the threads, nor the place of the buffers may change a
+   line. All buffers are in guarded memory: at its end, at its begin, or at the one and the other by turns.
+
+     bits INSTRUCTION_SET THREADS overrun
+
+   tries the guards: for each buffer in turn, a step of one element too many must crash. Without arguments it prints the
+   instruction sets that this machine has. */
+#define _DEFAULT_SOURCE
+#include "ndarray.h"
+#include "workload.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+
+#define COUNT(array) ((int64_t)(sizeof(array) / sizeof((array)[0])))
+
+/* Around the widths of vectors, of blocks and of 8-bit blocks, and of the lanes of a sum. */
+static const int64_t short_lengths[] = {1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 70, 255, 256, 257, 300, 1023, 1025};
+/* Around a chunk, in chunks that threads share. */
+static const int64_t long_lengths[] = {4095, 4096, 4097, 8200, 12301, 70};
+
+enum { EVERY_LENGTH = 70 };
+static int64_t every_length[EVERY_LENGTH];
+
+static table *short_table, *long_table, *every_table;
+static int32_t threads;
+
+static int32_t option_at(int place)
+{
+    return place == 0 ? 0 : 1 << (place - 1);
+}
+
+static int64_t *zero_counts(const table *of)
+{
+    const int64_t length = 2 * (1 + of->count);
+    int64_t *counts = put(of->counts, of->at[COUNTS], length, sizeof(int64_t));
+    memset(counts, 0, (size_t)length * sizeof(int64_t));
+    return counts;
+}
+
+static uint64_t hash_step(uint64_t hash, table *of, int32_t rule, const storage *stored, int options)
+{
+    set_up(of, rule, stored, options);
+    of->grads[3] = NULL;
+    int64_t *counts = zero_counts(of);
+    fo_step(of->arrays, of->grads, of->count, of->hypers, threads, counts);
+    return hash_table(hash_integers(hash, counts, 2 * (1 + of->count)), of);
+}
+
+/* Several steps, one right after the other: then threads help. */
+static uint64_t hash_long_steps(uint64_t hash, int32_t rule, const storage *stored)
+{
+    table *of = long_table;
+    set_up(of, rule, stored, TOGETHER & ~ZERO_GRADS);
+    for (int step = 0; step < 3; step++)
+        fo_step(of->arrays, of->grads, of->count, of->hypers, threads, NULL);
+    return hash_table(hash, of);
+}
+
+static uint64_t hash_rule(int32_t rule)
+{
+    uint64_t hash = 0;
+    for (int k = 0; k < STORAGES; k++) {
+        for (int place = 0; option_at(place) < ALL_OPTIONS; place++)
+            hash = hash_step(hash, short_table, rule, &storages[k], option_at(place));
+        hash = hash_step(hash, short_table, rule, &storages[k], TOGETHER);
+        hash = hash_step(hash, every_table, rule, &storages[k], TOGETHER);
+    }
+    hash = hash_long_steps(hash, rule, &storages[0]);
+    hash = hash_long_steps(hash, rule, &storages[MIXED]);
+    return hash_long_steps(hash, rule, &storages[WIDE]);
+}
+
+static uint64_t hash_accumulating(void)
+{
+    static const int options[] = {0, SCALE, ZERO_GRADS, SCALE | ZERO_GRADS};
+    uint64_t hash = 0;
+    for (int k = 0; k < STORAGES; k++)
+        for (int i = 0; i < COUNT(options); i++)
+            for (int is_long = 0; is_long < 2; is_long++) {
+                table *of = is_long ? long_table : short_table;
+                set_up(of, 0, &storages[k], ACCUMULATED_MEAN | options[i]);
+                for (int group = 0; group < GROUPS; group++)
+                    of->hypers[group].mean = 0;
+                int64_t *counts = zero_counts(of);
+                fo_accumulate(of->arrays, of->grads, of->count, of->hypers, threads, counts);
+                hash = hash_table(hash_integers(hash, counts, 2 * (1 + of->count)), of);
+            }
+    return hash;
+}
+
+static uint64_t hash_sums_of(uint64_t hash, const table *of, const storage *stored)
+{
+    const int32_t last = stored->slot_dtypes[1] == stored->dtype ? 1 : FO_GRAD;
+    for (int32_t left = FO_PARAM; left <= last; left++)
+        for (int32_t right = FO_PARAM; right <= last; right++)
+            hash = hash_sums(hash, of, left, right, left == FO_CLIPPED_GRAD || left == FO_GRAD, threads);
+    return hash;
+}
+
+static uint64_t hash_products(void)
+{
+    static const int options[] = {0, SCALE, ACCUMULATED_MEAN, CLIP_VALUE | CLIP_NORMS, L2, L1, TOGETHER};
+    uint64_t hash = 0;
+    for (int k = 0; k < STORAGES; k++)
+        for (int i = 0; i < COUNT(options); i++) {
+            set_up(short_table, 0, &storages[k], options[i]);
+            hash = hash_sums_of(hash, short_table, &storages[k]);
+        }
+    for (int k = 0; k < STORAGES; k++) {
+        set_up(long_table, 0, &storages[k], TOGETHER);
+        hash = hash_sums_of(hash, long_table, &storages[k]);
+    }
+    return hash;
+}
+
+/* Buffers that are in no table. */
+enum { MOST_VALUES = 1 << 14 };
+static room values_room, results_room;
+static place at[ALL_ROLES];
+
+static uint64_t hash_axis_sums(void)
+{
+    static const int64_t shapes[][3] = {{1, 1, 1},  {1, 4095, 1}, {2, 4097, 1}, {3, 17, 1},  {2, 33, 5},
+                                        {3, 15, 7}, {1, 4099, 3}, {2, 20, 129}, {1, 9, 300}, {5, 1, 128}};
+    uint64_t hash = 0;
+    for (int i = 0; i < COUNT(shapes); i++)
+        for (int32_t dtype = FO_FLOAT32; dtype <= FO_FLOAT64; dtype++)
+            for (kind of = POSITIVE; of < KINDS; of++) {
+                const int64_t outer = shapes[i][0], size = shapes[i][1], inner = shapes[i][2];
+                const int64_t length = outer * size * inner;
+                void *values = put(values_room, at[PARAM], length, formats[dtype].size);
+                double *sums = put(results_room, at[GRAD], outer * inner, sizeof(double));
+                fill(values, length, dtype, of, (uint64_t)i);
+                fill(sums, outer * inner, FO_FLOAT64, POSITIVE, (uint64_t)i);
+                fo_sum_squares(values, dtype, outer, size, inner, sums);
+                hash = hash_numbers(hash, sums, outer * inner, FO_FLOAT64);
+            }
+    return hash;
+}
+
+static uint64_t hash_row_sums(void)
+{
+    static const int64_t order[] = {4, 0, 7, 7, 2, 1, 3, 3, 3}, firsts[] = {0, 1, 4, 8};
+    static const int64_t widths[] = {1, 3, 8, 17, 64, 257};
+    uint64_t hash = 0;
+    for (int i = 0; i < COUNT(widths); i++)
+        for (int32_t dtype = FO_FLOAT32; dtype <= FO_FLOAT64; dtype++)
+            for (kind of = POSITIVE; of < KINDS; of++) {
+                void *values = put(values_room, at[PARAM], 8 * widths[i], formats[dtype].size);
+                void *sums = put(results_room, at[GRAD], COUNT(firsts) * widths[i], formats[dtype].size);
+                fill(values, 8 * widths[i], dtype, of, (uint64_t)i);
+                fo_add_rows(values, dtype, widths[i], order, COUNT(order), firsts, COUNT(firsts), sums);
+                hash = hash_numbers(hash, sums, COUNT(firsts) * widths[i], dtype);
+            }
+    return hash;
+}
+
+/* Copies of arrays with any strides. The memory is that of a C-ordered array, of which `steps` takes a part; a negative
+   step begins at the other end. */
+static uint64_t hash_copies(void)
+{
+    static const struct {
+        int32_t dimensions;
+        intptr_t shape[4], steps[4];
+    } arrays[] = {{0, {1}, {1}},
+                  {1, {70}, {1}},
+                  {1, {33}, {-3}},
+                  {2, {5, 7}, {2, 1}},
+                  {2, {33, 40}, {1, -2}},
+                  {3, {3, 34, 5}, {-1, 1, 2}},
+                  {4, {2, 3, 4, 5}, {1, 2, -1, 1}}};
+    static const int32_t dtypes[] = {FO_FLOAT16, FO_FLOAT32, FO_FLOAT64};
+    uint64_t hash = 0;
+    for (int i = 0; i < COUNT(arrays); i++)
+        for (int k = 0; k < COUNT(dtypes); k++)
+            for (int is_reversed = 0; is_reversed < 2; is_reversed++) {
+                const int64_t size = (int64_t)formats[dtypes[k]].size;
+                intptr_t shape[4], strides[4], first = 0;
+                int64_t all = 1, taken = 1;
+                for (int axis = arrays[i].dimensions - 1; axis >= 0; axis--) {
+                    const intptr_t step = arrays[i].steps[axis], length = arrays[i].shape[axis];
+                    const intptr_t long_length = (length - 1) * (step < 0 ? -step : step) + 1;
+                    shape[axis] = length;
+                    strides[axis] = step * all * size;
+                    first += step < 0 ? (long_length - 1) * all : 0;
+                    taken *= length, all *= long_length;
+                }
+                char *values = put(values_room, at[PARAM], all, (size_t)size);
+                void *copy = put(results_room, at[GRAD], taken, (size_t)size);
+                fill(values, all, dtypes[k], WILD, (uint64_t)i);
+                const fo_ndarray array = {.memory = values + first * size,
+                                          .dimensions = arrays[i].dimensions,
+                                          .shape = shape,
+                                          .strides = strides};
+                fo_copy_in_order(&array, size, is_reversed, copy);
+                hash = hash_numbers(hash, copy, taken, dtypes[k]);
+            }
+    return hash;
+}
+
+static const struct {
+    const char *name;
+    uint64_t (*hash)(void);
+} functions[] = {{"fo_accumulate", hash_accumulating},
+                 {"fo_sum_products", hash_products},
+                 {"fo_sum_squares", hash_axis_sums},
+                 {"fo_add_rows", hash_row_sums},
+                 {"fo_copy_in_order", hash_copies}};
+
+static uint64_t print_hash(const char *name, uint64_t hash)
+{
+    printf("%s %016llx\n", name, (unsigned long long)hash);
+    return hash;
+}
+
+/* Print the hash of one rule, or of everything if it is NULL. */
+static void print_hashes(const char *wanted)
+{
+    uint64_t all = 0;
+    for (int32_t rule = 0; rule < fo_rule_count(); rule++)
+        if (!wanted || strcmp(wanted, fo_rule_name(rule)) == 0)
+            all = mixed(all ^ print_hash(fo_rule_name(rule), hash_rule(rule)));
+    if (wanted)
+        return;
+    for (int i = 0; i < COUNT(functions); i++)
+        all = mixed(all ^ print_hash(functions[i].name, functions[i].hash()));
+    print_hash("all", all);
+}
+
+static int print_isas(void)
+{
+    for (int32_t isa = 0; isa < FO_ISA_COUNT; isa++)
+        if (fo_isa_found(isa))
+            printf("%s\n", fo_isa_name(isa));
+    return 0;
+}
+
+/* Return whether steps that go one element too far crash if only the buffers of this role end at a guard. */
+static int is_guarded(int role)
+{
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        short_table->at[role] = AT_END;
+        for (int32_t rule = 0; rule < fo_rule_count(); rule++)
+            for (int k = 0; k < STORAGES; k++) {
+                set_up(short_table, rule, &storages[k], TOGETHER);
+                for (int64_t i = 0; i < short_table->count; i++)
+                    short_table->arrays[i].length++;
+                fo_step(short_table->arrays, short_table->grads, short_table->count, short_table->hypers, 1, NULL);
+            }
+        _exit(0);
+    }
+    int status;
+    return child > 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status) &&
+           (WTERMSIG(status) == SIGSEGV || WTERMSIG(status) == SIGBUS);
+}
+
+static int try_guards(void)
+{
+    for (int role = 0; role < ROLES; role++)
+        if (!is_guarded(role)) {
+            printf("buffer %d is not guarded\n", role);
+            return 1;
+        }
+    printf("%d of %d buffers are guarded\n", ROLES, ROLES);
+    return 0;
+}
+
+/* Put buffers where `name` says; return whether it is a known one. */
+static int choose_places(const char *name)
+{
+    const int is_apart = strcmp(name, "apart") == 0, is_end = strcmp(name, "end") == 0;
+    for (int role = 0; role < ALL_ROLES; role++)
+        at[role] = is_end || (is_apart && role % 2) ? AT_END : AT_BEGIN;
+    return is_apart || is_end || strcmp(name, "begin") == 0 || strcmp(name, "overrun") == 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 1)
+        return print_isas();
+    const int32_t isa = argc < 4 ? -1 : isa_named(argv[1]);
+    if (isa < 0 || !choose_places(argv[3])) {
+        fprintf(stderr, "usage: %s instruction_set threads begin|end|apart|overrun [rule]\n", argv[0]);
+        return 2;
+    }
+    fo_isa_use(isa);
+    threads = atoi(argv[2]);
+    make_pools();
+    short_table = new_table(short_lengths, COUNT(short_lengths), at);
+    long_table = new_table(long_lengths, COUNT(long_lengths), at);
+    for (int i = 0; i < EVERY_LENGTH; i++)
+        every_length[i] = i + 1;
+    every_table = new_table(every_length, EVERY_LENGTH, at);
+    values_room = room_for(MOST_VALUES * sizeof(double));
+    results_room = room_for(MOST_VALUES * sizeof(double));
+    if (strcmp(argv[3], "overrun") == 0)
+        return try_guards();
+    printf("keeps bits: %s\n", fo_isa_keeps_bits(isa) ? "yes" : "no");
+    print_hashes(argc > 4 ? argv[4] : NULL);
+    return 0;
+}
