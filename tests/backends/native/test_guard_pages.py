@@ -47,7 +47,7 @@ def spread(grad: Any, place: str) -> Any:
 
 
 def in_every_way(grad: Any, place: str) -> list[Any]:
-    """Return a gradient for each step: of the parameter's dtype, so that steps are planned, of others, and in strides."""
+    """Return a gradient for each step: of the parameter's dtype, which is planned, of others, and in strides."""
     same = [guarded(grad, place) for _ in range(4)]
     others = [guarded(grad.astype(dtype), place) for dtype in (np.float16, np.float32, np.float64)]
     return [*same, *others, spread(grad, place), guarded(grad[..., ::-1], place)[..., ::-1], guarded(grad.T, place).T]
