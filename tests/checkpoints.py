@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import fastopt
-from fastopt.checkpoint import npz
+from fastopt.checkpoint import npz, safetensors
 from fastopt.checkpoint.metadata import FORMAT_VERSION, digest
 
 needs_extra = pytest.mark.skipif(find_spec("ml_dtypes") is None, reason="needs the extra checkpoint")
@@ -29,11 +29,11 @@ def write(folder: Path, kind: str = "run.npz", **content: Any) -> Path:
     return folder / kind
 
 
-def signed(content: Any, arrays: dict[str, Any], path: Path) -> Path:
+def signed(content: Any, arrays: dict[str, Any], path: Path, kind: str = "run.npz") -> Path:
     """Write a file whose digest is right, whatever its content."""
     text = content if isinstance(content, str) else json.dumps(content)
     metadata = {"format": "fastopt", "format_version": str(FORMAT_VERSION), "content": text}
     metadata["digest"] = digest(metadata, arrays)
     with open(path, "wb") as file:
-        npz.write_npz(file, arrays, metadata)
+        (npz.write_npz if kind == "run.npz" else safetensors.write_safetensors)(file, arrays, metadata)
     return path

@@ -24,6 +24,14 @@ def described(value: Any) -> str:
     return f"{kind}, on the GPU" if is_on_device(value) else kind
 
 
+def shown(value: Any) -> str:
+    """Return ``repr`` of a value, or its type where Python refuses that: of a number with thousands of digits."""
+    try:
+        return repr(value)
+    except Exception:  # its own code may raise anything
+        return f"<a value {described(value)}>"
+
+
 def is_on_device(value: Any) -> bool:
     """Return whether something is an array on a GPU."""
     try:

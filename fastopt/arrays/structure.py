@@ -50,9 +50,7 @@ class Branch:
 
     def __init__(self, container: Any, path: tuple[str, ...] = (), offset: int = 0) -> None:
         if len(path) > MAX_DEPTH:
-            raise ValueError(
-                f"{'.'.join(path[:8])}...: it is nested more than {MAX_DEPTH} deep, or contains itself; make it flatter"
-            )
+            raise too_deep(".".join(path[:8]) + "...")
         self.path = path
         self.is_dict = isinstance(container, Mapping)
         source_keys = list(container.keys()) if self.is_dict else list(range(len(container)))
@@ -193,6 +191,21 @@ class Branch:
 def branch_of(structure: Any) -> Branch:
     """Return the branch of a structure; that of a single array has the array under the name "0"."""
     return Branch(structure if is_container(structure) else [structure])
+
+
+def check_depth(place: str, value: Any) -> None:
+    """Raise if dicts, lists and tuples are nested too deep in a value, or contain themselves."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = chain.from_iterable(each.values() if isinstance(each, Mapping) else each for each in level)
+        level = list({id(each): each for each in inner if is_container(each)}.values())
+        if not level:
+            return
+    raise too_deep(place)
+
+
+def too_deep(place: str) -> ValueError:
+    return ValueError(f"{place} is nested more than {MAX_DEPTH} deep, or contains itself; make it flatter")
 
 
 def is_container(value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
-from ..arrays.structure import MAX_DEPTH
+from ..arrays.structure import MAX_DEPTH, too_deep
 from .bounds import MAX_BITS
 
 #: The allowed dtypes of arrays, and safetensors' names for them.
@@ -58,7 +58,7 @@ class Packer:
             If a checkpoint can't hold a part of it; the message says which.
         """
         if len(path) > MAX_DEPTH:
-            raise ValueError(f"{place(path)} is nested more than {MAX_DEPTH} deep, or contains itself; make it flatter")
+            raise too_deep(place(path))
         if isinstance(value, int):
             check_bits(value, path)
         if value is None or isinstance(value, (bool, int, str)):

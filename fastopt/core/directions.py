@@ -48,7 +48,7 @@ class DirectionOptimizer(ArrayOptimizer):
         return tuple(self.slots(param))
 
     def slot_shape(self, slot: str, param: Array) -> tuple[int, ...]:
-        return self.slots(param)[slot]
+        return self.slots(param).get(slot, param.shape)
 
     def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
         return [np.arange(numbers.shape[1])]

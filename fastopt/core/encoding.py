@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import schedules
+from ..arrays.memory import shown
 from ..options.loss_scale import DynamicLossScale
 
 #: The schedules that their arguments describe completely, by name.
@@ -47,9 +48,10 @@ def decoded(value: Any, current: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if set(value) == {"schedule", "arguments"} and isinstance(value["arguments"], Mapping):
-        kind = SCHEDULES.get(value["schedule"])
+        name = value["schedule"]
+        kind = SCHEDULES.get(name) if isinstance(name, str) else None
         if kind is None:
-            raise ValueError(f"there is no schedule {value['schedule']!r}; the schedules are {list(SCHEDULES)}")
+            raise ValueError(f"there is no schedule {shown(name)}; the schedules are {list(SCHEDULES)}")
         known = [field.name for field in fields(kind)]
         if set(value["arguments"]) != set(known):
             raise ValueError(f"{kind.__name__}: expected the arguments {known}, got {list(value['arguments'])}")
@@ -63,10 +65,10 @@ def decoded(value: Any, current: Any) -> Any:
         if callable(current) and name_of(current) == value["function"]:
             return current
         raise ValueError(
-            f"the schedule calls the function {value['function']!r}, which can't be saved; build the optimizer with "
-            "the same schedule and load again"
+            f"the schedule calls the function {shown(value['function'])}, which can't be saved; build the optimizer "
+            "with the same schedule and load again"
         )
-    raise ValueError(f"expected a number, a schedule or a tuple, got {value!r:.80}")
+    raise ValueError(f"expected a number, a schedule or a tuple, got {shown(value):.80}")
 
 
 def is_loss_scale(value: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..arithmetic.rules import Rule
+from ..arrays.memory import shown
 from ..options.common import PLAIN_OPTIONS, is_plain
 from ..options.names import RENAMED, hints
 from ..options.ranges import RANGES, Allowed, Group, Range, as_option, check, in_double, plain
@@ -111,7 +112,7 @@ class Groups:
         for name, value in options.items():
             if name in self.refused and not is_plain(name, value):
                 raise ValueError(
-                    f"{name}={value!r:.80}: {self.optimizer} does not take it: {self.refused[name]}; leave it out"
+                    f"{name}={shown(value):.80}: {self.optimizer} does not take it: {self.refused[name]}; leave it out"
                 )
 
     def check_known(self, groups: Sequence[Group]) -> None:
@@ -214,7 +215,9 @@ class Groups:
             if not (type(value) is float and isinstance(allowed, Range) and allowed.low < value < allowed.high):
                 where = f"param_groups[{k}]: the schedule at step {step_count}: "
                 if is_scheduled(value):
-                    raise TypeError(f"{where}{name}={value!r}: expected a number (call it first, to make a schedule?)")
+                    raise TypeError(
+                        f"{where}{name}={shown(value)}: expected a number (call it first, to make a schedule?)"
+                    )
                 value = self.computed(name, self.check(name, value, where))
             values[name] = value
         if values.get("momentum") == 0 and "momentum" in scheduled:
@@ -247,7 +250,7 @@ class Groups:
             names = [name for name in group if name not in NO_OPTIONS]
             given = {RENAMED.get(name, name): group[name] for name in names}
             if set(given) != set(current) or len(given) < len(names):  # fewer: an old name and its new one
-                wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {names}")
+                wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {shown(names)}")
                 continue
             try:
                 options = {name: decode(given[name], current[name]) for name in current}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..arithmetic import rules
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
+from ..arrays.memory import shown
 from ..backends.table import HyperRow
 from ..options.ranges import Allowed, Group
 from .step import Step
@@ -147,7 +148,7 @@ class Hooks:
     def check_extra_state(self, extra: Mapping[str, Any]) -> list[str]:
         """Return one sentence for each thing that is wrong with such a dict."""
         wanted = list(self.extra_state())
-        return [] if sorted(extra) == sorted(wanted) else [f"extra: expected the entries {wanted}, got {list(extra)}"]
+        return [] if set(extra) == set(wanted) else [f"extra: expected the entries {wanted}, got {shown(list(extra))}"]
 
     def load_extra_state(self, extra: Mapping[str, Any]) -> None:
         """Load a dict in which :meth:`check_extra_state` found nothing wrong."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
-from ..arrays.memory import described
-from ..arrays.structure import branch_of
+from ..arrays.memory import described, shown
+from ..arrays.structure import branch_of, check_depth
 from ..options.ranges import OPTIONAL, Group, check
 from . import encoding
 from .averages import with_own_values
@@ -146,7 +146,7 @@ def new_whole_options(
     A dynamic scale is both: its factors are options, and the number that steps have found is state.
     """
     if set(saved) != set(WHOLE_OPTIONS):
-        wrong.append(f"options: expected {sorted(WHOLE_OPTIONS)}, got {list(saved)}")
+        wrong.append(f"options: expected {sorted(WHOLE_OPTIONS)}, got {shown(list(saved))}")
         return {}
     own = whole.dynamic_scale
     found: dict[str, Any] = {}
@@ -276,8 +276,9 @@ def check_form(saved: Any) -> None:
     """
     if not isinstance(saved, Mapping):
         raise TypeError(f"state_dict: expected a dict from state_dict(), got {type(saved).__name__}")
+    check_depth("state_dict", saved)
     if set(saved) != set(FORM):
-        raise ValueError(f"state_dict: expected the entries {list(FORM)}, got {list(saved)}")
+        raise ValueError(f"state_dict: expected the entries {list(FORM)}, got {shown(list(saved))}")
     for name, kind in FORM.items():
         if not isinstance(saved[name], kind) or isinstance(saved[name], bool):
             raise TypeError(f"state_dict: {name!r} is {described(saved[name])}; give what state_dict() returned")
@@ -291,7 +292,10 @@ def check_form(saved: Any) -> None:
         raise TypeError("state_dict: 'frozen' is not a list of the names of arrays; give what state_dict() returned")
     for name, entries in saved["state"].items():
         if not isinstance(entries, Mapping):
-            raise TypeError(f"state_dict: state[{name!r}] is {described(entries)}; expected a dict of arrays")
+            raise TypeError(f"state_dict: state[{shown(name)}] is {described(entries)}; expected a dict of arrays")
+        wrong = [key for key in (name, *entries) if not isinstance(key, str)]
+        if wrong:
+            raise TypeError(f"state_dict: 'state' has the keys {shown(wrong)}; expected the names of arrays and slots")
 
 
 def are_names(value: Any) -> bool:

@@ -6,6 +6,7 @@ import gc
 import weakref
 from typing import Any
 
+from ..arrays.memory import shown
 from ..options.loss_scale import DynamicLossScale
 from ..options.ranges import RANGES, Range, check
 
@@ -97,7 +98,7 @@ class WholeOptions:
             return
         if isinstance(value, DynamicLossScale) != isinstance(self.grad_scale, DynamicLossScale):
             raise ValueError(
-                f"grad_scale is {value!r}; this optimizer's is {self.grad_scale!r}: build it with the same"
+                f"grad_scale is {shown(value)}; this optimizer's is {self.grad_scale!r}: build it with the same"
             )
         if not isinstance(value, DynamicLossScale):
             check_scale(value)

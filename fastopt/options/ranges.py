@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..arrays.memory import shown
+
 #: A number, or a function of the step (from 0) that returns one, such as those of :mod:`fastopt.schedules`.
 Schedulable: TypeAlias = float | Callable[[int], float]
 Group: TypeAlias = dict[str, Any]
@@ -128,18 +130,18 @@ def check(where: str, value: Any, allowed: Allowed) -> Any:
     if type(value) is float and type(allowed) is Range and not allowed.whole and allowed.holds(value):
         return value  # as most are
     if allowed is None:
-        if not isinstance(plain(value), bool):
-            raise TypeError(f"{where}={value!r}: expected True or False")
+        if isinstance(value, (tuple, list)) or not isinstance(plain(value), bool):
+            raise TypeError(f"{where}={shown(value)}: expected True or False")
     elif isinstance(allowed, Choice):
-        if not any(value is known or value == known for known in allowed.values):
-            raise ValueError(f"{where}={value!r}: expected {allowed}")
+        if not any(value is known or (isinstance(value, str) and value == known) for known in allowed.values):
+            raise ValueError(f"{where}={shown(value)}: expected {allowed}")
     elif isinstance(allowed, Range):
         check_number(where, value, allowed)
     elif isinstance(value, (tuple, list)) and len(value) == len(allowed):
         for k, (item, range_) in enumerate(zip(value, allowed, strict=True)):
             check_number(f"{where}[{k}]", item, range_)
     else:
-        raise TypeError(f"{where}={value!r}: expected a tuple of {len(allowed)} numbers")
+        raise TypeError(f"{where}={shown(value)}: expected a tuple of {len(allowed)} numbers")
     return as_option(value)
 
 
@@ -150,13 +152,13 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
         number = plain(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raised = type(error).__name__
-        raise TypeError(f"{where}={value!r}: expected {allowed}; float() of this raises {raised}") from error
+        raise TypeError(f"{where}={shown(value)}: expected {allowed}; float() of this raises {raised}") from error
     if isinstance(number, bool) or not isinstance(number, int if allowed.whole else (int, float)):
         shape = getattr(value, "shape", ())
         advice = f"; give one number (a 0-d array too), not an array of shape {tuple(shape)}" if shape != () else ""
-        raise TypeError(f"{where}={value!r}: expected {allowed}{advice}")
+        raise TypeError(f"{where}={shown(value)}: expected {allowed}{advice}")
     if not allowed.holds(number):
-        raise ValueError(f"{where}={value!r}: expected {allowed}")
+        raise ValueError(f"{where}={shown(value)}: expected {allowed}")
 
 
 def as_number(where: str, value: Any, allowed: Range) -> Any:

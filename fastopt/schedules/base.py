@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, SupportsIndex, TypeAlias
 
+from ..arrays.memory import shown
 from ..options import ranges
 from ..options.ranges import Allowed, Choice, Range, as_number, check, plain
 
@@ -59,7 +60,7 @@ def each(convert: Converter) -> Converter:
     def convert_each(where: str, values: Any) -> tuple[Any, ...]:
         # A string can be iterated over, but is never meant as a sequence of numbers.
         if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
-            raise TypeError(f"{where}={values!r}: expected a sequence")
+            raise TypeError(f"{where}={shown(values)}: expected a sequence")
         return tuple(convert(f"{where}[{k}]", value) for k, value in enumerate(values))
 
     return convert_each
@@ -67,19 +68,19 @@ def each(convert: Converter) -> Converter:
 
 def increasing(where: str, values: tuple[int, ...]) -> tuple[int, ...]:
     if not all(a < b for a, b in pairwise(values)):
-        raise ValueError(f"{where}={values!r}: expected a strictly increasing sequence")
+        raise ValueError(f"{where}={shown(values)}: expected a strictly increasing sequence")
     return values
 
 
 def non_empty(where: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values:
-        raise ValueError(f"{where}={values!r}: expected a non-empty sequence")
+        raise ValueError(f"{where}={shown(values)}: expected a non-empty sequence")
     return values
 
 
 def function(where: str, value: Any) -> Any:
     if not callable(value):
-        raise TypeError(f"{where}={value!r}: expected a schedule or a function of the step")
+        raise TypeError(f"{where}={shown(value)}: expected a schedule or a function of the step")
     return value
 
 
