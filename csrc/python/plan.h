@@ -60,6 +60,7 @@ typedef struct {
     int32_t changes;      /* since its rows were made: those of the options that were written */
     int32_t has_new_rows; /* 1: further numbers than the rule's scalars depend on the step */
     int32_t flush;        /* the rows' `flush` in every step that is a multiple of FO_FLUSH_STEPS */
+    int32_t scalar_count; /* how many scalars the rule has */
     uintptr_t rule;
     int64_t same_from; /* the rule's scalars are the same from this step on */
     double limit;      /* the greatest norm of an array; infinity: none */

@@ -50,16 +50,18 @@ fo_outcome fo_assign_rows(fo_plan *plan)
     return FO_PLANNED;
 }
 
-/* Read `count` numbers of a tuple; return whether they are so many numbers. */
-static int read_numbers(PyObject *tuple, double *numbers, int64_t count)
+/* Read a rule's scalars; return whether they are so many numbers. A whole step has the errors of those that are not. */
+static int read_scalars(PyObject *tuple, double *scalars, int64_t count)
 {
-    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) > count)
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count)
         return 0;
-    const Py_ssize_t size = PyTuple_Size(tuple);
-    for (Py_ssize_t k = 0; k < size; k++) {
-        numbers[k] = PyFloat_AsDouble(PyTuple_GetItem(tuple, k));
-        if (numbers[k] == -1.0 && PyErr_Occurred())
+    for (Py_ssize_t k = 0; k < count; k++) {
+        scalars[k] = PyFloat_AsDouble(PyTuple_GetItem(tuple, k));
+        if (scalars[k] == -1.0 && PyErr_Occurred()) {
+            if (PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_OverflowError))
+                PyErr_Clear();
             return 0;
+        }
     }
     return 1;
 }
@@ -69,10 +71,10 @@ static double number_at(PyObject *tuple, int field)
     return PyFloat_AsDouble(PyTuple_GetItem(tuple, field));
 }
 
-static int read_row(PyObject *tuple, fo_hyper *row)
+static int read_row(PyObject *tuple, fo_hyper *row, int64_t scalar_count)
 {
     if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != ROW_SIZE ||
-        !read_numbers(PyTuple_GetItem(tuple, SCALARS), row->scalars, FO_MAX_SCALARS))
+        !read_scalars(PyTuple_GetItem(tuple, SCALARS), row->scalars, scalar_count))
         return 0;
     row->l2 = number_at(tuple, L2);
     row->decay = number_at(tuple, DECAY);
@@ -98,7 +100,8 @@ static int make_row(fo_plan *plan, int64_t r, PyObject *hooks)
         made = PyObject_CallFunctionObjArgs((PyObject *)plan->row_at, hooks, fo_options_of(group), count, NULL);
     else
         made = PyObject_CallMethodObjArgs(hooks, fo_name.hyper, fo_options_of(group), count, NULL);
-    const int is_made = made && (is_whole ? read_row(made, row) : read_numbers(made, row->scalars, FO_MAX_SCALARS));
+    const int64_t scalars = group->scalar_count;
+    const int is_made = made && (is_whole ? read_row(made, row, scalars) : read_scalars(made, row->scalars, scalars));
     if (is_made) {
         group->row = *row;
         group->made = plan->row_made[r] = step;
@@ -112,7 +115,7 @@ int fo_make_rows(fo_plan *plan, PyObject *hooks)
 {
     for (int64_t r = 0; r < plan->row_count; r++) {
         if (!make_row(plan, r, hooks)) {
-            plan->is_outdated |= !PyErr_Occurred(); /* the hook returned something else than numbers */
+            plan->is_outdated |= !PyErr_Occurred(); /* the hook returned something else than the scalars */
             return 0;
         }
         const int is_due = (plan->row_steps[r] + 1) % FO_FLUSH_STEPS == 0;

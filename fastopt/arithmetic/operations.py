@@ -30,3 +30,9 @@ def slots(rule: Rule) -> tuple[str, ...]:
     ('m', 'v')
     """
     return tuple(inspect.signature(rule).parameters)[3:]
+
+
+@lru_cache
+def scalars_type(rule: Rule) -> Any:
+    """Return the named tuple of a rule's scalars, as its first parameter is annotated."""
+    return next(iter(inspect.signature(rule, eval_str=True).parameters.values())).annotation

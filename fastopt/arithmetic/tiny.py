@@ -8,7 +8,6 @@ the state, so that a run that is resumed has the bits of one that was not.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import rules
+from .operations import scalars_type
 from .rules import Rule
 
 #: FO_FLUSH_STEPS of csrc/fastopt.h.
@@ -62,8 +62,7 @@ def is_built_in(hook: Callable[..., Any]) -> bool:
 @lru_cache
 def divides_by_slots(rule: Rule) -> bool:
     """Return whether a rule adds an eps to what it divides by."""
-    scalars: type = next(iter(inspect.signature(rule, eval_str=True).parameters.values())).annotation
-    return hasattr(scalars, "eps")
+    return hasattr(scalars_type(rule), "eps")
 
 
 def has_safe_eps(rule: Rule, options: Mapping[str, Any]) -> bool:

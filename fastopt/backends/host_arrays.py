@@ -113,12 +113,12 @@ def check_slot(where: str, slot: Any, param: Array, dtype: np.dtype[Any]) -> Non
     """
     if not isinstance(slot, np.ndarray) or slot.dtype != dtype:
         found = f"an array of {slot.dtype}" if isinstance(slot, np.ndarray) else described(slot)
-        raise TypeError(f"{where} is {found}; expected a NumPy array of {dtype}, as when it was made")
+        raise TypeError(f"{where} is {found}; expected a NumPy array of {dtype}")
     is_contiguous = slot.flags.c_contiguous if param.flags.c_contiguous else slot.flags.f_contiguous
     if slot.shape != param.shape or not (is_contiguous and slot.flags.aligned and slot.flags.writeable):
         raise ValueError(
             f"{where} has shape {slot.shape}, strides {slot.strides}; expected one of shape {param.shape}, writeable, "
-            f"in its parameter's order of memory; write into the slot instead: {where}[...] = values"
+            "in its parameter's order of memory"
         )
 
 

@@ -12,6 +12,7 @@ from ..options.common import PLAIN_OPTIONS, is_plain
 from ..options.names import RENAMED, hints
 from ..options.ranges import RANGES, Allowed, Group, Range, as_option, check, in_double, plain
 from ..options.values import differ, is_scheduled, value_at
+from .hook_checks import check_rule
 from .results import Misfit, missing
 
 #: It counts as 0 in every sum with a number that matters.
@@ -133,11 +134,13 @@ class Groups:
         }
         values = {name: value if name == "params" else self.computed(name, value) for name, value in options.items()}
         self.check_allowed({name: values[name] for name in PLAIN_OPTIONS if name in values})
+        its_rule = rule(values)
+        check_rule(its_rule)
         return CheckedGroup(
             options,
             values,
             list(map(type, options.values())),
-            rule(values),
+            its_rule,
             tuple(name for name, value in values.items() if name != "params" and is_scheduled(value)),
             values["clip_norm"] is not None,
             values["max_weight_norm"] is not None,

@@ -51,6 +51,9 @@ class Hooks:
     Most optimizers define :meth:`rule` and :meth:`hyper` alone. The step, the slots and the groups call these methods.
     Override no other method of :class:`fastopt.Optimizer`. A hook calls nothing that waits for a step or is refused
     during one, such as ``state_dict`` or ``freeze``.
+
+    A step checks what they return before it changes anything; the errors name the hook. Not :meth:`update`, which makes
+    the changes: whatever it does to the arrays, and the sources that it names to ``step.table``, must be right.
     """
 
     #: The ranges of the options that are this optimizer's own.

@@ -23,6 +23,7 @@ from ..options.ranges import STEPS, Group
 from . import storage
 from .entries import Column, State, StateDict
 from .groups import CheckedGroup
+from .hook_checks import check_number, check_slot_names, check_slot_shape
 from .layout_errors import check_averages
 from .parameters import Parameters
 from .progress import Progress
@@ -49,6 +50,7 @@ class SlotHooks(Protocol):
     exact: ClassVar[frozenset[str]]
     non_negative: ClassVar[frozenset[str]]
     copied: ClassVar[frozenset[str]]
+    further_rules: ClassVar[Sequence[Rule]]
 
     def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]: ...
     def slot_shape(self, slot: str, param: Array) -> tuple[int, ...]: ...
@@ -218,16 +220,22 @@ class Slots:
             key = k, like.dtype, like.shape
             places = of_likes.get(key)
             if places is None:
-                names = hooks.slot_names(groups[k].rule, like)
-                slots = tuple((slot, self.stored_in(slot, like, hooks)) for slot in names)
+                names, its_rules = hooks.slot_names(groups[k].rule, like), (groups[k].rule, *hooks.further_rules)
+                check_slot_names(names, its_rules)
+                elementwise = max(len(rules.slots(rule)) for rule in its_rules)
+                slots = tuple(
+                    (slot, self.stored_in(slot, like, hooks, number < elementwise)) for number, slot in enumerate(names)
+                )
                 kind = Kind(k, backend.ops.compute_dtype(like.dtype), slots)
                 places = of_likes[key] = places_of.setdefault(kind, [])
             places.append(i)
         return places_of
 
-    def stored_in(self, slot: str, like: Array, hooks: SlotHooks) -> str | None:
+    def stored_in(self, slot: str, like: Array, hooks: SlotHooks, is_elementwise: bool = False) -> str | None:
         """Return how a slot of such an array is stored; None: as the parameter is computed."""
-        if hooks.slot_shape(slot, like) != like.shape:
+        shape = hooks.slot_shape(slot, like)
+        check_slot_shape(shape, slot, like, is_elementwise)
+        if shape != like.shape:
             return OWN_SHAPE
         is_exact = slot in hooks.exact or slot in hooks.copied
         return storage.slot_storage(None if is_exact else self.options.state_dtype, like.size)
@@ -269,9 +277,10 @@ class Slots:
             zeros = [ops.full(hooks.slot_shape(slot, like), 0.0, dtype, like) for like in likes]
             return self.column(slot, names, zeros, dtype, list, backend), None
         if slot in hooks.copied or (stored_in is None and type(hooks).new_slot is not self.common_new_slot):
-            own = partial(own_new_slots, hooks, group, slot)
+            own = partial(own_new_slots, hooks, group, slot, ops, dtype)
             return self.column(slot, names, likes, dtype, own, backend), None
         value = hooks.initial_slot(group, slot)
+        check_number(f"initial_slot: {slot}", value)
         if stored_in != "uint8":
             dtype = dtype if stored_in is None else halves.bfloat16()
             make = partial(backend.slots_like, value=value, dtype=dtype)
@@ -424,9 +433,14 @@ def counts(
     return columns
 
 
-def own_new_slots(hooks: SlotHooks, group: Group, slot: str, params: Sequence[Array]) -> list[Array]:
-    """Return a slot of each array from an optimizer that makes its own."""
-    return [hooks.new_slot(group, slot, param) for param in params]
+def own_new_slots(
+    hooks: SlotHooks, group: Group, slot: str, ops: ArrayOps, dtype: Any, params: Sequence[Array]
+) -> list[Array]:
+    """Return a slot of each array from an optimizer that makes its own, checked."""
+    made = [hooks.new_slot(group, slot, param) for param in params]
+    for array, param in zip(made, params, strict=True):
+        ops.check_slot(f"new_slot: {slot!r}", array, param, dtype)
+    return made
 
 
 def in_compute_dtype(ops: ArrayOps, arrays: Sequence[Array]) -> list[Array]:

@@ -16,6 +16,7 @@ from . import encoding
 from .averages import with_own_values
 from .changes import Change, changes, changes_of_groups
 from .groups import SavedGroup
+from .hook_checks import checked_extra_state
 from .parts import Parts
 from .results import LoadResult, Misfit, missing, unexpected
 from .slots import SlotHooks
@@ -93,7 +94,7 @@ def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
             name: {slot: parts.backend.ops.on_host(array, copy) for slot, array in entries.items()}
             for name, entries in with_own_values(parts).items()
         },
-        "extra": opt.extra_state(),
+        "extra": checked_extra_state(opt.extra_state()),
     }
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic import tiny
+from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..backends.interrupts import uninterrupted
 from ..backends.table import CLEAR, FINISH, UPDATE, WHOLE_PASS, HyperRow, LimitedUnits
 from ..options.ranges import Group
+from .hook_checks import check_row_keys, checked_row, checked_scalars
 from .max_weight_norm import axes_of
 from .params_in_state import renew
 from .parts import Parts
@@ -28,6 +30,7 @@ class StepHooks(Protocol):
     """The hooks that a step needs; ``hooks.py`` describes them."""
 
     copied: ClassVar[frozenset[str]]
+    further_rules: ClassVar[Sequence[Rule]]
     numbers: ClassVar[Mapping[str, float]]
     row_sparse_options: ClassVar[Mapping[str, Any] | None]
     rows_stay: ClassVar[bool]
@@ -162,6 +165,7 @@ class Step:
         gradients = self.workspace.gradients
         has_changed = gradients.take(self.workspace.table, leaves, self.check_row_sparse_allowed)
         keys = self.hooks.row_keys(progress.numbers)
+        check_row_keys(keys, len(leaves))
         history = history_of(progress.steps, keys, progress.undone)
         if has_changed or history != last:
             numbers = self.workspace.table.row_numbers
@@ -210,7 +214,11 @@ class Step:
         sparse, memory = self.workspace.gradients.sparse, self.workspace.memory
         group_of, steps = self.parts.parameters.group_of, self.parts.progress.steps
         more = self.hooks.row_sparse_options or {}
-        scalars = [self.hooks.hyper({**self.groups[group_of[i]], **more}, int(steps[i]) + 1) for i in sparse]
+        rules = [group.rule for group in self.parts.groups.checked]
+        scalars = []
+        for i in sparse:
+            its = self.hooks.hyper({**self.groups[group_of[i]], **more}, int(steps[i]) + 1)
+            scalars.append(checked_scalars(its, rules[group_of[i]]))
         touched = [memory[i] for i in sparse]
         return RowSparseTable(self.workspace.table, sparse, touched, scalars, self.workspace.buffers)
 
@@ -246,7 +254,7 @@ class Step:
             group = row_options[i]
             scalars = hooks.hyper(group, step + 1)
             row = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
-            row = hooks.adjusted(row, group)
+            row = checked_row(hooks.adjusted(row, group), (checked[k].rule, *hooks.further_rules))
             if tiny.is_due(step + 1):
                 row = row._replace(flush=flush_of(row.rule, hooks.hyper, group, options))
             rows.append(row)

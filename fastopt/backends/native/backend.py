@@ -27,7 +27,9 @@ class NativeBackend(HostBackend):
     ) -> NativeTable:
         for rule in rules:
             if rule not in library.RULES:
-                raise ValueError(f'the rule {rule.__name__} is not among the compiled ones; use backend="numpy"')
+                raise ValueError(
+                    f'the rule {getattr(rule, "__name__", rule)} is not among the compiled ones; use backend="numpy"'
+                )
         return NativeTable(params, slots, extras, counts)
 
     def addresses(self, arrays: Arrays) -> npt.NDArray[np.uintp]:

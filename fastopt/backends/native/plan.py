@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arithmetic.operations import scalars_type
 from ...arrays.memory import address
 from ...arrays.structure import LEAF, Branch
 from ...options.ranges import Range
@@ -217,7 +218,7 @@ def set_group(struct: Any, group: PlanGroup, first: int, count: int, zero_grads:
         group.has_new_rows,
     )
     struct.rule, struct.same_from, struct.limit = id(group.rule), group.same_from, group.limit
-    struct.flush = group.flush
+    struct.flush, struct.scalar_count = group.flush, len(scalars_type(group.rule)._fields)
     row = struct.row
     row.grad_scale, row.mean, row.clip_value = group.grad_scale, group.mean, group.clip_value
     row.rule, row.stages, row.zero_grads = RULES[group.rule], WHOLE_PASS, zero_grads

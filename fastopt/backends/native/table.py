@@ -60,6 +60,10 @@ class NativeTable:
         columns["dtype"] = np.where(columns["param_dtype"] == DOUBLE, DOUBLE, SINGLE)
         columns["is_stored"] = columns["param_dtype"] != columns["dtype"]
         for k, places, arrays in slot_columns(slots):
+            if k >= lib.FO_MAX_SLOTS:
+                raise ValueError(
+                    f'slot_names: expected at most {lib.FO_MAX_SLOTS} slots for compiled steps; use backend="numpy"'
+                )
             columns["slots"][places, k] = memory_of(arrays)
             columns["slot_dtypes"][places, k] = numbers = numbers_of(arrays)
             columns["is_stored"][places] |= numbers != columns["dtype"][places]
