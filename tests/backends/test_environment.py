@@ -272,6 +272,19 @@ def test_a_native_part_with_other_bits_is_refused(tmp_path: Path) -> None:
     assert python("-c", STEP, first=tmp_path).returncode == 0
 
 
+@needs_native
+def test_a_python_without_the_global_lock_gets_no_native_part(tmp_path: Path) -> None:
+    site = tmp_path / "sitecustomize.py"
+    site.write_text("import sys; sys._is_gil_enabled = lambda: False\n")
+    done = python("-c", f"{STEP}; import sys; print('fastopt._native' in sys.modules)", first=tmp_path)
+    assert done.stdout == "False\n", done.stderr
+    assert "PYTHON_GIL=1 sets the lock" in info(first=tmp_path)["native_missing"]
+    done = python("-c", STEP, first=tmp_path, FASTOPT_BACKEND="native")
+    assert "RuntimeError: FASTOPT_BACKEND=native: refused without the global lock (GIL) of Python" in done.stderr
+    site.write_text("import sys; sys._is_gil_enabled = lambda: True\n")
+    assert info(first=tmp_path)["native_missing"] is None
+
+
 def test_commands() -> None:
     done = python("-m", "fastopt", "--help")
     assert done.returncode == 0

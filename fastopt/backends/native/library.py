@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from ..table import Source
 #: Why there is no native backend; None if there is one.
 missing: str | None = None
 
-try:
-    from ..._native import ffi as ffi
-    from ..._native import lib as lib
-except ImportError as error:
-    reason = Path(__file__).parents[2] / "native_missing.txt"
-    missing = reason.read_text().strip() if reason.exists() else f"fastopt._native can't be imported ({error})"
+if getattr(sys, "_is_gil_enabled", lambda: True)():
+    try:
+        from ..._native import ffi as ffi
+        from ..._native import lib as lib
+    except ImportError as error:
+        reason = Path(__file__).parents[2] / "native_missing.txt"
+        missing = reason.read_text().strip() if reason.exists() else f"fastopt._native can't be imported ({error})"
+else:
+    missing = "refused without the global lock (GIL) of Python, where it was never tested; PYTHON_GIL=1 sets the lock"
 
 
 def isas_found() -> list[str]:
