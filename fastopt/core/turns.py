@@ -83,11 +83,18 @@ class Turns:
         """
         turn = Turn(what, kind)
         try:
-            self._begin(turn)
-            return call(*args, **kwargs)
+            try:
+                self._begin(turn)
+                return call(*args, **kwargs)
+            finally:
+                self._end(turn)
         finally:
-            if turn in self.queue:
-                self.queue.remove(turn)
+            self._end(turn)  # an interrupt may have come before the first one was done
+
+    def _end(self, turn: Turn) -> None:
+        """Take a call out of the queue."""
+        if turn in self.queue:
+            self.queue.remove(turn)
 
     def _begin(self, turn: Turn) -> None:
         """Return when it is the turn of this call."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -462,3 +465,34 @@ def test_a_thread_may_look_at_the_state_while_a_step_adds_to_it() -> None:
     assert state.entries["a"]["step"] is arrays[0]
     add.join()
     assert state.entries["a"]["m"] is arrays[1]
+
+
+def test_an_interrupt_at_any_line_ends_the_turn() -> None:
+    """Also between the call and the end of its turn: the next call would be refused for ever."""
+    opt = fastopt.SGD(np.ones(3))
+
+    def interrupted_at(line: int) -> bool:
+        lines = count(1)
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            if not frame.f_code.co_filename.endswith("turns.py"):
+                return None
+            if event == "line" and next(lines) == line:
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            opt.freeze("*")
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    interrupts = list(takewhile(interrupted_at, count(1)))
+    assert len(interrupts) > 15
+    assert opt.parts.turns.queue == []
+    opt.unfreeze()
+    assert opt.step(np.ones(3)).applied
