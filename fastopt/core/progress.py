@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays.memory import Views
+from ..arrays.memory import Views, shown
 from ..options.ranges import STEPS, check
 
 
@@ -127,7 +127,7 @@ class Progress:
         except (TypeError, ValueError, OverflowError) as error:
             wrong.append(f"options: {error}")
         if not STEPS.holds(step_count):
-            wrong.append(f"step_count: expected a number from 0 to 2**62, got {step_count}")
+            wrong.append(f"step_count: expected a number from 0 to 2**62, got {shown(step_count)}")
         return wrong
 
     def load(self, step_count: int, accumulated_calls: int) -> None:

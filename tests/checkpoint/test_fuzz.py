@@ -165,6 +165,7 @@ ODD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda saved: saved["options"].update(seed=-(10**5000)),
         "seed=<a value of type int>: expected a whole",
     ),
+    "many steps": (lambda saved: saved.update(step_count=10**5000), "step_count: expected a number from 0 to 2"),
     "an array as a choice": (
         lambda saved: saved["param_groups"][0].update(adjust_lr_fn=np.ones(2)),
         r"adjust_lr_fn=array\(\[1., 1.\]\): expected one of None, 'original'",
