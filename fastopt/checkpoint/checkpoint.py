@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
 from ..arrays.structure import branch_of
+from ..backends.interrupts import uninterrupted
 from ..core import state_dict
 from ..core.optimizer import Optimizer
 from ..core.params_in_state import check_own_values, reload
@@ -118,14 +119,18 @@ def restore(opt: Optimizer, checkpoint: Checkpoint, strict: bool, with_state: bo
         plan, result = None, state_dict.load_result(type(opt).__name__, [], misfits, strict)
     else:
         plan, result = state_dict.plan(opt, checkpoint.optimizer, strict, misfits, with_state, with_options)
-    for array, value in pairs:
-        parts.backend.ops.write(array, value)
-    if plan is not None:
-        state_dict.carry_out(opt, plan)
-    loaded = {} if plan is None or plan.state is None else plan.state.entries
-    written = {id(array) for array, _ in pairs}
-    names = zip(parts.parameters.names, parts.parameters.arrays, strict=True)
-    reload(opt, parts, [name for name, array in names if id(array) in written and name not in loaded])
+
+    def write() -> None:
+        for array, value in pairs:
+            parts.backend.ops.write(array, value)
+        if plan is not None:
+            state_dict.carry_out(opt, plan)
+        loaded = {} if plan is None or plan.state is None else plan.state.entries
+        written = {id(array) for array, _ in pairs}
+        names = zip(parts.parameters.names, parts.parameters.arrays, strict=True)
+        reload(opt, parts, [name for name, array in names if id(array) in written and name not in loaded])
+
+    uninterrupted(write)
     return result
 
 

@@ -78,13 +78,20 @@ def values_stand_in(
         for array, its in before:
             ops.write(array, its)
         set_stand_in(parts, outside)
+        before.clear()
 
-    try:
-        turns.run(what, Kind.EXCHANGE, enter)
-        yield
-    finally:
+    def leave_if_entered() -> None:
         if before:
             uninterrupted(partial(turns.run, what, Kind.RETURN, leave))
+
+    try:
+        try:
+            turns.run(what, Kind.EXCHANGE, enter)
+            yield
+        finally:
+            leave_if_entered()
+    finally:
+        leave_if_entered()  # an interrupt may have come before the first one began
 
 
 def set_stand_in(parts: Parts, values: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..arrays.memory import described, shown
 from ..arrays.structure import branch_of, check_depth
+from ..backends.interrupts import uninterrupted
 from ..options.ranges import OPTIONAL, Group, check
 from . import encoding
 from .averages import with_own_values
@@ -103,7 +105,7 @@ def load(opt: Saved, saved: Mapping[str, Any], strict: bool, with_state: bool, w
     if not (with_state or with_options):
         raise ValueError("load_state_dict: state=False, options=False leave nothing to load; give one of the two")
     planned, result = plan(opt, saved, strict, [], with_state, with_options)
-    carry_out(opt, planned)
+    uninterrupted(partial(carry_out, opt, planned))
     return result
 
 

@@ -247,3 +247,75 @@ def test_a_storm_of_interrupts_over_planned_steps(
     planned, differs = json.loads(told.stdout)
     assert not differs
     assert planned > interrupts
+
+
+def trained(steps: int, lr: float, backend: str) -> tuple[dict[str, Any], fastopt.Optimizer]:
+    params = {"a": np.linspace(-1, 1, 12).reshape(4, 3), "b": np.ones(3)}
+    opt = fastopt.SGD(params, lr=lr, momentum=0.9, ema_decay=0.5, backend=backend)
+    for _ in range(steps):
+        opt.step({"a": np.ones((4, 3)), "b": np.full(3, 0.5)})
+    return params, opt
+
+
+def average(opt: fastopt.Optimizer) -> None:
+    with opt.averaged():
+        pass
+
+
+def look_ahead(opt: fastopt.Optimizer) -> None:
+    with opt.lookahead():
+        pass
+
+
+@pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["load_state_dict", "restore", "averaged", "lookahead", "freeze", "add_param_group"])
+def test_ctrl_c_at_any_line(name: str, backend: str, stride: int, tmp_path: Path) -> None:
+    """The call is done or not done then, and the optimizer goes on from there."""
+    _, other = trained(5, 0.3, backend)
+    saved = other.state_dict()
+    fastopt.save(tmp_path / "run.npz", other)
+    checkpoint = fastopt.load(tmp_path / "run.npz")
+    calls: dict[str, Any] = {
+        "load_state_dict": lambda opt: opt.load_state_dict(saved),
+        "restore": checkpoint.restore,
+        "averaged": average,
+        "lookahead": look_ahead,
+        "freeze": lambda opt: opt.freeze("b"),
+        "add_param_group": lambda opt: opt.add_param_group({"params": {"c": np.ones(2)}}),
+    }
+
+    def seen_after(line: int) -> tuple[bool, Any]:
+        """Return whether there was such a line, and the state after the interrupt and one more step."""
+        lines = 0
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            nonlocal lines
+            if not frame.f_code.co_filename.startswith(PACKAGE):
+                return None
+            lines += event == "line"
+            if event == "line" and lines == line:
+                signal.raise_signal(signal.SIGINT)
+            return trace
+
+        params, opt = trained(3, 0.1, backend)
+        before = sys.gettrace()
+        sys.settrace(trace if line else None)
+        try:
+            if line != 0:
+                calls[name](opt)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        opt.step({name: np.full(param.shape, 0.25) for name, param in opt.params.items()})
+        state = {name: {slot: array.tolist() for slot, array in its.items()} for name, its in opt.state.items()}
+        values = {name: param.tolist() for name, param in params.items()}
+        return lines >= line, (values, state, opt.step_count, opt.lr, opt.frozen)
+
+    not_done, done = seen_after(0)[1], seen_after(10**9)[1]
+    line, is_there = 1, True
+    while is_there:
+        is_there, seen = seen_after(line)
+        assert seen in (not_done, done), line
+        line += stride
