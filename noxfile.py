@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -80,7 +81,14 @@ def time_of_newest_source() -> float:
     return max(path.stat().st_mtime for path in [*sources, ROOT / "setup.py", ROOT / "pyproject.toml"])
 
 
-def environment(session: nox.Session, name: str, *packages: str, has_fastopt: bool = True, **variables: str) -> str:
+def environment(
+    session: nox.Session,
+    name: str,
+    *packages: str,
+    base: str = sys.executable,
+    has_fastopt: bool = True,
+    **variables: str,
+) -> str:
     """Return the Python of an environment, which is made again if its packages or fastopt's sources have changed."""
     folder = ENVIRONMENTS / name
     python, record = str(folder / SCRIPTS / "python"), folder / "packages.json"
@@ -88,7 +96,7 @@ def environment(session: nox.Session, name: str, *packages: str, has_fastopt: bo
     if is_there and (not has_fastopt or record.stat().st_mtime > time_of_newest_source()):
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    session.run(*UV, "venv", "-q", "--python", sys.executable, str(folder), external=True)
+    session.run(*UV, "venv", "-q", "--python", base, str(folder), external=True)
     # uv would take a build of fastopt with other variables or other C code from its cache.
     install = [*UV, "pip", "install", "-q", "--python", python, "--refresh-package", "fastopt", *packages]
     session.run(*install, env={**BUILD, **variables}, external=True)
@@ -118,6 +126,23 @@ def wheel_path(session: nox.Session) -> str:
         session.run(*UV, "build", "-q", "--wheel", "-o", str(folder), env=BUILD, external=True)
         found = list(folder.glob("*.whl"))
     return str(found[0])
+
+
+def other_pythons() -> dict[str, str]:
+    """Return the path of each Python that is installed here, in PATH or by pyenv, but for the version that runs."""
+    (promised,) = re.findall(r'^requires-python = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    path = os.pathsep.join([*map(str, pyenv.glob("versions/*/bin")), os.environ["PATH"]])
+    command = [*UV, "python", "list", "--only-installed", "--output-format", "json", promised]
+    listed = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, check=True).stdout
+    found = {}
+    for python in json.loads(listed):
+        version = "{major}.{minor}".format(**python["version_parts"])
+        # The wheel is of the stable ABI, which builds without the global lock have not.
+        if python["implementation"] == "cpython" and python["variant"] == "default":
+            found.setdefault(version, python["path"])
+    found.pop("{}.{}".format(*sys.version_info), None)
+    return dict(sorted(found.items()))
 
 
 @contextlib.contextmanager
@@ -245,6 +270,22 @@ def oldest_numpy(session: nox.Session) -> None:
     leave_out = [*INDEPENDENT, *COMPARISONS, "tests/backends/test_environment.py"]
     with only_the_tests(session):
         run_tests(session, python, *without(leave_out, *BROKEN_FILES))
+
+
+@nox.session(python=False)
+def pythons(session: nox.Session) -> None:
+    """The built wheel on every other Python that is installed here, with the newest NumPy that it can have."""
+    found = other_pythons()
+    session.log(f"other Pythons: {', '.join(found) or 'none'}")
+    # Both backends, and what depends on the layout of Python's and NumPy's objects.
+    names = ("optimizers/test_values_by_hand", "core/test_planned_trouble", "properties/test_changed_in_place")
+    names += ("properties/test_freed", "test_imports")
+    for version, path in found.items():
+        wheel = f"{wheel_path(session)}[checkpoint]"
+        python = environment(session, f"python-{version}", wheel, *RUNNER, base=path)
+        with only_the_tests(session):
+            session.run(python, "-m", "fastopt", external=True)
+            run_tests(session, python, *(f"tests/{name}.py" for name in names), FASTOPT_BACKEND="native")
 
 
 @nox.session(python=False)
