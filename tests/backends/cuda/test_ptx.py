@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def row(name: str, dtype: str, grad_dtype: str, options: KernelOptions) -> Array
     return ArrayLayout(dtype, grad_dtype, slots, average, accumulated)
 
 
+@cache
 def compiled(
     name: str, dtypes: ArrayLayout, options: KernelOptions, capability: tuple[int, int], make: Any = elements.step_of
 ) -> str:
@@ -230,10 +232,20 @@ def test_norm_kernels(left: Any, right: Any, options: KernelOptions, dtype: str,
     products = sum_kernels.products_kernel(left, right, options, row("adam", dtype, dtype, options))
     ptx = compiling.ptx(products, capability)
     assert "mul.rn.f64" in ptx
-    plain = sum_kernels.sums, kernels.decide, kernels.trust, kernels.clip_arrays, kernels.clip_all
-    for text in (ptx, *(compiling.ptx(kernel, capability) for kernel in plain)):
-        assert ".local" not in text
-        assert "fma." not in text
+    assert ".local" not in ptx
+    assert "fma." not in ptx
+
+
+@every_capability
+@pytest.mark.parametrize(
+    "definition",
+    [sum_kernels.sums, kernels.decide, kernels.trust, kernels.clip_arrays, kernels.clip_all],
+    ids=lambda definition: definition.function.__name__,
+)
+def test_kernels_of_sums(definition: compiling.Definition, capability: tuple[int, int]) -> None:
+    ptx = compiling.ptx(definition, capability)
+    assert ".local" not in ptx
+    assert "fma." not in ptx
 
 
 @every_capability
