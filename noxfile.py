@@ -65,6 +65,15 @@ FURTHER_GRIDS = [
     "(test_options_same_bits and test_native_is_numpy and float64)",
     "(test_options_same_bits and test_special_values)",
 ]
+#: The tests that drive C with every layout, length, dtype and thread, and with what no step may take.
+FOR_SANITIZERS = [
+    "tests/backends/native/test_sanitizers.py",
+    *(f"tests/properties/test_{name}.py" for name in ("bad_steps", "callers_threads", "changed_in_place")),
+    "tests/properties/test_same_bits.py::test_native_is_numpy_for_every_isa",
+    "tests/properties/test_same_bits.py::test_orders_and_strides",
+    "tests/properties/test_same_bits.py::test_threads_change_no_bit",
+    *(f"tests/core/test_{name}.py" for name in ("planned_trouble", "row_sparse")),
+]
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
 
 
@@ -204,6 +213,7 @@ def long(session: nox.Session) -> None:
     run_tests(session, development(session), *LARGE_GRIDS, marks="exhaustive")
     run_with_older_instruction_sets(session, "exhaustive")
     check_bits(session, "--all")
+    run_with_sanitizers(session, "tests/properties", "tests/core", FOR_SANITIZERS[0], marks=FULL)
     python = cuda_environment(session)
     with only_the_tests(session):
         run_tests(session, python, SIMULATED, marks="exhaustive or long", NUMBA_ENABLE_CUDASIM="1")
@@ -301,18 +311,21 @@ def no_compiler(session: nox.Session) -> None:
         run_tests(session, python, *(f"tests/{room}" for room in rooms))
 
 
-@nox.session(python=False, default=False)
-def sanitizer(session: nox.Session) -> None:
-    """AddressSanitizer, which GCC has, in the tests of planned steps and of bad ones: by hand, not in .ci/run."""
-    sanitize = "-fsanitize=address"
-    flags = {"CFLAGS": f"{sanitize} -fno-omit-frame-pointer", "LDFLAGS": sanitize}
-    python = environment(session, "sanitizer", ".[checkpoint]", *RUNNER, **flags)
+def run_with_sanitizers(session: nox.Session, *arguments: str, marks: str = DEFAULT) -> None:
+    sanitize = "-fsanitize=address,undefined"
+    flags = {"FASTOPT_CFLAGS": f"-O1 -g {sanitize} -fno-sanitize-recover=undefined", "LDFLAGS": sanitize}
+    python = environment(session, "sanitizers", ".[checkpoint]", *RUNNER, **flags)
     runtime = session.run("gcc", "-print-file-name=libasan.so", silent=True, external=True)
     # Python's own allocator would hide where an object ends. Python itself leaks at its end.
     variables = {"LD_PRELOAD": str(runtime).strip(), "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
     with only_the_tests(session):
-        bad = [f"tests/properties/test_{name}.py" for name in ("bad_steps", "changed_in_place")]
-        run_tests(session, python, *PLANNED, *bad, **variables)
+        run_tests(session, python, *arguments, marks=marks, **variables)
+
+
+@nox.session(python=False)
+def sanitizers(session: nox.Session) -> None:
+    """AddressSanitizer and UndefinedBehaviorSanitizer, which GCC has, in the tests that drive C hardest."""
+    run_with_sanitizers(session, *FOR_SANITIZERS)
 
 
 @nox.session(python=False)

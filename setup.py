@@ -2,10 +2,14 @@
 
 ``FASTOPT_REQUIRE_NATIVE=1`` makes a failed build an error (for CI), ``FASTOPT_SKIP_NATIVE=1`` leaves the native part
 out. Without either, a failed build leaves its reason beside the package, where ``fastopt.info()`` reads it.
+
+``FASTOPT_CFLAGS`` can replace ``-O3 -g0``, for a debugger or a sanitizer (``nox -s sanitizers``). What keeps the bits
+comes after it. ``CFLAGS`` comes before both: a distribution's ``-O2`` would make a step slower.
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -15,7 +19,10 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
-GCC_FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-pthread", "-g0"]
+GCC_FLAGS = [
+    *("-O3", "-g0", *shlex.split(os.environ.get("FASTOPT_CFLAGS", ""))),
+    *("-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-pthread"),
+]
 #: For a compiler that computes float in a wider type: GCC on s390x, and for the x87 unit of 32-bit x86.
 NARROW_FLAGS = [["-fexcess-precision=fast"], ["-msse2", "-mfpmath=sse"]]
 MSVC_FLAGS = ["/O2", "/std:c11", "/fp:precise"]
