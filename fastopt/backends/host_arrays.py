@@ -118,7 +118,7 @@ def check_slot(where: str, slot: Any, param: Array, dtype: np.dtype[Any]) -> Non
     if slot.shape != param.shape or not (is_contiguous and slot.flags.aligned and slot.flags.writeable):
         raise ValueError(
             f"{where} has shape {slot.shape}, strides {slot.strides}; expected one of shape {param.shape}, writeable, "
-            "in its parameter's order of memory"
+            "in its parameter's order of memory; write into one that fastopt made: slot[...] = values"
         )
 
 
