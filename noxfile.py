@@ -37,7 +37,8 @@ FULL = "not long"
 INDEPENDENT = [
     *("tests/commands", "tests/schedules", "tests/lr_scheduler", "tests/test_init.py", "tests/test_house.py"),
     *("tests/backends/cuda", "tests/backends/native", "tests/properties/test_interrupts.py"),
-    "tests/optimizers/test_optax_beyond_torch.py",
+    *("tests/optimizers/test_optax_beyond_torch.py", "tests/checkpoint/test_replacing.py"),
+    "tests/checkpoint/test_bounds.py",
 ]
 #: The tests that compare backends, instruction sets and threads with each other, whichever is in use.
 COMPARISONS = [

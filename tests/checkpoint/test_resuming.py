@@ -72,7 +72,7 @@ def train(folder: Path, first: int, last: int) -> None:
 
 
 @needs_extra
-@pytest.mark.parametrize("steps", shortly(60, 200))
+@pytest.mark.parametrize("steps", [*shortly(60, 100), pytest.param(500, marks=pytest.mark.long)])
 def test_resuming_in_a_new_process_is_exact(tmp_path: Path, steps: int) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "halves").mkdir()

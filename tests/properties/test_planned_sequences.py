@@ -161,7 +161,7 @@ def seen(its: OptionSet, operations: list[tuple[str, Any, int]]) -> Sequence:
 SETS = [its for its in OPTION_SETS if its.name not in ("large", "uint8")]
 
 
-@pytest.mark.parametrize("examples", shortly(60, 1500))
+@pytest.mark.parametrize("examples", [*shortly(60, 500), pytest.param(5000, marks=pytest.mark.long)])
 def test_no_sequence_shows_that_it_is_planned(examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
     @hypothesis.given(st.sampled_from(SETS), st.lists(operation, max_size=12))
