@@ -31,8 +31,9 @@ MAX_TRIES = 10_000
 
 def whole_number(digits: str) -> int:
     """Return the number that JSON has as these digits."""
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"it has a number of {len(digits)} digits; expected at most {MAX_DIGITS}")
+    size = len(digits.removeprefix("-"))
+    if size > MAX_DIGITS:
+        raise ValueError(f"it has a number of {size} digits; expected at most {MAX_DIGITS}")
     return int(digits)
 
 
