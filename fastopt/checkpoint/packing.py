@@ -12,7 +12,7 @@ import numpy as np
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
 from ..arrays.structure import MAX_DEPTH, too_deep
-from .bounds import MAX_BITS
+from .bounds import MAX_BITS, check_spread
 
 #: The allowed dtypes of arrays, and safetensors' names for them.
 DTYPES: Mapping[str, str] = {
@@ -75,6 +75,7 @@ class Packer:
         if isinstance(value, list):
             return [self.pack(item, (*path, str(k))) for k, item in enumerate(value)]
         if isinstance(value, Mapping):
+            check_hashes(value, path)
             return {
                 "dict": [[self.pack_key(key, path), self.pack(item, (*path, str(key)))] for key, item in value.items()]
             }
@@ -119,6 +120,14 @@ def check_bits(value: int, path: tuple[str, ...]) -> None:
     """Raise if a whole number is too long for JSON."""
     if value.bit_length() > MAX_BITS:
         raise ValueError(f"{place(path)} has a number of {value.bit_length()} bits; expected at most {MAX_BITS}")
+
+
+def check_hashes(value: Mapping[Any, Any], path: tuple[str, ...]) -> None:
+    """Raise if :func:`check_spread` would refuse the keys of a dict when they are loaded."""
+    try:
+        check_spread([key for key in value if isinstance(key, int)])
+    except ValueError as error:
+        raise ValueError(f"{place(path)}: {error}; use strings as keys") from error
 
 
 def is_extension(name: str) -> bool:

@@ -118,6 +118,14 @@ def test_keys_that_collide() -> None:
             bounds.check_spread(keys)
 
 
+@every_kind
+def test_save_refuses_keys_that_collide(tmp_path: Path, kind: str) -> None:
+    extra = {"a": {k * MODULUS: 0 for k in range(1, 2000)}}
+    with pytest.raises(ValueError, match=r"^extra.a: it has a dict whose keys, whole numbers, .* use strings as keys"):
+        fastopt.save(tmp_path / kind, extra=extra)
+    assert os.listdir(tmp_path) == []
+
+
 def nested(depth: int, kind: type) -> Any:
     value: Any = np.ones(1)
     for _ in range(depth):
