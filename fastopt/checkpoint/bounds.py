@@ -20,6 +20,9 @@ MAX_LISTS_OF_ARRAY = 8
 MAX_DIGITS = 4300
 MAX_BITS = 14_283
 
+#: Characters of a path that the key of an array has. A ZIP archive has names of at most 65,535 bytes.
+MAX_KEY = 10_000
+
 #: Dimensions of an array, as many as NumPy 2 has; and elements, for a size in bytes that int64 holds.
 MAX_DIMENSIONS = 64
 MAX_ELEMENTS = 2**59

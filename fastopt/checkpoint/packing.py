@@ -12,7 +12,7 @@ import numpy as np
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
 from ..arrays.structure import MAX_DEPTH, too_deep
-from .bounds import MAX_BITS, check_spread
+from .bounds import MAX_BITS, MAX_KEY, check_spread
 
 #: The allowed dtypes of arrays, and safetensors' names for them.
 DTYPES: Mapping[str, str] = {
@@ -101,7 +101,8 @@ class Packer:
         if array.dtype.name not in DTYPES or not array.dtype.isnative:
             raise TypeError(f"{place(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}")
         # Characters that could make the key a file's path are escaped.
-        base = key = re.sub(r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path))
+        escaped = re.sub(r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path))
+        base = key = escaped[:MAX_KEY]
         number = 1
         while key in self.arrays:
             number += 1

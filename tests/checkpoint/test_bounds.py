@@ -178,6 +178,13 @@ def test_numbers_of_many_digits(tmp_path: Path, kind: str) -> None:
 
 
 @every_kind
+def test_names_of_any_length(tmp_path: Path, kind: str) -> None:
+    extra = {"\U0001f600" * 70_000: {"a": np.ones(1), "b": np.zeros(2)}}
+    fastopt.save(tmp_path / kind, extra=extra)
+    assert same(fastopt.load(tmp_path / kind).extra, extra)
+
+
+@every_kind
 @pytest.mark.parametrize("bound", ["MAX_TEXT", "MAX_LISTS"])
 def test_save_refuses_what_load_would(tmp_path: Path, kind: str, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / kind
