@@ -68,11 +68,13 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None
 
 def fill(temporary: Path, target: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a temporary file to disk, and give it the rights of the target."""
-    is_new = not target.exists()
+    rights = None
+    with suppress(FileNotFoundError):
+        rights = rights_of(target)
     # A new file has the rights that any new file has in this folder; it is empty until only its owner can open it.
-    with open(temporary, "xb", opener=partial(os.open, mode=0o666 if is_new else 0o600)) as file:
+    with open(temporary, "xb", opener=partial(os.open, mode=0o666 if rights is None else 0o600)) as file:
+        rights = rights or rights_of(file.fileno())
         if hasattr(os, "fchown"):
-            rights = rights_of(file.fileno() if is_new else target)
             with suppress(PermissionError):  # of a file system without rights
                 os.fchmod(file.fileno(), 0o600)
         write(file)

@@ -213,6 +213,20 @@ def test_a_link_to_no_file_makes_it(tmp_path: Path, kind: str) -> None:
 
 
 @every_kind
+def test_an_old_file_that_is_removed_meanwhile(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / kind
+    fastopt.save(path, extra={"a": 1})
+
+    def rights_of(file: int | Path) -> rights.Rights:
+        path.unlink(missing_ok=True)
+        return rights.rights_of(file)
+
+    monkeypatch.setattr(files, "rights_of", rights_of)
+    fastopt.save(path, extra={"a": 2})
+    assert fastopt.load(path).extra == {"a": 2}
+
+
+@every_kind
 def test_names_of_any_length(tmp_path: Path, kind: str) -> None:
     most = os.pathconf(tmp_path, "PC_NAME_MAX")
     for length in (most - 22, most):
