@@ -17,7 +17,7 @@ from ..core.optimizer import Optimizer
 from ..core.params_in_state import check_own_values, reload
 from ..core.results import LoadResult
 from ..core.turns import Kind
-from .files import check_regular, replace_file
+from .files import check_regular, naming, replace_file
 from .metadata import CheckpointError, check_metadata, metadata_of
 from .npz import read_npz, write_npz
 from .packing import Packer
@@ -210,7 +210,8 @@ def save(
     else:
         content, arrays = opt.parts.turns.run("save", Kind.READER, packed, opt, params, extra)
     metadata = metadata_of(content, arrays)
-    write = write_npz if Path(os.path.realpath(path)).suffix == ".npz" else write_safetensors
+    with naming(path):  # the folder in which this process is may have been removed
+        write = write_npz if Path(os.path.realpath(path)).suffix == ".npz" else write_safetensors
     replace_file(path, lambda file: write(file, arrays, metadata))
 
 

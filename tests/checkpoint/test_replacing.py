@@ -212,6 +212,15 @@ def test_a_link_to_no_file_makes_it(tmp_path: Path, kind: str) -> None:
     assert fastopt.load(tmp_path / kind).extra == {"n": 1}
 
 
+def test_a_current_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as caught:
+        fastopt.save("run.npz", extra={})
+    assert caught.value.filename == "run.npz"
+
+
 @every_kind
 def test_an_old_file_that_is_removed_meanwhile(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / kind
