@@ -44,7 +44,7 @@ def write_npz(file: IO[bytes], arrays: Mapping[str, Array], metadata: Mapping[st
     """
     unknown = {key: array.dtype.name for key, array in arrays.items() if is_extension(array.dtype.name)}
     if unknown:
-        raise TypeError(f".npz files can't hold {unknown}; save as safetensors (the extra 'checkpoint')")
+        raise TypeError(f".npz files can't hold {unknown}; save as .safetensors")
     packed = np.frombuffer(json.dumps(dict(metadata)).encode(), np.uint8)
     check_text(packed.nbytes)
     with zipfile.ZipFile(file, "w") as archive:
