@@ -266,6 +266,7 @@ def test_a_native_part_with_other_bits_is_refused(tmp_path: Path) -> None:
     found = info(first=tmp_path)
     assert (found["backend"], found["isas_found"], found["isa"]) == ("numpy", [], None)
     assert found["native_missing"].startswith(reason)
+    assert found["native_missing"].endswith("install fastopt again without such flags in CFLAGS and FASTOPT_CFLAGS")
     done = python("-m", "fastopt", first=tmp_path, FASTOPT_BACKEND="native")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"fastopt: FASTOPT_BACKEND=native: {reason}")

@@ -66,6 +66,7 @@ def inexact() -> str | None:
     return (
         f"the kernels of {', '.join(faulty)} have other bits than the rules: they were built with flags that contract "
         "or reorder floating point, or that compute in a wider type; install fastopt again without such flags in CFLAGS"
+        " and FASTOPT_CFLAGS"
     )
 
 
