@@ -27,12 +27,20 @@ def check_rule(rule: Any) -> None:
         )
 
 
-def check_slot_names(names: Any, rules: Sequence[Rule]) -> None:
-    """Raise unless :meth:`Hooks.slot_names` returned different names, one for each slot of these rules at least."""
+def check_slot_names(names: Any, rules: Sequence[Rule], taken: Sequence[str]) -> None:
+    """Raise unless :meth:`Hooks.slot_names` returned different names, one for each slot of these rules at least.
+
+    ``taken`` are the names of the entries of a state that are no slots.
+    """
     if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"slot_names={names!r:.80}: expected a tuple of names")
     if len({*names}) < len(names):
         raise ValueError(f"slot_names={names!r:.80}: expected each name once")
+    if not {*names}.isdisjoint(taken):
+        raise ValueError(
+            f"slot_names={names!r:.80}: expected none of {list(taken)}, which name other entries of the state; call "
+            "the slot something else"
+        )
     for rule in rules:
         if len(names) < len(slots(rule)):
             raise ValueError(

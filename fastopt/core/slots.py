@@ -51,6 +51,7 @@ class SlotHooks(Protocol):
     non_negative: ClassVar[frozenset[str]]
     copied: ClassVar[frozenset[str]]
     further_rules: ClassVar[Sequence[Rule]]
+    numbers: ClassVar[Mapping[str, float]]
 
     def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]: ...
     def slot_shape(self, slot: str, param: Array) -> tuple[int, ...]: ...
@@ -221,7 +222,7 @@ class Slots:
             places = of_likes.get(key)
             if places is None:
                 names, its_rules = hooks.slot_names(groups[k].rule, like), (groups[k].rule, *hooks.further_rules)
-                check_slot_names(names, its_rules)
+                check_slot_names(names, its_rules, ("step", *AROUND, *hooks.numbers))
                 elementwise = max(len(rules.slots(rule)) for rule in its_rules)
                 slots = tuple(
                     (slot, self.stored_in(slot, like, hooks, number < elementwise)) for number, slot in enumerate(names)

@@ -75,6 +75,10 @@ WRONG = [
     Wrong("slot_names", always("b"), TypeError, "expected a tuple of names"),
     Wrong("slot_names", always((1,)), TypeError, "expected a tuple of names"),
     Wrong("slot_names", always(("b", "b")), ValueError, "expected each name once"),
+    *(
+        Wrong("slot_names", always((name,)), ValueError, f"'{name}',): expected none of")
+        for name in ["step", "master", "ema", "accumulated", "accumulated_calls"]
+    ),
     Wrong("initial_slot", always(None), TypeError, "b=None: expected a number"),
     Wrong("initial_slot", always("x"), TypeError, "expected a number"),
     Wrong("initial_slot", always(np.ones(3)), TypeError, "expected a number"),
