@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from ..arithmetic import rules as built_in
 from ..arithmetic.operations import Rule, scalars_type, slots
 from ..backends.table import HyperRow
 from ..options.ranges import plain
+
+#: The fields of a row that are numbers.
+NUMBERS = tuple(name for name in HyperRow._fields if name not in ("rule", "scalars"))
+
+numbers_of = attrgetter(*NUMBERS)
 
 
 def check_rule(rule: Any) -> None:
@@ -61,13 +67,15 @@ def check_slot_shape(shape: Any, slot: str, param: Any, is_elementwise: bool) ->
         )
 
 
-def checked_row(row: Any, rules: Sequence[Rule]) -> HyperRow:
+def checked_row(row: Any, given: HyperRow, rules: Sequence[Rule]) -> HyperRow:
     """Return the row that :meth:`Hooks.adjusted` returned, with the scalars of :meth:`Hooks.hyper` under their names.
+
+    ``given`` is the row that :meth:`Hooks.adjusted` got.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no row of one of these rules, or its scalars are not those of the rule.
+        If it is no row of one of these rules, a field is no number, or its scalars are not those of the rule.
     """
     if not isinstance(row, HyperRow):
         raise TypeError(f"adjusted={row!r:.80}: expected the row, or row._replace(...)")
@@ -76,6 +84,10 @@ def checked_row(row: Any, rules: Sequence[Rule]) -> HyperRow:
         raise ValueError(
             f"adjusted: expected a row with one of the rules {names}, got {name_of(row.rule)}; name it in further_rules"
         )
+    if row is not given:
+        for name, value, before in zip(NUMBERS, numbers_of(row), numbers_of(given), strict=True):
+            if value is not before:
+                check_number(f"adjusted: {name}", value)
     scalars = checked_scalars(row.scalars, row.rule)
     return row if scalars is row.scalars else row._replace(scalars=scalars)
 

@@ -253,8 +253,8 @@ class Step:
         for i, (k, step) in enumerate(members):
             group = row_options[i]
             scalars = hooks.hyper(group, step + 1)
-            row = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
-            row = checked_row(hooks.adjusted(row, group), (checked[k].rule, *hooks.further_rules))
+            made = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
+            row = checked_row(hooks.adjusted(made, group), made, (checked[k].rule, *hooks.further_rules))
             if tiny.is_due(step + 1):
                 row = row._replace(flush=flush_of(row.rule, hooks.hyper, group, options))
             rows.append(row)

@@ -12,6 +12,7 @@ from cases import needs_native
 import fastopt
 from fastopt import rules
 from fastopt.backends.native import library as native
+from fastopt.core.hook_checks import NUMBERS
 from fastopt.rules import MomentumScalars, SGDScalars
 
 BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
@@ -175,6 +176,14 @@ def test_another_rule_is_one_of_further_rules() -> None:
         own(arrays(1.0), {}).step(arrays(0.5))
     own.further_rules = (rules.sgd,)
     assert own(arrays(1.0), {}).step(arrays(0.5)).applied
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("field", NUMBERS)
+def test_the_fields_of_an_adjusted_row_are_numbers(field: str, backend: str) -> None:
+    params, wrong = arrays(1.0), Wrong("adjusted", always(None), TypeError, f"{field}=None: expected a number")
+    own = with_hook("adjusted", lambda self, row, group: row._replace(**{field: None}))
+    check_refused(own(params, {}, backend=backend, zero_grads=True), params, wrong)
 
 
 @pytest.mark.parametrize("extra", [None, [1], {1: 2}], ids=str)
