@@ -81,7 +81,8 @@ class Optimizer(Attributes, ParameterMethods):
     ``to_torch``, entering and leaving ``averaged()`` and ``lookahead()``) waits for the change of another thread, and a
     change waits for it; around the call a change is a RuntimeError here too, since it can't be waited for. A signal
     handler that should save sets a flag; save after the step. All else may be called and written at any moment: options
-    take effect in the next step, and arrays are the very ones that steps change.
+    take effect in the next step, and arrays are the very ones that steps change. In a process that was forked while
+    another thread changed an optimizer, all these calls of that optimizer are a RuntimeError.
 
     Ctrl-C during a step is handled when the step is complete and counted. An exception from the handler of another
     signal can come between two arrays, or between a change and its count, if the step needs more than one native call.

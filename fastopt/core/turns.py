@@ -6,11 +6,13 @@ call that reads waits for the change that is running, and a change waits for the
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
 from enum import Enum, auto
 from functools import wraps
+from types import FrameType
 from typing import Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +20,9 @@ import numpy.typing as npt
 
 #: The shortest and the longest pause between two looks at the queue, in seconds.
 SHORTEST, LONGEST = 2e-5, 1e-3
+
+#: The stack of each thread that this process has; threading knows only of those that it started.
+stacks_of_threads: Callable[[], dict[int, FrameType]] = getattr(sys, "_current_frames")  # noqa: B009, it is documented
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -125,7 +130,24 @@ class Turns:
         pause = SHORTEST
         while self.queue[0] is not turn or self.marks.item(0):
             time.sleep(pause)
+            if pause == LONGEST:
+                self._check_not_lost(turn)
             pause = min(2 * pause, LONGEST)
+
+    def _check_not_lost(self, turn: Turn) -> None:
+        """Raise if a call waits for a change whose thread a fork left out; forget a reader of such a thread."""
+        stepping, first = self.marks.item(0), self.queue[0]
+        threads = set(stacks_of_threads())  # between two looks, since a thread may end when its call does
+        if (stepping or first.thread) in threads or (stepping, first) != (self.marks.item(0), self.queue[0]):
+            return
+        if not stepping and first.kind is Kind.READER:
+            self._end(first)
+            return
+        what = shown("step" if stepping else first.what)
+        raise RuntimeError(
+            f"{turn.what}: another thread was at {what} of this optimizer when this process was forked; fork between "
+            "such calls"
+        )
 
 
 def refuse_inside(what: str, around: str) -> NoReturn:
