@@ -32,10 +32,11 @@ def averages_of(opt: Averaging, what: str) -> list[Array]:
     if not parts.options.averages:
         raise ValueError(f"{what}: this optimizer keeps no average; build it with ema_decay= or polyak=True")
     parts.progress.undo_skipped_step()
-    if parts.workspace is None or parts.slots.pending:
+    workspace = parts.workspace  # another thread may set a hook meanwhile, and so forget it
+    if workspace is None or parts.slots.pending:
         opt.ready()
     else:
-        parts.workspace.check_layouts()
+        workspace.check_layouts()
     state = with_own_values(parts)
     return [state[name]["ema"] for name in parts.parameters.names]
 

@@ -49,11 +49,12 @@ class Hooks:
     """The methods and attributes that define an optimizer.
 
     Most optimizers define :meth:`rule` and :meth:`hyper` alone. The step, the slots and the groups call these methods.
-    Override no other method of :class:`fastopt.Optimizer`. A hook calls nothing that waits for a step or is refused
-    during one, such as ``state_dict`` or ``freeze``.
+    Override no other method of :class:`fastopt.Optimizer`. A hook or a schedule calls nothing that waits for a
+    step or is refused during one, such as ``state_dict`` or ``freeze``: of its own optimizer it is refused, and two
+    optimizers in two threads whose schedules read each other would wait for ever.
 
-    A step checks what they return before it changes anything; the errors name the hook. Not :meth:`update`, which makes
-    the changes: whatever it does to the arrays, and the sources that it names to ``step.table``, must be right.
+    A step checks what they return before it changes anything; the errors name the hook. :meth:`update` is not
+    checked, since it makes the changes: its author sees to it that what it does to the arrays is right.
     """
 
     #: The ranges of the options that are this optimizer's own.

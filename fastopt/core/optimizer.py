@@ -76,13 +76,14 @@ class Optimizer(Attributes, ParameterMethods):
 
     Several threads may use one optimizer. Whatever changes it (``step``, ``load_state_dict``, ``restore``,
     ``add_param_group``, ``freeze``, ``unfreeze``, ``reload_params``, Schedule-Free's ``train`` and ``eval``, writing
-    ``step_count``) is a RuntimeError, at once, if another change is running, in another thread or around the call (a
-    schedule, a hook, a signal handler). Whatever reads its values (``save``, ``state_dict``, ``slot``, ``ema``,
-    ``to_torch``, entering and leaving ``averaged()`` and ``lookahead()``) waits for the change of another thread, and a
-    change waits for it; around the call a change is a RuntimeError here too, since it can't be waited for. A signal
-    handler that should save sets a flag; save after the step. All else may be called and written at any moment: options
-    take effect in the next step, and arrays are the very ones that steps change. In a process that was forked while
-    another thread changed an optimizer, all these calls of that optimizer are a RuntimeError.
+    ``step_count`` and ``accumulated_calls``) is a RuntimeError, at once, if another change is running, in another
+    thread or around the call (a schedule, a hook, a signal handler). Whatever reads its values (``save``,
+    ``state_dict``, ``slot``, ``ema``, ``to_torch``, entering and leaving ``averaged()`` and ``lookahead()``) waits for
+    the change of another thread, and a change waits for it; around the call a change is a RuntimeError here too, since
+    it can't be waited for. A signal handler that should save sets a flag; save after the step. All else may be called
+    and written at any moment: options take effect in the next step, and arrays are the very ones that steps change. In
+    a process that was forked while another thread changed an optimizer, all these calls of that optimizer are a
+    RuntimeError.
 
     Ctrl-C during a step is handled when the step is complete and counted. An exception from the handler of another
     signal can come between two arrays, or between a change and its count, if the step needs more than one native call.
@@ -395,9 +396,8 @@ class Optimizer(Attributes, ParameterMethods):
         TypeError, ValueError
             If any argument, option or array is wrong. Nothing has changed then.
         RuntimeError
-            If another change of this optimizer is running, in another thread or around this call: a second step, or
-            what else :class:`fastopt.Optimizer` calls a change. A reader in another thread, such as
-            :func:`fastopt.save`, is waited for.
+            If another change of this optimizer is running, in another thread or around this call: :class:`Optimizer`
+            lists the changes. The step waits for a reader in another thread, such as :func:`fastopt.save`.
         """
         workspace = self.parts.workspace
         plan = None if workspace is None else workspace.planning.plan

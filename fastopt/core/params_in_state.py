@@ -62,14 +62,14 @@ def values_stand_in(
     """
     ops, turns = parts.backend.ops, parts.turns
     before: list[tuple[Array, Array]] = []
-    outside = ""
+    values_around = ""
 
     def enter() -> None:
-        nonlocal outside
+        nonlocal values_around
         arrays, write_values = prepare()
         if parts.stand_in and turns.marks.item(2) != get_ident():
             raise ValueError(f"{what}: in another thread the parameters are {parts.stand_in}")
-        outside = parts.stand_in
+        values_around = parts.stand_in
         before.extend((array, ops.on_host(array)) for array in arrays)
         set_stand_in(parts, values)
         write_values()
@@ -77,7 +77,7 @@ def values_stand_in(
     def leave() -> None:
         for array, its in before:
             ops.write(array, its)
-        set_stand_in(parts, outside)
+        set_stand_in(parts, values_around)
         before.clear()
 
     def leave_if_entered() -> None:

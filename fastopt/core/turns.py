@@ -169,7 +169,7 @@ def shown(what: str) -> str:
     return "a step" if what == "step" else what
 
 
-class Parted(Protocol):
+class PartsOfOwner(Protocol):
     """The parts of an optimizer, as far as turns need them."""
 
     @property
@@ -180,7 +180,7 @@ class Owner(Protocol):
     """An optimizer, as far as turns need it."""
 
     @property
-    def parts(self) -> Parted: ...
+    def parts(self) -> PartsOfOwner: ...
 
 
 def takes_turns(kind: Kind) -> Callable[[Callable[Concatenate[Opt, P], T]], Callable[Concatenate[Opt, P], T]]:
