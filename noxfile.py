@@ -235,9 +235,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=False)
 def peers(session: nox.Session) -> None:
     """The numbers of torch and optax."""
-    names = re.compile("torch|optax")
-    files = [str(path) for path in sorted(ROOT.glob("tests/**/test_*.py")) if names.search(path.read_text())]
-    run_tests(session, development(session), "-k", "torch or optax", *files, marks=FULL)
+    run_tests(session, development(session), "-k", "torch or optax", marks=FULL)
 
 
 @nox.session(python=False)
