@@ -64,7 +64,7 @@ LARGE_GRIDS = [
 FURTHER_GRIDS = [
     "test_every_isa_and_number_of_threads",
     "test_native_is_numpy_in_every_storage",
-    "(test_options_same_bits and test_native_is_numpy and float64)",
+    "(test_options_same_bits and test_native_is_numpy)",
     "(test_options_same_bits and test_special_values)",
 ]
 #: The tests that drive C with every layout, length, dtype and thread, and with what no step may take.
