@@ -53,6 +53,11 @@ PLANNED = [
     *(f"tests/core/test_planned_{name}.py" for name in ("trouble", "options", "gradients")),
     "tests/properties/test_planned_sequences.py",
 ]
+#: The tests of both backends, and of what depends on the layout of Python's and NumPy's objects.
+WITH_OBJECTS = [
+    *("optimizers/test_values_by_hand", "core/test_planned_trouble", "core/test_structures", "core/test_row_sparse"),
+    *("properties/test_changed_in_place", "properties/test_freed", "test_imports"),
+]
 #: Grids whose rest is for by hand: the default tier has a part of each.
 LARGE_GRIDS = [
     *(f"tests/core/test_planned_{name}.py" for name in ("options", "gradients")),
@@ -216,6 +221,7 @@ def long(session: nox.Session) -> None:
     run_tests(session, development(session), "-k", further, marks="exhaustive")
     run_tests(session, development(session), *LARGE_GRIDS, marks="exhaustive")
     run_with_older_instruction_sets(session, "exhaustive")
+    run_fallback(session, development(session))
     check_bits(session, "--all")
     run_with_sanitizers(session, "tests/properties", "tests/core", FOR_SANITIZERS[0], marks=FULL)
     python = cuda_environment(session)
@@ -239,14 +245,11 @@ def peers(session: nox.Session) -> None:
     run_tests(session, development(session), "-k", "torch or optax", marks=FULL)
 
 
-@nox.session(python=False)
-def fallback(session: nox.Session) -> None:
-    """The backend of NumPy where the tests name none."""
+def run_fallback(session: nox.Session, python: str) -> None:
     # Tests that name their backends have run with them.
     names = ("native", "numpy", "every_isa", "threads_change_no_bit", "special_values", *BROKEN_FILES)
-    run_tests(
-        session, development(session), *without([*INDEPENDENT, *COMPARISONS, *PLANNED], *names), FASTOPT_BACKEND="numpy"
-    )
+    leave_out = [*INDEPENDENT, *COMPARISONS, *PLANNED, "tests/backends/test_environment.py"]
+    run_tests(session, python, *without(leave_out, *names), FASTOPT_BACKEND="numpy")
 
 
 def run_with_older_instruction_sets(session: nox.Session, marks: str) -> None:
@@ -269,7 +272,7 @@ def instruction_sets(session: nox.Session) -> None:
 def wheel(session: nox.Session) -> None:
     """The built wheel, where there is no source tree; a warning of any module is an error.
 
-    The session oldest_numpy runs most tests with this wheel.
+    The sessions oldest_numpy and pythons run further tests with this wheel.
     """
     python = environment(session, "wheel-tests", f"{wheel_path(session)}[test]", "pytest-xdist")
     with only_the_tests(session):
@@ -281,12 +284,15 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def oldest_numpy(session: nox.Session) -> None:
-    """The oldest NumPy that is promised."""
+    """The oldest NumPy that is promised, with the built wheel: the fallback, and where C reads NumPy's objects.
+
+    The other sessions compare the fallback on the newest NumPy with the native part.
+    """
     (oldest,) = re.findall(r'^dependencies = .*"numpy>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.M)
     python = environment(session, "oldest-numpy", f"numpy=={oldest}", f"{wheel_path(session)}[checkpoint]", *RUNNER)
-    leave_out = [*INDEPENDENT, *COMPARISONS, "tests/backends/test_environment.py"]
     with only_the_tests(session):
-        run_tests(session, python, *without(leave_out, *BROKEN_FILES))
+        run_fallback(session, python)
+        run_tests(session, python, *(f"tests/{name}.py" for name in WITH_OBJECTS), FASTOPT_BACKEND="native")
 
 
 @nox.session(python=False)
@@ -294,15 +300,12 @@ def pythons(session: nox.Session) -> None:
     """The built wheel on every other Python that is installed here, with the newest NumPy that it can have."""
     found = other_pythons()
     session.log(f"other Pythons: {', '.join(found) or 'none'}")
-    # Both backends, and what depends on the layout of Python's and NumPy's objects.
-    names = ("optimizers/test_values_by_hand", "core/test_planned_trouble", "properties/test_changed_in_place")
-    names += ("properties/test_freed", "test_imports")
     for version, path in found.items():
         wheel = f"{wheel_path(session)}[checkpoint]"
         python = environment(session, f"python-{version}", wheel, *RUNNER, base=path)
         with only_the_tests(session):
             session.run(python, "-m", "fastopt", external=True)
-            run_tests(session, python, *(f"tests/{name}.py" for name in names), FASTOPT_BACKEND="native")
+            run_tests(session, python, *(f"tests/{name}.py" for name in WITH_OBJECTS), FASTOPT_BACKEND="native")
 
 
 @nox.session(python=False)
@@ -311,7 +314,7 @@ def no_compiler(session: nox.Session) -> None:
     python = environment(
         session, "no-compiler", ".[checkpoint]", *RUNNER, FASTOPT_REQUIRE_NATIVE="0", FASTOPT_SKIP_NATIVE="1"
     )
-    # The session fallback runs all tests on the NumPy backend.
+    # The session oldest_numpy runs all tests on the NumPy backend.
     rooms = ("backends/test_environment.py", "core/test_state_dict.py", "optimizers/test_values_by_hand.py")
     with only_the_tests(session):
         session.run(python, "-m", "fastopt", external=True)
