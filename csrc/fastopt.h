@@ -53,6 +53,12 @@ typedef struct {
     int32_t hyper;                     /* row of the hyperparameter table */
 } fo_array;
 
+/* The loops of a rule that was compiled at run time; each has the signature of rule_loop in pipeline_template.h. */
+typedef struct {
+    uintptr_t loops[2]; /* their addresses, by the compute dtype: FO_FLOAT32, FO_FLOAT64; 0: no array has it */
+    int64_t slot_count;
+} fo_own_rule;
+
 /* One row of the hyperparameter table, in double precision. C casts each number once to the compute dtype. */
 typedef struct {
     double grad_scale;              /* multiplies the gradient first; negative to maximize */
@@ -64,12 +70,13 @@ typedef struct {
     double decay;                   /* the parameter is multiplied by this before the rule; 1: not */
     double scalars[FO_MAX_SCALARS]; /* the rule's, in the order of its struct in rules.h */
     double threshold;               /* after the rule the parameter moves towards 0 by this much, and stops there */
-    double average_weight; /* the new parameter's weight in the average; 1: the average becomes the parameter */
-    uint64_t dither;       /* seeds this step's random numbers */
-    int32_t stages;        /* the sum of those of FO_UPDATE, FO_CLEAR, FO_FINISH to do */
-    int32_t zero_grads;    /* 1: FO_CLEAR clears the gradient too */
-    int32_t flush;         /* the sum of those of FO_FLUSH_SLOTS, FO_FLUSH_AVERAGE to do */
-    int32_t rule;          /* its number in FO_RULES of rules.h */
+    double average_weight;  /* the new parameter's weight in the average; 1: the average becomes the parameter */
+    uint64_t dither;        /* seeds this step's random numbers */
+    int32_t stages;         /* the sum of those of FO_UPDATE, FO_CLEAR, FO_FINISH to do */
+    int32_t zero_grads;     /* 1: FO_CLEAR clears the gradient too */
+    int32_t flush;          /* the sum of those of FO_FLUSH_SLOTS, FO_FLUSH_AVERAGE to do */
+    int32_t rule;           /* its number in FO_RULES of rules.h */
+    const fo_own_rule *own; /* is run instead of `rule`; NULL: none */
 } fo_hyper;
 
 /* Apply one step to every array whose gradient is not NULL, on at most `threads` threads.

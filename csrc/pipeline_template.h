@@ -188,6 +188,16 @@ static const REAL *NAME(regularized_grad)(REAL *restrict scratch, const REAL *g,
 static const int NAME(rule_slots)[] = {FO_RULES(RULE)};
 #undef RULE
 
+static NAME(rule_loop) * NAME(loop_of)(const fo_hyper *hyper)
+{
+    return hyper->own ? (NAME(rule_loop) *)hyper->own->loops[REAL_DTYPE] : NAME(rule_loops)[hyper->rule];
+}
+
+static int NAME(slot_count)(const fo_hyper *hyper)
+{
+    return hyper->own ? (int)hyper->own->slot_count : NAME(rule_slots)[hyper->rule];
+}
+
 /* Update the block that begins at `begin`. `p` points to the block itself; in each slot it begins at `first_slot`. */
 static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *const *slots, int64_t first_slot,
                                const void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
@@ -195,9 +205,9 @@ static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *co
     REAL scratch[FO_BLOCK];
     const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
     g = NAME(regularized_grad)(scratch, g, p, array, length, hyper);
-    NAME(rule_loops)[hyper->rule](p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
+    NAME(loop_of)(hyper)(p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
     if (hyper->flush & FO_FLUSH_SLOTS)
-        for (int k = 0; k < NAME(rule_slots)[hyper->rule]; k++)
+        for (int k = 0; k < NAME(slot_count)(hyper); k++)
             NAME(flush)((REAL *)slots[k] + first_slot, length);
     if ((REAL)hyper->threshold != 0)
         NAME(soft_threshold)(p, length, (REAL)hyper->threshold);
@@ -231,7 +241,7 @@ static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, c
 {
     REAL slot[FO_MAX_SLOTS][FO_SCALE_BLOCK];
     void *slots[FO_MAX_SLOTS] = {0};
-    const int count = NAME(rule_slots)[hyper->rule];
+    const int count = NAME(slot_count)(hyper);
     for (int k = 0; k < count; k++) {
         slots[k] = (REAL *)array->slots[k] + begin;
         if (array->slot_dtypes[k] != REAL_DTYPE) {

@@ -208,6 +208,11 @@ static int is_free(const fo_plan *plan)
     return plan->marks[0] == 0 && plan->marks[2] == 0 && PyList_Size((PyObject *)plan->queue) == 0;
 }
 
+static int has_its_isa(const fo_plan *plan)
+{
+    return plan->isa < 0 || plan->isa == fo_isa_in_use();
+}
+
 static PyObject *planned_step(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     (void)module;
@@ -215,6 +220,7 @@ static PyObject *planned_step(PyObject *module, PyObject *const *arguments, Py_s
         return PyErr_Format(PyExc_TypeError, "planned_step: expected a plan, an optimizer and gradients");
     fo_plan *plan = PyLong_AsVoidPtr(arguments[0]);
     PyObject *info = NULL;
+    plan->is_outdated |= !has_its_isa(plan);
     if (plan->is_outdated || !is_free(plan))
         return Py_BuildValue("");
     plan->marks[0] = (int64_t)PyThread_get_thread_ident();

@@ -61,6 +61,7 @@ typedef struct {
     int32_t has_new_rows; /* 1: further numbers than the rule's scalars depend on the step */
     int32_t flush;        /* the rows' `flush` in every step that is a multiple of FO_FLUSH_STEPS */
     int32_t scalar_count; /* how many scalars the rule has */
+    uintptr_t scalars;    /* their type, if the rule is the user's own; else 0 */
     uintptr_t rule;
     int64_t same_from; /* the rule's scalars are the same from this step on */
     double limit;      /* the greatest norm of an array; infinity: none */
@@ -134,6 +135,7 @@ typedef struct {
 
     uintptr_t threads;                                     /* a dict whose "setting" is the number of threads */
     uintptr_t check_option, options_at, row_at, step_info; /* functions and a type */
+    int32_t isa;         /* the rules of the user's own were compiled for this one; -1: there are none */
     int32_t is_laid_out; /* 1: `arrays` have the lengths and rows of those that had a gradient last */
     int32_t is_outdated; /* 1: the next plan will be another one */
 } fo_plan;

@@ -50,12 +50,15 @@ fo_outcome fo_assign_rows(fo_plan *plan)
     return FO_PLANNED;
 }
 
-/* Read a rule's scalars; return whether they are so many numbers. A whole step has the errors of those that are not. */
-static int read_scalars(PyObject *tuple, double *scalars, int64_t count)
+/* Read a rule's scalars; return whether they are what the group had. A whole step has the errors of those that are
+   not. */
+static int read_scalars(PyObject *tuple, double *scalars, const fo_group *group)
 {
-    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count)
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != group->scalar_count)
         return 0;
-    for (Py_ssize_t k = 0; k < count; k++) {
+    if (group->scalars && (uintptr_t)Py_TYPE(tuple) != group->scalars)
+        return 0;
+    for (Py_ssize_t k = 0; k < group->scalar_count; k++) {
         scalars[k] = PyFloat_AsDouble(PyTuple_GetItem(tuple, k));
         if (scalars[k] == -1.0 && PyErr_Occurred()) {
             if (PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_OverflowError))
@@ -71,10 +74,10 @@ static double number_at(PyObject *tuple, int field)
     return PyFloat_AsDouble(PyTuple_GetItem(tuple, field));
 }
 
-static int read_row(PyObject *tuple, fo_hyper *row, int64_t scalar_count)
+static int read_row(PyObject *tuple, fo_hyper *row, const fo_group *group)
 {
     if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != ROW_SIZE ||
-        !read_scalars(PyTuple_GetItem(tuple, SCALARS), row->scalars, scalar_count))
+        !read_scalars(PyTuple_GetItem(tuple, SCALARS), row->scalars, group))
         return 0;
     row->l2 = number_at(tuple, L2);
     row->decay = number_at(tuple, DECAY);
@@ -100,8 +103,7 @@ static int make_row(fo_plan *plan, int64_t r, PyObject *hooks)
         made = PyObject_CallFunctionObjArgs((PyObject *)plan->row_at, hooks, fo_options_of(group), count, NULL);
     else
         made = PyObject_CallMethodObjArgs(hooks, fo_name.hyper, fo_options_of(group), count, NULL);
-    const int64_t scalars = group->scalar_count;
-    const int is_made = made && (is_whole ? read_row(made, row, scalars) : read_scalars(made, row->scalars, scalars));
+    const int is_made = made && (is_whole ? read_row(made, row, group) : read_scalars(made, row->scalars, group));
     if (is_made) {
         group->row = *row;
         group->made = plan->row_made[r] = step;

@@ -89,29 +89,25 @@ class Backend:
         """Return new arrays like these parameters, as ``ops.slot_like`` makes each."""
         return [self.ops.slot_like(param, value, dtype) for param in params]
 
-    def table(
-        self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None
-    ) -> Any:
-        """Return a table of these arrays, which must be contiguous; counted calls update ``counts``.
-
-        Raises
-        ------
-        ValueError
-            For a rule that this backend can't run.
-        """
+    def table(self, params: Arrays, slots: Slots, extras: Extras = None, counts: Counts | None = None) -> Any:
+        """Return a table of these arrays, which must be contiguous; counted calls update ``counts``."""
         raise NotImplementedError
 
     def writeable_check(self, arrays: Arrays) -> Callable[[], bool]:
         """Return a function that returns whether these arrays are all writeable."""
         raise NotImplementedError
 
-    def check_rules(self, rows: HyperRows) -> None:
-        """Raise if the rule of a row is no arithmetic on arrays; the rules that :meth:`table` takes may all be.
+    def cannot_run(self, rules: Rules) -> str | None:
+        """Return why this backend can't run one of these rules, with the remedy; None if it can run all."""
+        return None
+
+    def check_rules(self, table: Any, rows: HyperRows) -> None:
+        """Make ready to run the rules of these rows on the arrays of a table.
 
         Raises
         ------
-        TypeError
-            For a rule of the user's own that asks for the value of an element.
+        TypeError, ValueError
+            For a rule of the user's own that asks for the value of an element, or that can't run here.
         """
 
     def set_stream(self, table: Any, stream: Any) -> None:

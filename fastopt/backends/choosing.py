@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from ..arithmetic.rules import Rule
 from ..arrays.memory import is_on_device
 from .backend import Backend
 from .numpy.host import HostBackend
@@ -74,6 +75,25 @@ def backend_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]
     if reason is not None:
         raise RuntimeError(f"params: {device_name!r} is on the GPU: {reason}")
     return named("cuda")
+
+
+def backend_of_rules(asked: str | None, backend: Backend, rules: Sequence[Rule]) -> Backend:
+    """Return the backend of an optimizer with these rules, which has ``backend`` so far and asked for ``asked``.
+
+    Raises
+    ------
+    RuntimeError
+        If the one that is asked for can't run a rule; the message says why.
+    """
+    if not backend.on_host:
+        return backend
+    backend, (source, name) = named(choice(asked)), request(asked)
+    reason = backend.cannot_run(rules)
+    if reason is None:
+        return backend
+    if name is not None:
+        raise RuntimeError(f"{source}{name}: {reason}; leave it unset to use what is there")
+    return host_backend("numpy")
 
 
 @cache

@@ -17,6 +17,7 @@ class AddingHooks(Protocol):
 
     measured: ClassVar[frozenset[str]]
     runs_on_gpu: ClassVar[bool]
+    further_rules: ClassVar[Sequence[Rule]]
 
     def rule(self, group: Group) -> Rule: ...
     def check_param(self, name: str, array: Any) -> None: ...
@@ -52,9 +53,12 @@ def add(
     for array, number in zip(given, numbers, strict=True):
         members[number].append(array)
     checked = parts.groups.addition(groups, list(map(tuple, members)), hooks.rule)
+    rules = [*(group.rule for group in (*parts.groups.checked, *checked)), *hooks.further_rules]
+    backend = choosing.backend_of_rules(asked_backend, parts.backend, rules)
 
     def apply() -> None:
         parts.forget_workspace()
+        parts.backend = backend
         first = len(parts.groups.param_groups)
         parts.groups.add(checked)
         parts.parameters.add(addition, [first + number for number in numbers])

@@ -419,11 +419,11 @@ class Optimizer(Attributes, ParameterMethods):
         workspace = parts.workspace
         if workspace is None or parts.slots.pending or parts.groups.rules_changed:
             parts.forget_workspace()
+            rules = [*(group.rule for group in parts.groups.checked), *self.further_rules]
+            parts.backend = choosing.backend_of_rules(self._asked_backend, parts.backend, rules)
             parts.slots.prepare(parts.parameters, parts.groups.checked, parts.progress, parts.backend, self)
             is_one_call = is_default(self, "update")
-            workspace = make_workspace(
-                parts.backend, parts.parameters, parts.groups, parts.slots, parts.progress, is_one_call
-            )
+            workspace = make_workspace(parts.backend, parts.parameters, parts.slots, parts.progress, is_one_call)
             self.prepare(workspace)
             workspace.planning.is_possible = can_plan(self, parts)
             parts.workspace = workspace

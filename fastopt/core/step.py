@@ -110,7 +110,7 @@ class Step:
             touched = touching.params
         self.units = self.limited_units(touched) if parts.groups.limits_norms else []
         self.hyper_rows = self.rows_of_step()
-        backend.check_rules(self.hyper_rows)
+        backend.check_rules(workspace.table, self.hyper_rows)
         global_limit = parts.whole.clip_global_norm if self.is_last else None
         limits = self.limits() if self.is_last and parts.groups.clips_arrays else None
         reading = backend.read(

@@ -15,7 +15,6 @@ from ..backends.layouts import layouts_of
 from ..backends.table import ArrayExtras
 from .entries import Column
 from .gradients import Gradients
-from .groups import Groups
 from .layout_errors import Where, check_layouts
 from .parameters import Parameters
 from .planning import Planning
@@ -93,7 +92,7 @@ class Workspace:
 
 
 def make_workspace(
-    backend: Backend, parameters: Parameters, groups: Groups, slots: Slots, progress: Progress, is_one_call: bool
+    backend: Backend, parameters: Parameters, slots: Slots, progress: Progress, is_one_call: bool
 ) -> Workspace:
     """Make a table of the arrays whose memory ``slots`` has prepared."""
     in_order = backend.ops.in_memory_order
@@ -104,7 +103,6 @@ def make_workspace(
         computed if is_in_order else list(map(in_order, computed)),
         its_slots if is_in_order else [list(map(in_order, each)) for each in its_slots],
         [extras.get(i, ArrayExtras()) for i in range(len(computed))] if extras else None,
-        [group.rule for group in groups.checked],
         progress.counts,
     )
     gradients = Gradients(

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...arithmetic.rules import Rule
 from ...arithmetic.symbols import check_rule
 from ...arrays.memory import Extents
 from ..backend import Arrays, Backend, Counts, Limits, Refuse
@@ -38,19 +37,14 @@ class CudaBackend(Backend):
         return arrays.extents(names, params)
 
     def table(
-        self,
-        params: Arrays,
-        slots: Sequence[Arrays],
-        extras: Extras = None,
-        rules: Sequence[Rule] = (),
-        counts: Counts | None = None,
+        self, params: Arrays, slots: Sequence[Arrays], extras: Extras = None, counts: Counts | None = None
     ) -> BackendTable:
         return BackendTable(params, slots, extras)
 
     def writeable_check(self, arrays: Arrays) -> Callable[[], bool]:
         return lambda: True
 
-    def check_rules(self, rows: Sequence[HyperRow]) -> None:
+    def check_rules(self, table: BackendTable, rows: Sequence[HyperRow]) -> None:
         for row in rows:
             check_rule(row.rule, type(row.scalars))
 

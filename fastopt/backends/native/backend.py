@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...arithmetic.operations import Rule
 from .. import threads
-from ..backend import Arrays, Count, Counts, Rules, Slots
+from ..backend import Arrays, Count, Counts, HyperRows, Rules, Slots
 from ..numpy.host import HostBackend
 from ..plan import Plan, PlanContents
 from ..table import Extras, HyperRow
-from . import library, ndarrays, plan
+from . import compiling, library, ndarrays, plan
 from .table import NativeTable, add_rows, add_runs
 
 
@@ -22,15 +23,18 @@ class NativeBackend(HostBackend):
     add_runs = staticmethod(add_runs)
     add_rows = staticmethod(add_rows)
 
-    def table(
-        self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None
-    ) -> NativeTable:
-        for rule in rules:
-            if rule not in library.RULES:
-                raise ValueError(
-                    f'the rule {getattr(rule, "__name__", rule)} is not among the compiled ones; use backend="numpy"'
-                )
+    def table(self, params: Arrays, slots: Slots, extras: Extras = None, counts: Counts | None = None) -> NativeTable:
         return NativeTable(params, slots, extras, counts)
+
+    def cannot_run(self, rules: Rules) -> str | None:
+        own = [rule for rule in rules if rule not in library.RULES]
+        missing = compiling.missing() if own else None
+        return None if missing is None else f"the rule {name_of(own[0])} is not one of fastopt's, and {missing}"
+
+    def check_rules(self, table: NativeTable, rows: HyperRows) -> None:
+        for row in rows:
+            if row.rule not in library.RULES:
+                table.own_rule(row.rule, type(row.scalars))
 
     def addresses(self, arrays: Arrays) -> npt.NDArray[np.uintp]:
         return ndarrays.memory_of(arrays)
@@ -50,10 +54,15 @@ class NativeBackend(HostBackend):
 
     def plan(self, table: Any, planned: PlanContents) -> Plan | None:
         has_layouts = isinstance(planned.arrays.layouts, ndarrays.NativeLayouts)
-        return plan.NativePlan(table, planned) if has_layouts else None
+        are_compiled = all(group.rule in library.RULES or group.rule in table.own_rules for group in planned.groups)
+        return plan.NativePlan(table, planned) if has_layouts and are_compiled else None
 
     def most_threads(self) -> int:
         return threads.MAX_THREADS if library.has_threads() else 1
+
+
+def name_of(rule: Rule) -> str:
+    return str(getattr(rule, "__name__", rule))
 
 
 BACKEND = NativeBackend()

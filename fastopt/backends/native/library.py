@@ -96,7 +96,7 @@ def number_of(dtype: np.dtype[Any]) -> int:
 
 def pack_format(name: str) -> str:
     """Return the layout of a C struct of numbers in the notation of Python's struct module."""
-    codes = {"int32_t": "i", "uint64_t": "Q", "double": "d"}
+    codes = {"int32_t": "i", "uint64_t": "Q", "double": "d", "fo_own_rule *": "P"}
     items = [described.type for _, described in ffi.typeof(name).fields]
     formats = [f"{it.length}{codes[it.item.cname]}" if it.kind == "array" else codes[it.cname] for it in items]
     return "".join(formats) + "0d"  # padded as in an array of such structs

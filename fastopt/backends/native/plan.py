@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...arithmetic.operations import scalars_type
+from ...arithmetic.operations import Rule, scalars_type
 from ...arrays.memory import address
 from ...arrays.structure import LEAF, Branch
 from ...options.ranges import Range
@@ -64,14 +64,15 @@ class NativePlan:
 
     def __init__(self, table: NativeTable, planned: PlanContents) -> None:
         self.run = functions["planned_step"]
-        self.owners: list[Any] = [table, planned]
+        self.owners: list[Any] = [table, planned, list(table.own_rules.values())]
         self.struct = ffi.new("fo_plan *")
         self.address = int(ffi.cast("uintptr_t", self.struct))
         self.struct.count = table.count
         self.struct.is_single = planned.arrays.is_single
+        self.struct.isa = lib.fo_isa_in_use() if table.own_rules else -1
         self.set_arrays(table, planned.arrays)
         self.set_structure(planned.arrays)
-        self.set_options(planned)
+        self.set_options(table, planned)
         self.set_rows(table.count, planned)
         self.set_reading(table, planned)
         self.set_functions(planned)
@@ -147,7 +148,7 @@ class NativePlan:
         plan.child_keys, plan.children = self.addresses(keys), self.addresses(children)
         self.owners += [nodes, wrapper, sources]
 
-    def set_options(self, planned: PlanContents) -> None:
+    def set_options(self, table: NativeTable, planned: PlanContents) -> None:
         plan, groups = self.struct, planned.groups
         keys, values, places = Places(), Places(), []
         for group in groups:
@@ -164,6 +165,7 @@ class NativePlan:
         plan.group_count = len(groups)
         for k, (group, (first, count)) in enumerate(zip(groups, places, strict=True)):
             set_group(plan.groups[k], group, first, count, planned.zero_grads)
+            set_rule(plan.groups[k], group.rule, table)
             for column, name in zip(columns[first : first + count], group.entries, strict=True):
                 if name in group.allowed:
                     set_writing(column, group.allowed[name])
@@ -217,11 +219,20 @@ def set_group(struct: Any, group: PlanGroup, first: int, count: int, zero_grads:
         lib.FO_WHOLE_ROW,
         group.has_new_rows,
     )
-    struct.rule, struct.same_from, struct.limit = id(group.rule), group.same_from, group.limit
-    struct.flush, struct.scalar_count = group.flush, len(scalars_type(group.rule)._fields)
+    struct.same_from, struct.limit, struct.flush = group.same_from, group.limit, group.flush
     row = struct.row
     row.grad_scale, row.mean, row.clip_value = group.grad_scale, group.mean, group.clip_value
-    row.rule, row.stages, row.zero_grads = RULES[group.rule], WHOLE_PASS, zero_grads
+    row.stages, row.zero_grads = WHOLE_PASS, zero_grads
+
+
+def set_rule(struct: Any, rule: Rule, table: NativeTable) -> None:
+    """Fill in the rule of a group."""
+    struct.rule = id(rule)
+    if rule in RULES:
+        struct.row.rule, struct.scalar_count = RULES[rule], len(scalars_type(rule)._fields)
+    else:
+        own = table.own_rules[rule]
+        struct.row.own, struct.scalar_count, struct.scalars = own.struct, len(own.scalars._fields), id(own.scalars)
 
 
 def set_writing(column: Any, allowed: Any) -> None:

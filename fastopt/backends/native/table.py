@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...arithmetic.operations import Rule
 from ...arrays.dtypes import Array
 from ...arrays.memory import Views, are_like
 from .. import threads
 from ..table import ArrayExtras, HyperRow, Source, slot_columns
 from . import ndarrays
+from .compiling import OwnRule, compiled
 from .library import ARRAY, DOUBLE, NO_SCALARS, NULL, READING, ROW, RULES, SINGLE, SOURCES, ffi, lib, number_of
 from .ndarrays import C_ORDER, WRITEABLE, addresses_of, memory_of, uintptrs
 
@@ -70,6 +72,7 @@ class NativeTable:
         if extras is not None:
             set_extras(columns, extras)
         self.columns = columns
+        self.own_rules: dict[Rule, OwnRule] = {}
         self.make_hyper_rows(1)
         self.readings = ffi.new("fo_reading[]", count)
         self.read = np.frombuffer(ffi.buffer(self.readings), dtype=READING)
@@ -153,9 +156,23 @@ class NativeTable:
             self.make_hyper_rows(len(hyper_rows))
         for k, hyper in enumerate(hyper_rows):
             rule, scale, clip_value, global_clip, l2, decay, scalars, mean, l1, *finish = hyper
+            which = (RULES[rule], 0) if rule in RULES else (0, self.own_rule(rule, type(scalars)).address)
             before = scale, mean, clip_value, global_clip, l2, l1, decay
             fill = NO_SCALARS[len(scalars) :]
-            ROW.pack_into(self.hyper_memory, k * ROW.size, *before, *scalars, *fill, *finish, RULES[rule])
+            ROW.pack_into(self.hyper_memory, k * ROW.size, *before, *scalars, *fill, *finish, *which)
+
+    def own_rule(self, rule: Rule, scalars: type) -> OwnRule:
+        """Return a rule that is not one of fastopt's, compiled for the instruction set in use.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it can't be.
+        """
+        own, isa = self.own_rules.get(rule), lib.fo_isa_in_use()
+        if own is None or (own.scalars, own.isa) != (scalars, isa):
+            own = self.own_rules[rule] = compiled(rule, scalars, frozenset(self.columns["dtype"].tolist()), isa)
+        return own
 
     def make_hyper_rows(self, count: int) -> None:
         self.hyper_rows = ffi.new("fo_hyper[]", count)

@@ -8,7 +8,7 @@ from typing import Any
 from ...arithmetic import symbols
 from ...arithmetic.operations import Rule
 from ...arithmetic.pipeline import StageFlags
-from ..backend import Arrays, Count, Counts, HyperRows, Rules, Slots
+from ..backend import Arrays, Count, Counts, HyperRows, Slots
 from ..table import Extras, HyperRow
 from . import axis_sums, row_sums
 from .host import HostBackend
@@ -29,12 +29,10 @@ class NumpyBackend(HostBackend):
     add_runs = staticmethod(axis_sums.add_runs)
     add_rows = staticmethod(row_sums.add_rows)
 
-    def table(
-        self, params: Arrays, slots: Slots, extras: Extras = None, rules: Rules = (), counts: Counts | None = None
-    ) -> NumpyTable:
+    def table(self, params: Arrays, slots: Slots, extras: Extras = None, counts: Counts | None = None) -> NumpyTable:
         return NumpyTable(params, slots, extras, counts)
 
-    def check_rules(self, rows: HyperRows) -> None:
+    def check_rules(self, table: Any, rows: HyperRows) -> None:
         for row in rows:
             check_rule(row.rule, type(row.scalars))
 

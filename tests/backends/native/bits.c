@@ -76,6 +76,32 @@ static uint64_t hash_rule(int32_t rule)
     return hash_long_steps(hash, rule, &storages[WIDE]);
 }
 
+/* A rule of the user's own, with fewer slots than the arrays. */
+#define OWN_LOOP(REAL)                                                                                               \
+    static void own_loop_of_##REAL(REAL *p, const REAL *g, void *const *slots, int64_t begin, int64_t length,        \
+                                   REAL decay, const double *scalars)                                                \
+    {                                                                                                                \
+        REAL *sum = (REAL *)slots[0] + begin, *product = (REAL *)slots[1] + begin, *last = (REAL *)slots[2] + begin; \
+        for (int64_t i = 0; i < length; i++) {                                                                       \
+            sum[i] = sum[i] + g[i];                                                                                  \
+            product[i] = product[i] * g[i];                                                                          \
+            last[i] = g[i];                                                                                          \
+            p[i] = p[i] * decay;                                                                                     \
+            p[i] = p[i] - (REAL)scalars[FO_MAX_SCALARS - 1];                                                         \
+        }                                                                                                            \
+    }
+OWN_LOOP(float)
+OWN_LOOP(double)
+
+static uint64_t hash_own_rule(void)
+{
+    const fo_own_rule own = {.loops = {(uintptr_t)own_loop_of_float, (uintptr_t)own_loop_of_double}, .slot_count = 3};
+    own_rule = &own;
+    const uint64_t hash = hash_rule(0);
+    own_rule = NULL;
+    return hash;
+}
+
 static uint64_t hash_accumulating(void)
 {
     static const int options[] = {0, SCALE, ZERO_GRADS, SCALE | ZERO_GRADS};
@@ -207,11 +233,9 @@ static uint64_t hash_copies(void)
 static const struct {
     const char *name;
     uint64_t (*hash)(void);
-} functions[] = {{"fo_accumulate", hash_accumulating},
-                 {"fo_sum_products", hash_products},
-                 {"fo_sum_squares", hash_axis_sums},
-                 {"fo_add_rows", hash_row_sums},
-                 {"fo_copy_in_order", hash_copies}};
+} functions[] = {{"fo_own_rule", hash_own_rule},     {"fo_accumulate", hash_accumulating},
+                 {"fo_sum_products", hash_products}, {"fo_sum_squares", hash_axis_sums},
+                 {"fo_add_rows", hash_row_sums},     {"fo_copy_in_order", hash_copies}};
 
 static uint64_t print_hash(const char *name, uint64_t hash)
 {

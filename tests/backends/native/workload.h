@@ -192,7 +192,10 @@ enum {
 };
 
 /* A new number in a row of hyperparameters needs an option here. */
-_Static_assert(offsetof(fo_hyper, rule) == 26 * 8 + 3 * 4, "add an option for each new field");
+_Static_assert(offsetof(fo_hyper, own) == 26 * 8 + 4 * 4, "add an option for each new field");
+
+/* Runs instead of each rule; NULL: none. */
+static const fo_own_rule *own_rule;
 
 /* Two groups differ in all numbers. No expression has a product and a sum, so that the compiler can't contract it. */
 static fo_hyper hyper_of(int32_t rule, int options, int group)
@@ -211,7 +214,8 @@ static fo_hyper hyper_of(int32_t rule, int options, int group)
                       .stages = FO_UPDATE | FO_CLEAR | FO_FINISH,
                       .zero_grads = (options & ZERO_GRADS) != 0,
                       .flush = options & FLUSH ? FO_FLUSH_SLOTS | FO_FLUSH_AVERAGE : 0,
-                      .rule = rule};
+                      .rule = rule,
+                      .own = own_rule};
     if (options & UPDATE_ALONE)
         hyper.stages = FO_UPDATE;
     if (options & FINISH_ALONE)
