@@ -9,18 +9,29 @@ from ..arithmetic.rules import Rule
 from ..backends import choosing
 from ..backends.interrupts import uninterrupted
 from ..options.ranges import Group
+from .groups import CheckedGroup
+from .option_set import OptionSet
 from .parts import Parts
+from .progress import NumberHooks
+
+
+class GroupHooks(NumberHooks, Protocol):
+    """The hooks of a group that adding needs; ``hooks.py`` describes them."""
+
+    runs_on_gpu: ClassVar[bool]
+    further_rules: ClassVar[Sequence[Rule]]
+
+    @property
+    def option_set(self) -> OptionSet: ...
+    def check_param(self, name: str, array: Any) -> None: ...
 
 
 class AddingHooks(Protocol):
     """The hooks that adding needs; ``hooks.py`` describes them."""
 
-    measured: ClassVar[frozenset[str]]
-    runs_on_gpu: ClassVar[bool]
-    further_rules: ClassVar[Sequence[Rule]]
-
+    def of_group(self, group: Group) -> GroupHooks: ...
+    def each(self) -> Sequence[GroupHooks]: ...
     def rule(self, group: Group) -> Rule: ...
-    def check_param(self, name: str, array: Any) -> None: ...
 
 
 def add(
@@ -38,23 +49,29 @@ def add(
     """
     branch = parts.parameters.branch(params)
     parts.progress.undo_skipped_step()
-    parts.groups.check_known(groups)
+    hooks_of_groups = list(map(hooks.of_group, groups))
+    for its, options in zip(hooks_of_groups, groups, strict=True):
+        its.option_set.check_known(options)
     names, given = list(branch.names()), list(branch.arrays())
     if not parts.parameters.arrays:
         parts.backend = choosing.backend_for(asked_backend, names, given)
-        if not (parts.backend.on_host or hooks.runs_on_gpu):
+    for its in hooks_of_groups:
+        if not (parts.backend.on_host or its.runs_on_gpu):
             raise ValueError(
-                f"{type(hooks).__name__}: expected NumPy arrays, got arrays on a GPU, where it can't run yet"
+                f"{type(its).__name__}: expected NumPy arrays, got arrays on a GPU, where it can't run yet"
             )
-    parts.groups.check_allowed(parts.options._asdict())
-    addition = parts.parameters.addition(branch, names, given, parts.backend, hooks.check_param)
+        its.option_set.check_allowed(parts.options._asdict())
     numbers = [0 if group_of is None else group_of[name] for name in names]
+    checks = [hooks_of_groups[number].check_param for number in numbers]
+    addition = parts.parameters.addition(branch, names, given, parts.backend, checks)
     members: list[list[Any]] = [[] for _ in groups]
     for array, number in zip(given, numbers, strict=True):
         members[number].append(array)
-    checked = parts.groups.addition(groups, list(map(tuple, members)), hooks.rule)
-    rules = [*(group.rule for group in (*parts.groups.checked, *checked)), *hooks.further_rules]
-    backend = choosing.backend_of_rules(asked_backend, parts.backend, rules)
+    option_sets = [its.option_set for its in hooks_of_groups]
+    checked = parts.groups.addition(groups, list(map(tuple, members)), option_sets, hooks.rule)
+    backend = choosing.backend_of_rules(
+        asked_backend, parts.backend, rules_of(hooks, (*parts.groups.checked, *checked))
+    )
 
     def apply() -> None:
         parts.forget_workspace()
@@ -62,10 +79,15 @@ def add(
         first = len(parts.groups.param_groups)
         parts.groups.add(checked)
         parts.parameters.add(addition, [first + number for number in numbers])
-        parts.progress.add(len(names))
-        parts.slots.add(parts.parameters, parts.progress, parts.backend, hooks.measured)
+        parts.progress.add([hooks_of_groups[number] for number in numbers])
+        parts.slots.add(parts.parameters, parts.progress, parts.backend)
 
     if parts.workspace is None:  # no step was made that an interrupt could tear, and asking for signals takes time
         apply()
     else:
         uninterrupted(apply)
+
+
+def rules_of(hooks: AddingHooks, groups: Sequence[CheckedGroup]) -> list[Rule]:
+    """Return the rules that steps of these groups run."""
+    return [*(group.rule for group in groups), *(rule for its in hooks.each() for rule in its.further_rules)]

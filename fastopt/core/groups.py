@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from ..arithmetic.rules import Rule
 from ..arrays.memory import shown
-from ..options.common import PLAIN_OPTIONS, is_plain
+from ..options.common import PLAIN_OPTIONS
 from ..options.names import RENAMED, hints
-from ..options.ranges import RANGES, Allowed, Group, Range, as_option, check, in_double, plain
+from ..options.ranges import Group, Range
 from ..options.values import differ, is_scheduled, value_at
 from .hook_checks import check_rule
+from .option_set import OptionSet
 from .results import Misfit, missing
 
 #: It counts as 0 in every sum with a number that matters.
@@ -43,25 +44,13 @@ class CheckedGroup(NamedTuple):
     scheduled: tuple[str, ...]
     clips_arrays: bool
     limits_norms: bool
+    option_set: OptionSet
 
 
 class Groups:
-    """The groups: they know options alone.
+    """The groups: they know options alone."""
 
-    Parameters
-    ----------
-    optimizer : str
-        The name of the optimizer's class, for errors.
-    defaults : dict
-        Each option with its default.
-    ranges, refused : dict
-        Those of :class:`fastopt.core.hooks.Hooks`.
-    """
-
-    def __init__(
-        self, optimizer: str, defaults: Group, ranges: Mapping[str, Allowed], refused: Mapping[str, str]
-    ) -> None:
-        self.optimizer, self.defaults, self.ranges, self.refused = optimizer, defaults, ranges, refused
+    def __init__(self) -> None:
         self.param_groups: list[Group] = []
         self.checked: list[CheckedGroup] = []
         self.clips_arrays = self.limits_norms = False
@@ -88,52 +77,20 @@ class Groups:
         lrs = lr if isinstance(lr, (list, tuple)) else [lr] * count
         if len(lrs) != count:
             raise ValueError(f"lr={lr!r}: expected a learning rate, or a list of {count}, one for each group")
-        checked = [self.check("lr", each) for each in lrs]
+        checked = [its.option_set.check("lr", each) for its, each in zip(self.checked, lrs, strict=True)]
         for group, each in zip(self.param_groups, checked, strict=True):
             group["lr"] = each
 
-    def allowed(self, name: str) -> Allowed:
-        """Return the values that an option may have."""
-        return self.ranges[name] if name in self.ranges else RANGES.get(name)
-
-    def check(self, name: str, value: Any, where: str = "") -> Any:
-        """Return an option's value as groups hold it; raise if it can't have this value."""
-        if name == "max_weight_norm_axis":
-            for each in value if isinstance(value, (tuple, list)) else (value,):
-                check(f"{where}{name}", each, Range(-math.inf, whole=True))
-            return as_option(value)
-        return check(f"{where}{name}", value, self.allowed(name))
-
-    def computed(self, name: str, value: Any) -> Any:
-        """Return an option's value, which was checked, as steps compute with it."""
-        return in_double(plain(value), self.allowed(name))
-
-    def check_allowed(self, options: Mapping[str, Any]) -> None:
-        """Raise if one of these options asks for what this optimizer refuses."""
-        for name, value in options.items():
-            if name in self.refused and not is_plain(name, value):
-                raise ValueError(
-                    f"{name}={shown(value):.80}: {self.optimizer} does not take it: {self.refused[name]}; leave it out"
-                )
-
-    def check_known(self, groups: Sequence[Group]) -> None:
-        """Raise if a group names an option that there is not."""
-        for options in groups:
-            unknown = [name for name in options if name not in self.defaults and name != "initial_lr"]
-            if unknown:
-                raise ValueError(
-                    f"param group: no option is called {unknown}{hints(unknown, self.defaults)}; the options are "
-                    f"{list(self.defaults)}"
-                )
-
-    def check_group(self, options: Group, k: int, rule: Callable[[Group], Rule]) -> CheckedGroup:
+    def check_group(self, options: Group, k: int, option_set: OptionSet, rule: Callable[[Group], Rule]) -> CheckedGroup:
         """Check the options of group number ``k``, and derive what follows from them."""
         where = f"param_groups[{k}]: " if k else ""
         options = {
-            name: value if name == "params" else self.check(name, value, where) for name, value in options.items()
+            name: value if name == "params" else option_set.check(name, value, where) for name, value in options.items()
         }
-        values = {name: value if name == "params" else self.computed(name, value) for name, value in options.items()}
-        self.check_allowed({name: values[name] for name in PLAIN_OPTIONS if name in values})
+        values = {
+            name: value if name == "params" else option_set.computed(name, value) for name, value in options.items()
+        }
+        option_set.check_allowed({name: values[name] for name in PLAIN_OPTIONS if name in values})
         its_rule = rule(values)
         check_rule(its_rule)
         return CheckedGroup(
@@ -144,16 +101,21 @@ class Groups:
             tuple(name for name, value in values.items() if name != "params" and is_scheduled(value)),
             values["clip_norm"] is not None,
             values["max_weight_norm"] is not None,
+            option_set,
         )
 
     def addition(
-        self, groups: Sequence[Group], members: Sequence[tuple[Any, ...]], rule: Callable[[Group], Rule]
+        self,
+        groups: Sequence[Group],
+        members: Sequence[tuple[Any, ...]],
+        option_sets: Sequence[OptionSet],
+        rule: Callable[[Group], Rule],
     ) -> list[CheckedGroup]:
         """Check the options of new groups, and return them; nothing changes yet."""
         first = len(self.param_groups)
         return [
-            self.check_group({"params": its, **self.defaults, **options}, first + k, rule)
-            for k, (its, options) in enumerate(zip(members, groups, strict=True))
+            self.check_group({"params": its, **option_set.defaults, **options}, first + k, option_set, rule)
+            for k, (its, option_set, options) in enumerate(zip(members, option_sets, groups, strict=True))
         ]
 
     def add(self, checked: Sequence[CheckedGroup]) -> None:
@@ -186,9 +148,9 @@ class Groups:
                     unknown = [name for name in group if name not in checked.values]
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
-                        f"{hints(unknown, self.defaults)}"
+                        f"{hints(unknown, checked.option_set.defaults)}"
                     )
-                new = self.check_group(group, k, rule)
+                new = self.check_group(group, k, checked.option_set, rule)
                 group.update({name: value for name, value in new.options.items() if value is not group[name]})
                 # In this order: after an interrupt in between, the table is made again and no limit is left out.
                 self.rules_changed |= new.rule is not checked.rule
@@ -206,14 +168,14 @@ class Groups:
 
     def evaluated(self, k: int, values: Group, scheduled: Sequence[str], step_count: int) -> Group:
         """Return these options of group number ``k`` with its schedules evaluated and checked."""
-        values = dict(values)
+        values, option_set = dict(values), self.checked[k].option_set
         for name in scheduled:
             option = values[name]
             try:
                 value = option(step_count) if callable(option) else value_at(option, step_count)
             except OverflowError:
                 value = math.inf  # refused below, as each value out of its range
-            allowed = self.allowed(name)
+            allowed = option_set.allowed(name)
             # Most values are found to be right without a text of where they come from.
             if not (type(value) is float and isinstance(allowed, Range) and allowed.low < value < allowed.high):
                 where = f"param_groups[{k}]: the schedule at step {step_count}: "
@@ -221,7 +183,7 @@ class Groups:
                     raise TypeError(
                         f"{where}{name}={shown(value)}: expected a number (call it first, to make a schedule?)"
                     )
-                value = self.computed(name, self.check(name, value, where))
+                value = option_set.computed(name, option_set.check(name, value, where))
             values[name] = value
         if values.get("momentum") == 0 and "momentum" in scheduled:
             # momentum == 0 selects a rule without a buffer; a schedule that passes through 0 keeps its buffer.
@@ -257,7 +219,7 @@ class Groups:
                 continue
             try:
                 options = {name: decode(given[name], current[name]) for name in current}
-                checked = self.check_group(options, 0, rule)
+                checked = self.check_group(options, 0, self.checked[k].option_set, rule)
                 found[k] = SavedGroup(checked.options, group.get("initial_lr"), checked.rule)
             except (TypeError, ValueError, OverflowError) as error:
                 wrong.append(f"param_groups[{j}]: {error}")

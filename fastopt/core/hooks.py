@@ -13,6 +13,7 @@ from ..arrays.dtypes import Array
 from ..arrays.memory import shown
 from ..backends.table import HyperRow
 from ..options.ranges import Allowed, Group
+from .option_set import OptionSet
 from .step import Step
 from .workspace import Workspace
 
@@ -89,6 +90,17 @@ class Hooks:
 
     #: Whether the optimizer runs on a GPU.
     runs_on_gpu: ClassVar[bool] = True
+
+    #: The options that a group may have. The optimizer sets it.
+    option_set: OptionSet
+
+    def of_group(self, group: Group) -> Hooks:
+        """Return the hooks of a group with these options: these hooks, unless several optimizers share the step."""
+        return self
+
+    def each(self) -> Sequence[Hooks]:
+        """Return the hooks of all groups, each once."""
+        return (self,)
 
     def rule(self, group: Group) -> Rule:
         """Return the rule of a group, one of :mod:`fastopt.rules`."""

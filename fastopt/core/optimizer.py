@@ -12,11 +12,12 @@ from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
 from ..options.names import check_keywords
 from ..options.ranges import Group
-from .adding import add
+from .adding import add, rules_of
 from .attributes import Attributes
 from .entries import Entries
 from .groups import Groups
 from .hooks import is_default
+from .option_set import OptionSet
 from .parameter_methods import ParameterMethods
 from .parameters import Parameters
 from .parts import Parts, part
@@ -162,9 +163,9 @@ class Optimizer(Attributes, ParameterMethods):
         )
         averages = ema_decay, ema_bias_correction, polyak, polyak_start
         pass_options = StepOptions(nonfinite, zero_grads, accumulate_steps, *averages, state_dtype, stochastic_rounding)
-        groups = Groups(type(self).__name__, self.defaults, self.ranges, self.refused)
-        self.defaults.update({name: groups.check(name, value) for name, value in self.defaults.items()})
-        pass_options = StepOptions(*(groups.check(*option) for option in pass_options._asdict().items()))
+        option_set = self.option_set = OptionSet(type(self).__name__, self.defaults, self.ranges, self.refused)
+        self.defaults.update({name: option_set.check(name, value) for name, value in self.defaults.items()})
+        pass_options = StepOptions(*(option_set.check(*option) for option in pass_options._asdict().items()))
         pass_options.check_together()
         whole = WholeOptions(clip_global_norm, grad_scale, seed, nonfinite)
         grouped = params if isinstance(params, Grouped) else None
@@ -176,9 +177,9 @@ class Optimizer(Attributes, ParameterMethods):
             pass_options,
             whole,
             Parameters(params),
-            groups,
+            Groups(),
             Slots(pass_options, Optimizer.new_slot),
-            Progress(self.numbers),
+            Progress(max(len(hooks.numbers) for hooks in self.each())),
             Turns(),
         )
         if grouped is not None:
@@ -187,7 +188,8 @@ class Optimizer(Attributes, ParameterMethods):
             for group in params if self.parts.parameters.is_grouped else [{"params": params}]:
                 self.add_param_group(group)
         if copy_to is not None:
-            groups.check_allowed({"copy_to": copy_to})
+            for group in self.parts.groups.checked:
+                group.option_set.check_allowed({"copy_to": copy_to})
             self.parts.parameters.take_copies(copy_to, self.parts.backend)
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
@@ -369,8 +371,9 @@ class Optimizer(Attributes, ParameterMethods):
         >>> opt.state["0"]["b"].dtype, opt.slot("0", "b")[:2].round(3)
         (dtype('uint8'), array([2., 2.], dtype=float32))
         """
-        self.parts.progress.undo_skipped_step()
-        return self.parts.slots.values(name, slot, self.parts.backend, self.non_negative)
+        parts = self.parts
+        parts.progress.undo_skipped_step()
+        return parts.slots.values(name, slot, parts.backend, self.of_group(parts.options_of(name)).non_negative)
 
     def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
         """Apply one step: change the parameters in place.
@@ -419,10 +422,10 @@ class Optimizer(Attributes, ParameterMethods):
         workspace = parts.workspace
         if workspace is None or parts.slots.pending or parts.groups.rules_changed:
             parts.forget_workspace()
-            rules = [*(group.rule for group in parts.groups.checked), *self.further_rules]
+            rules = rules_of(self, parts.groups.checked)
             parts.backend = choosing.backend_of_rules(self._asked_backend, parts.backend, rules)
             parts.slots.prepare(parts.parameters, parts.groups.checked, parts.progress, parts.backend, self)
-            is_one_call = is_default(self, "update")
+            is_one_call = all(is_default(hooks, "update") for hooks in self.each())
             workspace = make_workspace(parts.backend, parts.parameters, parts.slots, parts.progress, is_one_call)
             self.prepare(workspace)
             workspace.planning.is_possible = can_plan(self, parts)

@@ -75,9 +75,9 @@ class Parameters:
         names: list[str],
         given: list[Any],
         backend: Backend,
-        check_param: Callable[[str, Any], None],
+        checks: Sequence[Callable[[str, Any], None]],
     ) -> Addition:
-        """Check the arrays of a branch, which have these names; nothing changes yet.
+        """Check the arrays of a branch, which have these names and further checks; nothing changes yet.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Parameters:
         """
         self.check_layouts()
         arrays, are_plain = [], backend.are_plain_params(given)
-        for name, array in zip(names, given, strict=True):
+        for name, array, check_param in zip(names, given, checks, strict=True):
             arrays.append(array if are_plain else backend.ops.checked_param(name, array))
             check_param(name, array)
         if not arrays:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import get_ident
@@ -14,37 +14,52 @@ import numpy.typing as npt
 from ..arithmetic import halves
 from ..arrays.dtypes import Array
 from ..backends.interrupts import uninterrupted
+from ..options.ranges import Group
 from .parts import Parts
 from .turns import Kind
+
+
+class GroupHooks(Protocol):
+    """The hook of a group that is needed here; ``hooks.py`` describes it."""
+
+    copied: ClassVar[frozenset[str]]
 
 
 class CopyingHooks(Protocol):
     """The hook that is needed here; ``hooks.py`` describes it."""
 
-    copied: ClassVar[frozenset[str]]
+    def of_group(self, group: Group) -> GroupHooks: ...
 
 
 def renew(hooks: CopyingHooks, parts: Parts, present: npt.NDArray[np.bool_]) -> None:
     """Copy the parameters of arrays that make their first step into their state again: they may have been written."""
-    entries = ("master", "ema", *hooks.copied)
-    new = {name for column in parts.slots.pending if column.slot in entries for name in column.names}
-    names = [parts.parameters.names[i] for i in np.flatnonzero((parts.progress.steps == 0) & present)]
-    write(parts, [name for name in names if name not in new], entries)
+    entries = copied_entries(hooks, parts, ("master", "ema"))
+    # The arrays of a column are of one group.
+    new = {name for slot, names, _ in parts.slots.pending if slot in entries[names[0]] for name in names}
+    first_steps = [parts.parameters.names[i] for i in np.flatnonzero((parts.progress.steps == 0) & present)]
+    write(parts, [name for name in first_steps if name not in new], entries)
 
 
 def reload(hooks: CopyingHooks, parts: Parts, names: Sequence[str]) -> None:
     """Take over what was written into these arrays: see :meth:`fastopt.Optimizer.reload_params`."""
     check_own_values(parts, "reload_params")
-    write(parts, names, ("master", *hooks.copied))
+    write(parts, names, copied_entries(hooks, parts, ("master",)))
     parts.parameters.write_copies(parts.backend)
 
 
-def write(parts: Parts, names: Sequence[str], entries: Sequence[str]) -> None:
+def copied_entries(hooks: CopyingHooks, parts: Parts, always: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return which entries of each array's state begin as copies of its parameter: ``always``, and the copied slots."""
+    of_groups = [(*always, *hooks.of_group(group.values).copied) for group in parts.groups.checked]
+    members = zip(parts.parameters.names, parts.parameters.group_of.tolist(), strict=True)
+    return {name: of_groups[k] for name, k in members}
+
+
+def write(parts: Parts, names: Sequence[str], entries: Mapping[str, Sequence[str]]) -> None:
     """Write the parameters of these arrays into these entries of their state, if it has them."""
     ops, params = parts.backend.ops, dict(zip(parts.parameters.names, parts.parameters.arrays, strict=True))
     for name in names:
         state = parts.slots.entries[name]
-        targets = [state[entry] for entry in entries if entry in state]
+        targets = [state[entry] for entry in entries[name] if entry in state]
         if targets:
             values = halves.to_compute_dtype(ops.on_host(params[name], copy=False))
             for target in targets:

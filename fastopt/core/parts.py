@@ -7,6 +7,7 @@ from typing import Any
 
 from ..backends.backend import Backend
 from ..options.common import StepOptions
+from ..options.ranges import Group
 from .groups import Groups
 from .parameters import Parameters
 from .progress import Progress
@@ -32,6 +33,19 @@ class Parts:
     workspace: Workspace | None = None
     #: The values that stand in for those of the parameters at the moment, and how to end that; "" if there are none.
     stand_in: str = ""
+
+    def options_of(self, name: str) -> Group:
+        """Return the options of the group of an array.
+
+        Raises
+        ------
+        KeyError
+            If there is no such array.
+        """
+        if name not in self.parameters.names:
+            raise KeyError(name)
+        group: int = self.parameters.group_of[self.parameters.names.index(name)]
+        return self.groups.checked[group].values
 
     def forget_workspace(self) -> None:
         """Have another table made: a change made it necessary. A thread that was about to run the plan does not."""

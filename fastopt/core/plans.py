@@ -30,22 +30,31 @@ FIXED = frozenset(
 CONSTANTS = (bool, int, float, str, type(None))
 
 
-class PlanHooks(Protocol):
-    """The hook that a plan needs; ``hooks.py`` describes it."""
+class GroupHooks(Protocol):
+    """The hook of a group that a plan needs; ``hooks.py`` describes it."""
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]: ...
 
 
+class PlanHooks(GroupHooks, Protocol):
+    """The hooks that a plan needs; ``hooks.py`` describes them."""
+
+    def of_group(self, group: Group) -> GroupHooks: ...
+
+
 def can_plan(hooks: Hooks, parts: Parts) -> bool:
-    """Return whether the steps of an optimizer can be planned: each is one pass, and its rows depend on steps alone."""
+    """Return whether the steps of an optimizer can be planned."""
+    return parts.backend.makes_plans and all(map(is_planned, hooks.each())) and parts.parameters.root.is_plain()
+
+
+def is_planned(hooks: Hooks) -> bool:
+    """Return whether each step with these hooks is one pass, and its rows depend on steps alone."""
     kind = type(hooks)
     return (
-        parts.backend.makes_plans
-        and all(is_default(hooks, name) for name in ("check_step", "update", "row_keys", "adjusted"))
+        all(is_default(hooks, name) for name in ("check_step", "update", "row_keys", "adjusted"))
         and not kind.numbers
         and not kind.copied
         and kind.rows_stay
-        and parts.parameters.root.is_plain()
     )
 
 
@@ -110,9 +119,9 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
             return None
         if not all(is_constant(value) for name, value in entries.items() if name != "params"):
             return None
-        values = dict(checked.values)
+        values, hyper = dict(checked.values), hooks.of_group(checked.values).hyper
         is_rated = any(values[name] for name in RATED)
-        fixed = FIXED.union(checked.scheduled, groups.refused)
+        fixed = FIXED.union(checked.scheduled, checked.option_set.refused)
         if not is_rated or "lr" in checked.scheduled:
             fixed |= RATED
         planned.append(
@@ -120,13 +129,13 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
                 group,
                 entries,
                 values,
-                {name: groups.allowed(name) for name in entries if name not in fixed},
+                {name: checked.option_set.allowed(name) for name in entries if name not in fixed},
                 CHANGING_ROWS | {"lr"} if is_rated else CHANGING_ROWS,
                 checked.rule,
                 checked.scheduled,
                 depend_on_step(values, checked.scheduled, options),
-                first_of_same(hooks.hyper),
-                flush_of(checked.rule, hooks.hyper, values, options),
+                first_of_same(hyper),
+                flush_of(checked.rule, hyper, values, options),
                 math.inf if values["clip_norm"] is None else values["clip_norm"],
                 *steady_fields(values, scale, options),
             )
@@ -160,12 +169,13 @@ class RowSource:
         """Take over an option that was written into group number ``k``; return False if the plan ends with it."""
         if not is_constant(value) or is_scheduled(value):
             return False
+        option_set = self.groups.checked[k].option_set
         try:
-            is_as_written = self.groups.check(name, value) is value
+            is_as_written = option_set.check(name, value) is value
         except (TypeError, ValueError, OverflowError):
             return False
         if is_as_written:
-            self.planned[k].values[name] = self.groups.computed(name, value)
+            self.planned[k].values[name] = option_set.computed(name, value)
         return is_as_written
 
     def options_at(self, k: int, step_count: int) -> Group:

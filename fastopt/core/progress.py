@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,28 @@ from ..arrays.memory import Views, shown
 from ..options.ranges import STEPS, check
 
 
+class NumberHooks(Protocol):
+    """The hooks of a group that its arrays' numbers need; ``hooks.py`` describes them."""
+
+    numbers: ClassVar[Mapping[str, float]]
+    measured: ClassVar[frozenset[str]]
+
+
+class Numbers(NamedTuple):
+    """The numbers that the arrays at these places have: their values before the first step, and which are measured."""
+
+    initial: Mapping[str, float]
+    measured: frozenset[str]
+    places: list[int]
+
+
 class Progress:
     """The counts of steps and calls, and the numbers of whole arrays.
 
     Parameters
     ----------
-    numbers : dict
-        The numbers of a whole array, and their values before its first step.
+    most_numbers : int
+        How many numbers an array has at most.
 
     Attributes
     ----------
@@ -29,28 +44,38 @@ class Progress:
     steps : int64 array of shape (arrays,)
         The part of ``counts`` that has the steps of each array.
     numbers : float64 array of shape (numbers, arrays)
-        The numbers of each array.
+        The numbers of each array, which are the first ones of its column; further ones are 0.
+    kinds : list of Numbers
+        The names of the numbers, by arrays that have the same.
     undone : int
         How many steps were taken back.
     """
 
-    def __init__(self, numbers: Mapping[str, float]) -> None:
-        self.initial_numbers = numbers
+    def __init__(self, most_numbers: int) -> None:
+        self.kinds: list[Numbers] = []
         self.counts: npt.NDArray[np.int64] = np.zeros((2, 1), np.int64)
         self.steps = self.counts[0, 1:]
-        self.numbers: npt.NDArray[np.float64] = np.zeros((len(numbers), 0))
+        self.numbers: npt.NDArray[np.float64] = np.zeros((most_numbers, 0))
         self.undone = 0
         #: The verdict of a GPU on the last step, and the counts before it.
         self.pending: tuple[Any, list[npt.NDArray[Any]]] | None = None
         #: Makes it one action to take a step back: another thread may ask for a count meanwhile.
         self._undoing = threading.RLock()
 
-    def add(self, arrays: int) -> None:
-        """Count for this many further arrays too. All counts and numbers are other arrays then."""
-        self.counts = np.concatenate([self.counts, np.zeros((2, arrays), np.int64)], axis=1)
+    def add(self, hooks: Sequence[NumberHooks]) -> None:
+        """Count for further arrays too, given the hooks of each. All counts and numbers are other arrays then."""
+        first, count = self.steps.size, len(hooks)
+        self.counts = np.concatenate([self.counts, np.zeros((2, count), np.int64)], axis=1)
         self.steps = self.counts[0, 1:]
-        initial = np.array([*self.initial_numbers.values()], np.float64)[:, None]
-        self.numbers = np.concatenate([self.numbers, np.repeat(initial, arrays, axis=1)], axis=1)
+        self.numbers = np.concatenate([self.numbers, np.zeros((len(self.numbers), count))], axis=1)
+        places: dict[int, list[int]] = {}
+        for i, its in enumerate(hooks, start=first):
+            places.setdefault(id(its), []).append(i)
+        for its_places in places.values():
+            its = hooks[its_places[0] - first]
+            for row, value in zip(self.numbers, its.numbers.values(), strict=False):
+                row[its_places] = value
+            self.kinds.append(Numbers(its.numbers, its.measured, its_places))
 
     @property
     def step_count(self) -> int:
@@ -76,11 +101,11 @@ class Progress:
 
     def counts_of_arrays(self, row: int) -> Views:
         """Return the count of each array in a row of the counts, as a part of these."""
-        return numbers_in(self.counts, row, 1)
+        return numbers_in(self.counts, row, np.arange(1, self.counts.shape[1]))
 
-    def numbers_of_arrays(self, k: int) -> Views:
-        """Return number ``k`` of each array, as a part of all numbers."""
-        return numbers_in(self.numbers, k, 0)
+    def numbers_of_arrays(self, k: int, places: Sequence[int]) -> Views:
+        """Return number ``k`` of the arrays at these places, as a part of all numbers."""
+        return numbers_in(self.numbers, k, np.array(places, np.intp))
 
     def count(self, row: int, present: npt.NDArray[np.bool_], are_all_present: bool) -> None:
         """Count a call in this row of the counts, as csrc/fastopt.h says: at once, without a place for an interrupt."""
@@ -135,8 +160,8 @@ class Progress:
         self.step_count, self.accumulated_calls = step_count, accumulated_calls
 
 
-def numbers_in(numbers: npt.NDArray[Any], row: int, first: int) -> Views:
-    """Return each number of a row, from one on, as an array without axes in the same memory."""
-    places = np.arange(row * numbers.shape[1] + first, (row + 1) * numbers.shape[1]) * numbers.itemsize
+def numbers_in(numbers: npt.NDArray[Any], row: int, columns: npt.NDArray[np.intp]) -> Views:
+    """Return the number of a row in each of these columns, as an array without axes in the same memory."""
+    places = (row * numbers.shape[1] + columns) * numbers.itemsize
     likes, sizes = [np.zeros((), numbers.dtype)] * len(places), np.ones(len(places), np.intp)
     return Views(numbers.dtype, likes, sizes, [(numbers, places)])

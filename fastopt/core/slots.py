@@ -44,8 +44,8 @@ AROUND = ("master", "ema", "accumulated", "accumulated_calls")
 Scaled: TypeAlias = tuple[quantize.Map, Array]
 
 
-class SlotHooks(Protocol):
-    """The hooks that the state needs; ``hooks.py`` describes them."""
+class GroupHooks(Protocol):
+    """The hooks of a group that its state needs; ``hooks.py`` describes them."""
 
     exact: ClassVar[frozenset[str]]
     non_negative: ClassVar[frozenset[str]]
@@ -57,6 +57,12 @@ class SlotHooks(Protocol):
     def slot_shape(self, slot: str, param: Array) -> tuple[int, ...]: ...
     def initial_slot(self, group: Group, slot: str) -> float: ...
     def new_slot(self, group: Group, slot: str, param: Array) -> Array: ...
+
+
+class SlotHooks(Protocol):
+    """The hooks that the state needs; ``hooks.py`` describes them."""
+
+    def of_group(self, group: Group) -> GroupHooks: ...
 
 
 class ArrayMemory(NamedTuple):
@@ -138,9 +144,9 @@ class Slots:
                 found[name][slot] = array
         return found
 
-    def add(self, parameters: Parameters, progress: Progress, backend: Backend, measured: frozenset[str]) -> None:
+    def add(self, parameters: Parameters, progress: Progress, backend: Backend) -> None:
         """Show the counts and numbers of each array in its state; they are other arrays than before."""
-        self.state.set_counts(partial(counts, parameters, progress, backend, measured))
+        self.state.set_counts(partial(counts, parameters, progress, backend))
 
     def prepare(
         self,
@@ -160,15 +166,16 @@ class Slots:
         self.pending = []
         computed, copies = self.computed(parameters, backend)
         has_masters = any(map(is_not, computed, parameters.arrays))
-        self.has_params = has_masters or self.options.averages or bool(hooks.copied)
+        hooks_of = [hooks.of_group(group.values) for group in groups]
+        self.has_params = has_masters or self.options.averages or any(its.copied for its in hooks_of)
         columns: list[SlotColumn] = []
         extras: dict[int, ArrayExtras] = {}
-        for kind, places in self.kinds(computed, parameters.group_of, groups, backend, hooks).items():
+        for kind, places in self.kinds(computed, parameters.group_of, groups, backend, hooks_of).items():
             names, likes = [parameters.names[i] for i in places], [computed[i] for i in places]
             averages, accumulated = self.around(names, likes, kind.compute_dtype, places, progress, backend)
             scales, group, numbers = [], groups[kind.group].values, np.array(places)
             for k, (slot, stored_in) in enumerate(kind.slots):
-                arrays, its_scales = self.slot(names, slot, stored_in, likes, group, backend, hooks)
+                arrays, its_scales = self.slot(names, slot, stored_in, likes, group, backend, hooks_of[kind.group])
                 columns.append(SlotColumn(k, numbers, arrays))
                 scales.append(its_scales)
             in_order, have_extras = backend.ops.in_memory_order, averages or accumulated or any(scales)
@@ -211,9 +218,9 @@ class Slots:
         group_of: npt.NDArray[np.int64],
         groups: Sequence[CheckedGroup],
         backend: Backend,
-        hooks: SlotHooks,
+        hooks_of: Sequence[GroupHooks],
     ) -> dict[Kind, list[int]]:
-        """Return the arrays of each kind, by number."""
+        """Return the arrays of each kind, by number; ``hooks_of`` are those of each group."""
         places_of: dict[Kind, list[int]] = {}
         #: The same lists: arrays of one group, dtype and shape have one kind, so that the hooks are called once.
         of_likes: dict[Any, list[int]] = {}
@@ -221,6 +228,7 @@ class Slots:
             key = k, like.dtype, like.shape
             places = of_likes.get(key)
             if places is None:
+                hooks = hooks_of[k]
                 names, its_rules = hooks.slot_names(groups[k].rule, like), (groups[k].rule, *hooks.further_rules)
                 check_slot_names(names, its_rules, ("step", *AROUND, *hooks.numbers))
                 elementwise = max(len(rules.slots(rule)) for rule in its_rules)
@@ -232,7 +240,7 @@ class Slots:
             places.append(i)
         return places_of
 
-    def stored_in(self, slot: str, like: Array, hooks: SlotHooks, is_elementwise: bool = False) -> str | None:
+    def stored_in(self, slot: str, like: Array, hooks: GroupHooks, is_elementwise: bool = False) -> str | None:
         """Return how a slot of such an array is stored; None: as the parameter is computed."""
         shape = hooks.slot_shape(slot, like)
         check_slot_shape(shape, slot, like, is_elementwise)
@@ -270,7 +278,7 @@ class Slots:
         likes: Sequence[Array],
         group: Group,
         backend: Backend,
-        hooks: SlotHooks,
+        hooks: GroupHooks,
     ) -> tuple[Sequence[Array], Sequence[Scaled] | None]:
         """Return a slot of each array of one kind, checked, or a new one; with the codecs and scales if any."""
         ops, dtype = backend.ops, backend.ops.compute_dtype(likes[0].dtype)
@@ -338,10 +346,17 @@ class Slots:
         self.state.add(self.pending)
         self.pending = []
 
-    def columns(self, progress: Progress) -> list[Column]:
+    def columns(self, parameters: Parameters, progress: Progress) -> list[Column]:
         """Return all entries that are arrays, but counts and numbers."""
-        counted = {"step", "accumulated_calls", *progress.initial_numbers}
-        return [column for column in (*self.state.columns(), *self.pending) if column.slot not in counted]
+        columns = (*self.state.columns(), *self.pending)
+        names = parameters.names
+        numbers = {(names[i], number) for kind in progress.kinds for number in kind.initial for i in kind.places}
+        # The arrays of a column have the same numbers.
+        return [
+            column
+            for column in columns
+            if column.slot not in ("step", "accumulated_calls") and (column.names[0], column.slot) not in numbers
+        ]
 
     def written(self, extents: Extents, backend: Backend) -> Extents:
         """Return these runs of memory and those of the whole state, which no gradient may overlap."""
@@ -385,11 +400,12 @@ class Slots:
                 misfits.append(missing(name))
                 continue
             options, rule = groups[k]
-            used = hooks.slot_names(rule, computed)
+            its = hooks.of_group(options)
+            used = its.slot_names(rule, computed)
             entries = dict(present[name])
             first = len(self.pending)
             for slot in {*used, *known_slots().intersection(saved[name])}.difference(entries):
-                self.slot([name], slot, self.stored_in(slot, computed, hooks), [computed], options, backend, hooks)
+                self.slot([name], slot, self.stored_in(slot, computed, its), [computed], options, backend, its)
             entries.update({slot: array for slot, _, (array,) in self.pending[first:]})
             # A slot that only an earlier rule of the group used (amsgrad was switched off) may be there or not.
             needed = [slot for slot in entries if owner(slot) in used or owner(slot) not in known_slots()]
@@ -415,18 +431,18 @@ class Slots:
                 entries.set_entry(slot, array)
 
 
-def counts(
-    parameters: Parameters, progress: Progress, backend: Backend, measured: frozenset[str], entries: StateDict
-) -> list[Column]:
+def counts(parameters: Parameters, progress: Progress, backend: Backend, entries: StateDict) -> list[Column]:
     """Return the counts and numbers that belong into the state of each array."""
     names, columns = parameters.names, [Column("step", parameters.names, progress.counts_of_arrays(0))]
-    for k, (number, initial) in enumerate(progress.initial_numbers.items()):
-        if number not in measured or backend.on_host:
-            columns.append(Column(number, names, progress.numbers_of_arrays(k)))
-            continue
-        lacks = [name not in entries or number not in entries[name] for name in names]
-        new = [backend.ops.full((), initial, FLOAT64, param) for param in compress(parameters.arrays, lacks)]
-        columns.append(Column(number, list(compress(names, lacks)), new))
+    for initial_numbers, measured, places in progress.kinds:
+        its_names, params = [names[i] for i in places], [parameters.arrays[i] for i in places]
+        for k, (number, initial) in enumerate(initial_numbers.items()):
+            if number not in measured or backend.on_host:
+                columns.append(Column(number, its_names, progress.numbers_of_arrays(k, places)))
+                continue
+            lacks = [name not in entries or number not in entries[name] for name in its_names]
+            new = [backend.ops.full((), initial, FLOAT64, param) for param in compress(params, lacks)]
+            columns.append(Column(number, list(compress(its_names, lacks)), new))
     accumulate = [name in entries and "accumulated_calls" in entries[name] for name in names]
     if any(accumulate):
         calls = list(compress(progress.counts_of_arrays(1), accumulate))
@@ -435,7 +451,7 @@ def counts(
 
 
 def own_new_slots(
-    hooks: SlotHooks, group: Group, slot: str, ops: ArrayOps, dtype: Any, params: Sequence[Array]
+    hooks: GroupHooks, group: Group, slot: str, ops: ArrayOps, dtype: Any, params: Sequence[Array]
 ) -> list[Array]:
     """Return a slot of each array from an optimizer that makes its own, checked."""
     made = [hooks.new_slot(group, slot, param) for param in params]

@@ -26,17 +26,25 @@ from .rows import flush_of, history_of, hyper_row
 from .workspace import Workspace
 
 
-class StepHooks(Protocol):
-    """The hooks that a step needs; ``hooks.py`` describes them."""
+class GroupHooks(Protocol):
+    """The hooks of a group that a step needs; ``hooks.py`` describes them."""
 
     copied: ClassVar[frozenset[str]]
     further_rules: ClassVar[Sequence[Rule]]
     numbers: ClassVar[Mapping[str, float]]
     row_sparse_options: ClassVar[Mapping[str, Any] | None]
-    rows_stay: ClassVar[bool]
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]: ...
     def adjusted(self, row: HyperRow, group: Group) -> HyperRow: ...
+
+
+class StepHooks(Protocol):
+    """The hooks that a step needs; ``hooks.py`` describes them."""
+
+    numbers: ClassVar[Mapping[str, float]]
+    rows_stay: ClassVar[bool]
+
+    def of_group(self, group: Group) -> GroupHooks: ...
     def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]: ...
     def update(self, step: Step) -> None: ...
 
@@ -184,7 +192,9 @@ class Step:
 
     def check_row_sparse_allowed(self, i: int) -> None:
         """Raise if the optimizer, its backend or an option can't work with a row-sparse gradient of array ``i``."""
-        parts, hooks = self.parts, self.hooks
+        parts = self.parts
+        group = parts.groups.checked[parts.parameters.group_of[i]].values
+        hooks = self.hooks.of_group(group)
         name, param, options = parts.parameters.names[i], parts.parameters.arrays[i], parts.options
         if hooks.row_sparse_options is None:
             raise TypeError(
@@ -193,7 +203,6 @@ class Step:
             )
         if not parts.backend.on_host:
             raise TypeError(f"grads: {name!r} is row-sparse, which is not done on a GPU yet; give a dense one")
-        group = parts.groups.checked[parts.parameters.group_of[i]].values
         limits_norms = group["max_weight_norm"] is not None and param.ndim > 1
         asked = {
             "ema_decay": options.ema_decay is not None,
@@ -213,12 +222,12 @@ class Step:
         """Return the table with copies of the rows that this step's row-sparse gradients touch."""
         sparse, memory = self.workspace.gradients.sparse, self.workspace.memory
         group_of, steps = self.parts.parameters.group_of, self.parts.progress.steps
-        more = self.hooks.row_sparse_options or {}
-        rules = [group.rule for group in self.parts.groups.checked]
         scalars = []
         for i in sparse:
-            its = self.hooks.hyper({**self.groups[group_of[i]], **more}, int(steps[i]) + 1)
-            scalars.append(checked_scalars(its, rules[group_of[i]]))
+            group, rule = self.groups[group_of[i]], self.parts.groups.checked[group_of[i]].rule
+            hooks = self.hooks.of_group(group)
+            its = hooks.hyper({**group, **(hooks.row_sparse_options or {})}, int(steps[i]) + 1)
+            scalars.append(checked_scalars(its, rule))
         touched = [memory[i] for i in sparse]
         return RowSparseTable(self.workspace.table, sparse, touched, scalars, self.workspace.buffers)
 
@@ -245,18 +254,20 @@ class Step:
         checked, scale, options, seed = parts.groups.checked, self.scale, parts.options, parts.whole.seed
         groups = self.groups
         self.row_options = row_options = [groups[k] for k, _ in members]
-        if hooks.numbers:
+        if len(parts.progress.numbers):
             numbers = parts.progress.numbers[:, self.workspace.rows.firsts].T.tolist()
             for i, its in enumerate(numbers):
-                row_options[i] = {**row_options[i], **dict(zip(hooks.numbers, its, strict=True))}
+                names = hooks.of_group(row_options[i]).numbers
+                row_options[i] = {**row_options[i], **dict(zip(names, its, strict=False))}
         rows = []
         for i, (k, step) in enumerate(members):
             group = row_options[i]
-            scalars = hooks.hyper(group, step + 1)
+            of_group = hooks.of_group(group)
+            scalars = of_group.hyper(group, step + 1)
             made = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
-            row = checked_row(hooks.adjusted(made, group), made, (checked[k].rule, *hooks.further_rules))
+            row = checked_row(of_group.adjusted(made, group), made, (checked[k].rule, *of_group.further_rules))
             if tiny.is_due(step + 1):
-                row = row._replace(flush=flush_of(row.rule, hooks.hyper, group, options))
+                row = row._replace(flush=flush_of(row.rule, of_group.hyper, group, options))
             rows.append(row)
         return rows
 

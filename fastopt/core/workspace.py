@@ -113,7 +113,7 @@ def make_workspace(
     are_writeable = backend.writeable_check(parameters.arrays)
     layouts, where = None, parameters.where
     if backend.on_host:
-        columns = slots.columns(progress)
+        columns = slots.columns(parameters, progress)
         views = [column for column in columns if isinstance(column.arrays, Views)]
         others = [column for column in columns if not isinstance(column.arrays, Views)]
         copies = [copy for copy in parameters.copies if copy is not None]

@@ -56,7 +56,7 @@ def at_edges(case: Case, names: Collection[str], edges: Sequence[float]) -> Iter
     """Yield sets of options, in each of which one of these is at an edge."""
     probe = Case(case.optimizer, {}).build(np.ones((2, 2)))
     for name in names:
-        allowed, more = probe.parts.groups.allowed(name), WHOLE.get(name, {})
+        allowed, more = probe.option_set.allowed(name), WHOLE.get(name, {})
         if name == "max_weight_norm_axis":
             allowed, more = Range(whole=True), {"max_weight_norm": 1.0}
         elif name == "grad_scale":
@@ -184,16 +184,17 @@ def test_rates_whose_weights_are_beyond_double_precision(optimizer: Any) -> None
 def test_steps_compute_with_floats(case: Case) -> None:
     """Whole numbers are floats in a step, but for options that must be whole; the group keeps what was given."""
     opt = case.build([np.ones((2, 2))])
-    group, groups = opt.param_groups[0], opt.parts.groups
+    group = opt.param_groups[0]
     for name, value in group.items():
-        allowed = groups.allowed(name)
+        allowed = opt.option_set.allowed(name)
         if isinstance(allowed, Range) and type(value) is float and name not in opt.refused:
             group[name] = next((number for number in (1, 0, -1) if allowed.holds(number)), value)
     given = dict(group)
     assert any(type(value) is int for value in given.values())
     opt.step([np.ones((2, 2))])
     assert [type(value) for value in group.values()] == [type(value) for value in given.values()]
-    assert [name for name, value in groups.checked[0].values.items() if type(value) is int] == ["max_weight_norm_axis"]
+    values = opt.parts.groups.checked[0].values
+    assert [name for name, value in values.items() if type(value) is int] == ["max_weight_norm_axis"]
 
 
 @pytest.mark.parametrize("lr", [schedules.exponential(1.0, gamma=4.0), lambda step: math.exp(step * 9.0)])
