@@ -46,6 +46,7 @@ from .options.loss_scale import DynamicLossScale
 if TYPE_CHECKING:
     from . import convert, init, lr_scheduler, schedules
     from .checkpoint import Checkpoint, CheckpointError, load, save
+    from .core.own_rules import optimizer
     from .training import EarlyStopping, SnapshotEnsemble
 
 #: The modules, and the names in them, that are imported when they are first used.
@@ -58,6 +59,7 @@ LAZY = {
     "init": None,
     "load": "checkpoint",
     "lr_scheduler": None,
+    "optimizer": "core.own_rules",
     "save": "checkpoint",
     "schedules": None,
 }
@@ -124,6 +126,7 @@ __all__ = [
     "init",
     "load",
     "lr_scheduler",
+    "optimizer",
     "quantize",
     "save",
     "schedules",

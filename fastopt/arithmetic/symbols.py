@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..arrays.memory import shown
 from .operations import Rule, slots
 
 #: The names of files begin with one of these if their frames are no rule's.
@@ -28,6 +29,14 @@ ELEMENTS = (
     "a rule works on all elements at once, and here it asks for single ones, by a loop, in, len or an index; use "
     "where(condition, a, b) to choose among values"
 )
+OPERATIONS = (
+    "the operations of rules are + - * /, x**2, x**0.5, abs, the comparisons, & | ^ ~ of comparisons, and of "
+    "fastopt.rules sqrt, absolute, sign, maximum, minimum, where"
+)
+
+#: The greatest literals: every int up to it is a float, and every float is finite in each compute dtype.
+GREATEST_INT = 2**53
+GREATEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 def misuse(text: str) -> TypeError:
@@ -37,6 +46,12 @@ def misuse(text: str) -> TypeError:
         frame = frame.f_back
     place = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}: "
     return TypeError(f"{place}{text}")
+
+
+def place_of(function: Any) -> str:
+    """Return the file and line of a function, as errors begin with them; "" if it has none."""
+    code = getattr(function, "__code__", None)
+    return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}: "
 
 
 def refusing(text: str) -> Callable[..., NoReturn]:
@@ -60,19 +75,42 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
         """Return the symbol of the result of a NumPy function."""
         raise NotImplementedError
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise misuse(f".{name}: a rule has no such attributes of arrays; {OPERATIONS}")
+
     def __array_ufunc__(self, function: Any, method: str, *operands: Any, **options: Any) -> Any:
         if "out" in options:
-            raise misuse("a rule changes no array in place; use p = p - x instead of p -= x")
+            raise misuse(f"a rule changes no array in place; use p = {function.__name__}(...) without out=")
         if method != "__call__" or options:
             raise misuse(f"expected plain calls of NumPy's functions, got {function.__name__}.{method}, {options}")
         if function.signature is not None or function.nout != 1:
-            raise misuse(f"expected elementwise functions with one result, got {function.__name__}")
+            raise misuse(f"expected elementwise functions with one result, got {function.__name__}; {OPERATIONS}")
+        if function is np.power and not isinstance(operands[1], Symbol):
+            return self.power(*operands)
         return self.result(function, operands)
 
     def __array_function__(self, function: Any, types: Any, operands: Any, options: Any) -> Any:
         if function is not np.where or options:
-            raise misuse(f"expected elementwise functions, got {function.__name__}")
+            raise misuse(f"expected elementwise functions, got {function.__name__}; {OPERATIONS}")
         return self.result(function, operands)
+
+    def power(self, base: Symbol, exponent: Any) -> Any:
+        """Return the result of a power with a literal, as NumPy computes ``array**literal``."""
+        if type(exponent) in (int, float) and exponent == 2:
+            return self.result(np.multiply, (base, base))
+        if type(exponent) in (int, float) and exponent == 0.5:
+            return self.result(np.sqrt, (base,))
+        raise misuse(
+            f"x**{exponent!r:.80}: expected x**2 or x**0.5; write other powers as products, quotients and roots, such "
+            "as x * x * x and 1 / x"
+        )
+
+
+# What p -= x does to a symbol: it gives a new one.
+for name in ("add", "sub", "mul", "truediv", "pow", "and", "xor", "or"):
+    setattr(Symbol, f"__i{name}__", getattr(Symbol, f"__{name}__"))
 
 
 #: The types of numbers that are exact in every dtype.
@@ -88,15 +126,35 @@ class Untyped(Symbol):
 
 
 def check_numbers(function: Any, operands: Sequence[Any], exact: tuple[type, ...] = ()) -> None:
-    """Raise if an operand is neither a symbol nor of an exact type."""
-    if not all(isinstance(operand, (Symbol, *exact)) for operand in operands):
-        text = f"{function.__name__}{brief(operands)}"
-        raise misuse(f"{text}: expected numbers from the scalars of the rule, such as h.lr")
+    """Raise if an operand is neither a symbol, nor a literal, nor of an exact type."""
+    for operand in operands:
+        if not isinstance(operand, (Symbol, *exact)):
+            check_literal(function, operands, operand)
+
+
+def check_literal(function: Any, operands: Sequence[Any], literal: Any) -> None:
+    """Raise unless an operand is a number of Python that each compute dtype can round."""
+    if isinstance(literal, (np.ndarray, np.generic)):
+        problem = "an array or a NumPy scalar from outside has a dtype of its own; write float(x) before the rule"
+    elif isinstance(literal, bool):
+        problem = "a truth value is not a number; use where(condition, a, b)"
+    elif type(literal) not in (int, float):
+        problem = f"got one of type {type(literal).__name__}"
+    elif isinstance(literal, int) and abs(literal) > GREATEST_INT:
+        problem = "an int beyond 2**53 is not exact; write a float"
+    elif not abs(literal) <= GREATEST_FLOAT:
+        problem = f"{literal!r} is not finite in float32"
+    else:
+        return
+    raise misuse(
+        f"{function.__name__}{brief(operands)}: expected numbers from the scalars of the rule, such as h.lr, or "
+        f"Python's numbers; {problem}"
+    )
 
 
 def brief(values: Sequence[Any]) -> str:
     """Return values as errors show them."""
-    return f"({', '.join('...' if isinstance(value, Symbol) else repr(value) for value in values)})"
+    return f"({', '.join('...' if isinstance(value, Symbol) else shown(value) for value in values)})"
 
 
 @lru_cache
@@ -112,8 +170,6 @@ def check_rule(rule: Rule, scalars: Any) -> None:
     results: Any = rule(h, Untyped(), Untyped(), *[Untyped() for _ in names])
     is_sequence = isinstance(results, (tuple, list))
     if not is_sequence or len(results) != 1 + len(names) or not all(isinstance(each, Symbol) for each in results):
-        code = getattr(rule, "__code__", None)
-        place = "" if code is None else f"{code.co_filename}:{code.co_firstlineno}: "
         found = brief(results) if is_sequence else f"one of type {type(results).__name__}"
         expected = ", ".join(["the parameter", *names])
-        raise TypeError(f"{place}the rule returns {found}; expected a tuple of the new values of {expected}")
+        raise TypeError(f"{place_of(rule)}the rule returns {found}; expected a tuple of the new values of {expected}")

@@ -101,8 +101,8 @@ class Optimizer(Attributes, ParameterMethods):
     >>> theta, grad, opt.ema
     (array([0.5, 1.5], dtype=float32), array([0., 0.], dtype=float32), array([0.75, 1.25], dtype=float32))
 
-    Options and scalars turn a rule of :mod:`fastopt.rules` into an optimizer. The NumPy backend also runs rules of your
-    own. Their numbers must all be scalars: ``h.beta * m``, not ``0.9 * m`` or ``g**2``. ``where`` chooses, not ``if``.
+    :func:`fastopt.optimizer` makes an optimizer of a rule of your own. A class of your own gives a rule, also one of
+    :mod:`fastopt.rules`, other options and scalars.
 
     >>> import numpy as np, fastopt
     >>> class SignlessSGD(fastopt.Optimizer):

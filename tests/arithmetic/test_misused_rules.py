@@ -35,7 +35,7 @@ MISUSES = {
     "bool": ("p = p * bool(g) # here", TRUTH),
     "in a tuple": ("if g in (h.zero, p): # here\n  p = g", TRUTH),
     "in": ("if h.zero in g: # here\n  p = g", ELEMENTS),
-    "match": ("match g:\n  case 0.5: # here\n    p = g", "expected numbers from the scalars"),
+    "match": ("match g:\n  case 0.5: # here\n    p = g", TRUTH),
     "for": ("for x in g: # here\n  p = p - x", ELEMENTS),
     "unpacked": ("a, b = g # here", ELEMENTS),
     "list": ("p = list(g) # here", ELEMENTS),
@@ -44,7 +44,7 @@ MISUSES = {
     "slice": ("p = p - g[...] # here", ELEMENTS),
     "deleted": ("del p[0] # here", ELEMENTS),
     "written": ("p[...] = p - h.lr * g # here", ELEMENTS),
-    "in place": ("p -= h.lr * g # here", "p = p - x instead of p -= x"),
+    "in place": ("import numpy as np\nnp.subtract(p, g, out=p) # here", "changes no array in place"),
     "float": ("p = p * float(g) # here", NUMBER),
     "int": ("p = p * int(g) # here", NUMBER),
     "complex": ("p = p * complex(g) # here", NUMBER),
@@ -54,9 +54,14 @@ MISUSES = {
     "math.floor": ("import math\np = math.floor(p) # here", NUMBER),
     "math.trunc": ("import math\np = math.trunc(p) # here", NUMBER),
     "divmod": ("p, rest = divmod(p, g) # here", ""),
-    "literal": ("p = 0.5 * p # here", "multiply(0.5, ...): expected numbers from the scalars"),
-    "power": ("p = p - g ** 0.5 # here", "power(..., 0.5): expected numbers"),
-    "an array": ("import numpy as np\np = p * np.ones(3) # here", "expected numbers"),
+    "infinite": ("p = float('inf') * p # here", "multiply(inf, ...): expected numbers from the scalars"),
+    "too great for float32": ("p = 1e39 * p # here", "1e+39 is not finite in float32"),
+    "text": ("p = p + 'x' # here", "got one of type str"),
+    "a power": ("p = p - g**3 # here", "x**3: expected x**2 or x**0.5"),
+    "a power of a literal": ("import numpy as np\np = np.power(p, -1) # here", "x**-1: expected x**2"),
+    "an array": ("import numpy as np\np = p * np.ones(3) # here", "from outside has a dtype of its own"),
+    "a NumPy scalar": ("import numpy as np\np = p * np.float64(0.5) # here", "from outside has a dtype of its own"),
+    "a method": ("p = p - g.sum() # here", ".sum: a rule has no such attributes of arrays; the operations of rules"),
     "np.asarray": ("import numpy as np\np = p - np.asarray(g) # here", ELEMENTS),
     "np.add.reduce": ("import numpy as np\np = p - np.add.reduce(g) # here", "plain calls"),
     "np.array": ("import numpy as np\np = p - np.array(g) # here", ELEMENTS),
@@ -68,7 +73,7 @@ MISUSES = {
 }
 
 
-#: Those that NumPy's dtypes tell, which CUDA's check does not know.
+#: Those that NumPy's dtypes tell, or its literals, which CUDA's check does not know.
 OF_TYPES = {
     "bits": ("p = where((p > g) & g, p, g) # here", "ufunc 'bitwise_and' not supported"),
     "invert": ("p = ~p # here", "ufunc 'invert' not supported"),
@@ -77,6 +82,8 @@ OF_TYPES = {
     "where with a number": ("p = where(g, p, g) # here", "expected a comparison"),
     "where with a condition": ("p = where(p > g, p > h.zero, g) # here", "expected a comparison"),
     "where alone": ("p = where(p > g) # here", "expected a comparison"),
+    "a truth value": ("p = True * p # here", "a truth value is not a number"),
+    "a great int": ("p = p + 2**53 + (2**53 + 1) # here", "beyond 2**53 is not exact"),
 }
 
 
@@ -165,6 +172,9 @@ RIGHT = [
     "b = p > g\np = where(b, p + g, g)",
     "p = (p > g) * p",
     "zero, *rest = h\np = where(g != zero, rest[0] * p, +p)",
+    "p = 0.5 * p - 3 * g / (1 + h.lr)",
+    "p = p - g**2 + abs(g) ** 0.5 * (2 - h.lr) ** 2",
+    "p -= h.lr * g\np *= 2\np **= 2\np /= 0.3",
 ]
 
 

@@ -117,15 +117,15 @@ def depends_on_slots(rule: Any) -> bool:
     """Return whether a rule takes the sign of a value that a slot is part of, or compares one."""
     scalars = inspect.signature(rule, eval_str=True).parameters["h"].annotation
     fields, slots = len(scalars._fields), len(operations.slots(rule))
-    trace = Trace(fields + 2 + slots, ())
+    trace = Trace(fields + 2 + slots, range(fields), ())
     values = [Value(trace, number) for number in range(trace.inputs)]
     rule(scalars(*values[:fields]), *values[fields:])
     tainted = set(range(fields + 2, trace.inputs))
     found = False
-    for number, (function, operands) in enumerate(trace.calls, start=trace.inputs):
+    for number, function, operands in trace.calls:
         if tainted.intersection(operands):
             tainted.add(number)
-            found |= function is np.sign or trace.are_bool[number]
+            found |= function is np.sign or trace.kinds[number].is_bool
     return found
 
 

@@ -108,9 +108,9 @@ class BoundCalls:
         return self.grad
 
     def add(self, program: Program, values: list[Any]) -> None:
-        """Add the calls of a program on these values, to which its scratch arrays are added."""
+        """Add the calls of a program on these values, to which its literals and scratch arrays are added."""
         block, first = self.block, len(self.calls)
-        values += [self.buffers.array(block.size, bool if is_bool else block.dtype) for is_bool in program.scratch]
+        values += program.further_arrays(block.dtype, partial(self.buffers.array, block.size))
         self.calls += program.bind(values)
         self.values.append(values)
         self.readers += [

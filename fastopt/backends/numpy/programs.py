@@ -24,6 +24,9 @@ GLOBAL_CLIP, ZERO, PARAM, GRAD, ACCUMULATED, ARRAY_CLIP, AVERAGE, SLOTS = range(
     len(StageScalars._fields), len(StageScalars._fields) + 8
 )
 
+#: Those that are one number.
+NUMBERS = range(PARAM)
+
 
 class Row:
     """A row of hyperparameters. Its numbers, in the compute dtype, stay in the same memory from step to step."""
@@ -82,7 +85,8 @@ def step_program(
 
     targets = [PARAM, *range(SLOTS, behind_slots)] + [AVERAGE] * (flags.finish and has_average)
     inputs = behind_slots + len(scalars._fields) * flags.update  # type: ignore[attr-defined]
-    return Program(step, inputs, targets, [behind_slots + k for k in ones if flags.update])
+    numbers = [*NUMBERS, *range(behind_slots, inputs)]
+    return Program(step, inputs, targets, numbers, [behind_slots + k for k in ones if flags.update])
 
 
 @lru_cache
@@ -96,7 +100,7 @@ def grad_program(flags: StageFlags, clips_arrays: bool, regularizes: bool) -> Pr
             return scaled, regularized_grad(flags, values, scaled)
         return scaled, pipeline.clipped_grad(flags, stage_scalars(values), clip_factors(values), scaled)
 
-    return Program(prepared, AVERAGE, [None, None])
+    return Program(prepared, AVERAGE, [None, None], NUMBERS)
 
 
 @lru_cache
@@ -106,7 +110,7 @@ def accumulate_program(flags: StageFlags) -> Program:
     def accumulated(*values: Value) -> Sequence[Value]:
         return [values[ACCUMULATED] + scaled_grad(flags._replace(mean=False), values)]
 
-    return Program(accumulated, ARRAY_CLIP, [ACCUMULATED])
+    return Program(accumulated, ARRAY_CLIP, [ACCUMULATED], NUMBERS)
 
 
 def stage_scalars(values: Sequence[Value]) -> StageScalars:

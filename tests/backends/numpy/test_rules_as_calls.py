@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ EXAMPLES: dict[str, tuple[Callable[..., Sequence[Any]], list[int | None], int]] 
     "of conditions": (lambda a, b, c: [rules.where(rules.where(a > b, a > c, b > c), a, b)], [0], 5),
     "not a number": (lambda a, b, c: [rules.where(np.isnan(a), b, c)], [0], 1),
     "anywhere": (lambda a, b, c: [a + b, (a + b) * c, c], [None, None, None], 3),
+    "literals": (lambda a, b, c: [0.1 * a - 3, rules.where(b > 0.5, 1 / 3, b)], [0, 1], 2),
     "functions": (lambda a, b, c: [rules.maximum(-a, b), rules.minimum(rules.sqrt(rules.absolute(b)), c)], [0, 1], 1),
 }
 
@@ -37,7 +39,7 @@ def test_same_numbers(function: Any, targets: list[int | None], scratch: int, dt
     before = [array.copy() for array in inputs]
     program = Program(function, 3, targets)
     assert len(program.scratch) <= scratch
-    arrays = inputs + [np.empty(50, bool if is_bool else dtype) for is_bool in program.scratch]
+    arrays = inputs + program.further_arrays(np.dtype(dtype), partial(np.empty, 50))
     run_stages([stage_of_calls(program.bind(arrays))])
     for place, target, value in zip(program.results, targets, expected, strict=True):
         assert target in (None, place)
@@ -47,11 +49,28 @@ def test_same_numbers(function: Any, targets: list[int | None], scratch: int, dt
 
 
 @pytest.mark.parametrize(
-    "function", [lambda a: [2.0 * a], lambda a: [np.add.reduce(a)], lambda a: [np.concatenate([a, a])]]
+    "function", [lambda a: [a * [2.0]], lambda a: [np.add.reduce(a)], lambda a: [np.concatenate([a, a])]]
 )
 def test_what_is_no_elementwise_arithmetic_is_told(function: Any) -> None:
     with pytest.raises(TypeError, match=r"test_rules_as_calls\.py:\d+: .*expected "):
         Program(function, 1, [0])
+
+
+def test_arithmetic_of_scalars_is_done_once() -> None:
+    """Their results are arrays of shape (), also where one is a result of the function too."""
+
+    def function(a: Any, b: Any, s: Any, t: Any) -> list[Any]:
+        weight = 1 - s * t
+        return [a * weight + rules.where(weight > s, 0.3, b), weight]
+
+    inputs = [np.arange(3.0), np.ones(3), np.array(0.1), np.array(0.7)]
+    expected, weight = function(*inputs)
+    program = Program(function, 4, [0, 1], scalars=[2, 3])
+    assert [is_scalar for _, is_scalar in program.scratch].count(False) <= 1
+    arrays = inputs + program.further_arrays(np.dtype(float), partial(np.empty, 3))
+    run_stages([stage_of_calls(program.bind(arrays))])
+    assert inputs[0].tobytes() == expected.tobytes()
+    assert inputs[1].tolist() == [weight] * 3
 
 
 def test_products_with_one_are_left_out() -> None:
@@ -61,6 +80,6 @@ def test_products_with_one_are_left_out() -> None:
     a, b, one = np.array([2.0, -0.0]), np.array([3.0, 5.0]), np.array(1.0)
     program = Program(function, 3, [0, 1], ones=[2])
     assert len(program.calls) == len(Program(function, 3, [0, 1]).calls) - 2
-    arrays = [a, b, one, *(np.empty(2) for _ in program.scratch)]
+    arrays = [a, b, one, *program.further_arrays(a.dtype, partial(np.empty, 2))]
     run_stages([stage_of_calls(program.bind(arrays))])
     assert (a.tolist(), b.tolist()) == ([5.0, 5.0], [6.0, -0.0])
