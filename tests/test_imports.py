@@ -14,7 +14,7 @@ import fastopt
 def test_importing_loads_only_what_is_used() -> None:
     code = (
         "import sys, numpy; before = set(sys.modules); import fastopt; "  # NumPy 1 itself loads hashlib
-        "names = {'safetensors', 'ml_dtypes', 'matplotlib', 'torch', 'hashlib', "
+        "names = {'safetensors', 'ml_dtypes', 'matplotlib', 'torch', 'hashlib', 'llvmlite', "
         "'fastopt.schedules', "
         "'fastopt.checkpoint', 'fastopt.lr_scheduler', 'fastopt.core.state_dict'}; "
         "print(sorted((names & set(sys.modules)) - before)); "

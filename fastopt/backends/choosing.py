@@ -77,20 +77,17 @@ def backend_for(backend: str | None, names: Sequence[str], arrays: Sequence[Any]
     return named("cuda")
 
 
-def backend_of_rules(asked: str | None, backend: Backend, rules: Sequence[Rule]) -> Backend:
-    """Return the backend of an optimizer with these rules, which has ``backend`` so far and asked for ``asked``.
+def backend_of_rules(asked: str | None, chosen: Backend, rules: Sequence[Rule]) -> Backend:
+    """Return the backend that was chosen, or the NumPy one if that can't run one of these rules.
 
     Raises
     ------
     RuntimeError
-        If the one that is asked for can't run a rule; the message says why.
+        If it can't, and was asked for; the message says why.
     """
-    if not backend.on_host:
-        return backend
-    backend, (source, name) = named(choice(asked)), request(asked)
-    reason = backend.cannot_run(rules)
+    reason, (source, name) = chosen.cannot_run(rules), request(asked)
     if reason is None:
-        return backend
+        return chosen
     if name is not None:
         raise RuntimeError(f"{source}{name}: {reason}; leave it unset to use what is there")
     return host_backend("numpy")

@@ -17,7 +17,8 @@ def info() -> dict[str, Any]:
     dict
         ``backend`` (of new optimizers), ``native_missing`` (why there is no native backend, or None), ``isas_found``,
         ``isa`` (in use), ``threads`` (the most that a step uses), ``cuda`` (a dict: ``missing``, why it can't be used,
-        or None; ``driver`` and ``package``, their versions; ``devices``, their names), and ``versions``.
+        or None; ``driver`` and ``package``, their versions; ``devices``, their names), ``rules_missing`` (why rules of
+        your own are not compiled, but run on NumPy, or None), and ``versions``.
 
     Raises
     ------
@@ -28,7 +29,7 @@ def info() -> dict[str, Any]:
     --------
     >>> import fastopt
     >>> sorted(fastopt.info())
-    ['backend', 'cuda', 'isa', 'isas_found', 'native_missing', 'threads', 'versions']
+    ['backend', 'cuda', 'isa', 'isas_found', 'native_missing', 'rules_missing', 'threads', 'versions']
     """
     import platform  # slow to import, and rarely needed
 
@@ -43,9 +44,17 @@ def info() -> dict[str, Any]:
         "isas_found": native.isas_found() if has_native else [],
         "isa": native.isa() if has_native else None,
         "threads": min(threads.get_num_threads(), choosing.host_backend(backend).most_threads()),
+        "rules_missing": native.missing or compiler_missing(),
         "cuda": {"missing": cuda_found.missing(), **cuda_found.found()._asdict()},
         "versions": {"fastopt": __version__, "numpy": np.__version__, "python": platform.python_version()},
     }
+
+
+def compiler_missing() -> str | None:
+    """Return why the native backend can't compile rules; None if it can."""
+    from .native import compiling
+
+    return compiling.missing()
 
 
 def isa_of(backend: str) -> str | None:
@@ -68,10 +77,17 @@ def info_text() -> str:
         ("backend", f"{found['backend']} ({why})"),
         ("instruction sets", f"found {', '.join(found['isas_found']) or 'none'}; in use {found['isa'] or 'none'}"),
         ("threads", str(found["threads"])),
+        ("own rules", rules_text(found)),
         ("CUDA", cuda_text(found["cuda"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
     ]
     return "\n".join(f"{name:<17} {value}" for name, value in rows)
+
+
+def rules_text(found: dict[str, Any]) -> str:
+    if found["backend"] == "native" and found["rules_missing"] is None:
+        return "compiled when they are first used"
+    return "run on NumPy" if found["backend"] == "numpy" else f"run on NumPy: {found['rules_missing']}"
 
 
 def cuda_text(cuda: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def add(
         its.option_set.check_known(options)
     names, given = list(branch.names()), list(branch.arrays())
     if not parts.parameters.arrays:
-        parts.backend = choosing.backend_for(asked_backend, names, given)
+        parts.backend = parts.chosen = choosing.backend_for(asked_backend, names, given)
     for its in hooks_of_groups:
         if not (parts.backend.on_host or its.runs_on_gpu):
             raise ValueError(
@@ -69,9 +69,8 @@ def add(
         members[number].append(array)
     option_sets = [its.option_set for its in hooks_of_groups]
     checked = parts.groups.addition(groups, list(map(tuple, members)), option_sets, hooks.rule)
-    backend = choosing.backend_of_rules(
-        asked_backend, parts.backend, rules_of(hooks, (*parts.groups.checked, *checked))
-    )
+    rules = rules_of(hooks, (*parts.groups.checked, *checked))
+    backend = choosing.backend_of_rules(asked_backend, parts.chosen, rules)
 
     def apply() -> None:
         parts.forget_workspace()

@@ -172,8 +172,10 @@ class Optimizer(Attributes, ParameterMethods):
         if grouped is not None:
             params = grouped.params
         self._asked_backend = backend
+        chosen = choosing.named(choosing.choice(backend))
         self.parts = Parts(
-            choosing.named(choosing.choice(backend)),
+            chosen,
+            chosen,
             pass_options,
             whole,
             Parameters(params),
@@ -202,7 +204,10 @@ class Optimizer(Attributes, ParameterMethods):
 
     @property
     def backend(self) -> str:
-        """Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU."""
+        """Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU.
+
+        Without llvmlite, which compiles rules of your own, it is ``"numpy"`` for them; :func:`fastopt.info` tells.
+        """
         return self.parts.backend.name
 
     @property
@@ -423,7 +428,7 @@ class Optimizer(Attributes, ParameterMethods):
         if workspace is None or parts.slots.pending or parts.groups.rules_changed:
             parts.forget_workspace()
             rules = rules_of(self, parts.groups.checked)
-            parts.backend = choosing.backend_of_rules(self._asked_backend, parts.backend, rules)
+            parts.backend = choosing.backend_of_rules(self._asked_backend, parts.chosen, rules)
             parts.slots.prepare(parts.parameters, parts.groups.checked, parts.progress, parts.backend, self)
             is_one_call = all(is_default(hooks, "update") for hooks in self.each())
             workspace = make_workspace(parts.backend, parts.parameters, parts.slots, parts.progress, is_one_call)

@@ -21,7 +21,9 @@ from .workspace import Workspace
 class Parts:
     """The parts of an optimizer. Each knows its own subject alone; the optimizer's methods bring them together."""
 
+    #: Where steps run, and the choice of the user: the same, unless that one can't run a rule.
     backend: Backend
+    chosen: Backend
     options: StepOptions
     whole: WholeOptions
     parameters: Parameters

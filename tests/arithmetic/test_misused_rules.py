@@ -87,6 +87,14 @@ OF_TYPES = {
 }
 
 
+#: Where rules are compiled.
+COMPILED = pytest.param(
+    "native",
+    1,
+    marks=pytest.mark.skipif(fastopt.info()["rules_missing"] is not None, reason="needs the native part and llvmlite"),
+)
+
+
 class Scalars(fastopt.rules.RpropScalars):
     """With a learning rate, and a number that is 0."""
 
@@ -113,15 +121,15 @@ class Own(fastopt.SGD):
         return Scalars(0.0, 1.0, 0.5, 1.2, group["lr"], 1.0)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("backend", "threads"), [("numpy", 1), ("numpy", 2), COMPILED])
 @pytest.mark.parametrize("name", [*MISUSES, *OF_TYPES])
-def test_a_misuse_on_numpy(name: str, threads: int, restored: None) -> None:
+def test_a_misuse_on_the_host(name: str, backend: str, threads: int, restored: None) -> None:
     """It is told of before anything changes."""
     body, says = (MISUSES | OF_TYPES)[name]
     rule, line = made(body)
     kind = type("Own", (Own,), {"own_rule": staticmethod(rule)})
     params = [np.ones(3, np.float32), np.ones(2)]
-    opt = kind(params, backend="numpy")
+    opt = kind(params, backend=backend)
     fastopt.set_num_threads(threads)
     for _ in range(2):
         with pytest.raises(TypeError) as raised:
@@ -178,12 +186,14 @@ RIGHT = [
 ]
 
 
+@pytest.mark.parametrize(("backend", "threads"), [("numpy", 2), COMPILED])
 @pytest.mark.parametrize("body", RIGHT)
-def test_what_is_no_misuse(body: str) -> None:
+def test_what_is_no_misuse(body: str, backend: str, threads: int, restored: None) -> None:
     rule, _ = made(body + " # here")
     kind = type("Own", (Own,), {"own_rule": staticmethod(rule)})
     params, grad = [np.array([3.0, -2.0])], np.array([0.5, -1.0])
-    kind(params, backend="numpy").step([grad])
+    fastopt.set_num_threads(threads)
+    kind(params, backend=backend).step([grad])
     expected, _ = rule(Scalars(0.0, 1.0, 0.5, 1.2, 1e-3, 1.0), np.array([3.0, -2.0]), grad, np.zeros(2))
     assert params[0].tolist() == expected.tolist()
     check_rule(rule, Scalars)

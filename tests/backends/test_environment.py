@@ -59,7 +59,8 @@ def info(**environment: Any) -> Any:
 
 def test_info_here() -> None:
     found = fastopt.info()
-    assert set(found) == {"backend", "native_missing", "isas_found", "isa", "threads", "cuda", "versions"}
+    native_parts = {"native_missing", "isas_found", "isa", "rules_missing"}
+    assert set(found) == {"backend", "threads", "cuda", "versions"} | native_parts
     assert found["backend"] in ("native", "numpy")
     assert found["versions"] == {
         "fastopt": fastopt.__version__,
@@ -229,6 +230,16 @@ def test_without_the_native_part(absent: Path) -> None:
     assert found["threads"] == min(threads.default(), host_backend("numpy").most_threads())
     assert python("-c", STEP, first=absent).returncode == 0
     assert python("-m", "fastopt", first=absent, FASTOPT_BACKEND="numpy", FASTOPT_ISA="avx2").returncode == 0
+
+
+@needs_native
+def test_without_llvmlite(tmp_path: Path) -> None:
+    """Rules of one's own run on NumPy then, and it says how to have them compiled."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['llvmlite'] = None\n")
+    reason = "llvmlite, which compiles rules, is not installed (pip install 'fastopt[rules]')"
+    assert info(first=tmp_path)["rules_missing"] == reason
+    done = python("-m", "fastopt", first=tmp_path)
+    assert f"own rules         run on NumPy: {reason}\n" in done.stdout
 
 
 def test_asking_for_the_native_part_where_it_is_missing(absent: Path) -> None:

@@ -16,7 +16,8 @@ from .llvm_ir import Loop, Trace
 
 #: The oldest llvmlite that can be used.
 OLDEST = (0, 45)
-REMEDY = "install it (pip install 'fastopt[rules]')"
+COMPILER = "llvmlite, which compiles rules,"
+REMEDY = "(pip install 'fastopt[rules]')"
 
 #: The features of x86 processors that each instruction set uses. FMA is none of them.
 X86_FEATURES = {
@@ -53,13 +54,10 @@ def missing() -> str | None:
         import llvmlite.binding
     except (ImportError, OSError) as error:
         is_absent = isinstance(error, ModuleNotFoundError)
-        reason = "is not installed" if is_absent else f"can't be imported ({error})"
-        return f"llvmlite, which compiles others, {reason}; {REMEDY}"
+        return f"{COMPILER} {'is not installed' if is_absent else f'can not be imported: {error}'} {REMEDY}"
     version = llvmlite.__version__
     if tuple(map(int, version.split(".")[:2])) < OLDEST:
-        return (
-            f"llvmlite, which compiles others, is too old ({version}; expected {'.'.join(map(str, OLDEST))}); {REMEDY}"
-        )
+        return f"{COMPILER} has version {version}, expected {'.'.join(map(str, OLDEST))} or a later one {REMEDY}"
     return None
 
 
