@@ -94,7 +94,7 @@ class Trace:
 
     def record(self, function: Any, operands: Sequence[Any]) -> Value:
         """Return the result of a NumPy function."""
-        check_numbers(function, operands, (int, float))
+        check_numbers(function, operands)
         values = [each if isinstance(each, Value) else self.literal(each) for each in operands]
         terms = [self.terms[value.number] for value in values]
         is_bool = gives_bool(function, [term.is_bool for term in terms])
