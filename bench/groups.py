@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from bench.building import BUILD
 from bench.case import Case, Work
+from bench.compiled import BUILT_IN, COMPILED, IN_CACHE, OWN, OWN_RULES, OWN_SETS, PAIRS
 from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
 from bench.dead import DEAD, DEAD_RULES, DEAD_SETS
@@ -29,6 +30,7 @@ class Group:
     per_element: bool = False  # show nanoseconds per element in place of microseconds
     each_thread_count: bool = False  # once for 1, 2, ... threads, each in a process of its own
     blas_threads: tuple[int, ...] = ()  # rows for each of these numbers of threads of NumPy's BLAS
+    pairs: list[tuple[str, str]] = field(default_factory=list)  # contenders whose ratio is shown, with its median
     gpu: bool = False  # only where it is asked for by name
 
     @property
@@ -121,6 +123,14 @@ GROUPS = {
         DEAD_SETS,
         DEAD,
     ),
+    "compiled": Group(
+        "Built-in rules, compiled when they are first used, beside their C loops: one thread, one array of 16K",
+        BUILT_IN,
+        IN_CACHE,
+        COMPILED,
+        pairs=PAIRS,
+    ),
+    "own": Group("Three rules that nobody has", OWN, OWN_SETS, OWN_RULES, pairs=[("fastopt NumPy", "fastopt")]),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(
         "AdamW with clipping by the global norm, on a GPU", RULES["clipped"], ARRAYS | GIGA, CUDA, gpu=True

@@ -34,6 +34,7 @@ class Row:
     best_peer: str = ""
     lead: float | None = None  # best peer / fastopt, median of the rounds' ratios
     over_naive: float | None = None  # naive NumPy / fastopt's NumPy fallback, likewise
+    ratios: dict[str, float] = field(default_factory=dict)  # of the group's pairs, likewise
     spread: float = 0.0  # of the first contender: half the distance of its quartiles, in percent of its median
     skipped: dict[str, str] = field(default_factory=dict)  # reasons
 
@@ -48,7 +49,8 @@ def measure(group: Group, quick: bool, threads: int, only: list[str] | None = No
             with limited_blas(case.blas_threads):
                 steppers, skipped = build(group.contenders, case)
                 while not rows or (rows[-1].spread > NOISY and len(rows) < (1 if group.is_noisy or quick else TRIES)):
-                    rows.append(summary(label, case, interleave(steppers, seconds=1.0 if quick else SECONDS), skipped))
+                    rounds = interleave(steppers, seconds=1.0 if quick else SECONDS)
+                    rows.append(summary(label, case, rounds, skipped, group.pairs))
             yield min(rows, key=lambda row: row.spread)
             del steppers
             gc.collect()  # the arrays are large, and torch's optimizers hold reference cycles
@@ -120,7 +122,13 @@ def interleave(steppers: dict[str, Stepper], seconds: float) -> list[dict[str, f
     return rounds
 
 
-def summary(label: str, case: Case, rounds: list[dict[str, float]], skipped: dict[str, str]) -> Row:
+def summary(
+    label: str,
+    case: Case,
+    rounds: list[dict[str, float]],
+    skipped: dict[str, str],
+    pairs: list[tuple[str, str]],
+) -> Row:
     """Medians over the rounds; ratios within each round, then their median."""
     names = list(rounds[0])
 
@@ -140,7 +148,13 @@ def summary(label: str, case: Case, rounds: list[dict[str, float]], skipped: dic
             row.lead = ratio(row.best_peer, "fastopt")
     if {"naive NumPy", "fastopt NumPy"} <= set(names):
         row.over_naive = ratio("naive NumPy", "fastopt NumPy")
+    row.ratios = {pair_name(pair): ratio(*pair) for pair in pairs if {*pair} <= {*names}}
     return row
+
+
+def pair_name(pair: tuple[str, str]) -> str:
+    """Two contenders, as the column of their ratio is called."""
+    return " / ".join(pair)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from statistics import median
 
 from bench.cuda import gpu
 from bench.groups import Group
-from bench.harness import Row, cores
+from bench.harness import Row, cores, pair_name
 
 NOTES = """\
 Each cell: microseconds of one step (percent of `limit`), medians over interleaved rounds; nanoseconds per element \
@@ -95,11 +96,13 @@ def table(group: Group, rows: list[Row]) -> str:
     """One group's rows, and beneath them what was left out and why."""
     names = contenders(group, rows)
     has_fallback = any(row.over_naive for row in rows)
-    header = ["arrays", *names, "lead", *["fallback / naive"] * has_fallback, "best peer", "noise"]
+    pairs = [name for name in map(pair_name, group.pairs) if any(name in row.ratios for row in rows)]
+    header = ["arrays", *names, *pairs, "lead", *["fallback / naive"] * has_fallback, "best peer", "noise"]
     lines = [
         [
             row.label,
             *(cell(group, row, name) for name in names),
+            *(times(row.ratios.get(name)) for name in pairs),
             times(row.lead),
             *[times(row.over_naive)] * has_fallback,
             row.best_peer,
@@ -107,6 +110,10 @@ def table(group: Group, rows: list[Row]) -> str:
         ]
         for row in rows
     ]
+    if pairs:
+        medians = (median(row.ratios[name] for row in rows if name in row.ratios) for name in pairs)
+        rest = [""] * (len(header) - 1 - len(names) - len(pairs))
+        lines.append(["median", *["–"] * len(names), *map(times, medians), *rest])
     return markdown(header, lines) + left_out(rows)
 
 

@@ -46,9 +46,7 @@ class SoftSign(fastopt.Optimizer):
         **common: Any,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(
-            params, options, backend="numpy", **common
-        )  # the native part has the rules it was compiled with
+        super().__init__(params, options, **common)
 
     def rule(self, group: dict[str, Any]) -> Any:
         return soft_sign

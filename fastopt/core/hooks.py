@@ -103,7 +103,7 @@ class Hooks:
         return (self,)
 
     def rule(self, group: Group) -> Rule:
-        """Return the rule of a group, one of :mod:`fastopt.rules`."""
+        """Return the rule of a group: one of :mod:`fastopt.rules`, or a function that is defined like them."""
         raise NotImplementedError
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:

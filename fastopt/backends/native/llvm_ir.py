@@ -244,10 +244,10 @@ class Loop:
 
     def text(self) -> str:
         """Return a module with the function ``loop``, whose arguments are those of rule_loop."""
-        pointers = [f"ptr noalias %{name}" for name in self.trace.arrays]
+        given, taken = (", ".join(f"ptr {mark}%{name}" for name in self.trace.arrays) for mark in ("", "noalias "))
         others = f"i64 %length, {self.item} %decay, ptr %scalars"
-        self.write_slots(f"call void @body({', '.join([*(f'ptr %{name}' for name in self.trace.arrays), others])})")
-        self.lines += [f"define internal void @body({', '.join([*pointers, others])}) noinline nounwind {{", "entry:"]
+        self.write_slots(f"tail call void @body({given}, {others})")
+        self.lines += [f"define internal void @body({taken}, {others}) noinline nounwind {{", "entry:"]
         self.write_uniform()
         self.write_rounds()
         self.lines += ["  ret void", "}"]

@@ -185,25 +185,36 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {**OF_ONE, **OF_TWO, **COMPARISONS, *
 FUNCTIONS["where"] = where
 
 INPUTS = ("p", "g", "m", "v", "lr", "beta", "eps", "zero")
+LITERALS = (0, 1, 2, -3, 0.0, -0.0, 0.1, 0.5, 1 / 3, 1e-40, 3e38)
 
 
 def trees() -> st.SearchStrategy[Tree]:
     def larger(smaller: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
-        compared = st.tuples(st.sampled_from(list(COMPARISONS)), smaller, smaller)
+        literal = st.tuples(st.just("literal"), st.sampled_from(LITERALS))
+        # Of two literals Python computes a number.
+        two = st.one_of(st.tuples(smaller, smaller), st.tuples(literal, smaller), st.tuples(smaller, literal))
+        compared = st.tuples(st.sampled_from(list(COMPARISONS)), two).map(flat)
         conditions = st.one_of(
             compared, st.tuples(st.sampled_from(list(LOGIC)), compared, compared), st.tuples(st.just("not"), compared)
         )
         return st.one_of(
             st.tuples(st.sampled_from(list(OF_ONE)), smaller),
-            st.tuples(st.sampled_from(list(OF_TWO)), smaller, smaller),
-            st.tuples(st.just("where"), conditions, smaller, smaller),
+            st.tuples(st.sampled_from(list(OF_TWO)), two).map(flat),
+            st.tuples(st.just("where"), conditions, two).map(lambda its: (*its[:2], *its[2])),
         )
 
     return st.recursive(st.sampled_from(INPUTS).map(lambda name: (name,)), larger, max_leaves=12)
 
 
+def flat(tree: Any) -> Tree:
+    name, operands = tree
+    return (name, *operands)
+
+
 def value_of(tree: Tree, inputs: dict[str, Any]) -> Any:
     name, *operands = tree
+    if name == "literal":
+        return operands[0]
     return FUNCTIONS[name](*(value_of(each, inputs) for each in operands)) if operands else inputs[name]
 
 
