@@ -11,6 +11,7 @@ import pytest
 import fastopt
 from fastopt.backends.native import library as native
 from fastopt.core.slots import known_slots
+from fastopt.rules import maximum, sqrt, where
 
 
 class Case(NamedTuple):
@@ -26,6 +27,31 @@ class Case(NamedTuple):
     def __str__(self) -> str:
         shown = "-".join(f"{name}={value}" for name, value in self.options.items() if name != "lr")
         return f"{self.optimizer.__name__}-{shown}".rstrip("-")
+
+
+@fastopt.optimizer(lr=1e-3, beta=0.9, keep=0.99, eps=1e-8, non_negative=("v",))
+def Lamprey(h: Any, p: Any, g: Any, m: Any, v: Any) -> Any:
+    """A rule that nobody has."""
+    m = h.beta * m + (1 - h.beta) * g
+    v = maximum(h.keep * v, g**2)
+    p = p - h.lr * where(m * g > 0, m, 0.5 * m) / (sqrt(v) + h.eps)
+    return p, m, v
+
+
+@fastopt.optimizer(
+    lr=1e-2,
+    betas=(0.9, 0.99),
+    non_negative=("v",),
+    slots={"v": 1.0},
+    scalars=lambda h, t: {"step_size": h.lr / (1 - h.betas[0] ** t)},
+)
+def Tench(h: Any, p: Any, g: Any, m: Any, v: Any) -> Any:
+    """One with all that a rule may have."""
+    fast, slow = h.betas
+    m = fast * m + (1 - fast) * g
+    v = where((g >= 0) & (m > 0) | ~(v > 1e-3), slow * v + (1 - slow) * g**2, v)
+    p -= h.step_size * (m / (v**0.5 + 1e-8))
+    return p, m, v
 
 
 def like_torch(optimizer: type[fastopt.Optimizer], **options: Any) -> Case:
@@ -109,6 +135,9 @@ CASES = [
     Case(fastopt.ScheduleFreeSGD, {"lr": 0.1, "momentum": 0.7, "weight_decay": 0.1, "warmup_steps": 2, "r": 1.0}),
     Case(fastopt.ScheduleFreeAdamW, {"lr": 0.01}),
     Case(fastopt.ScheduleFreeAdamW, {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.1, "warmup_steps": 2}),
+    # Rules of one's own.
+    Case(Lamprey, {"lr": 0.01}),
+    Case(Tench, {"lr": 0.01, "weight_decay": 0.1, "clip_value": 1.0}),
     # Numbers of whole arrays.
     Case(fastopt.LARS, {"lr": 0.1, "trust_coefficient": 0.1}),
     Case(fastopt.LARS, {"lr": 0.1, "trust_coefficient": 0.1, "nesterov": True, "weight_decay": 0.1, "eps": 0.1}),

@@ -34,7 +34,7 @@ def test_no_option_is_an_attribute(case: Case) -> None:
         where = rf'write opt.param_groups\[0\]\["{name}"\] = 3$' if name in opt.defaults else f"give '{name}' to "
         with pytest.raises(AttributeError, match=rf"^{name}=3: '{name}' is an option, not an attribute; {where}"):
             setattr(opt, name, 3)
-        if len(name) > 6:
+        if len(name) > 6 and type(opt).__module__.startswith("fastopt."):
             near = name[:-3] + name[-2] + name[-3] + name[-1]
             if near != name:
                 with pytest.raises(AttributeError, match=rf"^{near}=3: '{near}' is neither an attribute nor an option"):

@@ -9,19 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import needs_native
+from cases import Lamprey, needs_native
 
 import fastopt
-from fastopt.rules import absolute, maximum, minimum, sign, sqrt, where
-
-
-@fastopt.optimizer(lr=1e-3, beta=0.9, keep=0.99, eps=1e-8, non_negative=("v",))
-def Lamprey(h: Any, p: Any, g: Any, m: Any, v: Any) -> Any:
-    """A rule that nobody has."""
-    m = h.beta * m + (1 - h.beta) * g
-    v = maximum(h.keep * v, g**2)
-    p = p - h.lr * where(m * g > 0, m, 0.5 * m) / (sqrt(v) + h.eps)
-    return p, m, v
+from fastopt.rules import absolute, maximum, minimum, sign, where
 
 
 @fastopt.optimizer(
@@ -68,7 +59,7 @@ def test_scalars_slots_and_pairs_by_hand() -> None:
 
 def test_the_class_is_that_of_the_function() -> None:
     assert issubclass(Lamprey, fastopt.Optimizer)
-    assert (Lamprey.__name__, Lamprey.__qualname__, Lamprey.__module__) == ("Lamprey", "Lamprey", __name__)
+    assert (Lamprey.__name__, Lamprey.__qualname__, Lamprey.__module__) == ("Lamprey", "Lamprey", "cases")
     assert Lamprey.__doc__ == "A rule that nobody has."
     assert str(inspect.signature(Lamprey)) == (
         "(params, lr=0.001, beta=0.9, keep=0.99, eps=1e-08, weight_decay=0.0, **common)"

@@ -99,7 +99,7 @@ def test_slots_and_averages_are_flushed_in_every_16th_step(case: Case, backend: 
     opt.step([np.zeros_like(param)])
     opt.load_state_dict(with_tiny_numbers(opt.state_dict(), rng, before=3))
     rule = opt.rule(opt.parts.groups.checked[0].values)
-    is_flushed = rule not in tiny.UNFLUSHED and tiny.has_safe_eps(rule, opt.param_groups[0])
+    is_flushed = tiny.is_flushed(rule) and tiny.has_safe_eps(rule, opt.param_groups[0])
     slots = [slot for slot in opt.slot_names(rule, param) if case.optimizer is not fastopt.Adafactor]
     before = {slot: tiny_count(opt.state["0"][slot]) for slot in slots}
     for _ in range(2):

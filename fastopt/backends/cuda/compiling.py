@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 from numba import cuda
 from numba.cuda import types
 
+from ...arithmetic.recording import Recorded
 from .layout import SIMULATED, Work
 
 #: The files that make kernels, in fastopt/. Numba's cache on disk only looks at the file of the kernel's own function.
 KERNEL_FILES = (
     *(
         f"arithmetic/{name}.py"
-        for name in ("dither", "halves", "operations", "pipeline", "quantize", "rules", "symbols")
+        for name in ("dither", "halves", "operations", "pipeline", "quantize", "recording", "rules", "symbols")
     ),
     "arrays/dtypes.py",
     "arrays/memory.py",
@@ -41,6 +42,13 @@ def real_type(dtype: str) -> Any:
 def tuple_type(dtype: str, kind: type) -> Any:
     """Return the type of a named tuple of numbers of one dtype."""
     return types.NamedUniTuple(real_type(dtype), len(kind._fields), kind)  # type: ignore[attr-defined]
+
+
+def scalars_type(dtype: str, rule: Any, scalars: type) -> Any:
+    """Return the type of a rule's scalars: a plain tuple if a class of these would be another one in each run."""
+    if isinstance(rule, Recorded):
+        return types.UniTuple(real_type(dtype), len(rule.scalars._fields))
+    return tuple_type(dtype, scalars)
 
 
 WORK = tuple_type("int64", Work)
@@ -70,7 +78,9 @@ def sources() -> bytes:
 
 @cache
 def rule_source(rule: Any) -> str:
-    """Return a digest of the file of a rule, or of its code if there is no file."""
+    """Return a digest of a recorded rule, or of the file of a rule, or of its code if there is no file."""
+    if isinstance(rule, Recorded):
+        return hashlib.sha256(rule.text.encode()).hexdigest()[:16]
     file, code = Path(inspect.getfile(rule)), rule.__code__
     own = file.read_bytes() if file.exists() else repr((code.co_code, code.co_consts, code.co_names)).encode()
     return hashlib.sha256(own).hexdigest()[:16]

@@ -15,7 +15,7 @@ from ...arithmetic import operations
 from ...arithmetic.dither import SCALE_BLOCK
 from ...arithmetic.operations import Rule
 from ...arithmetic.pipeline import StageScalars
-from .compiling import F64, I64, WORK, Definition, kernel, launch_bounds, rule_source, tuple_type
+from .compiling import F64, I64, WORK, Definition, kernel, launch_bounds, rule_source, scalars_type, tuple_type
 from .device_code import (
     apply,
     apply_block,
@@ -73,7 +73,7 @@ def element_key(make: Maker, rule: Rule, options: KernelOptions, layout: ArrayLa
 def element_kernel(make: Maker, rule: Rule, options: KernelOptions, layout: ArrayLayout, scalars: type) -> Definition:
     """Return the kernel that calls on every element the function that ``make`` returns."""
     key, dtype = element_key(make, rule, options, layout), layout.compute_dtype
-    arguments = WORK, tuple_type(dtype, StageScalars), tuple_type(dtype, scalars)
+    arguments = WORK, tuple_type(dtype, StageScalars), scalars_type(dtype, rule, scalars)
     if make is step_of and options.flags.update and any(options.codecs[: len(operations.slots(rule))]):
         return block_kernel(key, options.guarded, layout, arguments)
     return vector_kernel(key, options.guarded, layout, arguments)

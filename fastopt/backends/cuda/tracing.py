@@ -70,9 +70,13 @@ FLOAT_OPERATIONS: dict[str, Callable[..., Any]] = {
     "minimum": lambda builder, a, b: select_extreme(builder, "<", a, b),
     "greater": lambda builder, a, b: builder.fcmp_ordered(">", a, b),
     "less": lambda builder, a, b: builder.fcmp_ordered("<", a, b),
+    "greater_equal": lambda builder, a, b: builder.fcmp_ordered(">=", a, b),
+    "less_equal": lambda builder, a, b: builder.fcmp_ordered("<=", a, b),
+    "equal": lambda builder, a, b: builder.fcmp_ordered("==", a, b),
+    "not_equal": lambda builder, a, b: builder.fcmp_unordered("!=", a, b),
 }
 
-#: The operations on integers: unsigned, except minimum, which is of int32.
+#: The operations on integers and conditions: unsigned, except minimum, which is of int32.
 INTEGER_OPERATIONS: dict[str, Callable[..., Any]] = {
     "minimum": lambda builder, a, b: builder.select(builder.icmp_signed("<", a, b), a, b),
     "add": lambda builder, a, b: builder.add(a, b),
@@ -80,6 +84,7 @@ INTEGER_OPERATIONS: dict[str, Callable[..., Any]] = {
     "bitwise_and": lambda builder, a, b: builder.and_(a, b),
     "bitwise_or": lambda builder, a, b: builder.or_(a, b),
     "bitwise_xor": lambda builder, a, b: builder.xor(a, b),
+    "invert": lambda builder, a: builder.not_(a),
     "left_shift": lambda builder, a, b: builder.shl(a, b),
     "right_shift": lambda builder, a, b: builder.lshr(a, b),
     "greater": lambda builder, a, b: builder.icmp_unsigned(">", a, b),
