@@ -11,7 +11,7 @@ import pytest
 import fastopt
 from fastopt.backends.native import library as native
 from fastopt.core.slots import known_slots
-from fastopt.rules import maximum, sqrt, where
+from fastopt.rules import maximum, sign, sqrt, where
 
 
 class Case(NamedTuple):
@@ -49,8 +49,8 @@ def Tench(h: Any, p: Any, g: Any, m: Any, v: Any) -> Any:
     """One with all that a rule may have."""
     fast, slow = h.betas
     m = fast * m + (1 - fast) * g
-    v = where((g >= 0) & (m > 0) | ~(v > 1e-3), slow * v + (1 - slow) * g**2, v)
-    p -= h.step_size * (m / (v**0.5 + 1e-8))
+    v = where((g >= 0) & (m > 0) | ~(v < 1e3), slow * v + (1 - slow) * g**2, v)
+    p -= h.step_size * where((p <= 1) ^ (g != m) | (g == 0), m, 0.5 * sign(m) * abs(m)) / (v**0.5 + 1e-8)
     return p, m, v
 
 
