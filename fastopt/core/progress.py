@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays.dtypes import FLOAT64
 from ..arrays.memory import Views, shown
+from ..backends.backend import Backend
 from ..options.ranges import STEPS, check
+from .entries import Column, StateDict
+from .parameters import Parameters
 
 
 class NumberHooks(Protocol):
@@ -106,6 +111,24 @@ class Progress:
     def numbers_of_arrays(self, k: int, places: Sequence[int]) -> Views:
         """Return number ``k`` of the arrays at these places, as a part of all numbers."""
         return numbers_in(self.numbers, k, np.array(places, np.intp))
+
+    def columns(self, parameters: Parameters, backend: Backend, entries: StateDict) -> list[Column]:
+        """Return the counts and numbers that belong into the state of each array, which has these entries so far."""
+        names, columns = parameters.names, [Column("step", parameters.names, self.counts_of_arrays(0))]
+        for initial_numbers, measured, places in self.kinds:
+            its_names, params = [names[i] for i in places], [parameters.arrays[i] for i in places]
+            for k, (number, initial) in enumerate(initial_numbers.items()):
+                if number not in measured or backend.on_host:
+                    columns.append(Column(number, its_names, self.numbers_of_arrays(k, places)))
+                    continue
+                lacks = [name not in entries or number not in entries[name] for name in its_names]
+                new = [backend.ops.full((), initial, FLOAT64, param) for param in compress(params, lacks)]
+                columns.append(Column(number, list(compress(its_names, lacks)), new))
+        accumulate = [name in entries and "accumulated_calls" in entries[name] for name in names]
+        if any(accumulate):
+            calls = list(compress(self.counts_of_arrays(1), accumulate))
+            columns.append(Column("accumulated_calls", list(compress(names, accumulate)), calls))
+        return columns
 
     def count(self, row: int, present: npt.NDArray[np.bool_], are_all_present: bool) -> None:
         """Count a call in this row of the counts, as csrc/fastopt.h says: at once, without a place for an interrupt."""

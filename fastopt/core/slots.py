@@ -146,7 +146,7 @@ class Slots:
 
     def add(self, parameters: Parameters, progress: Progress, backend: Backend) -> None:
         """Show the counts and numbers of each array in its state; they are other arrays than before."""
-        self.state.set_counts(partial(counts, parameters, progress, backend))
+        self.state.set_counts(partial(progress.columns, parameters, backend))
 
     def prepare(
         self,
@@ -429,25 +429,6 @@ class Slots:
             for slot, (array, value) in saved.items():
                 backend.ops.write(array, value)
                 entries.set_entry(slot, array)
-
-
-def counts(parameters: Parameters, progress: Progress, backend: Backend, entries: StateDict) -> list[Column]:
-    """Return the counts and numbers that belong into the state of each array."""
-    names, columns = parameters.names, [Column("step", parameters.names, progress.counts_of_arrays(0))]
-    for initial_numbers, measured, places in progress.kinds:
-        its_names, params = [names[i] for i in places], [parameters.arrays[i] for i in places]
-        for k, (number, initial) in enumerate(initial_numbers.items()):
-            if number not in measured or backend.on_host:
-                columns.append(Column(number, its_names, progress.numbers_of_arrays(k, places)))
-                continue
-            lacks = [name not in entries or number not in entries[name] for name in its_names]
-            new = [backend.ops.full((), initial, FLOAT64, param) for param in compress(params, lacks)]
-            columns.append(Column(number, list(compress(its_names, lacks)), new))
-    accumulate = [name in entries and "accumulated_calls" in entries[name] for name in names]
-    if any(accumulate):
-        calls = list(compress(progress.counts_of_arrays(1), accumulate))
-        columns.append(Column("accumulated_calls", list(compress(names, accumulate)), calls))
-    return columns
 
 
 def own_new_slots(
