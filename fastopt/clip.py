@@ -64,7 +64,8 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
     grads : array or structure of arrays
         Writeable, of any float dtype; None is ignored.
     max_norm : float
-        At least 0.
+        At least 0. With infinity nothing is clipped; but as in torch, an infinite norm makes all gradients NaN then,
+        which the option ``clip_global_norm=inf`` does not.
     norm_type : float, default 2.0
         As in :func:`global_norm`.
     error_if_nonfinite : bool, default False

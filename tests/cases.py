@@ -199,6 +199,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "grad_scale": {"grad_scale": 1024.0, "nonfinite": "skip"},
     "accumulate": {"accumulate_steps": 2, "zero_grads": True, "ema_decay": 0.9, "grad_scale": 3.0},
     "accumulate, clip": {"accumulate_steps": 3, "clip_global_norm": 0.5, "nonfinite": "raise", "l1": 0.01},
+    "skip_above": {"skip_above": 1000.0, "accumulate_steps": 2, "zero_grads": True},
     "all": {
         "ema_decay": 0.9,
         "zero_grads": True,
@@ -279,9 +280,11 @@ def bytes_of_run(
         grads: list[Any] = [rng.normal(size=size).astype(dtype) for size in sizes]
         if step == 2 and options.get("nonfinite") == "skip":
             grads[2][:1] = np.nan
+        elif step == 3 and "skip_above" in options:
+            grads[2] *= 1e4
         given = grads if place is None else place(grads)
         info = opt.step([None if step == 1 and i == 0 else grad for i, grad in enumerate(given)])
-        told.append(repr(tuple(info)).encode())
+        told.append(repr((*info, info.lrs, info.norms, info.skipped)).encode())
         told += [raw(opt.parts.backend.ops.on_host(grad)) for grad in given]
     slots_in_8_bits = [slots for slots in opt.state.values() if any(slot + "_scale" in slots for slot in slots)]
     has_slots = {*opt.state["0"]} & known_slots() - case.optimizer.exact

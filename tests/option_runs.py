@@ -71,7 +71,10 @@ def run(
         if special or (step == 3 and options.get("nonfinite") == "skip"):
             for grad in grads[1:]:
                 grad.reshape(-1)[rng.integers(grad.size, size=3)] = [np.inf, np.nan, -np.inf]
+        if step == 2 and "skip_above" in options:
+            grads[-1] *= 1e4
         given = [None if step in (1, 2) and i == len(grads) // 2 else grad for i, grad in enumerate(grads)]
-        told.append(tuple(opt.step(given)))
+        info = opt.step(given)
+        told.append((*info, info.lrs, info.norms, info.skipped))
         told.append(b"".join(raw(grad) for grad in grads))
     return [*all_bytes(opt), repr(told).encode()]

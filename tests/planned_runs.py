@@ -77,13 +77,18 @@ OPTION_SETS = [
         "adamw_groups", fastopt.AdamW, {"clip_global_norm": 0.5, "weight_decay": 0.1, "betas": (0.8, 0.9)}, "groups"
     ),
     OptionSet("adamw_scheduled_decay", fastopt.AdamW, {"weight_decay": schedule}, "groups"),
-    OptionSet("skip_ema", fastopt.Adam, {"nonfinite": "skip", "ema_decay": 0.9}),
+    OptionSet("skip_ema", fastopt.Adam, {"nonfinite": "skip", "nonfinite_limit": 2, "ema_decay": 0.9}),
     OptionSet(
         "raise_clip_norm",
         fastopt.SGD,
         {"momentum": 0.9, "dampening": 0.3, "nonfinite": "raise", "clip_norm": 0.7, "clip_value": 0.9},
     ),
-    OptionSet("clip_both_norms", fastopt.Adam, {"clip_norm": 0.7, "clip_global_norm": 0.5, "l1": 0.01}, "list"),
+    OptionSet(
+        "clip_both_norms",
+        fastopt.Adam,
+        {"clip_norm": 0.7, "clip_global_norm": 0.5, "skip_above": 2.0, "l1": 0.01},
+        "list",
+    ),
     OptionSet("zero_grads", fastopt.Adam, {"zero_grads": True, "ema_decay": 0.9, "ema_bias_correction": True}),
     OptionSet("accumulate_first", fastopt.SGD, {"momentum": 0.9, "accumulate_steps": 2, "polyak": True}),
     OptionSet(
@@ -173,7 +178,8 @@ class Run:
         self.passed = self.given if self.given is not None else self.structure()
         try:
             info = self.opt.step(self.passed, **self.keywords)
-            told: list[Any] = [(type(value), repr(value)) for value in (info, *info)]
+            facts = *info, info.lrs, info.norms, info.skipped
+            told: list[Any] = [(type(value), repr(value)) for value in (info, *facts)]
         except BaseException as error:
             told = [(type(error), re.sub("0x[0-9a-f]+", "0x", str(error)))]
         self.seen.append({"told": told, **self.state(), "grads": list(map(bits, self.grads))})
@@ -194,7 +200,7 @@ class Run:
         return {
             "params": list(map(bits, [*opt.parts.parameters.arrays, *copies])),
             "state": {(name, slot): bits(its[slot]) for name, its in opt.state.items() for slot in its},
-            "counts": (opt.step_count, opt.accumulated_calls),
+            "counts": (opt.step_count, opt.accumulated_calls, opt.skipped_steps),
             "frozen": opt.frozen,
         }
 

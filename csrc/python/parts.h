@@ -25,7 +25,7 @@ static inline PyObject *fo_entry(uintptr_t dict, PyObject *name)
 
 /* Names of attributes and options. */
 typedef struct {
-    PyObject *frozen, *groups, *hyper, *lr, *rule, *threads;
+    PyObject *frozen, *groups, *hyper, *lr, *lrs, *norms, *rule, *threads;
 } fo_names;
 
 extern fo_names fo_name;

@@ -56,11 +56,11 @@ static void set_global_clip(fo_plan *plan, double factor)
         plan->rows[r].global_clip = factor;
 }
 
-/* As fastopt.arithmetic.norms.clip_factor. */
+/* As fastopt.arithmetic.norms.measuring_factor. */
 static double clip_factor(double norm, double max_norm)
 {
     const double factor = max_norm / (norm + 1e-6);
-    return 1.0 < factor ? 1.0 : factor;
+    return 1.0 < factor || max_norm == INFINITY ? 1.0 : factor;
 }
 
 static void sum_squares(const fo_plan *plan, int32_t threads)
@@ -69,8 +69,7 @@ static void sum_squares(const fo_plan *plan, int32_t threads)
                     plan->counts_nonfinite, plan->partials, plan->readings, threads);
 }
 
-/* Read all gradients, as fastopt.backends.numpy.host.HostBackend.read does. Return whether all elements are finite, if
-   that is asked for. */
+/* Read all gradients, as fastopt.backends.numpy.host.HostBackend.read does. Return whether no option skips the step. */
 static int read_grads(fo_plan *plan, int is_last, int32_t threads, double *norm)
 {
     const int clips_arrays = plan->clips_arrays && is_last, clips_global = plan->clips_global && is_last;
@@ -87,8 +86,7 @@ static int read_grads(fo_plan *plan, int is_last, int32_t threads, double *norm)
     if (clips_arrays)
         for (int64_t i = 0; i < plan->count; i++) {
             const double limit = plan->groups[plan->planned[i].group].limit;
-            if (limit < INFINITY)
-                plan->arrays[i].array_clip = clip_factor(sqrt(plan->readings[i].sum), limit);
+            plan->arrays[i].array_clip = clip_factor(sqrt(plan->readings[i].sum), limit);
         }
     if (clips_global) {
         double sum = plan->readings[0].sum;
@@ -97,6 +95,8 @@ static int read_grads(fo_plan *plan, int is_last, int32_t threads, double *norm)
         for (int64_t i = 1; i < plan->count; i++)
             sum += plan->readings[i].sum;
         *norm = sqrt(sum);
+        if (*norm > plan->skip_above)
+            return 0;
         set_global_clip(plan, clip_factor(*norm, plan->global_limit));
     }
     return 1;
@@ -129,27 +129,56 @@ static int is_like_last(fo_plan *plan, PyObject *hooks, PyObject *grads)
            (!needs_rows || fo_assign_rows(plan) == FO_PLANNED);
 }
 
-/* Return a fastopt.StepInfo. */
+/* Return the learning rate of every group. */
+static PyObject *learning_rates(const fo_plan *plan)
+{
+    PyObject *rates = PyTuple_New((Py_ssize_t)plan->group_count);
+    for (int64_t k = 0; rates && k < plan->group_count; k++) {
+        PyObject *lr = fo_entry((uintptr_t)fo_options_of(&plan->groups[k]), fo_name.lr);
+        Py_INCREF(lr);
+        PyTuple_SetItem(rates, (Py_ssize_t)k, lr);
+    }
+    return rates;
+}
+
+/* Return the arrays' names and the norms that were read, as StepInfo.norms_read. */
+static PyObject *norms_read(const fo_plan *plan)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(plan->count * (int64_t)sizeof(double)));
+    PyObject *read = bytes ? PyTuple_Pack(2, (PyObject *)plan->names, bytes) : NULL;
+    for (int64_t i = 0; read && i < plan->count; i++) {
+        const double norm = plan->grads[i] ? sqrt(plan->readings[i].sum) : -1;
+        memcpy(PyBytes_AsString(bytes) + i * (int64_t)sizeof norm, &norm, sizeof norm);
+    }
+    Py_XDECREF(bytes);
+    return read;
+}
+
+/* Set a fact of a StepInfo to a new object; return 0 if that fails. */
+static int set_fact(PyObject *info, PyObject *name, PyObject *fact)
+{
+    const int is_set = fact && PyObject_SetAttr(info, name, fact) == 0;
+    Py_XDECREF(fact);
+    return is_set;
+}
+
+/* Return a fastopt.StepInfo, without the facts that it finds by itself. */
 static PyObject *step_info(const fo_plan *plan, int is_last, double norm)
 {
-    /* As tuple.__new__ does: the named tuple's own constructor is a Python function. */
-    void *const slot = PyType_GetSlot(&PyTuple_Type, Py_tp_new);
-    newfunc new_tuple;
-    memcpy(&new_tuple, &slot, sizeof slot);
+    const int has_norm = plan->clips_global && is_last, has_norms = (plan->clips_arrays && is_last) || has_norm;
     PyObject *lr = fo_entry((uintptr_t)fo_options_of(&plan->groups[0]), fo_name.lr);
-    PyObject *fields = PyTuple_New(4), *arguments = PyTuple_New(1), *info = NULL;
-    if (lr && fields && arguments) {
-        Py_INCREF(lr);
-        PyTuple_SetItem(fields, 0, PyBool_FromLong(is_last));
-        PyTuple_SetItem(fields, 1, plan->clips_global && is_last ? PyFloat_FromDouble(norm) : Py_BuildValue(""));
-        PyTuple_SetItem(fields, 2, lr);
-        PyTuple_SetItem(fields, 3, PyLong_FromLongLong(plan->counts[0]));
-        Py_INCREF(fields);
-        PyTuple_SetItem(arguments, 0, fields);
-        info = new_tuple((PyTypeObject *)plan->step_info, arguments, NULL);
-    }
-    Py_XDECREF(fields);
-    Py_XDECREF(arguments);
+    /* Filled in as a new tuple: the named tuple's own constructor is a Python function. */
+    PyObject *info = lr ? PyType_GenericAlloc((PyTypeObject *)plan->step_info, 4) : NULL;
+    if (!info)
+        return NULL;
+    Py_INCREF(lr);
+    PyTuple_SetItem(info, 0, PyBool_FromLong(is_last));
+    PyTuple_SetItem(info, 1, has_norm ? PyFloat_FromDouble(norm) : Py_BuildValue(""));
+    PyTuple_SetItem(info, 2, lr);
+    PyTuple_SetItem(info, 3, PyLong_FromLongLong(plan->counts[0]));
+    if ((plan->group_count > 1 && !set_fact(info, fo_name.lrs, learning_rates(plan))) ||
+        (has_norms && !set_fact(info, fo_name.norms, norms_read(plan))))
+        Py_CLEAR(info);
     return info;
 }
 
@@ -199,6 +228,7 @@ static void step(fo_plan *plan, PyObject *hooks, PyObject **info)
         return;
     pass(plan, is_last, threads, unlocks);
     plan->marks[1]++;
+    plan->skips[0] = 0;
     *info = step_info(plan, is_last, norm);
 }
 
@@ -243,6 +273,8 @@ int32_t fo_publish(uintptr_t dict)
                          .groups = PyUnicode_InternFromString("param_groups"),
                          .hyper = PyUnicode_InternFromString("hyper"),
                          .lr = PyUnicode_InternFromString("lr"),
+                         .lrs = PyUnicode_InternFromString("lrs"),
+                         .norms = PyUnicode_InternFromString("norms_read"),
                          .rule = PyUnicode_InternFromString("rule"),
                          .threads = PyUnicode_InternFromString("setting")};
     PyObject *function = PyCFunction_NewEx(&definition, NULL, NULL);

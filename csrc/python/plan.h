@@ -131,6 +131,9 @@ typedef struct {
     int32_t accumulate_steps;
     int32_t clips_arrays, clips_global, counts_nonfinite;
     double global_limit;
+    double skip_above; /* a step whose global norm is above this is not made */
+    uintptr_t names;   /* a tuple: those of all arrays */
+    int64_t *skips;    /* a step sets the first number to 0 */
     fo_reading *partials, *readings;
 
     uintptr_t threads;                                     /* a dict whose "setting" is the number of threads */

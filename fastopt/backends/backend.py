@@ -128,11 +128,13 @@ class Backend:
         global_limit: float | None,
         nonfinite: str,
         refuse: Refuse,
+        skip_above: float,
     ) -> Reading:
         """Read all gradients before a step: set the clip factors, and look for elements that are not finite.
 
-        ``global_limit`` is the greatest norm of all gradients together. If ``nonfinite`` is "raise" and there are such
-        elements, ``refuse`` is called and nothing is set.
+        ``global_limit`` is the greatest norm of all gradients together; the step is skipped if this norm is above
+        ``skip_above``. If ``nonfinite`` is "raise" and there are elements that are not finite, ``refuse`` is called and
+        nothing is set.
         """
         raise NotImplementedError
 

@@ -112,4 +112,10 @@ class PlanContents(NamedTuple):
     accumulate_steps: int
     clips_arrays: bool
     global_limit: float | None
+    #: A step whose global norm is above this is none of the plan's.
+    skip_above: float
     counts_nonfinite: bool
+    #: The names of all arrays, for the norms of a StepInfo.
+    names: tuple[str, ...]
+    #: Its first number counts the steps that were skipped in a row; each step sets it to 0.
+    skips: npt.NDArray[np.int64]

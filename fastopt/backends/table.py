@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -114,10 +114,13 @@ class LimitedUnits(NamedTuple):
 class Reading(NamedTuple):
     """The result of reading all gradients before a step."""
 
-    #: The global norm before clipping; None if it is not limited.
+    #: The global norm before it was clipped; None if it was not read.
     norm: Any = None
-    found_nonfinite: bool = False
-    #: On a GPU, with nonfinite="skip": whether the step is applied, a number still being computed on the device.
+    #: Returns the norm of each array: those that the global norm is made of, else those that ``clip_norm`` limits.
+    norms: Callable[[], npt.NDArray[np.float64]] | None = None
+    #: The option by which the step is skipped, "nonfinite" or "skip_above"; None: it is not.
+    skipped: str | None = None
+    #: On a GPU, where such an option is on, instead of ``skipped``: it is still being computed.
     verdict: Any = None
 
 

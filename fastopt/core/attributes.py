@@ -12,7 +12,7 @@ from .hooks import Hooks
 from .parts import Parts
 
 #: The options of a whole optimizer that are attributes too.
-ATTRIBUTES = ("lr", "clip_global_norm", "grad_scale", "seed")
+ATTRIBUTES = ("lr", "clip_global_norm", "skip_above", "grad_scale", "seed")
 
 HOOKS = frozenset(name for name in vars(Hooks) if not name.startswith("__"))
 

@@ -131,11 +131,13 @@ class Optimizer(Attributes, ParameterMethods):
         clip_value: float | None = None,
         clip_norm: float | None = None,
         clip_global_norm: float | None = None,
+        skip_above: float | None = None,
         l1: float = 0.0,
         prox_l1: float = 0.0,
         max_weight_norm: float | None = None,
         max_weight_norm_axis: int | tuple[int, ...] = 0,
         nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
+        nonfinite_limit: int | None = None,
         grad_scale: float | DynamicLossScale = 1.0,
         zero_grads: bool = False,
         accumulate_steps: int = 1,
@@ -161,13 +163,23 @@ class Optimizer(Attributes, ParameterMethods):
             max_weight_norm=max_weight_norm,
             max_weight_norm_axis=max_weight_norm_axis,
         )
-        averages = ema_decay, ema_bias_correction, polyak, polyak_start
-        pass_options = StepOptions(nonfinite, zero_grads, accumulate_steps, *averages, state_dtype, stochastic_rounding)
+        pass_options = StepOptions(
+            nonfinite,
+            nonfinite_limit,
+            zero_grads,
+            accumulate_steps,
+            ema_decay,
+            ema_bias_correction,
+            polyak,
+            polyak_start,
+            state_dtype,
+            stochastic_rounding,
+        )
         option_set = self.option_set = OptionSet(type(self).__name__, self.defaults, self.ranges, self.refused)
         self.defaults.update({name: option_set.check(name, value) for name, value in self.defaults.items()})
         pass_options = StepOptions(*(option_set.check(*option) for option in pass_options._asdict().items()))
         pass_options.check_together()
-        whole = WholeOptions(clip_global_norm, grad_scale, seed, nonfinite)
+        whole = WholeOptions(clip_global_norm, skip_above, grad_scale, seed, nonfinite)
         grouped = params if isinstance(params, Grouped) else None
         if grouped is not None:
             params = grouped.params
@@ -225,6 +237,10 @@ class Optimizer(Attributes, ParameterMethods):
     planned_steps: int = part("turns.planned_steps", "How many steps were one call, being like the one before.")
     accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.", is_change=True)
     clip_global_norm: float | None = part("whole.clip_global_norm", "The greatest norm of all gradients together.")
+    skip_above: float | None = part("whole.skip_above", "A step whose global norm is above this is skipped.")
+    skipped_steps: int = part(
+        "progress.skipped_steps", "How many calls of ``step`` were skipped, by ``nonfinite`` or ``skip_above``."
+    )
     seed: int = part("whole.seed", "The seed of the random numbers for rounding.")
     grad_scale: float | DynamicLossScale = part(
         "whole.grad_scale", "The number that the loss was multiplied by, above 0, or the object that finds it."

@@ -98,8 +98,11 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
             parts.options.zero_grads,
             parts.options.accumulate_steps,
             parts.groups.clips_arrays,
-            whole["clip_global_norm"],
+            parts.whole.global_limit,
+            parts.whole.norm_to_skip,
             parts.options.nonfinite != "propagate",
+            tuple(parameters.names),
+            parts.progress.skips,
         ),
     )
 

@@ -17,6 +17,9 @@ from ..options.ranges import STEPS, check
 from .entries import Column, StateDict
 from .parameters import Parameters
 
+#: What a saved state calls the two numbers of :attr:`Progress.skips`.
+SKIPS = ("skipped_in_a_row", "skipped_steps")
+
 
 class NumberHooks(Protocol):
     """The hooks of a group that its arrays' numbers need; ``hooks.py`` describes them."""
@@ -54,6 +57,9 @@ class Progress:
         The names of the numbers, by arrays that have the same.
     undone : int
         How many steps were taken back.
+    skips : int64 array of shape (2,)
+        How many steps were skipped in a row by ``nonfinite``, and how many were skipped at all. A planned step sets the
+        first to 0 (csrc/python/plan.c).
     """
 
     def __init__(self, most_numbers: int) -> None:
@@ -62,7 +68,8 @@ class Progress:
         self.steps = self.counts[0, 1:]
         self.numbers: npt.NDArray[np.float64] = np.zeros((most_numbers, 0))
         self.undone = 0
-        #: The verdict of a GPU on the last step, and the counts before it.
+        self.skips: npt.NDArray[np.int64] = np.zeros(2, np.int64)
+        #: The verdict of a GPU on the last step (:class:`fastopt.backends.table.Reading`), and the counts before it.
         self.pending: tuple[Any, list[npt.NDArray[Any]]] | None = None
         #: Makes it one action to take a step back: another thread may ask for a count meanwhile.
         self._undoing = threading.RLock()
@@ -104,6 +111,16 @@ class Progress:
         check("accumulated_calls", count, STEPS)
         self.counts[1, 0] = count
 
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped."""
+        self.undo_skipped_step()
+        return self.skips.item(1)
+
+    def skip(self, option: str) -> None:
+        """Count a step that was skipped by this option."""
+        self.skips += [option == "nonfinite", 1]
+
     def counts_of_arrays(self, row: int) -> Views:
         """Return the count of each array in a row of the counts, as a part of these."""
         return numbers_in(self.counts, row, np.arange(1, self.counts.shape[1]))
@@ -144,28 +161,34 @@ class Progress:
 
     def copies(self) -> list[npt.NDArray[Any]]:
         """Return copies of the counts and numbers, to come back to if a GPU skips the step."""
-        return [self.counts.copy(), self.numbers.copy()]
+        return [self.counts.copy(), self.numbers.copy(), self.skips.copy()]
 
     def undo_skipped_step(self) -> None:
         """Take the last step out of the counts if a GPU skipped it; waits until that is known."""
         pending = self.pending
         if pending is None:
             return
-        verdict, (counts, numbers) = pending
-        is_applied = bool(verdict)
+        verdict, (counts, numbers, skips) = pending
+        skipped = verdict.value
         with self._undoing:
             if self.pending is not pending:
                 return
-            if not is_applied:
+            if skipped is not None:
                 self.counts[...] = counts
                 self.numbers[...] = numbers
+                self.skips[...] = skips
+                self.skip(skipped)
                 self.undone += 1
             self.pending = None
 
-    def check_saved(self, step_count: Any, accumulated_calls: Any, accumulate_steps: int) -> list[str]:
+    def check_saved(
+        self, step_count: Any, accumulated_calls: Any, skips: Sequence[Any], accumulate_steps: int
+    ) -> list[str]:
         """Return what is wrong with saved counts, for people."""
         wrong = []
         try:
+            for name, count in zip(SKIPS, skips, strict=True):
+                check(name, count, STEPS)
             check("accumulated_calls", accumulated_calls, STEPS)
             if accumulated_calls >= accumulate_steps:
                 raise ValueError(
@@ -178,9 +201,10 @@ class Progress:
             wrong.append(f"step_count: expected a number from 0 to 2**62, got {shown(step_count)}")
         return wrong
 
-    def load(self, step_count: int, accumulated_calls: int) -> None:
+    def load(self, step_count: int, accumulated_calls: int, skips: Sequence[int]) -> None:
         """Set the counts of the whole optimizer."""
         self.step_count, self.accumulated_calls = step_count, accumulated_calls
+        self.skips[...] = skips
 
 
 def numbers_in(numbers: npt.NDArray[Any], row: int, columns: npt.NDArray[np.intp]) -> Views:

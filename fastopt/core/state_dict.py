@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ from .changes import Change, changes, changes_of_groups
 from .groups import SavedGroup
 from .hook_checks import checked_extra_state
 from .parts import Parts
+from .progress import SKIPS
 from .results import LoadResult, Misfit, missing, unexpected
 from .slots import SlotHooks
 from .whole_options import SAVED, WholeOptions
@@ -36,8 +37,11 @@ FORM: Mapping[str, type] = {
     "extra": Mapping,
 }
 
-#: The saved options of a whole optimizer.
+#: The saved options of a whole optimizer, but counts of skipped steps.
 WHOLE_OPTIONS = (*SAVED, "accumulated_calls")
+
+#: The entries of "options" that earlier versions did not save: without them the option stays, and the counts are 0.
+LATER = frozenset({"skip_above", *SKIPS})
 
 
 class Saved(SlotHooks, Protocol):
@@ -64,6 +68,7 @@ class NewState(NamedTuple):
 
     step_count: int
     accumulated_calls: int
+    skips: Sequence[int]
     entries: dict[str, dict[str, tuple[Array, Any]]]
     extra: Mapping[str, Any] | None
 
@@ -89,7 +94,11 @@ def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
     return {
         "optimizer": type(opt).__name__,
         "step_count": parts.progress.step_count,
-        "options": {**whole_options, "accumulated_calls": parts.progress.accumulated_calls},
+        "options": {
+            **whole_options,
+            "accumulated_calls": parts.progress.accumulated_calls,
+            **dict(zip(SKIPS, parts.progress.skips.tolist(), strict=True)),
+        },
         "param_groups": groups,
         "frozen": sorted(parts.parameters.frozen),
         "state": {
@@ -148,14 +157,14 @@ def new_whole_options(
 
     A dynamic scale is both: its factors are options, and the number that steps have found is state.
     """
-    if set(saved) != set(WHOLE_OPTIONS):
-        wrong.append(f"options: expected {sorted(WHOLE_OPTIONS)}, got {shown(list(saved))}")
+    if LATER.union(saved) != LATER.union(WHOLE_OPTIONS):
+        wrong.append(f"options: expected {sorted(LATER.union(WHOLE_OPTIONS))}, got {shown(list(saved))}")
         return {}
     own = whole.dynamic_scale
     found: dict[str, Any] = {}
     for name in SAVED:
         is_state = name == "grad_scale" and own is not None and encoding.is_loss_scale(saved[name])
-        if not (with_options or is_state):
+        if not (with_options or is_state) or name not in saved:
             continue
         try:
             value = encoding.decoded(saved[name], getattr(whole, name))
@@ -191,10 +200,11 @@ def new_state(
     ]
     entries = parts.slots.plan(parts.parameters, then, saved["state"], parts.backend, opt, misfits)
     accumulated_calls = saved["options"].get("accumulated_calls", 0)
-    wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, parts.options.accumulate_steps)
+    skips = [saved["options"].get(name, 0) for name in SKIPS]
+    wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, skips, parts.options.accumulate_steps)
     extra_wrong = opt.check_extra_state(saved["extra"])
     misfits += [Misfit("extra", True, True, text) for text in extra_wrong]
-    return NewState(saved["step_count"], accumulated_calls, entries, None if extra_wrong else saved["extra"])
+    return NewState(saved["step_count"], accumulated_calls, skips, entries, None if extra_wrong else saved["extra"])
 
 
 def changed_options(
@@ -263,7 +273,7 @@ def carry_out(opt: Saved, plan: Plan) -> None:
     for name, value in plan.whole_options.items():
         parts.whole.load(name, value)
     if state is not None:
-        parts.progress.load(state.step_count, state.accumulated_calls)
+        parts.progress.load(state.step_count, state.accumulated_calls, state.skips)
         if state.extra is not None:
             opt.load_extra_state(state.extra)
     parts.forget_workspace()

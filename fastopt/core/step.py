@@ -13,8 +13,9 @@ import numpy.typing as npt
 from ..arithmetic import tiny
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
+from ..arrays.memory import shown
 from ..backends.interrupts import uninterrupted
-from ..backends.table import CLEAR, FINISH, UPDATE, WHOLE_PASS, HyperRow, LimitedUnits
+from ..backends.table import CLEAR, FINISH, UPDATE, WHOLE_PASS, HyperRow, LimitedUnits, Reading
 from ..options.ranges import Group
 from .hook_checks import check_row_keys, checked_row, checked_scalars
 from .max_weight_norm import axes_of
@@ -24,6 +25,10 @@ from .results import StepInfo
 from .row_sparse import NOT_BY_ROWS, RowSparseTable
 from .rows import flush_of, history_of, hyper_row
 from .workspace import Workspace
+
+
+def is_none(value: Any) -> bool:
+    return value is None
 
 
 class GroupHooks(Protocol):
@@ -119,18 +124,17 @@ class Step:
         self.units = self.limited_units(touched) if parts.groups.limits_norms else []
         self.hyper_rows = self.rows_of_step()
         backend.check_rules(workspace.table, self.hyper_rows)
-        global_limit = parts.whole.clip_global_norm if self.is_last else None
-        limits = self.limits() if self.is_last and parts.groups.clips_arrays else None
-        reading = backend.read(
-            self.table, self.hyper_rows, limits, global_limit, options.nonfinite, self.refuse_nonfinite
-        )
-        self.verdict, is_skipped = reading.verdict, reading.found_nonfinite
+        reading = self.read()
+        skipped = reading.skipped
+        self.verdict = None if reading.verdict is None else reading.verdict.then(is_none)
         before = None if self.verdict is None else progress.copies()
-        if is_skipped:
+        if skipped is not None:
+            progress.skip(skipped)
             if options.zero_grads:
                 for grad in gradients.clearable:
                     backend.ops.clear(grad)
         else:
+            progress.skips[0] = 0
             if self.is_last and parts.slots.has_params and any(steps == 0 for _, steps in workspace.rows.members):
                 renew(self.hooks, parts, self.present)
             if parts.slots.pending:
@@ -143,19 +147,51 @@ class Step:
         if options.zero_grads:
             for grad in gradients.converted:
                 backend.ops.clear(grad)
-        lr = self.groups[0]["lr"]
         if before is not None:
-            progress.pending = self.verdict, before
+            progress.pending = reading.verdict, before
             if parts.whole.dynamic_scale is None and options.accumulate_steps == 1:
                 step_count = int(before[0][0, 0])
                 step = self.verdict.then(lambda applied: step_count + applied)
-                return StepInfo(self.verdict, reading.norm, lr, step)
+                info = self.info(self.verdict, reading, step)
+                info.find_skipped = lambda: reading.verdict.value
+                return info
             progress.undo_skipped_step()
-            is_skipped = not self.verdict
-        applied = self.is_last and not is_skipped
-        if parts.whole.dynamic_scale is not None and (applied or is_skipped):
+            skipped = reading.verdict.value
+        if skipped == "skip_above" and progress.accumulated_calls:
+            uninterrupted(self.drop_accumulated)
+        applied = self.is_last and skipped is None
+        if parts.whole.dynamic_scale is not None and (applied or skipped == "nonfinite"):
             parts.whole.dynamic_scale.update(applied)
-        return StepInfo(applied, reading.norm, lr, progress.counts.item(0))
+        info = self.info(applied, reading, progress.counts.item(0))
+        info.skipped = skipped
+        return info
+
+    def read(self) -> Reading:
+        """Read all gradients: set the clip factors, and find out whether the step is skipped."""
+        parts, progress = self.parts, self.parts.progress
+        nonfinite, refuse = parts.options.nonfinite, self.refuse_nonfinite
+        limit = parts.options.nonfinite_limit
+        if limit is not None and progress.skips.item(0) >= limit:
+            nonfinite, refuse = "raise", self.refuse_another_skip
+        return parts.backend.read(
+            self.table,
+            self.hyper_rows,
+            self.limits() if self.is_last and parts.groups.clips_arrays else None,
+            parts.whole.global_limit if self.is_last else None,
+            nonfinite,
+            refuse,
+            parts.whole.norm_to_skip,
+        )
+
+    def info(self, applied: Any, reading: Reading, step: Any) -> StepInfo:
+        """Return the result of the step."""
+        lrs = tuple(group["lr"] for group in self.groups)
+        info = StepInfo(applied, reading.norm, lrs[0], step)
+        info.lrs = lrs
+        if reading.norms is not None:
+            present, norms = self.present, reading.norms
+            info.norms_read = self.parts.parameters.names, lambda: np.where(present, norms(), -1.0)
+        return info
 
     def take_gradients(self, grads: Any) -> None:
         """Check the gradients, hand them to the table, and assign rows to the arrays that have one."""
@@ -293,6 +329,15 @@ class Step:
             'nonfinite="raise"; nothing was changed'
         )
 
+    def refuse_another_skip(self, counts: npt.NDArray[np.int64]) -> None:
+        """Raise for gradients with elements that are not finite, if too many steps were skipped for that in a row."""
+        names = [self.parts.parameters.names[i] for i in np.flatnonzero(counts)]
+        limit, skips = self.parts.options.nonfinite_limit, self.parts.progress.skips.item(0)
+        raise ValueError(
+            f"grads: {shown(names):.400} have elements that are infinite or NaN, and {skips} steps in a row were "
+            f"skipped for such elements (nonfinite_limit={limit}); nothing was changed"
+        )
+
     def apply(self) -> None:
         """Change the parameters and slots, and count the step."""
         workspace, progress = self.workspace, self.parts.progress
@@ -318,6 +363,13 @@ class Step:
         if self.verdict is None or self.verdict:
             for name in names:
                 self.parts.backend.ops.clear(self.parts.slots.entries[name]["accumulated"])
+
+    def drop_accumulated(self) -> None:
+        """Clear all accumulated gradients and their counts: the next call begins a new mean."""
+        progress, entries = self.parts.progress, self.parts.slots.entries
+        for i in np.flatnonzero(progress.counts[1, 1:]):
+            self.parts.backend.ops.clear(entries[self.parts.parameters.names[i]]["accumulated"])
+        progress.counts[1] = 0
 
     def update(self) -> None:
         self.hooks.update(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from typing import Any
 
@@ -15,33 +16,50 @@ UPDATERS: weakref.WeakKeyDictionary[DynamicLossScale, weakref.ref[WholeOptions]]
 
 
 class WholeOptions:
-    """The greatest global norm, the scale of the loss, and the seed of rounding.
+    """The greatest global norm, that of a step that is skipped, the scale of the loss, and the seed of rounding.
 
     Parameters
     ----------
-    clip_global_norm, grad_scale, seed
+    clip_global_norm, skip_above, grad_scale, seed
         As in :class:`fastopt.Optimizer`.
     nonfinite : str
         A DynamicLossScale needs "skip".
     """
 
     def __init__(
-        self, clip_global_norm: float | None, grad_scale: float | DynamicLossScale, seed: int, nonfinite: str
+        self,
+        clip_global_norm: float | None,
+        skip_above: float | None,
+        grad_scale: float | DynamicLossScale,
+        seed: int,
+        nonfinite: str,
     ) -> None:
-        self.clip_global_norm, self.seed, self.nonfinite = clip_global_norm, seed, nonfinite
+        self.clip_global_norm, self.skip_above, self.seed = clip_global_norm, skip_above, seed
+        self.nonfinite = nonfinite
         #: The options as they were when they were checked.
-        self.checked: tuple[Any, Any] = (None, None)
+        self.checked: tuple[Any, Any, Any] = (None, None, None)
         self.check()
         self.grad_scale = grad_scale
 
     def check(self) -> None:
         """Raise if an option was set to a value that it can't have."""
-        norm, seed = self.checked
-        if self.clip_global_norm is norm and self.seed is seed:
+        norm, above, seed = self.checked
+        if self.clip_global_norm is norm and self.skip_above is above and self.seed is seed:
             return
         self.clip_global_norm = check("clip_global_norm", self.clip_global_norm, RANGES["clip_global_norm"])
+        self.skip_above = check("skip_above", self.skip_above, RANGES["skip_above"])
         self.seed = check("seed", self.seed, RANGES["seed"])
-        self.checked = self.clip_global_norm, self.seed
+        self.checked = self.clip_global_norm, self.skip_above, self.seed
+
+    @property
+    def global_limit(self) -> float | None:
+        """The greatest global norm: infinity if it is only read, for ``skip_above``; None if it is not read."""
+        return math.inf if self.clip_global_norm is None and self.skip_above is not None else self.clip_global_norm
+
+    @property
+    def norm_to_skip(self) -> float:
+        """A step whose global norm is above this is skipped."""
+        return math.inf if self.skip_above is None else self.skip_above
 
     @property
     def grad_scale(self) -> float | DynamicLossScale:
@@ -112,7 +130,7 @@ class WholeOptions:
 
 
 #: The options of a whole optimizer that are saved besides its groups.
-SAVED = ("clip_global_norm", "grad_scale", "seed")
+SAVED = ("clip_global_norm", "skip_above", "grad_scale", "seed")
 
 
 def check_scale(grad_scale: Any) -> float:

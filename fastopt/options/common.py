@@ -30,7 +30,13 @@ class Common(TypedDict, total=False):
         Whether to ascend the gradient.
     clip_value, clip_norm, clip_global_norm : float, optional
         At least 0: the greatest magnitude of an element, the greatest norm of an array, and the greatest norm of all
-        gradients together. They apply in this order.
+        gradients together. They apply in this order. A norm may be infinite: ``clip_global_norm=inf`` measures
+        ``StepInfo.grad_norm`` and ``norms``, and clips nothing, whatever the norm.
+    skip_above : float, optional
+        At least 0: a step whose global norm (``StepInfo.grad_norm``, before ``clip_global_norm``) is above this is
+        skipped. As with ``nonfinite="skip"`` nothing changes, and ``StepInfo.skipped`` and ``skipped_steps`` tell it;
+        a norm that is NaN is not above. With ``accumulate_steps`` it is the norm of the mean, in the last call, and the
+        calls before it are dropped with it. A DynamicLossScale stays as it is.
     l1 : float, default 0.0
         At least 0: ``g += l1 * sign(p)``, also where weight decay is decoupled (0 where p is NaN).
     prox_l1 : float, default 0.0
@@ -49,6 +55,11 @@ class Common(TypedDict, total=False):
         first such array; nothing changes. On a GPU "skip" does not wait: ``applied`` and ``step`` of the StepInfo are
         fetched when they are used, at the latest by the next step, which needs the counters (with ``accumulate_steps``
         or a DynamicLossScale by the step itself). "raise" waits until the gradients have been read.
+    nonfinite_limit : int, optional
+        At least 1, with ``nonfinite="skip"``: after so many skipped steps in a row the next one that would be skipped
+        is a ValueError with the names of the arrays; nothing changes. An applied step, or a call that accumulates,
+        begins a new row. A DynamicLossScale begins with some skipped steps, since it halves itself until nothing
+        overflows: allow for some 20.
     grad_scale : float or DynamicLossScale, default 1.0
         Above 0: the number that the loss was multiplied by. The gradients are multiplied by ``1 / grad_scale``. A
         :class:`fastopt.DynamicLossScale` needs ``nonfinite="skip"``; each step updates it, and it serves one optimizer.
@@ -93,11 +104,13 @@ class Common(TypedDict, total=False):
     clip_value: float | None
     clip_norm: float | None
     clip_global_norm: float | None
+    skip_above: float | None
     l1: float
     prox_l1: float
     max_weight_norm: float | None
     max_weight_norm_axis: int | tuple[int, ...]
     nonfinite: Literal["propagate", "skip", "raise"]
+    nonfinite_limit: int | None
     grad_scale: float | DynamicLossScale
     zero_grads: bool
     accumulate_steps: int
@@ -124,6 +137,7 @@ class StepOptions(NamedTuple):
     """The options of the stages around the rule, which run in the same pass; fixed when an optimizer is built."""
 
     nonfinite: str
+    nonfinite_limit: int | None
     zero_grads: bool
     accumulate_steps: int
     ema_decay: float | None
@@ -135,6 +149,11 @@ class StepOptions(NamedTuple):
 
     def check_together(self) -> None:
         """Raise if an option needs another one, or excludes it."""
+        if self.nonfinite_limit is not None and self.nonfinite != "skip":
+            raise ValueError(
+                f"nonfinite_limit={self.nonfinite_limit}: it limits how many steps are skipped; expected "
+                f'nonfinite="skip" too, got {self.nonfinite!r}'
+            )
         if self.polyak and self.ema_decay is not None:
             raise ValueError("polyak=True, ema_decay: expected one of the two averages, got both")
         if (self.ema_bias_correction and self.ema_decay is None) or (self.polyak_start != 1 and not self.polyak):
@@ -155,7 +174,7 @@ class StepOptions(NamedTuple):
 
 #: The options of the stages around the rule, with the values that turn them off.
 PLAIN_OPTIONS: Mapping[str, Any] = {
-    **StepOptions("propagate", False, 1, None, False, False, 1, None, False)._asdict(),
+    **StepOptions("propagate", None, False, 1, None, False, False, 1, None, False)._asdict(),
     "l1": 0,
     "prox_l1": 0,
     "max_weight_norm": None,

@@ -83,6 +83,8 @@ POSITIVE = Range(0.0, excludes_low=True)
 NON_POSITIVE = Range(high=0.0, includes_high=True)
 ANY_NUMBER = Range()
 OPTIONAL = Range(0.0, optional=True)
+#: A norm is measured against infinity too: nothing is above it.
+OPTIONAL_OR_INFINITE = Range(0.0, optional=True, includes_high=True)
 BELOW_ONE = Range(0.0, 1.0)
 ABOVE_ZERO_BELOW_ONE = Range(0.0, 1.0, excludes_low=True)
 FRACTION = Range(0.0, 1.0, includes_high=True)
@@ -99,8 +101,9 @@ RANGES: Mapping[str, Allowed] = {
     "initial_lr": NON_NEGATIVE,
     "weight_decay": SCHEDULED,
     "clip_value": OPTIONAL,
-    "clip_norm": OPTIONAL,
-    "clip_global_norm": OPTIONAL,
+    "clip_norm": OPTIONAL_OR_INFINITE,
+    "clip_global_norm": OPTIONAL_OR_INFINITE,
+    "skip_above": OPTIONAL_OR_INFINITE,
     "l1": NON_NEGATIVE,
     "prox_l1": NON_NEGATIVE,
     "max_weight_norm": OPTIONAL,
@@ -109,6 +112,7 @@ RANGES: Mapping[str, Allowed] = {
     "accumulate_steps": Range(1, 2**31, whole=True),
     "seed": INDEX,
     "nonfinite": Choice("propagate", "skip", "raise"),
+    "nonfinite_limit": Range(1, optional=True, whole=True),
     "state_dtype": Choice(None, "bfloat16", "uint8"),
     "eps": NON_NEGATIVE,
     "eps_root": NON_NEGATIVE,

@@ -25,7 +25,14 @@ def test_no_option_is_an_attribute(case: Case) -> None:
     """Whether it is the optimizer's own, one of all, or nearly one: setting it is refused, and nothing changes."""
     opt = case.build(np.ones((2, 2)))
     before = dict(vars(opt)), dict(opt.param_groups[0])
-    names = {*opt.defaults, *Common.__annotations__} - {"lr", "clip_global_norm", "grad_scale", "seed", "backend"}
+    names = {*opt.defaults, *Common.__annotations__} - {
+        "lr",
+        "clip_global_norm",
+        "skip_above",
+        "grad_scale",
+        "seed",
+        "backend",
+    }
     assert names > {*StepOptions._fields, "copy_to", "weight_decay"}
     for name in names:
         assert not is_there(opt, name)

@@ -82,7 +82,8 @@ def test_random_combinations(data: st.DataObject) -> None:
         "stochastic_rounding": maybe(st.booleans()),
         "state_dtype": maybe(st.sampled_from([None, "bfloat16", "uint8"])) if dtype != np.float64 else None,
         "seed": maybe(st.integers(0, 2**70)),
-        "clip_global_norm": maybe(st.sampled_from([None, 1.0])),
+        "clip_global_norm": maybe(st.sampled_from([None, 1.0, np.inf])),
+        "skip_above": maybe(st.sampled_from([None, 9.0])),
         **maybe(st.sampled_from([{}, {"ema_decay": 0.5}, {"polyak": True}])),
     }
     options = taken_by(case, options)

@@ -215,6 +215,8 @@ def setting(name: str, value: Any) -> Trouble:
 for text, value in {"0.1": 0.1, "None": None, "-1": -1.0, "nan": float("nan"), "text": "1", "1": 1, "0": 0}.items():
     TROUBLES[f"clip_global_norm={text}"] = setting("clip_global_norm", value)
     TROUBLES[f"grad_scale={text}"] = setting("grad_scale", value)
+    TROUBLES[f"skip_above={text}"] = setting("skip_above", value)
+TROUBLES["clip_global_norm=inf"] = setting("clip_global_norm", float("inf"))
 TROUBLES["clip_global_norm=float32"] = setting("clip_global_norm", np.float32(0.1))
 TROUBLES["grad_scale=float32"] = setting("grad_scale", np.float32(3))
 TROUBLES["seed=5"] = setting("seed", 5)

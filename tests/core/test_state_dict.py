@@ -238,7 +238,7 @@ def test_every_mismatch_is_in_one_error_and_nothing_is_changed() -> None:
             "unexpected: alien",
             "unexpected: frozen: martian",
             "extra: expected the entries [], got ['loss_scale']",
-            "options: clip_global_norm=-1: expected a finite number of at least 0, or None",
+            "options: clip_global_norm=-1: expected a number of at least 0, or None",
             "param_groups[0]: lr=-1: expected a finite number of at least 0, a schedule",
             "step_count: expected a number from 0 to 2**62, got -5",
         ):

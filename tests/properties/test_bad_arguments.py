@@ -62,19 +62,27 @@ NO_BOOL: tuple[Any, ...] = (1, 0.0, "yes", None, [])
 
 OPTIMIZERS = (fastopt.SGD, fastopt.Adagrad, fastopt.RMSprop, fastopt.Adam, fastopt.AdamW)
 
-OPTIONAL = ("clip_value", "clip_norm", "clip_global_norm", "max_weight_norm")
+OPTIONAL = ("clip_value", "clip_norm", "clip_global_norm", "skip_above", "max_weight_norm")
+
+#: Those that may be infinite.
+MEASURED = ("clip_norm", "clip_global_norm", "skip_above")
+
+#: Those that are attributes of the optimizer.
+OF_ALL = ("clip_global_norm", "skip_above")
 
 
 def every_bad_option() -> list[Any]:
     """Return (optimizer, option, values of the wrong kind, values out of range) for every option there is."""
     rows = []
     for optimizer in OPTIMIZERS:
-        for option, default in {**optimizer(f32(1)).defaults, "clip_global_norm": None}.items():
+        for option, default in {**optimizer(f32(1)).defaults, **dict.fromkeys(OF_ALL)}.items():
             wrong_kind, out_of_range = NO_NUMBER, NOT_NEGATIVE
             if isinstance(default, bool):
                 wrong_kind, out_of_range = NO_BOOL, ()
             elif option in OPTIONAL:
                 wrong_kind = tuple(value for value in NO_NUMBER if value is not None)
+                if option in MEASURED:
+                    out_of_range = tuple(value for value in NOT_NEGATIVE if value != float("inf"))
             elif option == "betas":
                 wrong_kind = (0.9, (0.9,), (0.9, 0.9, 0.9), ("a", 0.9), (True, 0.9), np.array([0.9, 0.9]), "ab", None)
                 out_of_range = ((1.0, 0.9), (0.9, -0.1), (0.9, float("nan")))
@@ -99,11 +107,11 @@ def test_options(optimizer: Any, option: str, wrong_kind: Any, out_of_range: Any
         for value in values:
             with pytest.raises(error, match=rf"^{option}(\[\d\])?=.*: expected "):
                 optimizer(f32(2), **{option: value})
-            if option == "clip_global_norm":
-                opt.clip_global_norm = value
-                with pytest.raises(error, match=r"^clip_global_norm=.*: expected "):
+            if option in OF_ALL:
+                setattr(opt, option, value)
+                with pytest.raises(error, match=rf"^{option}=.*: expected "):
                     opt.step([f32(3), f32(2)])
-                opt.clip_global_norm = None
+                setattr(opt, option, None)
             else:
                 with pytest.raises(error, match=rf"^param_groups\[1\]: {option}(\[\d\])?=.*: expected "):
                     opt.add_param_group({"params": f32(1), option: value})

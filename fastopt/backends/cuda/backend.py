@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,13 +60,16 @@ class CudaBackend(Backend):
         global_limit: float | None,
         nonfinite: str,
         refuse: Refuse,
+        skip_above: float,
     ) -> Reading:
-        norm = table.reader.read(table, rows, limits, global_limit, nonfinite != "propagate")
+        reading = table.reader.read(table, rows, limits, global_limit, nonfinite != "propagate", skip_above)
         if nonfinite == "raise":
             counts = table.reader.nonfinite_counts().astype(np.int64)
             if counts.any():
                 refuse(counts)
-        return Reading(norm, verdict=table.reader.verdict() if nonfinite == "skip" else None)
+            if global_limit is None or skip_above == math.inf:
+                return reading._replace(verdict=None)
+        return reading
 
     def limit_norms(self, table: BackendTable, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
         table.norm_limits.limit(table, rows, units)

@@ -125,38 +125,50 @@ def block_kernel(key: str, guarded: bool, layout: ArrayLayout, arguments: tuple[
 # The kernels of factors.
 
 
-@kernel(I64, I64, I64)
-def decide(counts: int, count: int, guards: int) -> None:
-    """Set two guards: one if an element of any array is not finite, the other if all are finite; one thread."""
-    total = 0.0
+@kernel(I64, I64, I64, F64, I64)
+def decide(reasons: int, count: int, norm: int, skip_above: float, guards: int) -> None:
+    """Set two guards: one if the step is skipped, the other if it is not; one thread.
+
+    ``reasons`` has the number of elements of each array that are not finite; behind them comes whether the global norm
+    is above ``skip_above``. The address ``norm`` is 0 if it was not read.
+    """
+    is_above = 0.0
+    if norm != 0 and real(0.0, norm) > skip_above:
+        is_above = 1.0
+    put(reasons + 8 * count, is_above)
+    total = is_above
     for i in range(count):
-        total += real(total, counts + 8 * i)
+        total += real(total, reasons + 8 * i)
     is_bad = 1 if total > 0.0 else 0
     put(guards, is_bad)
     put(guards + 8, 1 - is_bad)
 
 
-@kernel(I64, I64, I64, I64, I64)
-def clip_arrays(sums: int, limits: int, count: int, factors64: int, factors32: int) -> None:
-    """Set the clip factor of each array, as fastopt.clip.clip_factor does, in both dtypes."""
+@kernel(I64, I64, I64, I64, I64, I64)
+def clip_arrays(sums: int, limits: int, count: int, norms: int, factors64: int, factors32: int) -> None:
+    """Set the norm of each array, and its clip factor as norms.measuring_factor does, in both dtypes."""
     i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if i < count:
         limit = real(0.0, limits + 8 * i)
-        factor = limit / (math.sqrt(real(0.0, sums + 8 * i)) + 1e-6)
+        norm = math.sqrt(real(0.0, sums + 8 * i))
+        factor = limit / (norm + 1e-6)
         if factor > 1.0 or limit == math.inf:
             factor = 1.0
+        put(norms + 8 * i, norm)
         set_both(factors64, factors32, i, factor)
 
 
-@kernel(I64, I64, F64, I64, I64, I64)
-def clip_all(sums: int, count: int, limit: float, norm: int, factor64: int, factor32: int) -> None:
-    """Set the global norm, and the clip factor of all arrays together: one thread."""
+@kernel(I64, I64, F64, I64, I64, I64, I64)
+def clip_all(sums: int, count: int, limit: float, norm: int, norms: int, factor64: int, factor32: int) -> None:
+    """Set the global norm, the norm of each array, and the clip factor of all arrays together: one thread."""
     total = 0.0
     for i in range(count):
-        total += real(total, sums + 8 * i)
+        square = real(total, sums + 8 * i)
+        total += square
+        put(norms + 8 * i, math.sqrt(square))
     root = math.sqrt(total)
     factor = limit / (root + 1e-6)
-    if factor > 1.0:
+    if factor > 1.0 or limit == math.inf:
         factor = 1.0
     put(norm, root)
     set_both(factor64, factor32, 0, factor)

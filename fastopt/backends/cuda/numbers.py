@@ -7,10 +7,14 @@ from collections.abc import Callable
 from functools import total_ordering
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .memory import address, empty, to_host
 
-#: Norms that may be asked for before the device's memory of them is used again.
-NORMS = 1024
+#: Steps whose norms may be asked for before the device's memory of them is used again: as many as there is memory for,
+#: of so many numbers.
+MOST_STEPS, LEAST_STEPS, NUMBERS = 1024, 64, 2**20
 
 
 @total_ordering
@@ -64,23 +68,31 @@ class DeviceNumber:
 
 
 class DeviceNorms:
-    """The last NORMS global norms of an optimizer, in the device's memory."""
+    """The norms of the last steps of an optimizer, in the device's memory: of each its global norm, and of each array.
 
-    def __init__(self) -> None:
-        self.values = empty(NORMS, "float64")
-        self.asked: list[weakref.ref[DeviceNumber] | None] = [None] * NORMS
+    Parameters
+    ----------
+    count : int
+        The number of arrays.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.width = 1 + count
+        self.steps = min(max(NUMBERS // self.width, LEAST_STEPS), MOST_STEPS)
+        self.values = empty(self.steps * self.width, "float64")
+        self.asked: list[weakref.ref[DeviceNumber] | None] = [None] * self.steps
         self.position = 0
 
     def following(self) -> tuple[DeviceNumber, int]:
-        """Return the norm of the next step, and the address that the device writes it to."""
-        place, self.position = self.position, (self.position + 1) % NORMS
+        """Return the norms of the next step, one array, and the address that the device writes them to."""
+        place, self.position = self.position, (self.position + 1) % self.steps
         earlier = self.asked[place]
-        norm = earlier() if earlier is not None else None
-        if norm is not None:
-            float(norm)  # fetched while it is still there
-        norm = DeviceNumber(lambda: self.fetch(place))
-        self.asked[place] = weakref.ref(norm)
-        return norm, address(self.values) + 8 * place
+        norms = earlier() if earlier is not None else None
+        if norms is not None:
+            _ = norms.value  # fetched while it is still there
+        norms = DeviceNumber(lambda: self.fetch(place))
+        self.asked[place] = weakref.ref(norms)
+        return norms, address(self.values) + 8 * self.width * place
 
-    def fetch(self, place: int) -> float:
-        return float(to_host(self.values[place : place + 1])[0])
+    def fetch(self, place: int) -> npt.NDArray[np.float64]:
+        return to_host(self.values[place * self.width : (place + 1) * self.width])

@@ -191,7 +191,10 @@ class NativePlan:
         plan.clips_arrays = planned.clips_arrays
         plan.clips_global = planned.global_limit is not None
         plan.global_limit = 0 if planned.global_limit is None else planned.global_limit
+        plan.skip_above = planned.skip_above
         plan.counts_nonfinite = planned.counts_nonfinite
+        plan.names = id(planned.names)
+        plan.skips = ffi.from_buffer("int64_t[]", planned.skips, require_writable=True)
         plan.readings = self.memory("fo_reading[]", table.count)
         chunks = int((-(-table.sizes // lib.FO_CHUNK)).sum())
         plan.partials = self.memory("fo_reading[]", chunks)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...arithmetic.norms import clip_factor, total_norm
+from ...arithmetic.norms import measuring_factor, total_norm
 from ...arrays.dtypes import Array
 from ...arrays.memory import Extents, Runs, Views, address, are_writeable, runs_at
 from .. import host_arrays
@@ -71,6 +71,7 @@ class HostBackend(Backend):
         global_limit: float | None,
         nonfinite: str,
         refuse: Refuse,
+        skip_above: float,
     ) -> Reading:
         if table.is_clipped:
             table.array_clip[:] = 1
@@ -84,17 +85,20 @@ class HostBackend(Backend):
             refuse(table.nonfinite)
         if limits is not None:
             with np.errstate(all="ignore"):
-                factors = np.where(limits < math.inf, clip_factor(np.sqrt(sums), limits), 1.0)
+                factors = measuring_factor(np.sqrt(sums), limits)
             table.is_clipped = True  # first: after an interrupt in between, the next step resets the factors
             table.array_clip[:] = factors
+        skipped = "nonfinite" if found else None
         if global_limit is None:
-            return Reading(None, found)
+            return Reading(None, None if limits is None else partial(np.sqrt, sums), skipped)
         if limits is not None:
             sums = table.sum_products(rows, "clipped_grad", "clipped_grad")
         norm = total_norm(sums)
-        factor = float(clip_factor(norm, float(global_limit)))
+        factor = float(measuring_factor(norm, float(global_limit)))
         rows[:] = [row._replace(global_clip=factor) for row in rows]
-        return Reading(norm, found)
+        if skipped is None and norm > skip_above:
+            skipped = "skip_above"
+        return Reading(norm, partial(np.sqrt, sums), skipped)
 
     def forget_grads(self, table: Any, forget: Callable[[], None]) -> None:
         forget()
