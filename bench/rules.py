@@ -179,6 +179,8 @@ OTHERS = {
     "delta-bar-delta": Rule(3, fastopt=("DeltaBarDelta", {})),
     "delta-bar-delta, momentum": Rule(4, fastopt=("DeltaBarDelta", {"momentum": 0.9})),
     "amsgrad": Rule(4, fastopt=("Adam", {"amsgrad": True}), torch=("Adam", {"amsgrad": True})),
+    "amsgrad, corrected": Rule(4, fastopt=("Adam", {"amsgrad": "corrected"}), optax=lambda optax: optax.amsgrad(LR)),
+    "ftrl": Rule(3, fastopt=("FTRL", {})),
     "lion": Rule(2, fastopt=("Lion", {}), optax=lambda optax: optax.lion(LR, weight_decay=0.0)),
     "signum": Rule(2, fastopt=("Signum", {}), optax=lambda optax: optax.signum(LR)),
     "adabelief": Rule(3, fastopt=("AdaBelief", {}), optax=lambda optax: optax.adabelief(LR)),

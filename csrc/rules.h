@@ -40,7 +40,9 @@
     RULE(schedule_free_sgd)         \
     RULE(schedule_free_adamw)       \
     RULE(adam_direction)            \
-    RULE(descend)
+    RULE(descend)                   \
+    RULE(adam_amsgrad_corrected)    \
+    RULE(ftrl)
 
 #ifdef REAL
 
@@ -398,5 +400,37 @@ static inline void NAME(descend)(REAL *p, REAL g, REAL *u, SCALARS(descend) h)
     *p = *p - h.step_size * *u;
 }
 LOOP1(descend)
+
+/* These came later: the numbers of the rules above are in the hashes of csrc/tools/bits.txt. */
+
+typedef struct {
+    REAL beta1, one_minus_beta1, beta2, one_minus_beta2, correction, step_size, eps, eps_root;
+} SCALARS(adam_amsgrad_corrected);
+
+static inline void NAME(adam_amsgrad_corrected)(REAL *p, REAL g, REAL *m, REAL *v, REAL *v_hat_max,
+                                                SCALARS(adam_amsgrad_corrected) h)
+{
+    *m = h.beta1 * *m + h.one_minus_beta1 * g;     /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * g * g; /* second moment */
+    *v_hat_max = MAXIMUM(*v_hat_max, h.correction * *v);
+    *p = *p - h.step_size * (*m / (SQRT(*v_hat_max + h.eps_root) + h.eps));
+}
+LOOP3(adam_amsgrad_corrected)
+
+typedef struct {
+    REAL zero, one, lr, beta, l1, minus_l1, twice_l2, twice_shrinkage;
+} SCALARS(ftrl);
+
+static inline void NAME(ftrl)(REAL *p, REAL g, REAL *n, REAL *z, SCALARS(ftrl) h)
+{
+    const REAL last_root = SQRT(*n);
+    *n = *n + g * g; /* sum of squares */
+    const REAL root = SQRT(*n);
+    *z = *z + (g + h.twice_shrinkage * *p - (root - last_root) / h.lr * *p); /* the linear term of the sum of losses */
+    /* Where p becomes 0 the divisor may be 0 too. A quotient inside of where would keep GCC from vectorising. */
+    const REAL one_where_0 = WHERE(ABSOLUTE(*z) > h.l1, h.zero, h.one);
+    *p = (MINIMUM(MAXIMUM(*z, h.minus_l1), h.l1) - *z) / ((h.beta + root) / h.lr + h.twice_l2 + one_where_0);
+}
+LOOP2(ftrl)
 
 #endif

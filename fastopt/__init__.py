@@ -14,6 +14,7 @@ from .core.results import LoadResult, StepInfo
 from .core.row_sparse import RowSparse
 from .optimizers import (
     ASGD,
+    FTRL,
     LAMB,
     LARS,
     SGD,
@@ -81,6 +82,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ASGD",
+    "FTRL",
     "LAMB",
     "LARS",
     "SGD",

@@ -259,7 +259,8 @@ def check_expressible(opt: Optimizer, counterpart: Counterpart) -> None:
     fresh = type(opt)(np.zeros(1))  # type: ignore[call-arg]
     for k, group in enumerate(opt.param_groups):
         for name, value in group.items():
-            if name not in (*counterpart.options, *NO_OPTIONS, "maximize") and value != fresh.param_groups[0][name]:
+            is_common = name in (*counterpart.options, *NO_OPTIONS, "maximize") and value != "corrected"  # of amsgrad
+            if not is_common and value != fresh.param_groups[0][name]:
                 raise ValueError(
                     f"to_torch: torch's {counterpart.name} has no {name}={value!r} (param_groups[{k}]); set it to "
                     f"{fresh.param_groups[0][name]!r} first"

@@ -218,6 +218,10 @@ def test_bad_states_of_torch(saved: Any, names: Any, error: type[Exception], mes
     [
         ({"clip_value": 1.0}, r"torch's Adam has no clip_value=1.0 \(param_groups\[0\]\); set it to None first"),
         ({"eps_hat": True}, "torch's Adam has no eps_hat=True"),
+        (
+            {"amsgrad": "corrected"},
+            r"torch's Adam has no amsgrad='corrected' \(param_groups\[0\]\); set it to False first",
+        ),
         ({"decoupled": True}, "torch's Adam has no decoupled=True"),
         ({"clip_global_norm": 1.0}, "torch's Adam has no clip_global_norm=1.0; set it to None first, and do it in"),
     ],

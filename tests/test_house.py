@@ -56,6 +56,8 @@ BACKENDS = {"cuda", "native", "numpy"}
 
 MOST_LINES = 500
 MOST_LINES_OF_A_TEST = 700
+#: They are stated in one file, which grows by some 20 lines with each.
+MOST_LINES_OF_RULES = 700
 MOST_LINES_OF_OPTIMIZER = 300
 
 
@@ -191,6 +193,7 @@ def test_no_file_is_too_long() -> None:
         if path.suffix in {".py", ".c", ".h"} and path.name != "_native.c"  # made by cffi
     ]
     limits = dict.fromkeys(sources, MOST_LINES) | dict.fromkeys(python_files("tests"), MOST_LINES_OF_A_TEST)
+    limits[ROOT / "fastopt" / "arithmetic" / "rules.py"] = MOST_LINES_OF_RULES
     too_long = {
         name_of(path) for path, most in limits.items() if len(path.read_text(encoding="utf-8").splitlines()) > most
     }

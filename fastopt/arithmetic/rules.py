@@ -472,3 +472,47 @@ class DescendScalars(NamedTuple):
 def descend(h: DescendScalars, p: Real, g: Real, u: Real) -> tuple[Real, Real]:
     p = p - h.step_size * u
     return p, u
+
+
+# These came later: the numbers of the rules above are in the hashes of csrc/tools/bits.txt.
+class AdamAmsgradCorrectedScalars(NamedTuple):
+    beta1: float
+    one_minus_beta1: float
+    beta2: float
+    one_minus_beta2: float
+    correction: float
+    step_size: float
+    eps: float
+    eps_root: float
+
+
+def adam_amsgrad_corrected(
+    h: AdamAmsgradCorrectedScalars, p: Real, g: Real, m: Real, v: Real, v_hat_max: Real
+) -> tuple[Real, Real, Real, Real]:
+    m = h.beta1 * m + h.one_minus_beta1 * g  # first moment
+    v = h.beta2 * v + h.one_minus_beta2 * g * g  # second moment
+    v_hat_max = maximum(v_hat_max, h.correction * v)
+    p = p - h.step_size * (m / (sqrt(v_hat_max + h.eps_root) + h.eps))
+    return p, m, v, v_hat_max
+
+
+class FTRLScalars(NamedTuple):
+    zero: float
+    one: float
+    lr: float
+    beta: float
+    l1: float
+    minus_l1: float
+    twice_l2: float
+    twice_shrinkage: float
+
+
+def ftrl(h: FTRLScalars, p: Real, g: Real, n: Real, z: Real) -> tuple[Real, Real, Real]:
+    last_root = sqrt(n)
+    n = n + g * g  # sum of squares
+    root = sqrt(n)
+    z = z + (g + h.twice_shrinkage * p - (root - last_root) / h.lr * p)  # the linear term of the sum of losses
+    # Where p becomes 0 the divisor may be 0 too. A quotient inside of where would keep GCC from vectorising.
+    one_where_0 = where(absolute(z) > h.l1, h.zero, h.one)
+    p = (minimum(maximum(z, h.minus_l1), h.l1) - z) / ((h.beta + root) / h.lr + h.twice_l2 + one_where_0)
+    return p, n, z

@@ -31,6 +31,7 @@ UNFLUSHED = frozenset(
         rules.rprop,
         rules.delta_bar_delta,
         rules.delta_bar_delta_last_grad,
+        rules.ftrl,
         # The slot is divided by its own norm.
         rules.adam_direction,
         # The slot is a sequence of parameters, which decays no more than they do.

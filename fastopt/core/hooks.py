@@ -65,7 +65,7 @@ class Hooks:
     refused: ClassVar[Mapping[str, str]] = {}
 
     #: The slots that are never negative: 8 bits store them by the root map.
-    non_negative: ClassVar[frozenset[str]] = frozenset({"v", "v_max", "sum", "u", "s"})
+    non_negative: ClassVar[frozenset[str]] = frozenset({"v", "v_max", "v_hat_max", "sum", "u", "s"})
 
     #: The slots that ``state_dtype`` leaves in the compute dtype: they must be right to the last bit.
     exact: ClassVar[frozenset[str]] = frozenset()

@@ -235,7 +235,7 @@ class Step:
         if hooks.row_sparse_options is None:
             raise TypeError(
                 f"grads: {name!r} is row-sparse, which {type(hooks).__name__} does not take (SGD, Adagrad, "
-                "Adam, AdamW and SparseAdam do); give a dense gradient"
+                "Adam, AdamW, SparseAdam and FTRL do); give a dense gradient"
             )
         if not parts.backend.on_host:
             raise TypeError(f"grads: {name!r} is row-sparse, which is not done on a GPU yet; give a dense one")

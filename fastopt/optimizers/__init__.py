@@ -10,6 +10,7 @@ from .adan import Adan
 from .ademamix import AdEMAMix
 from .asgd import ASGD
 from .delta_bar_delta import DeltaBarDelta
+from .ftrl import FTRL
 from .layerwise import LAMB, LARS
 from .muon import Muon
 from .nadam import NAdam
@@ -23,6 +24,7 @@ from .yogi import Yogi
 
 __all__ = [
     "ASGD",
+    "FTRL",
     "LAMB",
     "LARS",
     "SGD",

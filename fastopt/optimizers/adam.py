@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from ..arithmetic import rules
 from ..core.optimizer import Optimizer
 from ..options.common import Common, Unpack
-from ..options.ranges import Group, Schedulable
+from ..options.ranges import Allowed, Choice, Group, Schedulable
+
+#: AdamScalars of a tuple, at less cost than by its name and ``tuple.__new__``.
+adam_scalars = partial(tuple.__new__, rules.AdamScalars)
 
 
 def bias_corrected(lr: float, betas: tuple[float, float], step: int) -> tuple[float, float, float]:
@@ -26,6 +30,28 @@ def bias_corrected(lr: float, betas: tuple[float, float], step: int) -> tuple[fl
     return lr / (1.0 - beta1**step) * root, root, correction2
 
 
+def corrected_before_the_maximum(group: Group, step: int) -> rules.AdamAmsgradCorrectedScalars:
+    """Return Adam's scalars for ``amsgrad="corrected"``.
+
+    The correction of ``v`` changes from step to step, so that it can't be taken out of the maximum.
+    """
+    beta1, beta2 = group["betas"]
+    correction1 = correction2 = 1.0
+    if group["bias_correction"]:
+        correction1, correction2 = 1.0 - beta1**step, 1.0 - beta2**step
+    eps = group["eps"] / math.sqrt(correction2) if group["eps_hat"] else group["eps"]
+    return rules.AdamAmsgradCorrectedScalars(
+        beta1,
+        1.0 - beta1,
+        beta2,
+        1.0 - beta2,
+        1.0 / correction2,
+        group["lr"] / correction1,
+        eps,
+        group["eps_root"],
+    )
+
+
 class Adam(Optimizer):
     r"""Adam, as ``torch.optim.Adam``: the first moment over the root of the second, both bias-corrected.
 
@@ -35,8 +61,8 @@ class Adam(Optimizer):
         v = beta2 * v + (1 - beta2) * g * g
         p -= lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t) + eps_root) + eps)
 
-    ``amsgrad`` uses the largest ``v`` so far instead of ``v``. A :class:`fastopt.RowSparse` gradient updates its rows
-    as :class:`SparseAdam` does.
+    ``amsgrad`` uses the largest ``v`` so far instead of ``v``, or, as optax, the largest ``v / (1 - beta2**t)`` so far
+    instead of that. A :class:`fastopt.RowSparse` gradient updates its rows as :class:`SparseAdam` does.
 
     Parameters
     ----------
@@ -46,8 +72,9 @@ class Adam(Optimizer):
     eps : float >= 0, default 1e-8
     weight_decay : float >= 0 or schedule, default 0.0
         L2, or decoupled with ``decoupled=True``.
-    amsgrad : bool, default False
-        Whether to divide by the root of the largest second moment so far.
+    amsgrad : bool or "corrected", default False
+        Whether to divide by the root of the largest second moment so far; "corrected": of the largest bias-corrected
+        one (as in optax).
     eps_root : float >= 0, default 0.0
         Added inside the root, after the correction (as in optax).
     eps_hat : bool, default False
@@ -59,7 +86,7 @@ class Adam(Optimizer):
     Notes
     -----
     State, each with the shape and dtype of its parameter: ``m`` (first moment, the running mean of gradients), ``v``
-    (second moment, the running mean of their squares); ``v_max`` with ``amsgrad``.
+    (second moment, the running mean of their squares); ``v_max`` with ``amsgrad``, ``v_hat_max`` with "corrected".
 
     Source: Kingma and Ba, arXiv 1412.6980; Reddi et al., On the Convergence of Adam and Beyond (ICLR 2018);
     https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html.
@@ -77,6 +104,7 @@ class Adam(Optimizer):
     (1, 0)
     """
 
+    ranges: ClassVar[Mapping[str, Allowed]] = {"amsgrad": Choice(False, True, "corrected")}
     row_sparse_options: ClassVar[Mapping[str, Any]] = {"eps_hat": True}
 
     def __init__(
@@ -86,7 +114,7 @@ class Adam(Optimizer):
         betas: tuple[Schedulable, Schedulable] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: Schedulable = 0.0,
-        amsgrad: bool = False,
+        amsgrad: bool | Literal["corrected"] = False,
         *,
         eps_root: float = 0.0,
         eps_hat: bool = False,
@@ -106,9 +134,13 @@ class Adam(Optimizer):
         super().__init__(params, options, **common)
 
     def rule(self, group: Group) -> rules.Rule:
+        if group["amsgrad"] == "corrected":
+            return rules.adam_amsgrad_corrected
         return rules.adam_amsgrad if group["amsgrad"] else rules.adam
 
-    def hyper(self, group: Group, step: int) -> rules.AdamScalars:
+    def hyper(self, group: Group, step: int) -> rules.AdamScalars | rules.AdamAmsgradCorrectedScalars:
+        if group["amsgrad"] and group["amsgrad"] == "corrected":
+            return corrected_before_the_maximum(group, step)
         lr, (beta1, beta2), eps, eps_root = group["lr"], group["betas"], group["eps"], group["eps_root"]
         if group["bias_correction"]:
             # As bias_corrected, and below as AdamScalars(...), without their calls: each planned step runs this.
@@ -118,7 +150,7 @@ class Adam(Optimizer):
             eps_root *= correction2
             if not group["eps_hat"]:
                 eps *= root
-        return tuple.__new__(rules.AdamScalars, (beta1, 1.0 - beta1, beta2, 1.0 - beta2, lr, eps, eps_root))
+        return adam_scalars((beta1, 1.0 - beta1, beta2, 1.0 - beta2, lr, eps, eps_root))
 
 
 class AdamW(Adam):
@@ -155,7 +187,7 @@ class AdamW(Adam):
         betas: tuple[Schedulable, Schedulable] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: Schedulable = 1e-2,
-        amsgrad: bool = False,
+        amsgrad: bool | Literal["corrected"] = False,
         *,
         eps_root: float = 0.0,
         eps_hat: bool = False,

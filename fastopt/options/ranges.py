@@ -137,7 +137,8 @@ def check(where: str, value: Any, allowed: Allowed) -> Any:
         if isinstance(value, (tuple, list)) or not isinstance(plain(value), bool):
             raise TypeError(f"{where}={shown(value)}: expected True or False")
     elif isinstance(allowed, Choice):
-        if not any(value is known or (isinstance(value, str) and value == known) for known in allowed.values):
+        chosen = plain(value)
+        if not any(chosen is known or (isinstance(chosen, str) and chosen == known) for known in allowed.values):
             raise ValueError(f"{where}={shown(value)}: expected {allowed}")
     elif isinstance(allowed, Range):
         check_number(where, value, allowed)

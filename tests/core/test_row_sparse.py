@@ -26,7 +26,9 @@ CASES = [
     (fastopt.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "clip_norm": 0.5}),
     (fastopt.Adagrad, {"lr": 0.1, "weight_decay": 0.1, "decoupled": True}),
     (fastopt.Adam, {"lr": 0.01, "eps_hat": True, "amsgrad": True, "clip_value": 0.5, "maximize": True}),
+    (fastopt.Adam, {"lr": 0.01, "eps_hat": True, "amsgrad": "corrected"}),
     (fastopt.SparseAdam, {"lr": 0.01, "clip_global_norm": 1.0}),
+    (fastopt.FTRL, {"lr": 0.1, "initial_accumulator_value": 0.0, "l1_regularization_strength": 0.3}),
 ]
 every_case = pytest.mark.parametrize(("optimizer", "options"), CASES)
 

@@ -46,6 +46,8 @@ OPTAX: dict[str, tuple[type[fastopt.Optimizer], dict[str, Any], dict[str, Any]]]
     "adam": (Adam, {}, {}),
     "adam eps_root": (Adam, {"eps_root": 1e-3}, {"eps_root": 1e-3}),
     "adamw": (AdamW, {"weight_decay": 0.3, "eps_root": 1e-9}, {"weight_decay": 0.3, "eps_root": 1e-9}),
+    "amsgrad": (Adam, {"amsgrad": "corrected"}, {}),
+    "amsgrad eps_root": (Adam, {"amsgrad": "corrected", "eps_root": 1e-3}, {"eps_root": 1e-3}),
     "adagrad": (
         Adagrad,
         {"initial_accumulator_value": 0.1, "eps": 1e-3, "eps_in_root": True},

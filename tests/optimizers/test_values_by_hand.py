@@ -75,6 +75,8 @@ BY_HAND = [
     ByHand(
         Adam, {**HALVES, "eps": 0.0, "amsgrad": True}, 0, (2, 0), (-0.1, -0.1 - 0.1 * 0.5 / 0.75 * math.sqrt(0.4375))
     ),
+    # v / (1 - beta2**t) is 4, then 0.75 / 0.4375; the largest stays 4.
+    ByHand(Adam, {**HALVES, "eps": 0.0, "amsgrad": "corrected"}, 0, (2, 0), (-0.1, -0.1 - 0.1 * 0.5 / 0.75 / 2)),
     ByHand(AdamW, {**HALVES, "eps": 0.0, "weight_decay": 1.0}, 1, (2, 2), (0.8, 0.62)),
     ByHand(AdamW, {**HALVES, "eps": 0.0, "weight_decay": 1.0, "decoupled": False}, 1, (2, 2.1), (0.9, 0.8)),
 ]
@@ -109,6 +111,7 @@ FIRST_STEP = [
     (Adam, {"eps": 0.0, "eps_root": TINY**2}, 1 / math.sqrt(2)),
     (Adam, {"bias_correction": False}, 0.1 / (ROOT + 1)),
     (Adam, {"amsgrad": True}, 1 / 2),
+    (Adam, {"amsgrad": "corrected"}, 1 / 2),
     (AdamW, {}, 1 / 2),
     (Adagrad, {"eps": TINY}, 1 / 2),
     (Adagrad, {"eps": TINY**2, "eps_in_root": True}, 1 / math.sqrt(2)),

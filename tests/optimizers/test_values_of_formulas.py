@@ -97,7 +97,7 @@ def plain_adam(
     lrs: Sequence[float],
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    amsgrad: bool = False,
+    amsgrad: bool | str = False,
     eps_root: float = 0.0,
     eps_hat: bool = False,
     bias_correction: bool = True,
@@ -109,10 +109,12 @@ def plain_adam(
         p, g = prepared(p, grad, lr, **common)
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
-        v_max = max(v_max, v)
         correction1 = 1 - beta1**t if bias_correction else 1.0
         correction2 = 1 - beta2**t if bias_correction else 1.0
+        v_max = max(v_max, v / correction2 if amsgrad == "corrected" else v)
         second = v_max if amsgrad else v
+        if amsgrad == "corrected":
+            second *= correction2
         if eps_hat:
             p -= lr * math.sqrt(correction2) / correction1 * m / (math.sqrt(second) + eps)
         else:
@@ -156,6 +158,9 @@ VARIANTS: list[tuple[type[fastopt.Optimizer], dict[str, Any]]] = [
         (Adam, {}),
         (Adam, {"betas": (0.8, 0.99), "eps": 1e-7}),
         (Adam, {"amsgrad": True}),
+        (Adam, {"amsgrad": "corrected", "eps_root": 1e-16}),
+        (Adam, {"amsgrad": "corrected", "eps_hat": True}),
+        (Adam, {"amsgrad": "corrected", "bias_correction": False}),
         (Adam, {"eps_root": 1e-16}),
         (Adam, {"eps_hat": True}),
         (Adam, {"eps_hat": True, "amsgrad": True}),

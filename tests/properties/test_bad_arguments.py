@@ -77,7 +77,9 @@ def every_bad_option() -> list[Any]:
     for optimizer in OPTIMIZERS:
         for option, default in {**optimizer(f32(1)).defaults, **dict.fromkeys(OF_ALL)}.items():
             wrong_kind, out_of_range = NO_NUMBER, NOT_NEGATIVE
-            if isinstance(default, bool):
+            if option == "amsgrad":
+                wrong_kind, out_of_range = (), NO_BOOL
+            elif isinstance(default, bool):
                 wrong_kind, out_of_range = NO_BOOL, ()
             elif option in OPTIONAL:
                 wrong_kind = tuple(value for value in NO_NUMBER if value is not None)

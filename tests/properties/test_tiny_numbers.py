@@ -137,7 +137,7 @@ def test_no_slot_is_flushed_whose_sign_counts(rule: Any) -> None:
 
 def test_signs_are_found() -> None:
     found = {name for name, rule in RULES.items() if depends_on_slots(rule)}
-    assert found == {"lion", "signum", "rprop", "delta_bar_delta", "delta_bar_delta_last_grad", "yogi"}
+    assert found == {"lion", "signum", "rprop", "delta_bar_delta", "delta_bar_delta_last_grad", "ftrl", "yogi"}
 
 
 @pytest.mark.by_turns("case")
