@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from cases import Case, built, every_case, everything, needs_native
 
+import fastopt
+from fastopt import rules
+from fastopt.backends.native import library as native
+
 PAGE = mmap.PAGESIZE
 SHAPES: list[tuple[int, ...]] = [(1,), (7,), (33,), (5, 7), (70,), (3, 11, 5), (1025,), (4097,)]
 
@@ -58,6 +62,18 @@ def in_every_way(grad: Any, place: str) -> list[Any]:
 @pytest.mark.by_turns("case")
 def test_steps_stay_inside(case: Case, place: str) -> None:
     """They have the bits of arrays elsewhere, too."""
+    check_steps(case, place)
+
+
+@every_place
+def test_steps_of_compiled_rules_stay_inside(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A built-in rule, compiled as if it were the user's own."""
+    pytest.importorskip("llvmlite", reason="needs llvmlite")
+    monkeypatch.delitem(native.RULES, rules.yogi)
+    check_steps(Case(fastopt.Yogi, {"lr": 0.1}), place)
+
+
+def check_steps(case: Case, place: str) -> None:
     rng = np.random.default_rng(7)
     start = [rng.normal(size=shape).astype(np.float32 if i % 2 else np.float64) for i, shape in enumerate(SHAPES)]
     opt = built(case, start, {}, lambda arrays: [guarded(array, place) for array in arrays], backend="native")
