@@ -41,6 +41,7 @@ from .optimizers import (
     SparseAdam,
     Yogi,
 )
+from .optimizers.combined import Combined
 from .options.group_by import group_by
 from .options.loss_scale import DynamicLossScale
 
@@ -98,6 +99,7 @@ __all__ = [
     "Adan",
     "Checkpoint",
     "CheckpointError",
+    "Combined",
     "DeltaBarDelta",
     "DynamicLossScale",
     "EarlyStopping",

@@ -156,6 +156,10 @@ class Backend:
         """Return a plan for the next steps with this table; None if none can be made."""
         return None
 
+    def follow(self, table: Any, reader: Any) -> None:
+        """Have a table of some of the arrays clip its gradients, and be guarded, as the one that has read all."""
+        raise NotImplementedError
+
     def limit_norms(self, table: Any, rows: HyperRows, units: Sequence[LimitedUnits]) -> None:
         """Scale the units whose norm is above their limit."""
         raise NotImplementedError

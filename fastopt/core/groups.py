@@ -13,7 +13,7 @@ from ..options.names import RENAMED, hints
 from ..options.ranges import Group, Range
 from ..options.values import differ, is_scheduled, value_at
 from .hook_checks import check_rule
-from .option_set import OptionSet
+from .option_set import OPTIMIZER, OptionSet
 from .results import Misfit, missing
 
 #: It counts as 0 in every sum with a number that matters.
@@ -205,13 +205,17 @@ class Groups:
         """
         found: dict[int, SavedGroup] = {}
         for j, group in enumerate(saved):
-            its = sorted(group["params"])
-            k = next((k for k, names in enumerate(members) if k not in found and sorted(names) == its), None)
+            arrays = sorted(group["params"])
+            k = next((k for k, names in enumerate(members) if k not in found and sorted(names) == arrays), None)
             if k is None:
                 text = f"param_groups[{j}] is of the arrays {group['params']}; the groups here are of {list(members)}"
                 misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
                 continue
             current = {name: value for name, value in self.param_groups[k].items() if name not in NO_OPTIONS}
+            its, here = group.get(OPTIMIZER), current.get(OPTIMIZER)
+            if here == self.checked[k].option_set.optimizer != its:
+                wrong.append(f"param_groups[{j}] is of the optimizer {shown(its)}, here it is of {here!r}")
+                continue
             names = [name for name in group if name not in NO_OPTIONS]
             given = {RENAMED.get(name, name): group[name] for name in names}
             if set(given) != set(current) or len(given) < len(names):  # fewer: an old name and its new one

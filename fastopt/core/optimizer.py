@@ -20,6 +20,7 @@ from .hooks import is_default
 from .option_set import OptionSet
 from .parameter_methods import ParameterMethods
 from .parameters import Parameters
+from .part_steps import HOOKS_ALONE, check_no_whole_options
 from .parts import Parts, part
 from .plans import can_plan
 from .progress import Progress
@@ -175,9 +176,22 @@ class Optimizer(Attributes, ParameterMethods):
             state_dtype,
             stochastic_rounding,
         )
+        if params is HOOKS_ALONE:
+            check_no_whole_options(
+                type(self).__name__,
+                **pass_options._asdict(),
+                clip_global_norm=clip_global_norm,
+                skip_above=skip_above,
+                grad_scale=grad_scale,
+                copy_to=copy_to,
+                seed=seed,
+                backend=backend,
+            )
         option_set = self.option_set = OptionSet(type(self).__name__, self.defaults, self.ranges, self.refused)
         self.defaults.update({name: option_set.check(name, value) for name, value in self.defaults.items()})
         pass_options = StepOptions(*(option_set.check(*option) for option in pass_options._asdict().items()))
+        if params is HOOKS_ALONE:
+            return
         pass_options.check_together()
         whole = WholeOptions(clip_global_norm, skip_above, grad_scale, seed, nonfinite)
         grouped = params if isinstance(params, Grouped) else None

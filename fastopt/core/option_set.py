@@ -11,6 +11,9 @@ from ..options.common import is_plain
 from ..options.names import hints
 from ..options.ranges import RANGES, Allowed, Group, Range, as_option, check, in_double, plain
 
+#: The option of a group that names the class of its optimizer, where several optimizers share a step.
+OPTIMIZER = "optimizer"
+
 
 class OptionSet:
     """The options of the groups of one optimizer.

@@ -8,6 +8,9 @@ from itertools import chain
 from operator import is_
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..arrays.layouts import Layouts
 from ..arrays.memory import Views
 from ..backends.backend import Backend
@@ -95,20 +98,13 @@ def make_workspace(
     backend: Backend, parameters: Parameters, slots: Slots, progress: Progress, is_one_call: bool
 ) -> Workspace:
     """Make a table of the arrays whose memory ``slots`` has prepared."""
-    in_order = backend.ops.in_memory_order
     written = slots.written(parameters.extents, backend) if backend.on_host else parameters.extents
-    computed, its_slots, extras = slots.memory.computed, slots.memory.slots, slots.memory.extras
-    is_in_order = backend.on_host and all(array.flags.c_contiguous for array in computed)
-    table = backend.table(
-        computed if is_in_order else list(map(in_order, computed)),
-        its_slots if is_in_order else [list(map(in_order, each)) for each in its_slots],
-        [extras.get(i, ArrayExtras()) for i in range(len(computed))] if extras else None,
-        progress.counts,
-    )
+    table = make_table(backend, slots.memory, progress.counts)
     gradients = Gradients(
         backend.ops, backend.add_rows, parameters.names, parameters.arrays, written, slots.options.zero_grads
     )
-    if is_in_order and all(map(is_, computed, parameters.arrays)):
+    computed = slots.memory.computed
+    if are_in_order(backend, computed) and all(map(is_, computed, parameters.arrays)):
         gradients.begin(table)
     are_writeable = backend.writeable_check(parameters.arrays)
     layouts, where = None, parameters.where
@@ -121,6 +117,23 @@ def make_workspace(
         layouts = layouts_of([parameters.arrays, copies, *state], 2, slots.state.visible)
         where = partial(where_is, parameters, others, views)
     return Workspace(backend, table, gradients, slots.memory, are_writeable, is_one_call, layouts, where)
+
+
+def make_table(backend: Backend, memory: Memory, counts: npt.NDArray[np.int64] | None = None) -> Any:
+    """Return a table over the memory of every array; counted calls update ``counts``."""
+    in_order, computed, slots, extras = backend.ops.in_memory_order, memory.computed, memory.slots, memory.extras
+    is_in_order = are_in_order(backend, computed)
+    return backend.table(
+        computed if is_in_order else list(map(in_order, computed)),
+        slots if is_in_order else [list(map(in_order, each)) for each in slots],
+        [extras.get(i, ArrayExtras()) for i in range(len(computed))] if extras else None,
+        counts,
+    )
+
+
+def are_in_order(backend: Backend, arrays: Sequence[Any]) -> bool:
+    """Return whether these are NumPy arrays in C order."""
+    return backend.on_host and all(array.flags.c_contiguous for array in arrays)
 
 
 def where_is(

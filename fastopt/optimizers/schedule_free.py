@@ -11,6 +11,8 @@ import numpy as np
 from ..arithmetic import rules
 from ..arithmetic.powers import power
 from ..backends.table import HyperRow
+from ..core.hooks import Hooks
+from ..core.optimizer import Optimizer
 from ..core.step import Step
 from ..core.turns import change
 from ..core.whole_arrays import ArrayOptimizer
@@ -34,7 +36,7 @@ AVERAGING: Mapping[str, Allowed] = {
 
 
 class _ScheduleFree(ArrayOptimizer):
-    """The averaging's weights and the two modes, which Schedule-Free SGD and AdamW share."""
+    """The base of both: the averaging's weights and the two modes, which Schedule-Free SGD and AdamW share."""
 
     numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
     exact = frozenset({"z"})
@@ -66,36 +68,17 @@ class _ScheduleFree(ArrayOptimizer):
     @property
     def is_training(self) -> bool:
         """Whether the parameters are the training sequence ``y``, where gradients belong."""
-        return all(bool(state.get("is_training", True)) for state in list(self.state.values()))
+        return are_training(self)
 
     @change
     def train(self) -> None:
         """Change the parameters in place from ``x`` to ``y``, where they are not ``y`` already."""
-        self._to_mode(True)
+        to_mode(self, True)
 
     @change
     def eval(self) -> None:
         """Change the parameters in place from ``y`` to the averages ``x``, where they are not ``x`` already."""
-        self._to_mode(False)
-
-    def _to_mode(self, is_training: bool) -> None:
-        memory, parameters, ops = self.ready().memory, self.parts.parameters, self.parts.backend.ops
-        for i, (name, k) in enumerate(zip(parameters.names, parameters.group_of, strict=True)):
-            state, beta = self.state[name], self.interpolation(self.param_groups[k])
-            if bool(state["is_training"]) == is_training:
-                continue
-            if state["step"] == 0:  # x, y and z are the same
-                state["is_training"][...] = is_training
-                continue
-            weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
-            computed = memory[i].computed
-            values = ops.on_host(computed)
-            values += values.dtype.type(weight) * (ops.on_host(state["z"], copy=False) - values)
-            ops.write(computed, values)
-            for shown in (parameters.arrays[i], parameters.copies[i]):
-                if shown is not None and shown is not computed:
-                    ops.write_rounded(shown, computed)
-            state["is_training"][...] = is_training
+        to_mode(self, False)
 
     def interpolation(self, group: Group) -> float:
         """Return the part of ``x`` in ``y``."""
@@ -108,6 +91,39 @@ class _ScheduleFree(ArrayOptimizer):
         numbers, rows = step.parts.progress.numbers, step.table.row_numbers[step.present]
         numbers[0, step.present] += weight[rows]
         numbers[1, step.present] = largest[rows]
+
+
+def has_modes(hooks: Hooks) -> bool:
+    """Return whether an optimizer has two modes: whether it is one of the two here."""
+    return isinstance(hooks, _ScheduleFree)
+
+
+def are_training(opt: Optimizer) -> bool:
+    """Return whether the Schedule-Free arrays of an optimizer are their training sequences ``y``."""
+    return all(bool(state.get("is_training", True)) for state in list(opt.state.values()))
+
+
+def to_mode(opt: Optimizer, is_training: bool) -> None:
+    """Change the Schedule-Free arrays of an optimizer to ``y``, or to ``x``, where they are not that already."""
+    memory, parameters, ops = opt.ready().memory, opt.parts.parameters, opt.parts.backend.ops
+    for i, (name, k) in enumerate(zip(parameters.names, parameters.group_of, strict=True)):
+        state, group = opt.state[name], opt.param_groups[k]
+        hooks = opt.of_group(group)
+        if not isinstance(hooks, _ScheduleFree) or bool(state["is_training"]) == is_training:
+            continue
+        if state["step"] == 0:  # x, y and z are the same
+            state["is_training"][...] = is_training
+            continue
+        beta = hooks.interpolation(group)
+        weight = 1.0 - beta if is_training else 1.0 - 1.0 / beta
+        computed = memory[i].computed
+        values = ops.on_host(computed)
+        values += values.dtype.type(weight) * (ops.on_host(state["z"], copy=False) - values)
+        ops.write(computed, values)
+        for shown in (parameters.arrays[i], parameters.copies[i]):
+            if shown is not None and shown is not computed:
+                ops.write_rounded(shown, computed)
+        state["is_training"][...] = is_training
 
 
 def weight_of(step: float, largest_lr: float, group: Group) -> float:

@@ -131,7 +131,8 @@ class SWATS(ArrayOptimizer):
             return  # skipped by a GPU
         in_adam = step.present.copy()
         in_adam[in_adam] = is_adams[table.row_numbers[in_adam]]
-        for k, group in enumerate(step.groups):
+        for k in sorted({k for k, _ in step.workspace.rows.members}):
+            group = step.groups[k]
             of_group = np.flatnonzero(step.parts.parameters.group_of == k)
             for arrays in [of_group] if group["per_group"] else of_group[:, None]:
                 measured = arrays[in_adam[arrays]]

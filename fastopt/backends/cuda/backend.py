@@ -71,6 +71,9 @@ class CudaBackend(Backend):
                 return reading._replace(verdict=None)
         return reading
 
+    def follow(self, table: BackendTable, reader: BackendTable) -> None:
+        table.next, table.factors, table.order, table.stream = reader.next, reader.factors, reader.order, reader.stream
+
     def limit_norms(self, table: BackendTable, rows: Sequence[HyperRow], units: Sequence[LimitedUnits]) -> None:
         table.norm_limits.limit(table, rows, units)
 

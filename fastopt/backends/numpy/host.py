@@ -104,6 +104,9 @@ class HostBackend(Backend):
         forget()
         table.forget_grads()
 
+    def follow(self, table: Any, reader: Any) -> None:
+        table.array_clip[:] = reader.array_clip
+
     def limit_norms(self, table: Any, rows: HyperRows, units: Sequence[LimitedUnits]) -> None:
         for each in units:
             limit_norms(each.weights, each.limit, each.axes, self.add_runs)
