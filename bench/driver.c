@@ -45,6 +45,7 @@ int main(int argc, char **argv)
     }
     fo_hyper hyper = {
         .grad_scale = 1, .clip_value = 1e300 * 1e300, .global_clip = 1, .decay = 1, .stages = FO_UPDATE | FO_FINISH};
+    hyper.lower = -hyper.clip_value, hyper.upper = hyper.clip_value;
     hyper.rule = numbered(argv[1], fo_rule_name, fo_rule_count());
     for (int i = 0; i < FO_MAX_SCALARS; i++)
         hyper.scalars[i] = 0.5;

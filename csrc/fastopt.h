@@ -19,7 +19,8 @@ enum {
 typedef enum { FO_FLOAT32, FO_FLOAT64, FO_FLOAT16, FO_BFLOAT16, FO_SIGNED8, FO_ROOT8 } fo_dtype;
 
 /* The stages of a pass over an array. FO_UPDATE makes the new parameter. FO_CLEAR clears the accumulated gradients, and
-   with zero_grads the gradient. FO_FINISH updates the average and the copy from the new parameter. */
+   with zero_grads the gradient. FO_FINISH moves the new parameter into its bounds, then updates the average and the copy
+   from it. */
 enum { FO_UPDATE = 1, FO_CLEAR = 2, FO_FINISH = 4 };
 
 /* The arrays whose numbers below the smallest normal one become +0: the slots, right after the rule, and the
@@ -40,6 +41,7 @@ typedef struct {
     void *average;              /* the parameter's average over the steps; NULL: none */
     void *accumulated;          /* the sum of the gradients since the last applied step; NULL: none */
     void *copy;                 /* gets the new parameter in copy_dtype too; NULL: none */
+    void *lower, *upper;        /* in the compute dtype: the least and the greatest value of each element; NULL: none */
     int64_t length;
     int64_t first_chunk; /* how many chunks the arrays before this one have */
     int64_t number;      /* this array's number in the optimizer; selects its random numbers */
@@ -69,7 +71,9 @@ typedef struct {
     double l1;                      /* then l1 * sign(param) is added; 0: not */
     double decay;                   /* the parameter is multiplied by this before the rule; 1: not */
     double scalars[FO_MAX_SCALARS]; /* the rule's, in the order of its struct in rules.h */
-    double threshold;               /* after the rule the parameter moves towards 0 by this much, and stops there */
+    double cautious;        /* times the parameter before the rule; subtracted where that moves it towards 0; 0: not */
+    double threshold;       /* then the parameter moves towards 0 by this much, and stops there */
+    double lower, upper;    /* FO_FINISH first moves the new parameter into these bounds; infinity: not */
     double average_weight;  /* the new parameter's weight in the average; 1: the average becomes the parameter */
     uint64_t dither;        /* seeds this step's random numbers */
     int32_t stages;         /* the sum of those of FO_UPDATE, FO_CLEAR, FO_FINISH to do */

@@ -146,6 +146,37 @@ static void NAME(soft_threshold)(REAL *restrict p, int64_t length, REAL threshol
         p[i] = p[i] - NAME(clip_value)(p[i], threshold);
 }
 
+/* Decay only where the rule moved the parameter towards 0, or not at all. */
+static void NAME(decay_cautiously)(REAL *restrict p, const REAL *restrict before, int64_t length, REAL weight)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        p[i] = (before[i] - p[i]) * before[i] >= 0 ? p[i] - weight * before[i] : p[i];
+}
+
+static void NAME(bound)(REAL *restrict p, int64_t length, REAL lower, REAL upper)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++) {
+        const REAL raised = p[i] < lower ? lower : p[i];
+        p[i] = raised > upper ? upper : raised;
+    }
+}
+
+static void NAME(bound_below)(REAL *restrict p, const REAL *restrict lower, int64_t length)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        p[i] = p[i] < lower[i] ? lower[i] : p[i];
+}
+
+static void NAME(bound_above)(REAL *restrict p, const REAL *restrict upper, int64_t length)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        p[i] = p[i] > upper[i] ? upper[i] : p[i];
+}
+
 /* Numbers that decay without an end stay subnormal for ever, and arithmetic on subnormal numbers is slow. */
 static void NAME(flush)(REAL *restrict x, int64_t length)
 {
@@ -198,6 +229,15 @@ static int NAME(slot_count)(const fo_hyper *hyper)
     return hyper->own ? (int)hyper->own->slot_count : NAME(rule_slots)[hyper->rule];
 }
 
+static void NAME(cautious_rule)(REAL *restrict p, const REAL *restrict g, void *const *slots, int64_t first_slot,
+                                int64_t length, const fo_hyper *hyper)
+{
+    REAL before[FO_BLOCK];
+    memcpy(before, p, (size_t)length * sizeof(REAL));
+    NAME(loop_of)(hyper)(p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
+    NAME(decay_cautiously)(p, before, length, (REAL)hyper->cautious);
+}
+
 /* Update the block that begins at `begin`. `p` points to the block itself; in each slot it begins at `first_slot`. */
 static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *const *slots, int64_t first_slot,
                                const void *grad, int64_t begin, int64_t length, const fo_hyper *hyper)
@@ -205,7 +245,10 @@ static void NAME(update_block)(const fo_array *array, REAL *restrict p, void *co
     REAL scratch[FO_BLOCK];
     const REAL *g = NAME(scaled_grad)(scratch, array, grad, begin, length, hyper);
     g = NAME(regularized_grad)(scratch, g, p, array, length, hyper);
-    NAME(loop_of)(hyper)(p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
+    if ((REAL)hyper->cautious != 0)
+        NAME(cautious_rule)(p, g, slots, first_slot, length, hyper);
+    else
+        NAME(loop_of)(hyper)(p, g, slots, first_slot, length, (REAL)hyper->decay, hyper->scalars);
     if (hyper->flush & FO_FLUSH_SLOTS)
         for (int k = 0; k < NAME(slot_count)(hyper); k++)
             NAME(flush)((REAL *)slots[k] + first_slot, length);
@@ -221,9 +264,30 @@ static void NAME(clear_block)(const fo_array *array, void *grad, int64_t begin, 
         NAME(clear_grad)(array, grad, begin, length);
 }
 
-static void NAME(finish_block)(const fo_array *array, const REAL *restrict p, int64_t begin, int64_t length,
+/* Move a block of the new parameter into its bounds. */
+static void NAME(bound_block)(const fo_array *array, REAL *restrict p, int64_t begin, int64_t length,
+                              const fo_hyper *hyper)
+{
+    const REAL lower = (REAL)hyper->lower, upper = (REAL)hyper->upper;
+    const int has_numbers = lower > -(REAL)INFINITY || upper < (REAL)INFINITY;
+    if (array->lower)
+        NAME(bound_below)(p, (const REAL *)array->lower + begin, length);
+    if (array->upper)
+        NAME(bound_above)(p, (const REAL *)array->upper + begin, length);
+    if (has_numbers)
+        NAME(bound)(p, length, lower, upper);
+#if STORED
+    /* The memory has the parameter as it was before. */
+    if (array->param_dtype != REAL_DTYPE && (array->lower || array->upper || has_numbers))
+        store_block(array->param, NULL, array->param_dtype, p,
+                    fo_dither_key(hyper->dither, array->number, FO_MAX_SLOTS), begin, length);
+#endif
+}
+
+static void NAME(finish_block)(const fo_array *array, REAL *restrict p, int64_t begin, int64_t length,
                                const fo_hyper *hyper)
 {
+    NAME(bound_block)(array, p, begin, length, hyper);
     if (array->average)
         NAME(blend_average)((REAL *)array->average + begin, p, length, (REAL)hyper->average_weight);
     if (array->average && hyper->flush & FO_FLUSH_AVERAGE)

@@ -211,6 +211,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "zero_grads": True,
         "nonfinite": "skip",
     },
+    "bounds": {"bounds": (-0.5, 0.7), "ema_decay": 0.5},
+    "bounds of elements": {"bounds": "elements", "zero_grads": True, "accumulate_steps": 2},
+    "cautious_decay": {"cautious_decay": True, "decoupled": True, "weight_decay": 0.3},
     "grad_scale": {"grad_scale": 1024.0, "nonfinite": "skip"},
     "accumulate": {"accumulate_steps": 2, "zero_grads": True, "ema_decay": 0.9, "grad_scale": 3.0},
     "accumulate, clip": {"accumulate_steps": 3, "clip_global_norm": 0.5, "nonfinite": "raise", "l1": 0.01},
@@ -232,9 +235,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 STORAGE: dict[str, dict[str, Any]] = {
     "copy": {"copy_to": BFLOAT16},
     "copy float16": {"copy_to": np.dtype(np.float16), "polyak": True},
-    "float16": {"params": np.dtype(np.float16), "ema_decay": 0.9},
+    "float16": {"params": np.dtype(np.float16), "ema_decay": 0.9, "bounds": (-0.3, 0.7)},
     "bfloat16": {"params": BFLOAT16, "zero_grads": True},
     "bfloat16 without master": {"params": BFLOAT16, "stochastic_rounding": True, "seed": 5, "ema_decay": 0.9},
+    "bfloat16 without master, bounds": {"params": BFLOAT16, "stochastic_rounding": True, "bounds": "elements"},
     "bfloat16 slots": {"state_dtype": "bfloat16", "seed": 2**64 - 1},
     "8-bit slots": {"state_dtype": "uint8"},
     "8-bit slots, copy": {"state_dtype": "uint8", "copy_to": BFLOAT16, "zero_grads": True, "accumulate_steps": 2},
@@ -270,13 +274,15 @@ def built(
 ) -> fastopt.Optimizer:
     """Return an optimizer over copies of ``start``: in the dtype ``params``, with copies of the dtype ``copy_to``.
 
-    ``to`` puts arrays where they are to be.
+    ``to`` puts arrays where they are to be. The bounds "elements" are arrays around the start.
     """
     options = dict(options)
     kind = options.pop("params", None)
     params = [array.copy() if kind is None else array.astype(kind) for array in start]
     if "copy_to" in options:
         options["copy_to"] = to([np.empty(param.shape, options["copy_to"]) for param in params])
+    if options.get("bounds") == "elements":
+        options["bounds"] = [array - 0.0625 for array in start], to([array + array.dtype.type(0.05) for array in start])
     return case.build(to(params), **{**options, **more})
 
 

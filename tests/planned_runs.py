@@ -94,6 +94,9 @@ OPTION_SETS = [
     OptionSet(
         "accumulate_last", fastopt.Adam, {"accumulate_steps": 2, "clip_global_norm": 0.5, "prox_l1": 0.1}, before=7
     ),
+    OptionSet("bounds", fastopt.AdamW, {"bounds": (-0.25, 0.5), "ema_decay": 0.9}, "groups"),
+    OptionSet("bounds_of_elements", fastopt.SGD, {"bounds": "elements", "momentum": 0.9}, order="F"),
+    OptionSet("rounded_bounds", fastopt.AdamW, {"bounds": (-0.1, 0.1), "cautious_decay": True}, dtypes=(f16, f64)),
     OptionSet("masters", fastopt.SGD, {"momentum": 0.9, "maximize": True}, dtypes=(f16, f16), form="list"),
     OptionSet("copies", fastopt.AdamW, {"copy_to": f16}, dtypes=(f32, f32)),
     OptionSet("uint8", fastopt.Adam, {"state_dtype": "uint8", "seed": 3}, dtypes=(f32, f32), shapes=IN_8_BITS),
@@ -144,6 +147,8 @@ class Run:
         if "copy_to" in options:
             copies = [np.empty_like(array, options["copy_to"]) for array in self.arrays]
             options["copy_to"] = structure(self.form, copies)
+        if options.get("bounds") == "elements":
+            options["bounds"] = -9.0, structure(self.form, [array + 0.3 for array in self.arrays])
         self.params = structure(self.form, self.arrays)
         if self.form == "groups":
             self.params = [{"params": part} for part in self.params]

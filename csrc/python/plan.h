@@ -77,8 +77,9 @@ typedef struct {
     int32_t is_reversed; /* 1: in Fortran order, so that its memory is that of its transpose in C order */
     int32_t is_frozen;
     int64_t group, size;
-    int64_t gap;  /* the number of the first run of `starts` after its last gradient */
-    void *buffer; /* for a gradient that is not in its order; NULL: none */
+    double lower, upper; /* as in fo_hyper */
+    int64_t gap;         /* the number of the first run of `starts` after its last gradient */
+    void *buffer;        /* for a gradient that is not in its order; NULL: none */
     int64_t buffer_bytes;
 } fo_plan_array;
 

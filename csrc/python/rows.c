@@ -4,7 +4,7 @@
 #if FO_HAS_PLANS
 
 /* The fields that RowSource.row_at of fastopt/backends/plan.py returns, in order. */
-enum { SCALARS, L2, DECAY, L1, THRESHOLD, WEIGHT, DITHER, ROW_SIZE };
+enum { SCALARS, L2, DECAY, L1, CAUTIOUS, THRESHOLD, WEIGHT, DITHER, ROW_SIZE };
 
 /* An array without a gradient has no chunks, so that threads pass it by. */
 static void lay_out(fo_plan *plan)
@@ -18,6 +18,11 @@ static void lay_out(fo_plan *plan)
     plan->is_laid_out = 1;
 }
 
+static int has_bounds_of(const fo_hyper *row, const fo_plan_array *array)
+{
+    return row->lower == array->lower && row->upper == array->upper;
+}
+
 fo_outcome fo_assign_rows(fo_plan *plan)
 {
     const int64_t *steps = plan->counts + 1;
@@ -27,18 +32,20 @@ fo_outcome fo_assign_rows(fo_plan *plan)
     for (int64_t k = 0; k < plan->group_count; k++)
         plan->groups[k].newest_row = -1;
     for (int64_t i = 0; i < plan->count; i++) {
-        fo_group *group = &plan->groups[plan->planned[i].group];
+        const fo_plan_array *array = &plan->planned[i];
+        fo_group *group = &plan->groups[array->group];
         int64_t row = group->newest_row;
         if (!plan->grads[i])
             continue;
-        while (row >= 0 && row_steps[row] != steps[i])
+        while (row >= 0 && !(row_steps[row] == steps[i] && has_bounds_of(&plan->rows[row], array)))
             row = plan->older_rows[row];
         if (row < 0) {
             row = plan->row_count++;
             if (row == plan->row_room)
                 return fo_outdated(plan);
             plan->rows[row] = group->row;
-            plan->row_groups[row] = plan->planned[i].group;
+            plan->rows[row].lower = array->lower, plan->rows[row].upper = array->upper;
+            plan->row_groups[row] = array->group;
             row_steps[row] = steps[i];
             plan->row_made[row] = group->made;
             plan->older_rows[row] = group->newest_row;
@@ -82,6 +89,7 @@ static int read_row(PyObject *tuple, fo_hyper *row, const fo_group *group)
     row->l2 = number_at(tuple, L2);
     row->decay = number_at(tuple, DECAY);
     row->l1 = number_at(tuple, L1);
+    row->cautious = number_at(tuple, CAUTIOUS);
     row->threshold = number_at(tuple, THRESHOLD);
     row->average_weight = number_at(tuple, WEIGHT);
     row->dither = PyLong_AsUnsignedLongLong(PyTuple_GetItem(tuple, DITHER));

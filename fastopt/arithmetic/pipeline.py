@@ -24,7 +24,12 @@ class StageFlags(NamedTuple):
     l2: bool = False
     l1: bool = False
     decay: bool = False
+    cautious: bool = False
     threshold: bool = False
+    lower: bool = False
+    upper: bool = False
+    lower_of_elements: bool = False
+    upper_of_elements: bool = False
     blend: bool = False
     flush_slots: bool = False
     flush_average: bool = False
@@ -32,6 +37,11 @@ class StageFlags(NamedTuple):
     update: bool = True
     clear: bool = True
     finish: bool = True
+
+    @property
+    def bounds(self) -> bool:
+        """Whether the new parameter has bounds."""
+        return self.lower or self.upper or self.lower_of_elements or self.upper_of_elements
 
     def of_grad(self) -> StageFlags:
         """Return the stages that a gradient goes through before the rule."""
@@ -47,7 +57,10 @@ class StageScalars(NamedTuple):
     l2: Any
     l1: Any
     decay: Any
+    cautious: Any
     threshold: Any
+    lower: Any
+    upper: Any
     average_weight: Any
     #: The numbers below which slots, and averages, become 0.
     smallest_slot: Any
@@ -93,12 +106,26 @@ def updated(
     rule: Rule, flags: StageFlags, scalars: StageScalars, h: Any, p: Any, g: Any, slots: Sequence[Any], zero: Any = 0
 ) -> Sequence[Any]:
     """Apply a rule to a regularized gradient; return the new parameter and slots."""
+    before = p
     if flags.decay:
         p = p * scalars.decay
     p, *slots = rule(h, p, g, *slots)
+    if flags.cautious:
+        p = decay_cautiously(p, before, scalars.cautious, zero)
     if flags.flush_slots:
         slots = [flush(slot, scalars.smallest_slot, zero) for slot in slots]
     return soft_threshold(p, scalars.threshold) if flags.threshold else p, *slots
+
+
+def bounded(flags: StageFlags, scalars: StageScalars, p: Any, lower: Any = None, upper: Any = None) -> Any:
+    """Move a new parameter into its bounds: first those of its element, then those of all. NaN stays."""
+    if flags.lower_of_elements:
+        p = at_least(p, lower)
+    if flags.upper_of_elements:
+        p = at_most(p, upper)
+    if flags.lower:
+        p = at_least(p, scalars.lower)
+    return at_most(p, scalars.upper) if flags.upper else p
 
 
 def finished_average(flags: StageFlags, scalars: StageScalars, average: Any, p: Any, zero: Any = 0) -> Any:
@@ -110,8 +137,7 @@ def finished_average(flags: StageFlags, scalars: StageScalars, average: Any, p: 
 def clip_value(g: Any, limit: Any) -> Any:
     """Clip each element; NaN stays."""
     # Not minimum and maximum, which for a limit of 0 choose another sign of zero than the kernels.
-    g = where(g > limit, limit, g)
-    return where(g < -limit, -limit, g)
+    return at_least(at_most(g, limit), -limit)
 
 
 def add_l2(g: Any, p: Any, l2: Any) -> Any:
@@ -120,6 +146,19 @@ def add_l2(g: Any, p: Any, l2: Any) -> Any:
 
 def add_l1(g: Any, p: Any, l1: Any, zero: Any) -> Any:
     return g + where(p > zero, l1, where(p < zero, -l1, zero))
+
+
+def decay_cautiously(p: Any, before: Any, weight: Any, zero: Any) -> Any:
+    """Decay only where the rule moved the parameter towards 0, or not at all."""
+    return where((before - p) * before >= zero, p - weight * before, p)
+
+
+def at_least(p: Any, lower: Any) -> Any:
+    return where(p < lower, lower, p)
+
+
+def at_most(p: Any, upper: Any) -> Any:
+    return where(p > upper, upper, p)
 
 
 def soft_threshold(p: Any, threshold: Any) -> Any:

@@ -39,7 +39,7 @@ class RowSource(Protocol):
         """Return the options of group number ``k``, with its schedules evaluated."""
 
     def row_at(self, hooks: Any, values: Group, step: int) -> tuple[Any, ...]:
-        """Return the rule's scalars, l2, decay, l1, threshold, average_weight and dither of arrays' rows.
+        """Return the rule's scalars, l2, decay, l1, cautious, threshold, average_weight and dither of arrays' rows.
 
         The arrays are those of which this is step number ``step``, from 1.
         """
@@ -85,6 +85,9 @@ class PlanArrays(NamedTuple):
     is_grouped: bool
     group_of: npt.NDArray[np.int64]
     is_frozen: Sequence[bool]
+    #: The numbers that bound each array.
+    lower: npt.NDArray[np.float64]
+    upper: npt.NDArray[np.float64]
     #: The runs of memory that a step writes, in order.
     starts: npt.NDArray[np.uintp]
     stops: npt.NDArray[np.uintp]

@@ -40,7 +40,13 @@ def stage_flags(
         hyper.l2 != 0,
         hyper.l1 != 0,
         hyper.decay != 1,
-        bool(real(hyper.threshold) != 0),  # with a threshold of 0 the kernels and minimum choose other signs of zero
+        # With a number that rounds to 0, the kernels and NumPy would choose other signs of zero.
+        bool(real(hyper.cautious) != 0),
+        bool(real(hyper.threshold) != 0),
+        hyper.lower != -math.inf,
+        hyper.upper != math.inf,
+        False,
+        False,
         has_average and hyper.average_weight != 1,
         bool(hyper.flush & FLUSH_SLOTS),
         has_average and bool(hyper.flush & FLUSH_AVERAGE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -38,7 +39,10 @@ class HyperRow(NamedTuple):
     scalars: tuple[float, ...]
     mean: float = 0.0
     l1: float = 0.0
+    cautious: float = 0.0
     threshold: float = 0.0
+    lower: float = -math.inf
+    upper: float = math.inf
     average_weight: float = 1.0
     dither: int = 0
     stages: int = WHOLE_PASS
@@ -52,6 +56,8 @@ class ArrayExtras(NamedTuple):
     average: Array | None = None
     accumulated: Array | None = None
     copy: Array | None = None
+    lower: Array | None = None
+    upper: Array | None = None
     #: For each slot, its codec and scales if it is in 8 bits.
     scales: Sequence[tuple[Map, Array] | None] = ()
 

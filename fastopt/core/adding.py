@@ -9,6 +9,7 @@ from ..arithmetic.rules import Rule
 from ..backends import choosing
 from ..backends.interrupts import uninterrupted
 from ..options.ranges import Group
+from .bounds import number_pair
 from .groups import CheckedGroup
 from .option_set import OptionSet
 from .parts import Parts
@@ -71,6 +72,9 @@ def add(
     checked = parts.groups.addition(groups, list(map(tuple, members)), option_sets, hooks.rule)
     rules = rules_of(hooks, (*parts.groups.checked, *checked))
     backend = choosing.backend_of_rules(asked_backend, parts.chosen, rules)
+    if any(group.values["bounds"] for group in checked):
+        for name, array, number in zip(names, addition.arrays, numbers, strict=True):
+            number_pair(name, str(array.dtype), checked[number].values["bounds"])
 
     def apply() -> None:
         parts.forget_workspace()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..arithmetic.rules import Rule
 from ..arrays.memory import shown
+from ..options.bounds import Pair
 from ..options.common import PLAIN_OPTIONS
 from ..options.names import RENAMED, hints
 from ..options.ranges import Group, Range
@@ -54,6 +55,8 @@ class Groups:
         self.param_groups: list[Group] = []
         self.checked: list[CheckedGroup] = []
         self.clips_arrays = self.limits_norms = False
+        #: The bounds of each group; another list after each change.
+        self.bounds: list[Pair] = []
         #: Whether a group has another rule than when the table was made.
         self.rules_changed = False
         #: The step count with which rates were loaded; None after a driver's step.
@@ -91,6 +94,10 @@ class Groups:
             name: value if name == "params" else option_set.computed(name, value) for name, value in options.items()
         }
         option_set.check_allowed({name: values[name] for name in PLAIN_OPTIONS if name in values})
+        if values["cautious_decay"] and not values["decoupled"]:
+            raise ValueError(
+                f"{where}cautious_decay=True, decoupled=False: expected decoupled=True; L2 is a part of the gradient"
+            )
         its_rule = rule(values)
         check_rule(its_rule)
         return CheckedGroup(
@@ -129,6 +136,8 @@ class Groups:
         """Keep what a step asks of all groups together."""
         self.clips_arrays = any(group.clips_arrays for group in self.checked)
         self.limits_norms = any(group.limits_norms for group in self.checked)
+        bounds = [group.values["bounds"] for group in self.checked]
+        self.bounds = bounds if bounds != self.bounds else self.bounds
 
     def refresh(self, rule: Callable[[Group], Rule]) -> None:
         """Check what was written into the groups; ``rules_changed`` is set where a group has another rule then."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..arrays.dtypes import Array
 from ..backends import choosing
+from ..options.bounds import split
 from ..options.common import StepOptions, with_common_options
 from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
@@ -128,6 +129,7 @@ class Optimizer(Attributes, ParameterMethods):
         options: Group,
         *,
         decoupled: bool = False,
+        cautious_decay: bool = False,
         maximize: bool = False,
         clip_value: float | None = None,
         clip_norm: float | None = None,
@@ -137,6 +139,7 @@ class Optimizer(Attributes, ParameterMethods):
         prox_l1: float = 0.0,
         max_weight_norm: float | None = None,
         max_weight_norm_axis: int | tuple[int, ...] = 0,
+        bounds: Any = None,
         nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
         nonfinite_limit: int | None = None,
         grad_scale: float | DynamicLossScale = 1.0,
@@ -154,8 +157,10 @@ class Optimizer(Attributes, ParameterMethods):
         **unknown: Any,
     ) -> None:
         check_keywords(type(self).__name__, unknown, options)
+        numbers, structures = split(bounds)
         self.defaults: Group = options | dict(
             decoupled=decoupled,
+            cautious_decay=cautious_decay,
             maximize=maximize,
             clip_value=clip_value,
             clip_norm=clip_norm,
@@ -163,6 +168,7 @@ class Optimizer(Attributes, ParameterMethods):
             prox_l1=prox_l1,
             max_weight_norm=max_weight_norm,
             max_weight_norm_axis=max_weight_norm_axis,
+            bounds=numbers,
         )
         pass_options = StepOptions(
             nonfinite,
@@ -219,6 +225,9 @@ class Optimizer(Attributes, ParameterMethods):
             for group in self.parts.groups.checked:
                 group.option_set.check_allowed({"copy_to": copy_to})
             self.parts.parameters.take_copies(copy_to, self.parts.backend)
+        if structures is not None:
+            option_set.check_allowed({"bounds": bounds})
+            self.parts.parameters.take_bounds(structures, self.parts.groups.bounds, self.parts.backend)
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
         """Return a slot of an array as it is before the array's first step."""
@@ -466,5 +475,7 @@ class Optimizer(Attributes, ParameterMethods):
             workspace.planning.is_possible = can_plan(self, parts)
             parts.workspace = workspace
             parts.groups.rules_changed = False
+        if workspace.bounds.pairs is not parts.groups.bounds:
+            workspace.take_bounds(parts.parameters.number_bounds(parts.groups.bounds))
         workspace.check_layouts()
         return workspace

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..arrays.memory import shown
+from ..options.bounds import checked_pair
 from ..options.common import is_plain
 from ..options.names import hints
 from ..options.ranges import RANGES, Allowed, Group, Range, as_option, check, in_double, plain
@@ -43,10 +44,14 @@ class OptionSet:
             for each in value if isinstance(value, (tuple, list)) else (value,):
                 check(f"{where}{name}", each, Range(-math.inf, whole=True))
             return as_option(value)
+        if name == "bounds":
+            return checked_pair(f"{where}{name}", value)
         return check(f"{where}{name}", value, self.allowed(name))
 
     def computed(self, name: str, value: Any) -> Any:
         """Return an option's value, which was checked, as steps compute with it."""
+        if name == "bounds":
+            return plain(value)
         return in_double(plain(value), self.allowed(name))
 
     def check_allowed(self, options: Mapping[str, Any]) -> None:

@@ -15,7 +15,9 @@ from ..arrays.memory import Extents
 from ..arrays.structure import Branch, is_container
 from ..backends.backend import Backend
 from ..backends.layouts import layouts_of
+from ..options.bounds import Pair
 from ..options.group_by import is_group, matching
+from .bounds import NumberBounds, OwnBounds, number_bounds, own_bounds
 from .layout_errors import check_layouts
 
 
@@ -46,6 +48,7 @@ class Parameters:
         self.names: list[str] = []
         self.arrays: list[Array] = []
         self.copies: list[Array | None] = []
+        self.bounds: list[OwnBounds | None] = []
         #: The number of each array's group.
         self.group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self.frozen: frozenset[str] = frozenset()  # another object after each change
@@ -107,6 +110,7 @@ class Parameters:
         self.names += addition.names
         self.arrays += addition.arrays
         self.copies += [None] * len(addition.arrays)
+        self.bounds += [None] * len(addition.arrays)
         self.group_of = np.concatenate([self.group_of, np.array(group_of, int)])
 
     def leaves(self, structure: Any, what: str) -> list[Any]:
@@ -186,6 +190,22 @@ class Parameters:
         self.layouts = layouts_of([self.arrays, arrays], 2, {}) if backend.on_host else None
         self.copies = copies
         self.write_copies(backend)
+
+    def take_bounds(self, structures: tuple[Any, Any], pairs: Sequence[Pair], backend: Backend) -> None:
+        """Check bounds that are structures like the parameters, given those of the groups; keep copies of them."""
+        sides = [
+            [None] * len(self.names) if side is None else self.leaves(side, f"bounds[{k}]")
+            for k, side in enumerate(structures)
+        ]
+        self.bounds = [
+            own_bounds(name, param, given, backend.ops)
+            for name, param, given in zip(self.names, self.arrays, zip(*sides, strict=True), strict=True)
+        ]
+        self.number_bounds(pairs)
+
+    def number_bounds(self, pairs: Sequence[Pair]) -> NumberBounds:
+        """Return the numbers that bound each array, given the bounds of the groups."""
+        return number_bounds(self.names, self.arrays, self.bounds, self.group_of, pairs)
 
     def write_copies(self, backend: Backend) -> None:
         """Write the parameters into their copies."""

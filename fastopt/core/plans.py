@@ -23,7 +23,18 @@ from .workspace import Workspace
 
 #: The options that make another plan necessary: reading the gradients depends on them, the table, or flushing.
 FIXED = frozenset(
-    {"params", "clip_value", "clip_norm", "maximize", "max_weight_norm", "max_weight_norm_axis", "eps", "eps_root"}
+    {
+        "params",
+        "clip_value",
+        "clip_norm",
+        "maximize",
+        "max_weight_norm",
+        "max_weight_norm_axis",
+        "bounds",
+        "cautious_decay",
+        "eps",
+        "eps_root",
+    }
 )
 
 #: The types of options that can't change in place, besides those of NumPy's scalars.
@@ -77,6 +88,8 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
         parameters.is_grouped,
         parameters.group_of,
         [name in frozen for name in parameters.names],
+        workspace.bounds.lower,
+        workspace.bounds.upper,
         written.starts,
         written.stops,
         workspace.planning.buffers,
@@ -127,6 +140,8 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
         fixed = FIXED.union(checked.scheduled, checked.option_set.refused)
         if not is_rated or "lr" in checked.scheduled:
             fixed |= RATED
+        if values["cautious_decay"]:
+            fixed |= {"decoupled"}  # without which it is an error
         planned.append(
             PlanGroup(
                 group,

@@ -129,6 +129,11 @@ def take_rows(array: Array, indices: npt.NDArray[Any], buffers: Buffers, key: tu
     return np.take(array, indices, axis=0, out=buffer[: len(indices)], mode="clip")  # with "raise" NumPy makes a copy
 
 
+def rows_of_bounds(bounds: Array | None, rows: SparseRows, buffers: Buffers, key: tuple[int, int]) -> Array | None:
+    """Return the bounds of the elements of these rows, if there are any."""
+    return None if bounds is None else take_rows(bounds, rows.indices, buffers, key)
+
+
 class RowSparseTable:
     """A table, and a second one with copies of the rows that row-sparse gradients touch.
 
@@ -170,8 +175,15 @@ class RowSparseTable:
             list(self.params.values()),
             [copies[1 : 1 + count] for copies, count in zip(self.copies, counts, strict=True)],
             [
-                ArrayExtras(copy=copies[-1] if target else None, scales=[None] * count)
-                for copies, target, count in zip(self.copies, targets, counts, strict=True)
+                ArrayExtras(
+                    copy=copies[-1] if target else None,
+                    lower=rows_of_bounds(each.extras.lower, rows, buffers, (i, -1)),
+                    upper=rows_of_bounds(each.extras.upper, rows, buffers, (i, -2)),
+                    scales=[None] * count,
+                )
+                for i, each, rows, copies, target, count in zip(
+                    self.places, memory, self.sparse, self.copies, targets, counts, strict=True
+                )
             ],
         )
         self.touched.row_numbers[:] = np.arange(len(sparse))

@@ -85,8 +85,8 @@ def steady_fields(group: Group, scale: float, options: StepOptions) -> tuple[flo
 
 def step_fields(
     group: Group, step: int, options: StepOptions, seed: int
-) -> tuple[float, float, float, float, float, int]:
-    """Return the further fields of a row: ``l2, decay, l1, threshold, average_weight, dither``."""
+) -> tuple[float, float, float, float, float, float, int]:
+    """Return the further fields of a row: ``l2, decay, l1, cautious, threshold, average_weight, dither``."""
     lr, weight = group["lr"], 1.0
     if options.polyak:
         weight = averages.polyak_weight(options.polyak_start, step)
@@ -95,8 +95,8 @@ def step_fields(
     key = dither.step_key(seed, step) if options.is_dithered else 0
     threshold = threshold_of(group, lr) if group["prox_l1"] else 0.0
     if group["decoupled"]:
-        return 0.0, decay_of(group, lr), group["l1"], threshold, weight, key
-    return group["weight_decay"], 1.0, group["l1"], threshold, weight, key
+        return 0.0, decay_of(group, lr), group["l1"], cautious_of(group, lr), threshold, weight, key
+    return group["weight_decay"], 1.0, group["l1"], 0.0, threshold, weight, key
 
 
 def depend_on_step(group: Group, scheduled: Sequence[str], options: StepOptions) -> bool:
@@ -107,11 +107,18 @@ def depend_on_step(group: Group, scheduled: Sequence[str], options: StepOptions)
 
 
 def hyper_row(
-    group: Group, rule: Rule, scalars: tuple[float, ...], step: int, scale: float, options: StepOptions, seed: int
+    group: Group,
+    rule: Rule,
+    scalars: tuple[float, ...],
+    step: int,
+    scale: float,
+    options: StepOptions,
+    seed: int,
+    bounds: tuple[float, float],
 ) -> HyperRow:
     """Return the row of hyperparameters of the arrays of a group of which this is step number ``step``, from 1."""
     grad_scale, clip_value, mean = steady_fields(group, scale, options)
-    l2, decay, l1, threshold, weight, key = step_fields(group, step, options, seed)
+    l2, decay, l1, cautious, threshold, weight, key = step_fields(group, step, options, seed)
     return HyperRow(
         rule,
         grad_scale,
@@ -122,7 +129,9 @@ def hyper_row(
         scalars,
         mean,
         l1,
+        cautious,
         threshold,
+        *bounds,
         weight,
         key,
         WHOLE_PASS,
@@ -138,8 +147,13 @@ def flush_of(rule: Rule, hyper: Callable[..., Any], group: Group, options: StepO
 
 
 def decay_of(group: Group, lr: float) -> float:
-    """Return the factor of decoupled weight decay."""
-    return 1.0 - lr * group["weight_decay"] if group["decoupled"] else 1.0
+    """Return the factor of decoupled weight decay before the rule."""
+    return 1.0 - lr * group["weight_decay"] if group["decoupled"] and not group["cautious_decay"] else 1.0
+
+
+def cautious_of(group: Group, lr: float) -> float:
+    """Return the weight of decoupled decay after the rule."""
+    return float(lr * group["weight_decay"]) if group["cautious_decay"] else 0.0
 
 
 def threshold_of(group: Group, lr: float) -> float:

@@ -180,11 +180,15 @@ class Slots:
                 scales.append(its_scales)
             in_order, have_extras = backend.ops.in_memory_order, averages or accumulated or any(scales)
             for j, (i, copy) in enumerate(zip(places, (copies[i] for i in places), strict=True)):
-                if have_extras or copy is not None:
+                bounds = parameters.bounds[i]
+                if have_extras or copy is not None or bounds is not None:
+                    lower, upper = (None, None) if bounds is None else bounds.arrays
                     extras[i] = ArrayExtras(
                         in_order(averages[j]) if averages else None,
                         in_order(accumulated[j]) if accumulated else None,
                         None if copy is None else in_order(copy),
+                        None if lower is None else in_order(lower),
+                        None if upper is None else in_order(upper),
                         [its[j] if its else None for its in scales],
                     )
         self.memory = Memory(computed, SlotColumns(len(computed), columns), extras)

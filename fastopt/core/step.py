@@ -213,6 +213,7 @@ class Step:
         history = history_of(progress.steps, keys, progress.undone)
         if has_changed or history != last:
             numbers = self.workspace.table.row_numbers
+            keys = [*keys, *self.workspace.bounds.keys]
             rows.assign(numbers, gradients.present, parameters.group_of, progress.steps, keys)
         rows.history = history
 
@@ -288,10 +289,10 @@ class Step:
         """Return the rows of hyperparameters of this step."""
         hooks, parts, members = self.hooks, self.parts, self.workspace.rows.members
         checked, scale, options, seed = parts.groups.checked, self.scale, parts.options, parts.whole.seed
-        groups = self.groups
+        groups, bounds, firsts = self.groups, self.workspace.bounds, self.workspace.rows.firsts
         self.row_options = row_options = [groups[k] for k, _ in members]
         if len(parts.progress.numbers):
-            numbers = parts.progress.numbers[:, self.workspace.rows.firsts].T.tolist()
+            numbers = parts.progress.numbers[:, firsts].T.tolist()
             for i, its in enumerate(numbers):
                 names = hooks.of_group(row_options[i]).numbers
                 row_options[i] = {**row_options[i], **dict(zip(names, its, strict=False))}
@@ -300,7 +301,8 @@ class Step:
             group = row_options[i]
             of_group = hooks.of_group(group)
             scalars = of_group.hyper(group, step + 1)
-            made = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed)
+            its_bounds = bounds.of(firsts[i])
+            made = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed, its_bounds)
             row = checked_row(of_group.adjusted(made, group), made, (checked[k].rule, *of_group.further_rules))
             if tiny.is_due(step + 1):
                 row = row._replace(flush=flush_of(row.rule, of_group.hyper, group, options))

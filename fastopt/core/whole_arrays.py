@@ -30,4 +30,4 @@ class ArrayOptimizer(Optimizer):
 
 def slots_only(rows: Sequence[HyperRow]) -> list[HyperRow]:
     """Return these rows, restricted to updating slots; a later pass updates the parameter."""
-    return [row._replace(decay=1.0, threshold=0.0, stages=UPDATE) for row in rows]
+    return [row._replace(decay=1.0, cautious=0.0, threshold=0.0, stages=UPDATE) for row in rows]

@@ -16,6 +16,7 @@ from ..arrays.memory import Views
 from ..backends.backend import Backend
 from ..backends.layouts import layouts_of
 from ..backends.table import ArrayExtras
+from .bounds import NO_BOUNDS, NumberBounds
 from .entries import Column
 from .gradients import Gradients
 from .layout_errors import Where, check_layouts
@@ -44,6 +45,8 @@ class Workspace:
         Whether the optimizer's update is one pass over the table.
     own : object
         For the optimizer: :meth:`Hooks.prepare` sets it, :meth:`Hooks.update` uses it.
+    bounds : NumberBounds
+        The numbers that bound each array.
     planning : Planning
         The plan of the next step.
     buffers : dict
@@ -53,6 +56,7 @@ class Workspace:
     __slots__ = (
         "are_writeable",
         "backend",
+        "bounds",
         "buffers",
         "gradients",
         "is_one_call",
@@ -79,6 +83,7 @@ class Workspace:
         self.backend, self.table, self.gradients, self.memory = backend, table, gradients, memory
         self.are_writeable = are_writeable
         self.rows = Rows()
+        self.bounds = NO_BOUNDS
         self.is_one_call = is_one_call
         self.layouts, self.where = layouts, where
         self.planning = Planning()
@@ -88,6 +93,10 @@ class Workspace:
     def check_layouts(self) -> None:
         """Raise if an array that the table uses was changed in place by more than its values."""
         check_layouts(self.layouts, self.where)
+
+    def take_bounds(self, bounds: NumberBounds) -> None:
+        """Use other numbers as bounds of the arrays; rows are made again."""
+        self.rows.history, self.bounds = b"", bounds
 
     def forget_grads(self) -> None:
         """Keep no gradient alive after a step, where the backend has read it."""

@@ -42,7 +42,9 @@ class ASGD(Optimizer):
     torch keeps ``eta`` and the weight of the average in float32 (unless its default dtype is float64), this class in
     double precision. So a float64 parameter differs from torch's by up to 6e-8 of the distance that it has gone.
 
-    State: ``ax``, with the shape and dtype of its parameter. ``state_dtype`` is an error: ``ax`` is the result.
+    State: ``ax``, with the shape and dtype of its parameter. ``state_dtype`` is an error: ``ax`` is the result. So are
+    ``bounds`` and ``cautious_decay``: ``ax`` is made before them, and would lie outside; ``SGD(polyak=True)`` averages
+    what they leave.
 
     Source: Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging (1992);
     https://docs.pytorch.org/docs/stable/generated/torch.optim.ASGD.html.
@@ -58,7 +60,13 @@ class ASGD(Optimizer):
     (array([0.4096]), array([0.4608]))
     """
 
-    refused: ClassVar[Mapping[str, str]] = {"state_dtype": "its one slot, ax, is the result"}
+    refused: ClassVar[Mapping[str, str]] = {
+        "state_dtype": "its one slot, ax, is the result",
+        **dict.fromkeys(
+            ("bounds", "cautious_decay"),
+            "ax averages what the rule makes, before that; SGD with polyak=True averages what comes after it",
+        ),
+    }
     ranges: ClassVar[Mapping[str, Allowed]] = {"lambd": NON_NEGATIVE, "alpha": NON_NEGATIVE, "t0": NON_NEGATIVE}
 
     def __init__(

@@ -157,7 +157,8 @@ class LAMB(_Layerwise):
     State, each with the shape and dtype of its parameter: ``u`` (the last step before ratio and lr; ``state_dtype``
     does not change it), ``m`` (first moment), ``v`` (second moment); ``trust_ratio`` (of the last step, 0-d float64).
     The norms are added in double precision, with the same bits on every machine. Where ``lr * ratio`` is too large for
-    the parameter's dtype, the greatest number of this dtype takes its place.
+    the parameter's dtype, the greatest number of this dtype takes its place. ``cautious_decay`` is an error: decay is a
+    part of ``u``, whose norm the ratio needs.
 
     Source: You et al., arXiv 1904.00962; https://optax.readthedocs.io/en/latest/api/optimizers.html#optax.lamb.
 
@@ -171,6 +172,7 @@ class LAMB(_Layerwise):
     array([3. , 3.5])
     """
 
+    refused: ClassVar[Mapping[str, str]] = {"cautious_decay": "decay is a part of u, whose norm the trust ratio needs"}
     further_rules = (rules.descend,)
     non_negative = frozenset({"v"})
     exact = frozenset({"u"})

@@ -44,8 +44,10 @@ class _ScheduleFree(ArrayOptimizer):
     refused: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("ema_decay", "polyak"), "it averages already; eval() brings the average x"),
         **dict.fromkeys(
-            ("prox_l1", "max_weight_norm"), "the parameters are y, and what is done to y alone is not done to x and z"
+            ("prox_l1", "max_weight_norm", "bounds"),
+            "the parameters are y, and what is done to y alone is not done to x and z",
         ),
+        "cautious_decay": "decay is a part of the step of z, by which y moves in part",
         "stochastic_rounding": "x is found from y and z, and needs y to the last bit",
     }
 
@@ -189,9 +191,10 @@ class ScheduleFreeSGD(_ScheduleFree):
     State: ``z``, with the shape and dtype of its parameter; ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d
     float64. After a write of yours into the parameters call :meth:`reload_params`: it sets ``z`` too.
 
-    ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1`` and ``max_weight_norm``,
-    which would change ``y`` and neither ``x`` nor ``z``, ``stochastic_rounding``, as ``x`` is found from ``y`` and
-    ``z``, and ``state_dtype``, as ``z`` is a sequence of parameters. ``l1`` is taken at ``y``, as weight decay is.
+    ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1``, ``max_weight_norm`` and
+    ``bounds``, which would change ``y`` and neither ``x`` nor ``z``, ``cautious_decay``, as decay is a part of the step
+    of ``z``, ``stochastic_rounding``, as ``x`` is found from ``y`` and ``z``, and ``state_dtype``, as ``z`` is a
+    sequence of parameters. ``l1`` is taken at ``y``, as weight decay is.
 
     Source: Defazio et al., arXiv 2405.15682; https://github.com/facebookresearch/schedule_free.
 
@@ -288,9 +291,10 @@ class ScheduleFreeAdamW(_ScheduleFree):
     moment); ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d float64. After a write of yours into the
     parameters call :meth:`reload_params`: it sets ``z`` too.
 
-    ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1`` and ``max_weight_norm``,
-    which would change ``y`` and neither ``x`` nor ``z``, and ``stochastic_rounding``, as ``x`` is found from ``y`` and
-    ``z``. ``l1`` is taken at ``y``, as weight decay is.
+    ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1``, ``max_weight_norm`` and
+    ``bounds``, which would change ``y`` and neither ``x`` nor ``z``, ``cautious_decay``, as decay is a part of the step
+    of ``z``, and ``stochastic_rounding``, as ``x`` is found from ``y`` and ``z``. ``l1`` is taken at ``y``, as weight
+    decay is.
 
     Source: Defazio et al., arXiv 2405.15682; https://github.com/facebookresearch/schedule_free.
 

@@ -26,6 +26,10 @@ class Common(TypedDict, total=False):
     decoupled : bool
         False: ``weight_decay`` is L2, ``g += weight_decay * p`` before the rule. True: it is decoupled,
         ``p *= 1 - lr * weight_decay`` before the rule. Each optimizer documents its default at ``weight_decay``.
+    cautious_decay : bool, default False
+        Whether decoupled decay is ``p -= lr * weight_decay * p_before`` after the rule, and only where the rule moved
+        the parameter towards 0 or not at all: ``(p_before - p) * p_before >= 0``. Needs ``decoupled=True``. Source:
+        Chen et al., arXiv 2510.12402.
     maximize : bool, default False
         Whether to ascend the gradient.
     clip_value, clip_norm, clip_global_norm : float, optional
@@ -49,6 +53,15 @@ class Common(TypedDict, total=False):
     max_weight_norm_axis : int or tuple of int, default 0
         The axes of a unit's incoming weights: 0 for ``x @ W``, 1 for ``W @ x``, (1, 2, 3) for convolutions
         (out, in, height, width).
+    bounds : pair, optional
+        ``(lo, hi)``, each a number or None: after ``max_weight_norm``, ``p = lo`` where ``p < lo``, and ``p = hi``
+        where ``p > hi``. NaN stays NaN. Averages and copies get the bounded parameters. Parameters that begin outside
+        come in by their first step, and a row-sparse gradient moves the rows that it touches. Each bound is rounded
+        inwards to the dtype of the parameter: float16 and bfloat16 parameters keep to it too, and so do their masters.
+        In a group and in ``param_groups`` it is a pair of numbers. Given to the optimizer, either side may also be a
+        structure like the parameters, of numbers, None and arrays, each of its parameter's shape; these hold together
+        with the numbers of a group. The arrays are copied, so that later changes of them have no effect, and no state:
+        an optimizer into which a state is loaded is built with them again.
     nonfinite : {"propagate", "skip", "raise"}, default "propagate"
         How to handle a gradient with infinite or NaN elements (after ``grad_scale``, before clipping). "skip": no
         parameter, slot or counter changes, and ``StepInfo.applied`` is False. "raise": ValueError with the name of the
@@ -100,6 +113,7 @@ class Common(TypedDict, total=False):
     """
 
     decoupled: bool
+    cautious_decay: bool
     maximize: bool
     clip_value: float | None
     clip_norm: float | None
@@ -109,6 +123,7 @@ class Common(TypedDict, total=False):
     prox_l1: float
     max_weight_norm: float | None
     max_weight_norm_axis: int | tuple[int, ...]
+    bounds: Any
     nonfinite: Literal["propagate", "skip", "raise"]
     nonfinite_limit: int | None
     grad_scale: float | DynamicLossScale
@@ -178,6 +193,8 @@ PLAIN_OPTIONS: Mapping[str, Any] = {
     "l1": 0,
     "prox_l1": 0,
     "max_weight_norm": None,
+    "bounds": None,
+    "cautious_decay": False,
     "copy_to": None,
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case, built, every_dtype, taken_by
-from option_runs import every_backend, every_case, shape_of
+from option_runs import ALL, every_backend, every_case, shape_of
 
 import fastopt
 
@@ -31,6 +31,7 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
         "ema_decay": 0.9,
         "zero_grads": True,
         "prox_l1": 0.5,
+        "bounds": (-0.8, 1.1),
     }
     options = taken_by(case, options)
     fused = built(plain, start, options, backend=backend)
@@ -60,6 +61,8 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
         for param, mean, rate in zip(separate.parts.parameters.arrays, average, rates, strict=True):
             limit = dtype(max((rate or lr) * options.get("prox_l1", 0), 0.0))
             param[...] = np.where(np.abs(param) > limit, param - np.copysign(limit, param), 0)
+            if "bounds" in options:
+                param[...] = np.minimum(np.maximum(param, inwards(-0.8, dtype)), inwards(1.1, dtype))
             mean += dtype(1 - 0.9) * (param - mean)
         assert info == (True, norm, lr, step + 1)
         assert not any(grad.any() for grad in grads)
@@ -69,6 +72,37 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
         )
         if "ema_decay" in options:
             assert all((mine == other).all() for mine, other in zip(fused.ema, average, strict=True))
+
+
+def inwards(bound: float, dtype: Any) -> Any:
+    """Return the next number of a dtype towards 0, unless it has this one."""
+    rounded = dtype(bound)
+    return np.nextafter(rounded, dtype(0)) if abs(float(rounded)) > abs(bound) else rounded
+
+
+@pytest.mark.by_turns("case")
+@every_backend
+@every_dtype
+@pytest.mark.parametrize("case", [case for case in ALL if "cautious_decay" not in case.optimizer.refused], ids=str)
+def test_cautious_decay_comes_after_the_rule(case: Case, dtype: Any, backend: str) -> None:
+    """The plain optimizer, then decay where its step and the parameter have one sign."""
+    rng = np.random.default_rng(4)
+    start = [rng.normal(size=shape_of(case, length)).astype(dtype) for length in (7, 1025)]
+    cautious = {"cautious_decay": True, "decoupled": True, "weight_decay": 0.3}
+    fused = built(case, start, cautious, backend=backend)
+    separate = built(case, start, {"weight_decay": 0.0}, backend=backend)
+    for _ in range(4):
+        grads = [rng.normal(size=param.shape).astype(dtype) for param in start]
+        grads[0].flat[0] = 0.0
+        before = [param.copy() for param in separate.parts.parameters.arrays]
+        rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
+        lr = separate.step([grad.copy() for grad in grads]).lr
+        fused.step(grads)
+        params = separate.parts.parameters.arrays
+        for param, last, rate, mine in zip(params, before, rates, fused.parts.parameters.arrays, strict=True):
+            weight = dtype((rate or lr) * 0.3)
+            param[...] = np.where((last - param) * last >= 0, param - weight * last, param)
+            assert mine.tobytes() == param.tobytes()
 
 
 @every_backend

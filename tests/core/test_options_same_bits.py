@@ -75,6 +75,8 @@ def test_random_combinations(data: st.DataObject) -> None:
         "l1": maybe(st.sampled_from([0.0, 0.1])),
         "prox_l1": maybe(st.sampled_from([0.0, 0.1])),
         "max_weight_norm": maybe(st.sampled_from([None, 2.0])) if dtype != BFLOAT16 else None,
+        "bounds": maybe(st.sampled_from([None, (-0.3, 0.9), (None, 0.1)])),
+        **maybe(st.sampled_from([{}, {"cautious_decay": True, "decoupled": True, "weight_decay": 0.3}])),
         "nonfinite": maybe(st.sampled_from(["propagate", "skip"])),
         "grad_scale": maybe(st.sampled_from([1.0, 3.0])),
         "zero_grads": maybe(st.booleans()),

@@ -53,6 +53,18 @@ NUMBERS: dict[str, Callable[[], Any]] = {
 }
 FEW = ["None", "nan", "negative", "True", "int_0", "0.0", "int_1", "0.05", "float32", "list", "schedule", "array"]
 FLAGS: dict[str, Any] = {"True": True, "False": False, "1": 1, "0.0": 0.0, "None": None, "numpy_True": np.True_}
+BOUNDS: dict[str, Any] = {
+    "pair": (-0.3, 0.7),
+    "same": (-0.25, 0.5),
+    "list": [0, None],
+    "neither": (None, None),
+    "None": None,
+    "crossed": (1, 0),
+    "number": 0.5,
+    "nan": (float("nan"), None),
+    "arrays": (np.zeros(3), None),
+    "schedule": (None, lambda step: 1.0),
+}
 BETAS: dict[str, Callable[[], Any]] = {
     "other": lambda: (0.5, 0.6),
     "same": lambda: (0.9, 0.999),
@@ -90,7 +102,9 @@ def written_options() -> dict[str, tuple[str, Trouble]]:
         for option, values in number.items()
         for kind, value in values.items()
     }
-    for flag in ("nesterov", "maximize", "decoupled", "amsgrad", "lr_in_momentum"):
+    for kind, value in BOUNDS.items():
+        troubles[f"bounds={kind}"] = "bounds", writing("bounds", lambda value=value: value)
+    for flag in ("nesterov", "maximize", "decoupled", "cautious_decay", "amsgrad", "lr_in_momentum"):
         for kind, value in FLAGS.items():
             troubles[f"{flag}={kind}"] = flag, writing(flag, lambda value=value: value)
     return troubles

@@ -62,7 +62,10 @@ def at_edges(case: Case, names: Collection[str], edges: Sequence[float]) -> Iter
         elif name == "grad_scale":
             allowed = Range(0.0, excludes_low=True)
         if not {name, *more} & case.optimizer.refused.keys():
-            for value in values(allowed, probe.defaults.get(name), edges):
+            found = values(allowed, probe.defaults.get(name), edges)
+            if name == "bounds":
+                found = (pair for edge in edges for pair in ((edge, None), (None, edge)))
+            for value in found:
                 yield {**case.options, **more, name: value}
 
 

@@ -88,6 +88,9 @@ def every_bad_option() -> list[Any]:
             elif option == "betas":
                 wrong_kind = (0.9, (0.9,), (0.9, 0.9, 0.9), ("a", 0.9), (True, 0.9), np.array([0.9, 0.9]), "ab", None)
                 out_of_range = ((1.0, 0.9), (0.9, -0.1), (0.9, float("nan")))
+            elif option == "bounds":
+                wrong_kind = (0.5, (0.0,), (0, 1, 2), ("a", 1), (True, 1), np.array([0.0, 1.0]), "ab", (None, 1j))
+                out_of_range = ((float("nan"), 1), (None, float("nan")), (2, 1), (float("inf"), None), (0, 10**400))
             elif option == "max_weight_norm_axis":
                 wrong_kind, out_of_range = (True, "0", None, 1.5, (0, 1.5), 1j), ()
             elif option == "dampening":

@@ -29,6 +29,8 @@ OPTIONS: dict[str, list[Any]] = {
     "clip_norm": [None, 0.5, 2],
     "l1": [0.0, 0.05],
     "prox_l1": [0.0, 0.05],
+    "bounds": [None, (-0.3, 0.3), [0, None], (1, 0), 0.5],
+    "cautious_decay": [True, False, None],
 }
 CHANGES = [
     *["None", "other_dtype", "strided", "nan", "shape", "slot", "read_only", "row_of_nan"],

@@ -61,10 +61,12 @@ def naive_step(
         slots["step"] = slots["step"] + 1
         g = g + h["l1"] * np.sign(p) + (0 if h["decoupled"] else h["weight_decay"] * p)
         update = RULES[type(opt)](h, g, slots, int(slots["step"]), p)
-        if h["decoupled"] and type(opt) is not fastopt.LAMB:
-            p = p * (1 - h["lr"] * h["weight_decay"])
-        p = p - update
-        params[name][...] = np.sign(p) * np.maximum(np.abs(p) - h["lr"] * h["prox_l1"], 0)
+        decay = h["lr"] * h["weight_decay"] * (h["decoupled"] and type(opt) is not fastopt.LAMB)
+        if h["cautious_decay"]:
+            decay = np.where(update * p >= 0, decay, 0.0)
+        p = p - decay * p - update
+        p = np.sign(p) * np.maximum(np.abs(p) - h["lr"] * h["prox_l1"], 0)
+        params[name][...] = p if h["bounds"] is None else np.clip(p, *h["bounds"])
 
 
 def at(value: Any, step: int) -> Any:
@@ -355,7 +357,12 @@ def write_option(run: Run) -> None:
         "clip_norm": [None, 0.7, 100.0],
         "l1": [0.0, 0.05],
         "prox_l1": [0.0, 0.1],
+        "bounds": [None, (-0.3, 0.7), (None, 0.5), [0.125, None]],
     }
+    if "cautious_decay" not in run.opt.refused and all(group["decoupled"] for group in run.opt.param_groups):
+        choices["cautious_decay"] = [True, False]
+    if any(group["cautious_decay"] for group in run.opt.param_groups):
+        choices["decoupled"] = [True]
     if "momentum" in run.opt.defaults:
         choices["momentum"] = [0.0, 0.5, 0.9, cycle]
     for flag in {"amsgrad", "centered", "lr_in_momentum", "adapt"}.intersection(run.opt.defaults):

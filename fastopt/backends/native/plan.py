@@ -113,6 +113,7 @@ class NativePlan:
         columns["is_reversed"] = [not param.flags.c_contiguous for param in arrays.params]
         columns["is_frozen"] = arrays.is_frozen
         columns["group"] = arrays.group_of
+        columns["lower"], columns["upper"] = arrays.lower, arrays.upper
         columns["size"] = table.sizes
         for i, buffer in arrays.buffers.items():
             columns["buffer"][i], columns["buffer_bytes"][i] = address(buffer), buffer.nbytes

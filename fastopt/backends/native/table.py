@@ -198,7 +198,7 @@ def add_rows(values: Array, order: npt.NDArray[Any], firsts: npt.NDArray[Any]) -
 
 def set_extras(columns: Any, extras: Sequence[ArrayExtras]) -> None:
     """Write the arrays' extras into their rows of the table."""
-    for name in ("average", "accumulated", "copy"):
+    for name in ("average", "accumulated", "copy", "lower", "upper"):
         found = {i: array for i, array in enumerate(map(attrgetter(name), extras)) if array is not None}
         if found:
             columns[name][list(found)] = memory_of(list(found.values()))

@@ -28,6 +28,8 @@ class TableArrays(NamedTuple):
     averages: list[Array | None]
     accumulated: list[Array | None]
     copies: list[Array | None]
+    lowers: list[Array | None]
+    uppers: list[Array | None]
     #: For each array, the codec and scales of each slot in 8 bits.
     scales: list[Sequence[tuple[quantize.Map, Array] | None]]
     #: The index of each array in the optimizer, which selects its random numbers.
@@ -69,6 +71,8 @@ class Block:
         self.slots = [self.views(slot) for slot in arrays.slots if slot[self.first] is not None]
         self.average = self.views(arrays.averages)
         self.accumulated = self.views(arrays.accumulated)
+        #: The least and the greatest value of each element.
+        self.bounds = self.views(arrays.lowers), self.views(arrays.uppers)
         #: The chunks of a sum, as pairs (count, size); and for each chunk the number of its array.
         if len(runs) == 1:
             whole, rest = divmod(self.size, CHUNK)
@@ -142,7 +146,8 @@ def cut_table(
         if grad is None or param.size == 0:
             continue
         if param.size <= SMALL_SIZE and not arrays.is_stored[i]:
-            kind = int(row_numbers[i]), param.dtype.str, grad.dtype.name, arrays.averages[i] is None
+            extras = arrays.averages[i] is None, arrays.lowers[i] is None, arrays.uppers[i] is None
+            kind = int(row_numbers[i]), param.dtype.str, grad.dtype.name, *extras
             # Sorted by size too, since lane_sums adds up chunks of equal size together.
             small.append((kind, param.size, i))
             continue

@@ -123,11 +123,14 @@ class BoundStep(BoundCalls):
 
     def __init__(self, block: Block, row: Row, clip: Array | None, buffers: Buffers, grads: Grads) -> None:
         super().__init__(block, row, clip, buffers, grads)
-        hyper, flags = row.hyper, row.flags
+        hyper = row.hyper
+        has_lower, has_upper = map(bool, block.bounds)
+        flags = row.flags._replace(lower_of_elements=has_lower, upper_of_elements=has_upper)
         has_average = bool(block.average) and flags.finish
         program = programs.step_program(hyper.rule, type(hyper.scalars), flags, clip is not None, has_average, row.ones)
-        p = self.open(block.param, PARAM_STREAM, flags.update)
+        p = self.open(block.param, PARAM_STREAM, flags.update or (flags.finish and flags.bounds))
         values: list[Any] = [*row.inputs, p, None, None, clip, self.open(block.average) if has_average else None]
+        values += [self.open(views, is_written=False) if views and flags.finish else None for views in block.bounds]
         if flags.update:
             values[GRAD] = self.open_grad()
             if flags.mean:

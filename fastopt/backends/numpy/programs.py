@@ -20,8 +20,8 @@ from .calls import Program, Value
 
 #: The places of a program's inputs: the stages' scalars, two more numbers, and the block's arrays. Its slots and the
 #: rule's scalars follow.
-GLOBAL_CLIP, ZERO, PARAM, GRAD, ACCUMULATED, ARRAY_CLIP, AVERAGE, SLOTS = range(
-    len(StageScalars._fields), len(StageScalars._fields) + 8
+GLOBAL_CLIP, ZERO, PARAM, GRAD, ACCUMULATED, ARRAY_CLIP, AVERAGE, LOWER, UPPER, SLOTS = range(
+    len(StageScalars._fields), len(StageScalars._fields) + 10
 )
 
 #: Those that are one number.
@@ -71,17 +71,17 @@ def step_program(
     behind_slots = SLOTS + len(names)
 
     def step(*values: Value) -> Sequence[Value]:
-        results: Sequence[Value] = [values[PARAM]]
+        p, slots = values[PARAM], list(values[SLOTS:behind_slots])
+        scalars_of_stages, zero = stage_scalars(values), values[ZERO]
         if flags.update:
             g = regularized_grad(flags, values, scaled_grad(flags, values))
-            h, slots = scalars(*values[behind_slots:]), values[SLOTS:behind_slots]
-            scalars_of_stages, p, zero = stage_scalars(values), values[PARAM], values[ZERO]
-            results = pipeline.updated(rule, flags, scalars_of_stages, h, p, g, slots, zero)
+            h = scalars(*values[behind_slots:])
+            p, *slots = pipeline.updated(rule, flags, scalars_of_stages, h, p, g, slots, zero)
+        if flags.finish:
+            p = pipeline.bounded(flags, scalars_of_stages, p, values[LOWER], values[UPPER])
         if flags.finish and has_average:
-            average, zero = values[AVERAGE], values[ZERO]
-            new_average = pipeline.finished_average(flags, stage_scalars(values), average, results[0], zero)
-            results = [*results, new_average]
-        return results
+            return p, *slots, pipeline.finished_average(flags, scalars_of_stages, values[AVERAGE], p, zero)
+        return p, *slots
 
     targets = [PARAM, *range(SLOTS, behind_slots)] + [AVERAGE] * (flags.finish and has_average)
     inputs = behind_slots + len(scalars._fields) * flags.update  # type: ignore[attr-defined]

@@ -50,6 +50,8 @@ class NumpyTable:
             [flat_or_none(each.average) for each in extras],
             [flat_or_none(each.accumulated) for each in extras],
             [flat_or_none(each.copy) for each in extras],
+            [flat_or_none(each.lower) for each in extras],
+            [flat_or_none(each.upper) for each in extras],
             [each.scales for each in extras],
             self.indices,
             [

@@ -102,6 +102,34 @@ static uint64_t hash_own_rule(void)
     return hash;
 }
 
+/* Two rules and every storage with these options, alone and among others. */
+static uint64_t hash_steps(int options)
+{
+    static const int among[] = {0, AVERAGE_SET | COPY_BFLOAT16, FINISH_ALONE, TOGETHER};
+    uint64_t hash = 0;
+    for (int32_t rule = 0; rule < fo_rule_count(); rule++)
+        for (int k = 0; k < STORAGES; k++)
+            for (int i = 0; i < COUNT(among); i++)
+                if (strcmp(fo_rule_name(rule), "sgd") == 0 || strcmp(fo_rule_name(rule), "adam") == 0)
+                    hash = hash_step(hash, short_table, rule, &storages[k], options | among[i]);
+    return hash;
+}
+
+static uint64_t hash_cautious(void)
+{
+    return hash_steps(CAUTIOUS);
+}
+
+static uint64_t hash_bounds(void)
+{
+    return hash_steps(BOUNDS);
+}
+
+static uint64_t hash_array_bounds(void)
+{
+    return hash_steps(ARRAY_BOUNDS);
+}
+
 static uint64_t hash_accumulating(void)
 {
     static const int options[] = {0, SCALE, ZERO_GRADS, SCALE | ZERO_GRADS};
@@ -233,9 +261,15 @@ static uint64_t hash_copies(void)
 static const struct {
     const char *name;
     uint64_t (*hash)(void);
-} functions[] = {{"fo_own_rule", hash_own_rule},     {"fo_accumulate", hash_accumulating},
-                 {"fo_sum_products", hash_products}, {"fo_sum_squares", hash_axis_sums},
-                 {"fo_add_rows", hash_row_sums},     {"fo_copy_in_order", hash_copies}};
+} functions[] = {{"fo_own_rule", hash_own_rule},
+                 {"fo_accumulate", hash_accumulating},
+                 {"fo_sum_products", hash_products},
+                 {"fo_sum_squares", hash_axis_sums},
+                 {"fo_add_rows", hash_row_sums},
+                 {"fo_copy_in_order", hash_copies},
+                 {"cautious", hash_cautious},
+                 {"bounds", hash_bounds},
+                 {"bounds of elements", hash_array_bounds}};
 
 static uint64_t print_hash(const char *name, uint64_t hash)
 {
@@ -274,7 +308,7 @@ static int is_guarded(int role)
         short_table->at[role] = AT_END;
         for (int32_t rule = 0; rule < fo_rule_count(); rule++)
             for (int k = 0; k < STORAGES; k++) {
-                set_up(short_table, rule, &storages[k], TOGETHER);
+                set_up(short_table, rule, &storages[k], TOGETHER | ARRAY_BOUNDS);
                 for (int64_t i = 0; i < short_table->count; i++)
                     short_table->arrays[i].length++;
                 fo_step(short_table->arrays, short_table->grads, short_table->count, short_table->hypers, 1, NULL);

@@ -188,11 +188,14 @@ enum {
     COPY_FLOAT16 = 1 << 13,
     UPDATE_ALONE = 1 << 14,
     FINISH_ALONE = 1 << 15,
-    ALL_OPTIONS = 1 << 16
+    ALL_OPTIONS = 1 << 16, /* of the hash of a rule; the ones below have hashes of their own */
+    CAUTIOUS = 1 << 16,
+    BOUNDS = 1 << 17,
+    ARRAY_BOUNDS = 1 << 18
 };
 
 /* A new number in a row of hyperparameters needs an option here. */
-_Static_assert(offsetof(fo_hyper, own) == 26 * 8 + 4 * 4, "add an option for each new field");
+_Static_assert(offsetof(fo_hyper, own) == 29 * 8 + 4 * 4, "add an option for each new field");
 
 /* Runs instead of each rule; NULL: none. */
 static const fo_own_rule *own_rule;
@@ -208,7 +211,10 @@ static fo_hyper hyper_of(int32_t rule, int options, int group)
                       .l2 = options & L2 ? 0.013 * k : 0,
                       .l1 = options & L1 ? 0.0017 * k : 0,
                       .decay = options & DECAY ? k / (k + 0.01) : 1,
+                      .cautious = options & CAUTIOUS ? 0.019 * k : 0,
                       .threshold = options & THRESHOLD ? 0.011 * k : 0,
+                      .lower = options & BOUNDS && group == 0 ? -0.25 : -INFINITY,
+                      .upper = options & BOUNDS ? 0.125 * k : INFINITY,
                       .average_weight = options & AVERAGE_BLENDED ? 0.1 * k : 1,
                       .dither = mixed((uint64_t)group),
                       .stages = FO_UPDATE | FO_CLEAR | FO_FINISH,
@@ -238,6 +244,8 @@ enum {
     AVERAGE = SCALES + 4,
     ACCUMULATED,
     COPY,
+    LOWER,
+    UPPER,
     ROLES,
     PARTIALS = ROLES,
     READINGS,
@@ -321,6 +329,10 @@ static void set_up(table *of, int32_t rule, const storage *stored, int options)
             array->accumulated = filled(of, i, ACCUMULATED, stored->dtype, as, seed);
         if (options & (COPY_BFLOAT16 | COPY_FLOAT16))
             array->copy = filled(of, i, COPY, array->copy_dtype, as, seed);
+        if (options & ARRAY_BOUNDS && i % 4 != 1)
+            array->lower = filled(of, i, LOWER, stored->dtype, as, seed);
+        if (options & ARRAY_BOUNDS && i % 4 != 2)
+            array->upper = filled(of, i, UPPER, stored->dtype, as, seed);
     }
 }
 
