@@ -156,6 +156,12 @@ def cautious_of(group: Group, lr: float) -> float:
     return float(lr * group["weight_decay"]) if group["cautious_decay"] else 0.0
 
 
+def at_rate(row: HyperRow, group: Group, lr: float) -> HyperRow:
+    """Return the row of an optimizer that finds its own learning rate, with the fields that depend on the rate."""
+    decay, cautious, threshold = decay_of(group, lr), cautious_of(group, lr), threshold_of(group, lr)
+    return row._replace(decay=decay, cautious=cautious, threshold=threshold)
+
+
 def threshold_of(group: Group, lr: float) -> float:
     """Return by how much ``prox_l1`` shrinks; SWATS may find a negative lr, by which nothing shrinks."""
     threshold: float = max(lr * group["prox_l1"], 0.0)

@@ -54,7 +54,8 @@ class FTRL(Optimizer):
     -----
     State, each with the shape and dtype of its parameter: ``n`` (the sum of squared gradients; Keras's
     ``accumulator``), ``z`` (Keras's ``linear``). Some options are an error: ``state_dtype``, since the parameter is
-    computed from both; ``l1`` and ``prox_l1``, of which ``l1_regularization_strength`` takes the place.
+    computed from both; ``l1`` and ``prox_l1``, of which ``l1_regularization_strength`` takes the place; and
+    ``cautious_decay``, which the next step would undo.
 
     Source: McMahan et al., Ad Click Prediction: a View from the Trenches (KDD 2013), algorithm 1, which begins with
     ``n = 0``; https://keras.io/api/optimizers/ftrl.
@@ -73,6 +74,7 @@ class FTRL(Optimizer):
         "state_dtype": "the parameter is computed from both its slots",
         "l1": "its own is l1_regularization_strength, which makes exact zeros",
         "prox_l1": "its own is l1_regularization_strength, and the next step computes the parameter anew",
+        "cautious_decay": "the next step computes the parameter anew, from z and n",
     }
     ranges: ClassVar[Mapping[str, Allowed]] = {
         "lr": Range(LEAST_RATE, schedulable=True),

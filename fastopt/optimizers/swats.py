@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..arithmetic import rules
 from ..backends.table import HyperRow
-from ..core.rows import cautious_of, decay_of, threshold_of
+from ..core.rows import at_rate
 from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer, slots_only
 from ..options.common import Common, Unpack
@@ -109,9 +109,7 @@ class SWATS(ArrayOptimizer):
     def adjusted(self, row: HyperRow, group: Group) -> HyperRow:
         if not group["switch_step"]:
             return row
-        lr = group["sgd_lr"]
-        decay, cautious, threshold = decay_of(group, lr), cautious_of(group, lr), threshold_of(group, lr)
-        return row._replace(rule=rules.momentum, decay=decay, cautious=cautious, threshold=threshold)
+        return at_rate(row, group, group["sgd_lr"])._replace(rule=rules.momentum)
 
     def update(self, step: Step) -> None:
         table, rows = step.table, step.hyper_rows
