@@ -51,10 +51,10 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
         for grad, param in zip(theirs, separate.parts.parameters.arrays, strict=True):
             if decay:
                 grad[...] = grad * sign + dtype(decay) * param
-                grad += dtype(0.01) * np.sign(param)
+                grad += dtype(options.get("l1", 0)) * np.sign(param)
                 grad *= sign
             else:
-                grad += dtype(0.01 * sign) * np.sign(param)
+                grad += dtype(options.get("l1", 0) * sign) * np.sign(param)
         # SWATS may have changed over to a rate of its own for an array.
         rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
         lr = separate.step(theirs).lr
