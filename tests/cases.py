@@ -197,9 +197,15 @@ try:
 except ModuleNotFoundError:
     BFLOAT16 = None
 
+
+def warm_decay(t: int) -> float:
+    return min(0.9999, (1 + t) / (10 + t))
+
+
 #: A covering table of the options: each is there, alone and among others.
 OPTIONS: dict[str, dict[str, Any]] = {
     "ema": {"ema_decay": 0.9},
+    "ema of a function": {"ema_decay": warm_decay, "ema_start": "zero", "clip_global_norm": np.inf},
     "ema corrected, zero_grads": {"ema_decay": 0.9, "ema_bias_correction": True, "zero_grads": True},
     "polyak": {"polyak": True, "polyak_start": 2},
     "l1": {"l1": 0.1, "zero_grads": True},
@@ -257,7 +263,7 @@ def taken_by(case: Case, options: dict[str, Any]) -> dict[str, Any]:
     """Return those of the options that an optimizer takes."""
     refused = {*case.optimizer.refused}
     if "ema_decay" in refused:
-        refused |= {"ema_bias_correction", "polyak_start"}
+        refused |= {"ema_start", "ema_bias_correction", "polyak_start"}
     return {name: value for name, value in options.items() if name not in refused}
 
 

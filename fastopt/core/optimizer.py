@@ -12,7 +12,7 @@ from ..options.common import StepOptions, with_common_options
 from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
 from ..options.names import check_keywords
-from ..options.ranges import Group
+from ..options.ranges import Group, Schedulable
 from .adding import add, rules_of
 from .attributes import Attributes
 from .entries import Entries
@@ -145,7 +145,8 @@ class Optimizer(Attributes, ParameterMethods):
         grad_scale: float | DynamicLossScale = 1.0,
         zero_grads: bool = False,
         accumulate_steps: int = 1,
-        ema_decay: float | None = None,
+        ema_decay: Schedulable | None = None,
+        ema_start: Literal["before", "after", "zero"] = "before",
         ema_bias_correction: bool = False,
         polyak: bool = False,
         polyak_start: int = 1,
@@ -176,6 +177,7 @@ class Optimizer(Attributes, ParameterMethods):
             zero_grads,
             accumulate_steps,
             ema_decay,
+            ema_start,
             ema_bias_correction,
             polyak,
             polyak_start,

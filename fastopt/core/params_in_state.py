@@ -40,6 +40,12 @@ def renew(hooks: CopyingHooks, parts: Parts, present: npt.NDArray[np.bool_]) -> 
     write(parts, [name for name in first_steps if name not in new], entries)
 
 
+def begin_at_zero(parts: Parts, present: npt.NDArray[np.bool_]) -> None:
+    """Clear the averages of arrays that make their first step."""
+    for i in np.flatnonzero((parts.progress.steps == 0) & present):
+        parts.backend.ops.clear(parts.slots.entries[parts.parameters.names[i]]["ema"])
+
+
 def reload(hooks: CopyingHooks, parts: Parts, names: Sequence[str]) -> None:
     """Take over what was written into these arrays: see :meth:`fastopt.Optimizer.reload_params`."""
     check_own_values(parts, "reload_params")

@@ -32,7 +32,8 @@ class LoadResult(Misfits):
     The result is this pair where it is unpacked, compared, printed or pickled. It has one more attribute, ``options``:
     ``{option: (old, new)}`` for each option that the load changed. An option that changed in all groups alike is called
     by its name, such as ``"lr"``; ``"param_groups[1].lr"`` is that of one group. There are also ``"clip_global_norm"``,
-    ``"grad_scale"``, ``"seed"``, ``"frozen"`` (the names) and ``"step_count"``. Equal schedules are no change.
+    ``"skip_above"``, ``"grad_scale"``, ``"seed"``, ``"frozen"`` (the names), ``"step_count"``. Equal schedules are no
+    change.
 
     Examples
     --------

@@ -13,7 +13,7 @@ from ..arithmetic import averages, dither, tiny
 from ..arithmetic.rules import Rule
 from ..backends.table import FLUSH_AVERAGE, FLUSH_SLOTS, WHOLE_PASS, HyperRow
 from ..options.common import StepOptions
-from ..options.ranges import Group
+from ..options.ranges import BELOW_ONE, Group, Schedulable, as_number
 
 #: The options on which it depends whether ``lr`` changes more of a row than the rule's scalars.
 RATED = frozenset({"decoupled", "prox_l1"})
@@ -91,7 +91,7 @@ def step_fields(
     if options.polyak:
         weight = averages.polyak_weight(options.polyak_start, step)
     elif options.ema_decay is not None:
-        weight = averages.ema_weight(options.ema_decay, options.ema_bias_correction, step)
+        weight = ema_weight(options, options.ema_decay, step)
     key = dither.step_key(seed, step) if options.is_dithered else 0
     threshold = threshold_of(group, lr) if group["prox_l1"] else 0.0
     if group["decoupled"]:
@@ -99,10 +99,31 @@ def step_fields(
     return group["weight_decay"], 1.0, group["l1"], 0.0, threshold, weight, key
 
 
+def ema_weight(options: StepOptions, decay: Schedulable, step: int) -> float:
+    """Return the weight of the new parameter in the exponential average, at an array's step number ``step``, from 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a function returns no decay.
+    """
+    number = (
+        as_number(f"the function at an array's step {step}: ema_decay", decay(step), BELOW_ONE)
+        if callable(decay)
+        else decay
+    )
+    if step == 1 and options.ema_start == "after":
+        return 1.0
+    return averages.ema_weight(number, options.ema_bias_correction, step)
+
+
 def depend_on_step(group: Group, scheduled: Sequence[str], options: StepOptions) -> bool:
     """Return whether one of :func:`step_fields` is another one in each step, given which options are schedules."""
     has_rate = any(group[name] for name in RATED)
     has_new_weights = options.polyak or options.ema_bias_correction or options.is_dithered
+    has_new_weights |= callable(options.ema_decay)
+    # The calls before an array's first step leave a row of that step, whose weight is 1.
+    has_new_weights |= options.ema_start == "after" and options.accumulate_steps > 1
     return has_new_weights or "weight_decay" in scheduled or ("lr" in scheduled and has_rate)
 
 

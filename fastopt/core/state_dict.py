@@ -40,8 +40,8 @@ FORM: Mapping[str, type] = {
 #: The saved options of a whole optimizer, but counts of skipped steps.
 WHOLE_OPTIONS = (*SAVED, "accumulated_calls")
 
-#: The entries of "options" that earlier versions did not save: without them the option stays, and the counts are 0.
-LATER = frozenset({"skip_above", *SKIPS})
+#: The entries of "options" that are saved if they have other values than these; earlier versions know none of them.
+LATER: Mapping[str, Any] = {"skip_above": None, **dict.fromkeys(SKIPS, 0)}
 
 
 class Saved(SlotHooks, Protocol):
@@ -91,14 +91,12 @@ def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
         options = {name: encoding.encoded(value) for name, value in group.items() if name != "params"}
         groups.append({"params": parts.parameters.members(k), **options})
     whole_options = {name: encoding.encoded(getattr(parts.whole, name)) for name in SAVED}
+    whole_options["accumulated_calls"] = parts.progress.accumulated_calls
+    whole_options |= dict(zip(SKIPS, parts.progress.skips.tolist(), strict=True))
     return {
         "optimizer": type(opt).__name__,
         "step_count": parts.progress.step_count,
-        "options": {
-            **whole_options,
-            "accumulated_calls": parts.progress.accumulated_calls,
-            **dict(zip(SKIPS, parts.progress.skips.tolist(), strict=True)),
-        },
+        "options": {name: value for name, value in whole_options.items() if name not in LATER or value != LATER[name]},
         "param_groups": groups,
         "frozen": sorted(parts.parameters.frozen),
         "state": {
@@ -157,14 +155,16 @@ def new_whole_options(
 
     A dynamic scale is both: its factors are options, and the number that steps have found is state.
     """
-    if LATER.union(saved) != LATER.union(WHOLE_OPTIONS):
-        wrong.append(f"options: expected {sorted(LATER.union(WHOLE_OPTIONS))}, got {shown(list(saved))}")
+    known = {*WHOLE_OPTIONS, *LATER}
+    if {*LATER, *saved} != known:
+        wrong.append(f"options: expected {sorted(known)}, got {shown(list(saved))}")
         return {}
+    saved = {**LATER, **saved}
     own = whole.dynamic_scale
     found: dict[str, Any] = {}
     for name in SAVED:
         is_state = name == "grad_scale" and own is not None and encoding.is_loss_scale(saved[name])
-        if not (with_options or is_state) or name not in saved:
+        if not (with_options or is_state):
             continue
         try:
             value = encoding.decoded(saved[name], getattr(whole, name))
@@ -200,7 +200,7 @@ def new_state(
     ]
     entries = parts.slots.plan(parts.parameters, then, saved["state"], parts.backend, opt, misfits)
     accumulated_calls = saved["options"].get("accumulated_calls", 0)
-    skips = [saved["options"].get(name, 0) for name in SKIPS]
+    skips = [saved["options"].get(name, LATER[name]) for name in SKIPS]
     wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, skips, parts.options.accumulate_steps)
     extra_wrong = opt.check_extra_state(saved["extra"])
     misfits += [Misfit("extra", True, True, text) for text in extra_wrong]

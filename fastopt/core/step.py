@@ -19,7 +19,7 @@ from ..backends.table import CLEAR, FINISH, UPDATE, WHOLE_PASS, HyperRow, Limite
 from ..options.ranges import Group
 from .hook_checks import check_row_keys, checked_row, checked_scalars
 from .max_weight_norm import axes_of
-from .params_in_state import renew
+from .params_in_state import begin_at_zero, renew
 from .parts import Parts
 from .results import StepInfo
 from .row_sparse import NOT_BY_ROWS, RowSparseTable
@@ -135,10 +135,13 @@ class Step:
                     backend.ops.clear(grad)
         else:
             progress.skips[0] = 0
-            if self.is_last and parts.slots.has_params and any(steps == 0 for _, steps in workspace.rows.members):
+            has_firsts = self.is_last and any(steps == 0 for _, steps in workspace.rows.members)
+            if has_firsts and parts.slots.has_params:
                 renew(self.hooks, parts, self.present)
             if parts.slots.pending:
                 parts.slots.commit()
+            if has_firsts and options.ema_start == "zero":
+                begin_at_zero(parts, self.present)
             if self.is_last:
                 self.apply()
             else:

@@ -6,6 +6,8 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
+from .ranges import Schedulable
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
 
@@ -84,12 +86,18 @@ class Common(TypedDict, total=False):
         applies the mean; the others return ``applied=False``. None counts as 0, but an array that had no gradient in
         any of the calls is skipped. With ``nonfinite`` each call checks its own gradients, and a bad call does not
         count.
-    ema_decay : float, optional
-        From 0 to below 1: keep ``ema += (1 - ema_decay) * (p - ema)`` in ``state[name]["ema"]``. It begins with the
-        parameter as it is at the array's first step. See :attr:`ema` and :meth:`averaged`.
+    ema_decay : float or function, optional
+        From 0 to below 1: keep ``ema += (1 - ema_decay) * (p - ema)`` in ``state[name]["ema"]``. See :attr:`ema` and
+        :meth:`averaged`. A function is called with the array's own step ``t``, from 1 (schedules count from 0). thinc's
+        is ``lambda t: min(0.9999, (1 + t) / (10 + t))``, with ``ema_start="zero"``. It is not saved: build the
+        optimizer with the same one.
+    ema_start : {"before", "after", "zero"}, default "before"
+        Where the average begins: with the parameter before the array's first step; with that after it, which the first
+        step copies (torch's AveragedModel, Keras); or at zero, and so too near zero at first. An array without a step
+        has no average: :attr:`ema` has its own values, for "zero" too.
     ema_bias_correction : bool, default False
         Whether the weight is ``(1 - ema_decay) / (1 - ema_decay**t)`` instead. The parameters before the first step do
-        not count then.
+        not count then. Not with ``ema_start``, nor with a function, which can return what it wants.
     polyak : bool, default False
         Whether ``ema`` is the arithmetic mean of the parameters after the steps from number ``polyak_start`` on; before
         that it is the parameters. Not with ``ema_decay``.
@@ -129,7 +137,8 @@ class Common(TypedDict, total=False):
     grad_scale: float | DynamicLossScale
     zero_grads: bool
     accumulate_steps: int
-    ema_decay: float | None
+    ema_decay: Schedulable | None
+    ema_start: Literal["before", "after", "zero"]
     ema_bias_correction: bool
     polyak: bool
     polyak_start: int
@@ -155,7 +164,8 @@ class StepOptions(NamedTuple):
     nonfinite_limit: int | None
     zero_grads: bool
     accumulate_steps: int
-    ema_decay: float | None
+    ema_decay: Schedulable | None
+    ema_start: str
     ema_bias_correction: bool
     polyak: bool
     polyak_start: int
@@ -171,9 +181,21 @@ class StepOptions(NamedTuple):
             )
         if self.polyak and self.ema_decay is not None:
             raise ValueError("polyak=True, ema_decay: expected one of the two averages, got both")
-        if (self.ema_bias_correction and self.ema_decay is None) or (self.polyak_start != 1 and not self.polyak):
+        needs_ema = self.ema_bias_correction or self.ema_start != "before"
+        if (needs_ema and self.ema_decay is None) or (self.polyak_start != 1 and not self.polyak):
             raise ValueError(
-                "ema_bias_correction needs ema_decay, and polyak_start needs polyak=True: expected those too"
+                "ema_bias_correction and ema_start need ema_decay, and polyak_start needs polyak=True: expected those "
+                "too"
+            )
+        if self.ema_bias_correction and self.ema_start != "before":
+            raise ValueError(
+                f"ema_bias_correction=True, ema_start={self.ema_start!r}: expected one of the two; a corrected average "
+                "is the same wherever it begins"
+            )
+        if self.ema_bias_correction and callable(self.ema_decay):
+            raise ValueError(
+                "ema_bias_correction=True: expected a number as ema_decay, got a function; it can return the decay of "
+                "a corrected average by itself: b * (1 - b**(t - 1)) / (1 - b**t)"
             )
 
     @property
@@ -189,7 +211,7 @@ class StepOptions(NamedTuple):
 
 #: The options of the stages around the rule, with the values that turn them off.
 PLAIN_OPTIONS: Mapping[str, Any] = {
-    **StepOptions("propagate", None, False, 1, None, False, False, 1, None, False)._asdict(),
+    **StepOptions("propagate", None, False, 1, None, "before", False, False, 1, None, False)._asdict(),
     "l1": 0,
     "prox_l1": 0,
     "max_weight_norm": None,

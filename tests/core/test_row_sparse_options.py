@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("restored")
 BY_ROWS = {
     name: {key: value for key, value in row.items() if key not in NOT_BY_ROWS or value == "bfloat16"}
     for name, row in {**OPTIONS, **STORAGE}.items()
-    if not row.keys() & {"ema_bias_correction", "polyak_start"}
+    if not row.keys() & {"ema_start", "ema_bias_correction", "polyak_start"}
 }
 
 BY_ROWS["max_weight_norm"] = {"max_weight_norm": 0.9, "max_weight_norm_axis": 1}
