@@ -273,9 +273,14 @@ AVERAGES: list[dict[str, Any]] = [
 ]
 
 
+def shown(options: dict[str, Any]) -> str:
+    """Return options as the name of a test, which is the same in every process."""
+    return "-".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items())
+
+
 @every_backend
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
-@pytest.mark.parametrize("options", AVERAGES, ids=str)
+@pytest.mark.parametrize("options", AVERAGES, ids=shown)
 @pytest.mark.parametrize("is_frozen", [False, True])
 def test_arrays_without_a_step_have_no_average(options: Any, dtype: Any, is_frozen: bool, backend: str) -> None:
     """Such as running statistics, which the user writes: they are what they are at the moment, in a file too."""
