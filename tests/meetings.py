@@ -54,6 +54,7 @@ def enter(context: Any) -> None:
 #: Each is a call with the optimizer of :func:`new_opt`, and with a new folder.
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "step": lambda opt: opt.step(grads()),
+    "flush": lambda opt: opt.flush(),
     "load_state_dict": lambda opt: opt.load_state_dict(saved_opt().state_dict()),
     "restore": lambda opt: checkpoint().restore(opt),
     "restore of EarlyStopping": stop_early,

@@ -29,7 +29,7 @@ from .results import LoadResult, StepInfo
 from .slots import Slots
 from .turns import Turns, change, reader
 from .whole_options import WholeOptions
-from .whole_step import whole_step
+from .whole_step import flush, whole_step
 from .workspace import Workspace, make_workspace
 
 
@@ -455,6 +455,35 @@ class Optimizer(Attributes, ParameterMethods):
             if info is not None:
                 return info
         return whole_step(self, grads, grad_scale, stream)
+
+    def flush(self, *, stream: Any = None) -> StepInfo:
+        """Apply an incomplete accumulation, at the end of an epoch, say: the mean over the calls so far.
+
+        It is the step that ``accumulate_steps`` of so many calls makes, with schedules, clipping, ``nonfinite`` and the
+        rest. The next call of :meth:`step` begins a new accumulation. ``stream`` is as in :meth:`step`.
+
+        Returns
+        -------
+        StepInfo
+            With ``applied=False`` if no call has accumulated, also without ``accumulate_steps``: nothing is done then.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As :meth:`step`.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> theta = np.zeros(1)
+        >>> opt = fastopt.SGD(theta, lr=1.0, accumulate_steps=4)
+        >>> infos = [opt.step(np.array([grad])) for grad in (1.0, 3.0)]
+        >>> opt.flush()
+        StepInfo(applied=True, grad_norm=None, lr=1.0, step=1)
+        >>> theta, opt.flush().applied
+        (array([-2.]), False)
+        """
+        return flush(self, stream)
 
     def ready(self) -> Workspace:
         """Check the groups and the parameters' containers, and return the table with all that belongs to it.

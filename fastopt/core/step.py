@@ -73,11 +73,14 @@ class Step:
         For each row the options of its group, and the numbers of its first array.
     hyper_rows : list of HyperRow
         The rows of hyperparameters.
+    flushed_calls : int
+        If the step applies the mean of the calls that have accumulated, and takes no gradients: how many calls.
     verdict : object
         On a GPU with nonfinite="skip": whether the step is applied, a number still being computed; else None.
     """
 
     __slots__ = (
+        "flushed_calls",
         "groups",
         "hooks",
         "hyper_rows",
@@ -101,11 +104,14 @@ class Step:
     units: list[LimitedUnits]
     verdict: Any
 
-    def __init__(self, hooks: StepHooks, parts: Parts, workspace: Workspace, scale: float) -> None:
+    def __init__(
+        self, hooks: StepHooks, parts: Parts, workspace: Workspace, scale: float, flushed_calls: int = 0
+    ) -> None:
         self.hooks, self.parts, self.workspace, self.scale = hooks, parts, workspace, scale
         self.table = workspace.table
         steps = parts.options.accumulate_steps
-        self.is_last = steps == 1 or parts.progress.accumulated_calls + 1 >= steps
+        self.flushed_calls = flushed_calls
+        self.is_last = steps == 1 or flushed_calls > 0 or parts.progress.accumulated_calls + 1 >= steps
 
     def run(self, grads: Any, stream: Any) -> StepInfo:
         """Check everything, then change the parameters and count."""
@@ -169,6 +175,12 @@ class Step:
         info.skipped = skipped
         return info
 
+    def nothing(self) -> StepInfo:
+        """Return the result of a flush where no call has accumulated."""
+        step_count = self.parts.progress.counts.item(0)
+        self.groups = self.parts.groups.values(step_count)
+        return self.info(False, Reading(), step_count)
+
     def read(self) -> Reading:
         """Read all gradients: set the clip factors, and find out whether the step is skipped."""
         parts, progress = self.parts, self.parts.progress
@@ -200,7 +212,7 @@ class Step:
         """Check the gradients, hand them to the table, and assign rows to the arrays that have one."""
         parts, progress, rows = self.parts, self.parts.progress, self.workspace.rows
         parameters = parts.parameters
-        leaves = parameters.leaves(grads, "grads")
+        leaves = [None] * len(parameters.names) if self.flushed_calls else parameters.leaves(grads, "grads")
         if self.is_last and parts.options.accumulate_steps > 1:
             leaves = self.with_zeros(leaves)
         if parameters.frozen:
@@ -309,6 +321,8 @@ class Step:
             row = checked_row(of_group.adjusted(made, group), made, (checked[k].rule, *of_group.further_rules))
             if tiny.is_due(step + 1):
                 row = row._replace(flush=flush_of(row.rule, of_group.hyper, group, options))
+            if self.flushed_calls:
+                row = row._replace(mean=math.copysign(1.0 / self.flushed_calls, row.mean))
             rows.append(row)
         return rows
 

@@ -33,13 +33,33 @@ def whole_step(opt: Steps, grads: Any, grad_scale: float | None, stream: Any) ->
     return opt.parts.turns.run("step", Kind.CHANGE, make_step, opt, grads, grad_scale, stream)
 
 
-def make_step(opt: Steps, grads: Any, grad_scale: float | None, stream: Any) -> StepInfo:
+def flush(opt: Steps, stream: Any) -> StepInfo:
+    """Apply the mean of the calls that have accumulated; see :meth:`fastopt.Optimizer.flush`."""
+    return opt.parts.turns.run("flush", Kind.CHANGE, make_flush, opt, stream)
+
+
+def make_flush(opt: Steps, stream: Any) -> StepInfo:
+    step = new_step(opt, "flush", None, opt.parts.progress.accumulated_calls)
+    if opt.parts.options.accumulate_steps == 1 or not step.flushed_calls:
+        return step.nothing()
+    try:
+        return step.run(None, stream)
+    finally:
+        step.workspace.forget_grads()
+
+
+def new_step(opt: Steps, what: str, grad_scale: float | None, flushed_calls: int = 0) -> Step:
+    """Return a step that can be made now; ``what`` names the call in errors."""
     parts = opt.parts
     if parts.stand_in:
-        check_own_values(parts, "step")
+        check_own_values(parts, what)
     opt.check_step()
     parts.progress.undo_skipped_step()
-    step = Step(opt, parts, opt.ready(), parts.whole.scale_of(grad_scale))
+    return Step(opt, parts, opt.ready(), parts.whole.scale_of(grad_scale), flushed_calls)
+
+
+def make_step(opt: Steps, grads: Any, grad_scale: float | None, stream: Any) -> StepInfo:
+    parts, step = opt.parts, new_step(opt, "step", grad_scale)
     try:
         info = step.run(grads, stream)
         planning = step.workspace.planning

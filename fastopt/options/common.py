@@ -84,8 +84,8 @@ class Common(TypedDict, total=False):
     accumulate_steps : int, default 1
         The number of calls of :meth:`step` that add up their gradients in ``state[name]["accumulated"]``. The last call
         applies the mean; the others return ``applied=False``. None counts as 0, but an array that had no gradient in
-        any of the calls is skipped. With ``nonfinite`` each call checks its own gradients, and a bad call does not
-        count.
+        any of the calls is skipped. :meth:`flush` applies the calls so far. With ``nonfinite`` each call checks its own
+        gradients, and a bad call does not count.
     ema_decay : float or function, optional
         From 0 to below 1: keep ``ema += (1 - ema_decay) * (p - ema)`` in ``state[name]["ema"]``. See :attr:`ema` and
         :meth:`averaged`. A function is called with the array's own step ``t``, from 1 (schedules count from 0). thinc's

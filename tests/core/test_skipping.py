@@ -27,7 +27,7 @@ def test_a_step_above_changes_nothing(case: Case, backend: str) -> None:
     rng = np.random.default_rng(1)
     start = [rng.normal(size=shape_of(case, size)) for size in (8, 20)]
     options = taken_by(case, {"skip_above": 100.0, "zero_grads": True, "ema_decay": 0.9, "grad_scale": 2.0})
-    opt = built(case, start, options, backend=backend)
+    opt = built(case, start, {**options, "clip_value": None, "clip_norm": None}, backend=backend)
     grads = [rng.normal(size=param.shape) for param in start]
     opt.step(list(map(np.copy, grads)))
     before = all_bytes(opt)

@@ -27,6 +27,7 @@ WRITERS = {
     "add_param_group",
     "eval",
     "freeze",
+    "flush",
     "load_extra_state",
     "load_state_dict",
     "reload_params",
