@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import traceback
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -264,7 +265,11 @@ def record(
     names = [param, *slots]
     noted = Record(known, refused)
     arrays = [Noted(noted, -1 - k) for k in range(2 + len(slots))]
-    results: Any = function(Names(noted), *arrays)
+    try:
+        results: Any = function(Names(noted), *arrays)
+    except TypeError as error:
+        check_has_place(error, function.__code__.co_filename)
+        raise
     place, first_names = place_of_return(function)
     is_sequence = isinstance(results, (tuple, list))
     if not is_sequence or len(results) != len(names) or not all(isinstance(each, Noted) for each in results):
@@ -281,6 +286,14 @@ def record(
     if results[0] is arrays[0]:
         raise TypeError(f"{place}the rule returns {param} as it was, so that no step would change it")
     return noted.rule(function, len(arrays), [each.place for each in results]), noted.names_read
+
+
+def check_has_place(error: TypeError, filename: str) -> None:
+    """Raise an error of a rule again with the file and line if it has none; ``filename`` is the rule's own."""
+    places = [f"{frame.filename}:{frame.lineno}: " for frame in traceback.extract_tb(error.__traceback__)]
+    if not str(error).startswith(tuple(places)):
+        place = [each for each in places if each.startswith(f"{filename}:")][-1]
+        raise TypeError(f"{place}{error}; {OPERATIONS}") from error
 
 
 def place_of_return(function: Callable[..., Any]) -> tuple[str, set[str]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import keyword
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..arithmetic.recording import item_name
 from ..arithmetic.symbols import GREATEST_FLOAT, misuse, place_of
+from ..arrays.memory import shown
 from ..options.common import Common
 from ..options.names import RENAMED
 from ..options.ranges import RANGES, SCHEDULED_BELOW_ONE, Allowed, Range, check, plain
@@ -123,7 +124,7 @@ def checked_non_negative(non_negative: Any, slots: Sequence[str]) -> frozenset[s
     return frozenset(names)
 
 
-def checked_first_values(first_values: Any, slots: Sequence[str]) -> dict[str, Any]:
+def checked_first_values(first_values: Any, slots: Sequence[str], non_negative: Container[str]) -> dict[str, Any]:
     """Return what each slot begins with: a number, or :data:`PARAM`."""
     if first_values is None:
         return {}
@@ -139,20 +140,27 @@ def checked_first_values(first_values: Any, slots: Sequence[str]) -> dict[str, A
             raise misuse(
                 f'slots: {slot!r}: {value!r:.80}: expected a finite number, or "{PARAM}" for a copy of the parameter'
             )
+        if slot in non_negative and (is_param or number < 0):
+            raise misuse(f"slots: {slot!r}: {value!r:.80}: expected a number of at least 0, since it is non_negative")
         found[slot] = PARAM if is_param else float(number)
     return found
 
 
-def numbers_of_step(scalars: Callable[..., Any], h: Any, step: int) -> dict[str, Any]:
-    """Return the numbers that ``scalars`` returns; raise unless these are numbers by name."""
+def checked_numbers(scalars: Callable[..., Any], numbers: Any) -> dict[str, Any]:
+    """Return what ``scalars`` returned as floats by name; raise unless it is a dict of numbers."""
     place = place_of(scalars)
-    numbers = scalars(h, step)
     if not isinstance(numbers, Mapping):
-        raise TypeError(f"{place}scalars returns {numbers!r:.80}; expected a dict of numbers by name")
+        raise TypeError(f"{place}scalars returns {shown(numbers):.80}; expected a dict of numbers by name")
+    found = {}
     for name, value in numbers.items():
-        if not isinstance(plain(value), (int, float)):
-            raise TypeError(f"{place}scalars: {name}={value!r:.80}: expected a number")
-    return dict(numbers)
+        number = plain(value)
+        try:
+            found[name] = float(number) if isinstance(number, (int, float)) else None
+        except OverflowError:
+            found[name] = None
+        if found[name] is None:
+            raise TypeError(f"{place}scalars: {name}={shown(value):.80}: expected a number in the range of float")
+    return found
 
 
 def check_scalars(scalars: Any, h: Any) -> list[str]:
@@ -161,12 +169,13 @@ def check_scalars(scalars: Any, h: Any) -> list[str]:
         raise misuse(f"scalars={scalars!r:.80}: expected a function of the options and the step, lambda h, t: {{...}}")
     place = place_of(scalars)
     try:
-        found = list(numbers_of_step(scalars, h, 1))
-    except (AttributeError, ArithmeticError, ValueError) as error:
+        numbers = scalars(h, 1)
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         known = f"; the options are {', '.join(h._fields)}" if isinstance(error, AttributeError) else ""
         raise TypeError(
             f"{place}scalars(h, 1) with the defaults raised {type(error).__name__}: {error}{known}"
         ) from error
+    found = list(checked_numbers(scalars, numbers))
     for name in found:
         check_name("scalars:", name)
         if name in h._fields:

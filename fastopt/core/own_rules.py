@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 from ..arithmetic.recording import Recorded, item_name, places, record
@@ -24,7 +25,7 @@ from .own_rule_checks import (
     check_slot_names,
     checked_first_values,
     checked_non_negative,
-    numbers_of_step,
+    checked_numbers,
 )
 
 #: The numbers of a step, by name: a function of the options and of the array's step, from 1.
@@ -123,6 +124,8 @@ def optimizer(
     """
     if positional:
         raise misuse("the options are given by name: @fastopt.optimizer(lr=1e-3, ...)")
+    if not isinstance(decoupled, bool):
+        raise misuse(f"decoupled={decoupled!r:.80}: expected True or False")
     options = {**options, "weight_decay": options.get("weight_decay", 0.0)}
     ranges = check_options(options)
 
@@ -130,7 +133,8 @@ def optimizer(
         check_function(function)
         names = list(inspect.signature(function, follow_wrapped=False).parameters)[3:]
         check_slot_names(function, names)
-        first_values = checked_first_values(slots, names)
+        never_negative = checked_non_negative(non_negative, names)
+        first_values = checked_first_values(slots, names, never_negative)
         signature = signature_of(options)
         rule, hyper = rule_and_hyper(function, options, ranges, scalars)
         own = {
@@ -142,7 +146,7 @@ def optimizer(
             "recorded": rule,
             "hyper": hyper,
             "ranges": ranges,
-            "non_negative": checked_non_negative(non_negative, names),
+            "non_negative": never_negative,
             "first_values": {slot: value for slot, value in first_values.items() if value != PARAM},
             "copied": frozenset(slot for slot, value in first_values.items() if value == PARAM),
         }
@@ -208,10 +212,10 @@ Hyper: TypeAlias = Callable[[RuleOptimizer, Group, int], Any]
 
 def options_alone(rule: Recorded, known: Mapping[str, int | None]) -> Hyper:
     """Return the hook of a rule that reads options alone."""
-    make, sources = rule.scalars._make, sources_of(rule, known)
+    scalars_of, options_of = rule.scalars._make, reader(rule, known)
 
     def hyper(self: RuleOptimizer, group: Group, step: int) -> Any:
-        return make([group[name] if k is None else group[name][k] for name, k in sources])
+        return scalars_of(options_of(group))
 
     return hyper
 
@@ -219,23 +223,31 @@ def options_alone(rule: Recorded, known: Mapping[str, int | None]) -> Hyper:
 def with_scalars(
     rule: Recorded, known: Mapping[str, int | None], options: Any, scalars: Scalars, further: Sequence[str]
 ) -> Hyper:
-    """Return the hook of a rule that reads further numbers of a step."""
-    make, sources = rule.scalars._make, sources_of(rule, {**known, **dict.fromkeys(further)})
-    expected = dict.fromkeys(further).keys()
+    """Return the hook of a rule that reads further numbers of a step, whose fields come behind those of options."""
+    scalars_of, options_of, numbers_of = rule.scalars._make, reader(rule, known), reader(rule, dict.fromkeys(further))
+    all_options, expected = itemgetter(*options._fields), dict.fromkeys(further).keys()
 
     def hyper(self: RuleOptimizer, group: Group, step: int) -> Any:
-        numbers = numbers_of_step(scalars, options(*[group[name] for name in options._fields]), step)
+        # In each step, also where it is planned: so what is right is found so in few calls.
+        numbers = scalars(options._make(all_options(group)), step)
+        if type(numbers) is not dict or set(map(type, numbers.values())) != {float}:
+            numbers = checked_numbers(scalars, numbers)
         if numbers.keys() != expected:
             raise TypeError(
                 f"{place_of(scalars)}scalars returns {list(numbers)} at step {step}; expected {further}, as at step 1"
             )
-        numbers |= group
-        return make([numbers[name] if k is None else numbers[name][k] for name, k in sources])
+        return scalars_of((*options_of(group), *numbers_of(numbers)))
 
     return hyper
 
 
-def sources_of(rule: Recorded, known: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
-    """Return for each scalar of a rule the name of its number, and its place if that is a tuple."""
+def reader(rule: Recorded, known: Mapping[str, int | None]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return a function of numbers by name that returns those of them that are scalars of a rule."""
     items = {item_name(name, k): (name, k) for name, count in known.items() for k in places(count)}
-    return [items[field] for field in rule.scalars._fields]
+    sources = [items[field] for field in rule.scalars._fields if field in items]
+    names = [name for name, k in sources if k is None]
+    if len(names) < len(sources):
+        return lambda numbers: tuple([numbers[name] if k is None else numbers[name][k] for name, k in sources])
+    if len(names) < 2:
+        return lambda numbers: tuple([numbers[name] for name in names])
+    return itemgetter(*names)

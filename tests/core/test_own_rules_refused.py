@@ -79,6 +79,8 @@ REFUSED = {
     "h is written": (rule("h.lr = 2 # here"), "h.lr is a number of the whole step"),
     "h is elsewhere": (rule("p = p - g.lr # here"), ".lr: expected it of the rule's first argument"),
     "in a helper": ("def larger(a, b):\n    return a if a > b else b # here\n" + rule("p = larger(p, g)"), TRUTH),
+    "of another library": (rule("p = p - len(3) # here"), "has no len(); the operations of rules"),
+    "hashed": (rule("x = {p: 1} # here"), "unhashable type: 'Noted'; the operations of rules"),
     # What it returns.
     "a slot not returned": (
         rule("", result="(p,)"),
@@ -158,6 +160,11 @@ REFUSED = {
     "slots as a list": (rule(READS, "lr=0.1, beta=0.9, slots=['m']"), "slots=['m']: expected what slots begin with"),
     "a slot's text": (rule(READS, "lr=0.1, beta=0.9, slots={'m': 'x'}"), "'x': expected a finite number, or \"param\""),
     "a slot's infinity": (rule(READS, "lr=0.1, beta=0.9, slots={'m': math.inf}"), "expected a finite number"),
+    "a slot's sign": (
+        rule(READS, "lr=0.1, beta=0.9, slots={'m': -1}, non_negative=['m']"),
+        "expected a number of at least 0, since it is non_negative",
+    ),
+    "decoupled": ("fastopt.optimizer(lr=0.1, decoupled=1) # here\n", "decoupled=1: expected True or False"),
     "slot step": (
         "@fastopt.optimizer(lr=0.1)\ndef Own(h, p, g, step):\n    return p - h.lr, step\n",
         "slot 'step': another",
@@ -192,6 +199,11 @@ REFUSED = {
     "scalars divides by 0": (
         rule(READS, "lr=0.1, beta=0.9, scalars=lambda h, t: {'x': 1 / 0}"),
         "raised ZeroDivisionError",
+    ),
+    "scalars of one argument": (rule(READS, "lr=0.1, beta=0.9, scalars=lambda h: {}"), "raised TypeError"),
+    "scalars beyond float": (
+        rule(READS, "lr=0.1, beta=0.9, scalars=lambda h, t: {'x': 10**400}"),
+        "expected a number in the range of float",
     ),
     "scalars with a bad name": (
         rule(READS, "lr=0.1, beta=0.9, scalars=lambda h, t: {1: 1}"),
