@@ -30,8 +30,9 @@ enum { FO_FLUSH_SLOTS = 1, FO_FLUSH_AVERAGE = 2 };
 typedef enum { FO_BASELINE, FO_AVX2, FO_AVX512, FO_ISA_COUNT } fo_isa;
 
 /* The sources of a sum, besides slots (which must not be stored in another dtype): the parameter; the gradient after
-   grad_scale, clip_value, array_clip and global_clip; that gradient plus l2 * param and l1 * sign(param). */
-typedef enum { FO_PARAM = -3, FO_CLIPPED_GRAD, FO_GRAD } fo_source;
+   grad_scale, clip_value, array_clip and global_clip; that gradient plus l2 * param and l1 * sign(param). Those of a
+   slot, each a number to add to the slot's: the slot minus the parameter; the signs of the slot. */
+typedef enum { FO_PARAM = -3, FO_CLIPPED_GRAD, FO_GRAD, FO_DISTANCE = 8, FO_SIGNS = 16 } fo_source;
 
 /* One array of the table. Its gradient is in a separate table of pointers, because that changes with every step. */
 typedef struct {

@@ -375,12 +375,33 @@ static int64_t NAME(nonfinite)(const REAL *g, int64_t length)
     return count;
 }
 
+static const REAL *NAME(distance)(REAL *restrict scratch, const REAL *restrict slot, const REAL *restrict p,
+                                  int64_t length)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        scratch[i] = slot[i] - p[i];
+    return scratch;
+}
+
+static const REAL *NAME(signs)(REAL *restrict scratch, const REAL *restrict slot, int64_t length)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        scratch[i] = SIGN(slot[i]);
+    return scratch;
+}
+
 /* Return a block of a source. `p` is the parameter, and unused for FO_CLIPPED_GRAD. Unless `nonfinite` is NULL, count
    the elements of the gradient that are infinite or NaN. */
 static const REAL *NAME(block_of)(REAL *restrict scratch, const fo_array *array, const REAL *p, const void *grad,
                                   int64_t begin, int64_t length, const fo_hyper *hyper, int32_t source,
                                   int64_t *nonfinite)
 {
+    if (source >= FO_SIGNS)
+        return NAME(signs)(scratch, (const REAL *)array->slots[source - FO_SIGNS] + begin, length);
+    if (source >= FO_DISTANCE)
+        return NAME(distance)(scratch, (const REAL *)array->slots[source - FO_DISTANCE] + begin, p, length);
     if (source >= 0)
         return (const REAL *)array->slots[source] + begin;
     if (source == FO_PARAM)

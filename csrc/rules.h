@@ -42,7 +42,9 @@
     RULE(adam_direction)            \
     RULE(descend)                   \
     RULE(adam_amsgrad_corrected)    \
-    RULE(ftrl)
+    RULE(ftrl)                      \
+    RULE(prodigy)                   \
+    RULE(prodigy_descent)
 
 #ifdef REAL
 
@@ -432,5 +434,30 @@ static inline void NAME(ftrl)(REAL *p, REAL g, REAL *n, REAL *z, SCALARS(ftrl) h
     *p = (MINIMUM(MAXIMUM(*z, h.minus_l1), h.l1) - *z) / ((h.beta + root) / h.lr + h.twice_l2 + one_where_0);
 }
 LOOP2(ftrl)
+
+typedef struct {
+    REAL beta1, one_minus_beta1, beta2, one_minus_beta2, beta3, d, s_weight;
+} SCALARS(prodigy);
+
+static inline void NAME(prodigy)(REAL *p, REAL g, REAL *m, REAL *v, REAL *s, SCALARS(prodigy) h)
+{
+    (void)p;
+    const REAL dg = h.d * g;
+    *m = h.beta1 * *m + h.one_minus_beta1 * dg;      /* first moment */
+    *v = h.beta2 * *v + h.one_minus_beta2 * dg * dg; /* second moment */
+    *s = h.beta3 * *s + h.s_weight * g;              /* weighted sum of the gradients */
+}
+LOOP3(prodigy)
+
+typedef struct {
+    REAL step_size, eps;
+} SCALARS(prodigy_descent);
+
+static inline void NAME(prodigy_descent)(REAL *p, REAL g, REAL *m, REAL *v, SCALARS(prodigy_descent) h)
+{
+    (void)g;
+    *p = *p - h.step_size * (*m / (SQRT(*v) + h.eps));
+}
+LOOP2(prodigy_descent)
 
 #endif

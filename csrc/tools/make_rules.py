@@ -275,8 +275,7 @@ class Rule:
         """Yield the lines of the rule's function in C, with the comments at their ends."""
         *assignments, last = statements(self.node) or [self.node]
         used = {node.id for statement in assignments for node in ast.walk(statement) if isinstance(node, ast.Name)}
-        if "g" not in used:
-            yield "    (void)g;", ""
+        yield from ((f"    (void){name};", "") for name in ("p", "g") if name not in used)
         for statement in assignments:
             if not isinstance(statement, ast.Assign):
                 self.refuse(statement, f"expected assignments and one return, got {ast.unparse(statement)}")

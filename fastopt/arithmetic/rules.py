@@ -516,3 +516,31 @@ def ftrl(h: FTRLScalars, p: Real, g: Real, n: Real, z: Real) -> tuple[Real, Real
     one_where_0 = where(absolute(z) > h.l1, h.zero, h.one)
     p = (minimum(maximum(z, h.minus_l1), h.l1) - z) / ((h.beta + root) / h.lr + h.twice_l2 + one_where_0)
     return p, n, z
+
+
+class ProdigyScalars(NamedTuple):
+    beta1: float
+    one_minus_beta1: float
+    beta2: float
+    one_minus_beta2: float
+    beta3: float
+    d: float
+    s_weight: float
+
+
+def prodigy(h: ProdigyScalars, p: Real, g: Real, m: Real, v: Real, s: Real) -> tuple[Real, Real, Real, Real]:
+    dg = h.d * g
+    m = h.beta1 * m + h.one_minus_beta1 * dg  # first moment
+    v = h.beta2 * v + h.one_minus_beta2 * dg * dg  # second moment
+    s = h.beta3 * s + h.s_weight * g  # weighted sum of the gradients
+    return p, m, v, s
+
+
+class ProdigyDescentScalars(NamedTuple):
+    step_size: float
+    eps: float
+
+
+def prodigy_descent(h: ProdigyDescentScalars, p: Real, g: Real, m: Real, v: Real) -> tuple[Real, Real, Real]:
+    p = p - h.step_size * (m / (sqrt(v) + h.eps))
+    return p, m, v

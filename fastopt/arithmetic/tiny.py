@@ -34,6 +34,9 @@ UNFLUSHED = frozenset(
         rules.ftrl,
         # The slot is divided by its own norm.
         rules.adam_direction,
+        # Beside eps * d a tiny second moment counts.
+        rules.prodigy,
+        rules.prodigy_descent,
         # The slot is a sequence of parameters, which decays no more than they do.
         rules.asgd,
         rules.schedule_free_sgd,

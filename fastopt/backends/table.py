@@ -164,8 +164,9 @@ def adafactor_floors(eps1: float | None, dtype: Any) -> tuple[float, float]:
 
 
 #: The source of a sum: "param"; "clipped_grad", the gradient scaled, averaged and clipped; "grad", that with l2 * param
-#: and l1 * sign(param) added; or the number of a slot that is stored in the compute dtype.
-Source: TypeAlias = str | int
+#: and l1 * sign(param) added; the number of a slot that is stored in the compute dtype; ("distance", that number), the
+#: slot minus the parameter; or ("signs", that number), the signs of the slot.
+Source: TypeAlias = str | int | tuple[str, int]
 
 
 class Table(Protocol):

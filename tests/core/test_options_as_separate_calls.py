@@ -10,6 +10,7 @@ from cases import Case, built, every_dtype, taken_by
 from option_runs import ALL, every_backend, every_case, shape_of
 
 import fastopt
+from fastopt.optimizers.prodigy import rate_of
 
 pytestmark = pytest.mark.usefixtures("restored")
 
@@ -57,6 +58,8 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
                 grad += dtype(options.get("l1", 0) * sign) * np.sign(param)
         # SWATS may have changed over to a rate of its own for an array.
         rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
+        if isinstance(separate, fastopt.Prodigy):
+            rates = [rate_of(separate.d, separate.param_groups[0], step + 1)] * len(start)
         lr = separate.step(theirs).lr
         for param, mean, rate in zip(separate.parts.parameters.arrays, average, rates, strict=True):
             limit = dtype(max((rate or lr) * options.get("prox_l1", 0), 0.0))

@@ -43,14 +43,14 @@ def stepped(case: Case, options: dict[str, Any], backend: str, steps: int = 5) -
 @pytest.mark.parametrize("case", EACH, ids=str)
 @pytest.mark.by_turns("case")
 def test_the_run_goes_on_from_what_was_written(case: Case, row: str, backend: str) -> None:
-    """As one that loads the same state with these masters; Schedule-Free's z is among them, averages are not."""
+    """As one that loads the same state with these masters; copied slots are among them, averages are not."""
     rng = np.random.default_rng(13)
     opt = stepped(case, ROWS[row], backend)
     values = rng.normal(size=SHAPE).astype(np.float32)
     opt.params[1][...] = values
     values = opt.params[1].astype(np.float32)
     saved, planned = opt.state_dict(), opt.planned_steps
-    for entry in {"master", "z"} & {*saved["state"]["1"]}:
+    for entry in {"master", *case.optimizer.copied} & {*saved["state"]["1"]}:
         saved["state"]["1"][entry][...] = values
     others = built(case, [param.astype(np.float32) for param in opt.params], taken_by(case, ROWS[row]), backend=backend)
     others.load_state_dict(saved)

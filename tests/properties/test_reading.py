@@ -179,7 +179,10 @@ def test_an_array_begins_with_its_values_at_its_first_step(case: Case, row: str,
         opt.step([rng.normal(size=shape), grad.copy()])
         other.step([None, grad])
         assert raw(late) == raw(other.params[1])
-    assert same(opt.state_dict()["state"]["1"], other.state_dict()["state"]["1"])
+    states = [each.state_dict()["state"]["1"] for each in (opt, other)]
+    for state in states:
+        state.pop("r", None)  # of Prodigy: a number of all arrays
+    assert same(*states)
 
 
 @every_backend

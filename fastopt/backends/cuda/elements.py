@@ -141,6 +141,9 @@ def product_of(left: Source, right: Source, options: KernelOptions, layout: Arra
     def source(name: Source, factors: Factors, scalars: StageScalars, row: ArrayLayout) -> Any:
         if isinstance(name, int):
             return row.slots[name]
+        if isinstance(name, tuple):
+            kind, k = name
+            return row.slots[k] - row.param if kind == "distance" else np.sign(row.slots[k])
         if name == "param":
             return row.param
         if name == "grad":

@@ -85,7 +85,12 @@ if missing is None:
     RULES = {
         getattr(rules, ffi.string(lib.fo_rule_name(number)).decode()): number for number in range(lib.fo_rule_count())
     }
-    SOURCES: dict[Source, int] = {"param": lib.FO_PARAM, "clipped_grad": lib.FO_CLIPPED_GRAD, "grad": lib.FO_GRAD}
+    SOURCES: dict[Source, int] = {
+        **{"param": lib.FO_PARAM, "clipped_grad": lib.FO_CLIPPED_GRAD, "grad": lib.FO_GRAD},
+        **{k: k for k in range(lib.FO_MAX_SLOTS)},
+        **{("distance", k): lib.FO_DISTANCE + k for k in range(lib.FO_MAX_SLOTS)},
+        **{("signs", k): lib.FO_SIGNS + k for k in range(lib.FO_MAX_SLOTS)},
+    }
     use_isa(os.environ.get("FASTOPT_ISA") or None)
     threads.from_environment()  # so that a wrong FASTOPT_NUM_THREADS raises here, and not in the first step
 

@@ -144,7 +144,7 @@ class NativeTable:
         self.set_hyper_rows(hyper_rows)
         into = self.partials, self.readings
         read = self.arrays, self.grads, self.count, self.hyper_rows
-        sources = SOURCES.get(left, left), SOURCES.get(right, right)
+        sources = SOURCES[left], SOURCES[right]
         lib.fo_sum_products(*read, *sources, count_nonfinite, *into, threads.get_num_threads())
         if count_nonfinite:
             self.nonfinite = self.read["nonfinite"].copy()

@@ -235,6 +235,14 @@ class BoundSum(BoundGrad):
             return [self.open(self.block.slots[source], is_written=False)], 0, 0
         if source == "param":
             return [self.open(self.block.param, PARAM_STREAM, is_written=False)], 0, 0
+        if isinstance(source, tuple):
+            kind, k = source
+            values = [self.open(self.block.slots[k], is_written=False)]
+            if kind == "distance":
+                values.append(self.open(self.block.param, PARAM_STREAM, is_written=False))
+            result = self.buffers.array(self.block.size, self.block.dtype)
+            self.calls.append(partial(np.subtract if kind == "distance" else np.sign, *values, result))
+            return [result], 0, 0
         return self.add_grad(source)
 
     def column(self, values: list[Any], place: int, make: Callable[[Array], list[Array]]) -> list[Array]:

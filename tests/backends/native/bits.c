@@ -173,6 +173,23 @@ static uint64_t hash_products(void)
     return hash;
 }
 
+/* As hash_products, with the sources that are made of slots. */
+static uint64_t hash_products_of_slots(void)
+{
+    static const int32_t sources[] = {FO_GRAD, FO_PARAM, 0, FO_DISTANCE, FO_DISTANCE + 1, FO_SIGNS, FO_SIGNS + 1};
+    uint64_t hash = 0;
+    for (int k = 0; k < STORAGES; k++)
+        for (int is_long = 0; is_long < 2; is_long++) {
+            table *of = is_long ? long_table : short_table;
+            set_up(of, 0, &storages[k], TOGETHER);
+            if (storages[k].slot_dtypes[1] == storages[k].dtype)
+                for (int left = 0; left < COUNT(sources); left++)
+                    for (int right = 3; right < COUNT(sources); right++)
+                        hash = hash_sums(hash, of, sources[left], sources[right], 0, threads);
+        }
+    return hash;
+}
+
 /* Buffers that are in no table. */
 enum { MOST_VALUES = 1 << 14 };
 static room values_room, results_room;
@@ -264,6 +281,7 @@ static const struct {
 } functions[] = {{"fo_own_rule", hash_own_rule},
                  {"fo_accumulate", hash_accumulating},
                  {"fo_sum_products", hash_products},
+                 {"fo_sum_products of slots", hash_products_of_slots},
                  {"fo_sum_squares", hash_axis_sums},
                  {"fo_add_rows", hash_row_sums},
                  {"fo_copy_in_order", hash_copies},
