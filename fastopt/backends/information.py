@@ -85,9 +85,11 @@ def info_text() -> str:
 
 
 def rules_text(found: dict[str, Any]) -> str:
-    if found["backend"] == "native" and found["rules_missing"] is None:
-        return "compiled when they are first used"
-    return "run on NumPy" if found["backend"] == "numpy" else f"run on NumPy: {found['rules_missing']}"
+    if found["backend"] == "numpy":
+        return "run on NumPy"
+    if found["backend"] == "native" and found["rules_missing"] is not None:
+        return f"run on NumPy: {found['rules_missing']}"
+    return "compiled when they are first used"
 
 
 def cuda_text(cuda: dict[str, Any]) -> str:

@@ -228,7 +228,7 @@ def rule_of(results: tuple[Tree, ...]) -> Any:
     return rule
 
 
-@pytest.mark.parametrize("examples", shortly(15, 60))
+@pytest.mark.parametrize("examples", shortly(12, 40))
 def test_random_rules_have_the_bits_of_numpy(examples: int) -> None:
     """The rule is called on plain arrays, its scalars are of the compute dtype, and the decay is 1."""
 
