@@ -241,10 +241,7 @@ class Optimizer(Attributes, ParameterMethods):
 
     @property
     def backend(self) -> str:
-        """Where steps run: ``"native"`` or ``"numpy"``; ``"cuda"`` for arrays on a GPU.
-
-        Without llvmlite, which compiles rules of your own, it is ``"numpy"`` for them; :func:`fastopt.info` tells.
-        """
+        """Where steps run: "native"; "numpy", also for rules of one's own without llvmlite; on GPUs "cuda"."""
         return self.parts.backend.name
 
     @property
