@@ -196,6 +196,37 @@ MATRIX_CASES = [
     Case(fastopt.Muon, {"lr": 0.02, "nesterov": False, "weight_decay": 0.1, "decoupled": False, "ns_steps": 3}),
 ]
 
+
+class TwoOptimizers(fastopt.Combined):
+    """A Combined in which every second array has another optimizer; options of groups are those of both."""
+
+    kinds: tuple[Any, Any] = (fastopt.SGD, {"momentum": 0.9}), (fastopt.AdamW, {"betas": (0.8, 0.99)})
+
+    def __init__(self, params: Any, lr: Any = 0.01, **common: Any) -> None:
+        plain = fastopt.SGD(params)
+        of_groups = {"lr": lr, **{name: common.pop(name) for name in [*common] if name in plain.defaults}}
+        first = plain.parts.parameters.names[::2]
+        one, other = ((optimizer, {**options, **of_groups}) for optimizer, options in self.kinds)
+        parts = [(lambda name, p: name in first, one), ("*", other)]
+        super().__init__(params, parts if len(plain.parts.parameters.names) > 1 else {"*": other}, **common)
+
+
+class TwoOfWholeArrays(TwoOptimizers):
+    """One whose parts both need whole arrays."""
+
+    kinds = (fastopt.LAMB, {"weight_decay": 0.1}), (fastopt.Adafactor, {})
+    refused = fastopt.Adafactor.refused
+
+
+class WithOneOfWholeArrays(TwoOptimizers):
+    """One of whose parts needs whole arrays."""
+
+    kinds = (fastopt.Adam, {}), (fastopt.SWATS, {"eps": 0.1})
+
+
+#: Several optimizers in one step.
+COMBINED_CASES = [Case(kind, {"lr": 0.01}) for kind in (TwoOptimizers, TwoOfWholeArrays, WithOneOfWholeArrays)]
+
 #: Those whose slots and averages get tiny: flushed, not flushed, and with an eps that forbids it.
 TINY_CASES = [
     Case(fastopt.Adam, {"lr": 0.01, "ema_decay": 0.5}),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import BFLOAT16
+from cases import BFLOAT16, TwoOptimizers
 
 import fastopt
 from fastopt.backends.native import library as native
@@ -103,6 +103,7 @@ OPTION_SETS = [
     OptionSet("one_array", fastopt.SGD, {"momentum": 0.5}, "single"),
     OptionSet("one_0d_array", fastopt.Adam, {"polyak": True}, "single", shapes=[()], dtypes=(f64,)),
     OptionSet("fortran", fastopt.RMSprop, {"momentum": 0.9, "lr": schedule}, order="F"),
+    OptionSet("combined", TwoOptimizers, {"clip_global_norm": 0.5, "weight_decay": 0.1, "ema_decay": 0.9}),
     OptionSet("large", fastopt.SGD, {"momentum": 0.9, "clip_global_norm": 0.5}, shapes=LARGE),
 ]
 if BFLOAT16 is not None:
@@ -167,6 +168,11 @@ class Run:
     def group(self) -> dict[str, Any]:
         """The options of the last group."""
         return self.opt.param_groups[-1]
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """The option that names the class of a new group's optimizer, where there are several."""
+        return {"optimizer": self.group["optimizer"]} if "optimizer" in self.group else {}
 
     def new_grads(self) -> list[Any]:
         return [

@@ -40,7 +40,6 @@ class GroupHooks(Protocol):
     row_sparse_options: ClassVar[Mapping[str, Any] | None]
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]: ...
-    def adjusted(self, row: HyperRow, group: Group) -> HyperRow: ...
 
 
 class StepHooks(Protocol):
@@ -50,6 +49,8 @@ class StepHooks(Protocol):
     rows_stay: ClassVar[bool]
 
     def of_group(self, group: Group) -> GroupHooks: ...
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]: ...
+    def adjusted(self, row: HyperRow, group: Group) -> HyperRow: ...
     def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]: ...
     def update(self, step: Step) -> None: ...
 
@@ -277,8 +278,8 @@ class Step:
         scalars = []
         for i in sparse:
             group, rule = self.groups[group_of[i]], self.parts.groups.checked[group_of[i]].rule
-            hooks = self.hooks.of_group(group)
-            its = hooks.hyper({**group, **(hooks.row_sparse_options or {})}, int(steps[i]) + 1)
+            more = self.hooks.of_group(group).row_sparse_options or {}
+            its = self.hooks.hyper({**group, **more}, int(steps[i]) + 1)
             scalars.append(checked_scalars(its, rule))
         touched = [memory[i] for i in sparse]
         return RowSparseTable(self.workspace.table, sparse, touched, scalars, self.workspace.buffers)
@@ -315,10 +316,10 @@ class Step:
         for i, (k, step) in enumerate(members):
             group = row_options[i]
             of_group = hooks.of_group(group)
-            scalars = of_group.hyper(group, step + 1)
+            scalars = hooks.hyper(group, step + 1)
             its_bounds = bounds.of(firsts[i])
             made = hyper_row(group, checked[k].rule, scalars, step + 1, scale, options, seed, its_bounds)
-            row = checked_row(of_group.adjusted(made, group), made, (checked[k].rule, *of_group.further_rules))
+            row = checked_row(hooks.adjusted(made, group), made, (checked[k].rule, *of_group.further_rules))
             if tiny.is_due(step + 1):
                 row = row._replace(flush=flush_of(row.rule, of_group.hyper, group, options))
             if self.flushed_calls:
@@ -327,11 +328,14 @@ class Step:
         return rows
 
     def array_numbers(self, name: str) -> Any:
-        """Return a number of every array: one NumPy array on the host; on a GPU, of one that stays there, a list."""
+        """Return a number of every array: one NumPy array on the host; on a GPU, of one that stays there, a list.
+
+        Arrays that lack it, since other optimizers share the step, have None in the list.
+        """
         k = list(self.hooks.numbers).index(name)
         if self.parts.backend.on_host:
             return self.parts.progress.numbers[k]
-        return [self.parts.slots.entries[array][name] for array in self.parts.parameters.names]
+        return [self.parts.slots.entries[array].get(name) for array in self.parts.parameters.names]
 
     def limits(self) -> npt.NDArray[np.float64]:
         """Return the greatest norm of each array."""

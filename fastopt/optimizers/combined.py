@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..arithmetic.rules import Rule
 from ..arrays.structure import Branch, is_container
+from ..backends.table import HyperRow
 from ..core.hooks import is_default
 from ..core.optimizer import Optimizer
 from ..core.option_set import OPTIMIZER, OptionSet
@@ -140,6 +141,9 @@ class Combined(Optimizer):
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         return self._optimizers[group[OPTIMIZER]].hyper(group, step)
+
+    def adjusted(self, row: HyperRow, group: Group) -> HyperRow:
+        return self._optimizers[group[OPTIMIZER]].adjusted(row, group)
 
     @property
     def rows_stay(self) -> bool:  # type: ignore[override]

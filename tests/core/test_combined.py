@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BFLOAT16, CASES, MATRIX_CASES, Case, needs_native
+from cases import BFLOAT16, CASES, COMBINED_CASES, ISAS, MATRIX_CASES, OPTIONS, STORAGE, Case, needs_native
+from option_runs import LENGTHS, run, taken
 from planned_runs import needs_plans
 from structures import same
 
 import fastopt
 from fastopt import lr_scheduler, schedules
+from fastopt.backends.native import library as native
 
 BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
 
@@ -130,6 +132,20 @@ SOME_PAIRS = {
 def test_options_of_the_whole_step(options: str, pair: str, backend: str) -> None:
     """Where none joins the arrays, they too are as they would be with each optimizer alone."""
     check_like_alone(*SOME_PAIRS[pair], backend, np.float16 if options == "half" else np.float32, **COMMON[options])
+
+
+@pytest.mark.by_turns("case", count=4)
+@needs_native
+@taken({**OPTIONS, **STORAGE}, COMBINED_CASES)
+def test_every_backend_has_the_same_bits(case: Case, options: dict[str, Any], restored: None) -> None:
+    """For every instruction set and number of threads, with every option and storage."""
+    lengths = [*LENGTHS, 70_001]
+    results = [run(case, np.float32, options, "numpy", lengths=lengths)]
+    for isa, count in itertools.product(ISAS, (1, 3)):
+        native.use_isa(isa)
+        fastopt.set_num_threads(count)
+        results.append(run(case, np.float32, options, "native", lengths=lengths))
+    assert all(result == results[0] for result in results)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -429,7 +429,7 @@ def accumulated_calls_of_an_array_written(run: Run) -> None:
 @trouble
 def an_array_added(run: Run) -> None:
     more = np.ones(3, run.arrays[0].dtype)
-    run.opt.add_param_group({"params": {"added0": more} if run.form == "nested" else more, "lr": 0.02})
+    run.opt.add_param_group({"params": {"added0": more} if run.form == "nested" else more, "lr": 0.02, **run.kind})
 
 
 @trouble

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import CASES, MATRIX_CASES, Case, raw
+from cases import CASES, COMBINED_CASES, MATRIX_CASES, Case, raw
 
 import fastopt
 from fastopt.backends.native import library as native
@@ -167,7 +167,7 @@ def test_a_changed_array_when_others_are_added(steps: int, backend: str, is_know
 
 
 @every_way
-@pytest.mark.parametrize("case", [*CASES, *MATRIX_CASES], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *MATRIX_CASES, *COMBINED_CASES], ids=str)
 @pytest.mark.by_turns("case")
 def test_every_optimizer(case: Case, backend: str, is_known: bool) -> None:
     """Its parameters, and all slots that it has."""

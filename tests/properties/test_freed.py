@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, MATRIX_CASES, Case, needs_native
+from cases import CASES, COMBINED_CASES, MATRIX_CASES, Case, needs_native
 
 import fastopt
 from fastopt import lr_scheduler
 from fastopt.backends.numpy import workers
 
 BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
-ONE_OF_EACH = list({case.optimizer: case for case in reversed([*CASES, *MATRIX_CASES])}.values())
+ONE_OF_EACH = list({case.optimizer: case for case in reversed([*COMBINED_CASES, *CASES, *MATRIX_CASES])}.values())
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -137,7 +137,7 @@ class Sequence(Run):
         elif what == "add_group" and len(names) < 8:
             more = np.ones(3, self.arrays[0].dtype)
             added = {f"added{len(names) - len(self.its.shapes)}": more} if self.form == "nested" else more
-            opt.add_param_group({"params": added})
+            opt.add_param_group({"params": added, **self.kind})
         elif what == "replace_group":
             opt.param_groups[-1] = {**self.group, "lr": 0.02}
         elif what == "drive" and not callable(self.group["lr"]):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, MATRIX_CASES, OPTIONS, STORAGE, Case, built, needs_native, raw, taken_by
+from cases import CASES, COMBINED_CASES, MATRIX_CASES, OPTIONS, STORAGE, Case, built, needs_native, raw, taken_by
 
 import fastopt
 from fastopt.backends import threads
@@ -117,7 +117,7 @@ def steps(case: Case, options: dict[str, Any], backend: str, seed: int) -> Work:
     return step
 
 
-ONE_OF_EACH = list({case.optimizer: case for case in reversed([*CASES, *MATRIX_CASES])}.values())
+ONE_OF_EACH = list({case.optimizer: case for case in reversed([*COMBINED_CASES, *CASES, *MATRIX_CASES])}.values())
 
 ROWS = {"plain": {}, **OPTIONS, **STORAGE}
 

@@ -35,7 +35,8 @@ class TrustRatios:
         with table.in_stream() as stream:
             if self.places is None:
                 self.param_sums = empty(table.count, "float64")
-                self.places = upload(np.array(list(map(address, ratios))), None, stream)
+                addresses = [0 if ratio is None else address(ratio) for ratio in ratios]
+                self.places = upload(np.array(addresses), None, stream)
             table.add_squares(hyper_rows, stream, "param", self.param_sums)
             table.add_squares(hyper_rows, stream, update)
             places = table.next.guard, self.places, table.rates["float64"], table.rates["float32"]
