@@ -11,6 +11,7 @@ import pytest
 import fastopt
 from fastopt.backends.native import library as native
 from fastopt.core.slots import known_slots
+from fastopt.options.bounds import split
 from fastopt.rules import maximum, sign, sqrt, where
 
 
@@ -205,6 +206,7 @@ class TwoOptimizers(fastopt.Combined):
     def __init__(self, params: Any, lr: Any = 0.01, **common: Any) -> None:
         plain = fastopt.SGD(params)
         of_groups = {"lr": lr, **{name: common.pop(name) for name in [*common] if name in plain.defaults}}
+        of_groups["bounds"], common["bounds"] = split(of_groups.get("bounds"))
         first = plain.parts.parameters.names[::2]
         one, other = ((optimizer, {**options, **of_groups}) for optimizer, options in self.kinds)
         parts = [(lambda name, p: name in first, one), ("*", other)]

@@ -184,24 +184,15 @@ class Optimizer(Attributes, ParameterMethods):
             state_dtype,
             stochastic_rounding,
         )
-        if params is HOOKS_ALONE:
-            check_no_whole_options(
-                type(self).__name__,
-                **pass_options._asdict(),
-                clip_global_norm=clip_global_norm,
-                skip_above=skip_above,
-                grad_scale=grad_scale,
-                copy_to=copy_to,
-                seed=seed,
-                backend=backend,
-            )
         option_set = self.option_set = OptionSet(type(self).__name__, self.defaults, self.ranges, self.refused)
         self.defaults.update({name: option_set.check(name, value) for name, value in self.defaults.items()})
         pass_options = StepOptions(*(option_set.check(*option) for option in pass_options._asdict().items()))
-        if params is HOOKS_ALONE:
-            return
         pass_options.check_together()
         whole = WholeOptions(clip_global_norm, skip_above, grad_scale, seed, nonfinite)
+        if params is HOOKS_ALONE:
+            others = {"copy_to": copy_to, "backend": backend, "bounds": structures}
+            check_no_whole_options(type(self).__name__, pass_options, whole, others)
+            return
         grouped = params if isinstance(params, Grouped) else None
         if grouped is not None:
             params = grouped.params
@@ -228,7 +219,8 @@ class Optimizer(Attributes, ParameterMethods):
                 group.option_set.check_allowed({"copy_to": copy_to})
             self.parts.parameters.take_copies(copy_to, self.parts.backend)
         if structures is not None:
-            option_set.check_allowed({"bounds": bounds})
+            for group in self.parts.groups.checked:
+                group.option_set.check_allowed({"bounds": bounds})
             self.parts.parameters.take_bounds(structures, self.parts.groups.bounds, self.parts.backend)
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..options.common import PLAIN_OPTIONS
+from ..options.common import PLAIN_OPTIONS, StepOptions
 from .gradients import Gradients
 from .step import Step, StepHooks
+from .whole_options import SAVED, WholeOptions
 from .workspace import Workspace, make_table
 
 #: Given instead of parameters: the optimizer serves another one, which has the arrays, as hooks.
@@ -27,9 +28,12 @@ PLAIN_WHOLE_OPTIONS: Mapping[str, Any] = {
 }
 
 
-def check_no_whole_options(optimizer: str, **options: Any) -> None:
+def check_no_whole_options(
+    optimizer: str, pass_options: StepOptions, whole: WholeOptions, others: Mapping[str, Any]
+) -> None:
     """Raise if an optimizer that serves as hooks sets an option of the whole optimizer."""
-    for name, value in options.items():
+    saved = {name: getattr(whole, name) for name in SAVED}
+    for name, value in {**pass_options._asdict(), **saved, **others}.items():
         plain = PLAIN_WHOLE_OPTIONS[name]
         if not (value is plain or (plain is not None and value == plain)):
             raise ValueError(whole_option(optimizer, name, value))

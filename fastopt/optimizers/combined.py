@@ -18,6 +18,7 @@ from ..core.part_steps import HOOKS_ALONE, part_workspace, update_part, whole_op
 from ..core.step import Step
 from ..core.turns import change
 from ..core.workspace import Workspace
+from ..options.bounds import split
 from ..options.common import Common, Unpack
 from ..options.group_by import Grouped, is_group, matching
 from ..options.ranges import Choice, Group
@@ -27,6 +28,9 @@ from .schedule_free import are_training, has_modes, to_mode
 Match: TypeAlias = str | Callable[[str, Any], bool]
 #: An optimizer's class, with its options if there are any.
 Chosen: TypeAlias = type[Optimizer] | tuple[type[Optimizer], Mapping[str, Any]]
+
+#: The options that groups of every optimizer have.
+GROUP_OPTIONS = frozenset(Optimizer(HOOKS_ALONE, {}).defaults)
 
 
 class Part(NamedTuple):
@@ -61,7 +65,7 @@ class Combined(Optimizer):
     **common : see :class:`fastopt.Optimizer`
         The options of the whole step: ``clip_global_norm``, ``nonfinite``, ``grad_scale``, ``accumulate_steps``,
         averages, ``copy_to``, ``state_dtype``, ``backend`` and so on. They are errors in a part, as an option of a
-        group is here.
+        group is here. ``bounds`` of numbers belong to a part, structures of bounds for all arrays here.
 
     Raises
     ------
@@ -296,13 +300,13 @@ def is_match(part: Part, name: str, array: Any) -> bool:
 def hooks_of(part: Part) -> Optimizer:
     """Return an optimizer without arrays that serves as the hooks of a part's group."""
     name = part.optimizer.__name__
+    for option, value in part.options.items():
+        if option in Common.__annotations__ and option not in GROUP_OPTIONS:
+            raise ValueError(f"Combined: {part}: {whole_option(name, option, value)}")
     try:
         hooks = part.optimizer(HOOKS_ALONE, **part.options)
     except (TypeError, ValueError) as error:
         raise type(error)(f"Combined: {part}: {error}") from error
-    for option, value in part.options.items():
-        if option not in hooks.defaults and option in Common.__annotations__:
-            raise ValueError(f"Combined: {part}: {whole_option(name, option, value)}")
     if OPTIMIZER in hooks.defaults:
         raise ValueError(f"Combined: {part} has an option {OPTIMIZER!r}, which names the class here; rename the option")
     hooks.defaults = {OPTIMIZER: name, **hooks.defaults}
@@ -336,7 +340,8 @@ def check_alike(part: Part, first: Optimizer, hooks: Optimizer) -> None:
 def check_no_group_options(common: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Raise if an option of a group is given for the whole step."""
     for name, value in common.items():
-        if name in options:
+        is_of_all = name == "bounds" and split(value)[0] in (None, (None, None))  # structures like the parameters
+        if name in options and not is_of_all:
             raise ValueError(
                 f"Combined: {name}={value!r:.80} is an option of a group; give it to the parts that need it"
             )

@@ -232,6 +232,46 @@ def test_one_average() -> None:
         assert same(params, opt.ema)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bounds(backend: str) -> None:
+    """Numbers are options of a group, and structures of the whole."""
+    params = model()
+    parts: dict[str, Any] = {"*.W": (fastopt.Muon, {"bounds": (-0.1, 0.2)}), "*": fastopt.AdamW}
+    limits = {"in": {"b": np.array([0.0, 1.0, 2.0])}}
+    opt = fastopt.Combined(params, parts, bounds=(limits, None), backend=backend)
+    for _ in range(3):
+        opt.step(grads_of(np.random.default_rng(0)))
+    for layer in params.values():
+        assert layer["W"].min() == -0.1
+        assert layer["W"].max() == 0.2
+    assert (params["in"]["b"] >= limits["in"]["b"]).all()
+    assert params["out"]["b"].min() < -0.2
+    with pytest.raises(ValueError, match=r"bounds=\(0, 1\) is an option of a group"):
+        fastopt.Combined(model(), parts, bounds=(0, 1))
+    with pytest.raises(ValueError, match=r"the part '\*' \(AdamW\): bounds=.*give it to Combined, once"):
+        fastopt.Combined(model(), {"*": (fastopt.AdamW, {"bounds": (limits, None)})})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("parts", [MUON_ADAMW, SGD_ADAMW], ids=["Muon", "SGD"])
+def test_flush_and_facts_of_a_step(parts: Any, backend: str) -> None:
+    params, other = model(), model()
+    opt = fastopt.Combined(params, parts, accumulate_steps=4, clip_global_norm=np.inf, backend=backend)
+    whole = fastopt.Combined(other, parts, accumulate_steps=2, clip_global_norm=np.inf, backend=backend)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        grads = grads_of(rng)
+        opt.step(grads)
+        whole.step(grads)
+    info = opt.flush()
+    assert info.applied
+    assert same(params, other)
+    assert info.lrs == tuple(group["lr"] for group in opt.param_groups)
+    assert info.norms is not None
+    assert list(info.norms) == ["in.W", "in.b", "out.W", "out.b"]
+    assert info.grad_norm == pytest.approx(np.linalg.norm([*info.norms.values()]))
+
+
 def test_one_clock_of_schedules() -> None:
     lr = schedules.linear(1.0, 0.0, total=4)
     opt = fastopt.Combined(model(), {"*.W": (fastopt.Muon, {"lr": lr}), "*": (fastopt.SGD, {"lr": lr})})
