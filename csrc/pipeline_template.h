@@ -150,8 +150,10 @@ static void NAME(soft_threshold)(REAL *restrict p, int64_t length, REAL threshol
 static void NAME(decay_cautiously)(REAL *restrict p, const REAL *restrict before, int64_t length, REAL weight)
 {
     FO_SIMD
-    for (int64_t i = 0; i < length; i++)
-        p[i] = (before[i] - p[i]) * before[i] >= 0 ? p[i] - weight * before[i] : p[i];
+    for (int64_t i = 0; i < length; i++) {
+        const REAL decaying = (before[i] - p[i]) * before[i] >= 0 ? before[i] : 0;
+        p[i] = p[i] - weight * decaying;
+    }
 }
 
 static void NAME(bound)(REAL *restrict p, int64_t length, REAL lower, REAL upper)

@@ -150,7 +150,7 @@ def add_l1(g: Any, p: Any, l1: Any, zero: Any) -> Any:
 
 def decay_cautiously(p: Any, before: Any, weight: Any, zero: Any) -> Any:
     """Decay only where the rule moved the parameter towards 0, or not at all."""
-    return where((before - p) * before >= zero, p - weight * before, p)
+    return p - weight * where((before - p) * before >= zero, before, zero)
 
 
 def at_least(p: Any, lower: Any) -> Any:

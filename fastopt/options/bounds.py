@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..arrays.memory import shown
+from ..arrays.memory import is_on_device, shown
 from ..arrays.structure import is_container
 from .ranges import Range, as_option, check_number, plain
 
@@ -61,7 +61,8 @@ def checked_side(where: str, side: Any, end: float) -> Any:
 
 def is_number(side: Any) -> bool:
     """Return whether one side of ``bounds`` is no structure of arrays."""
-    return not is_container(side) and getattr(side, "shape", ()) == ()
+    shape = getattr(side, "shape", None)
+    return shape == () if shape is not None else not (is_container(side) or is_on_device(side))
 
 
 def split(bounds: Any) -> tuple[Any, tuple[Any, Any] | None]:

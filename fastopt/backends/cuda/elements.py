@@ -102,6 +102,9 @@ def step_of(rule: Rule, options: KernelOptions, layout: ArrayLayout) -> Element:
             h = h._replace(**dict.fromkeys(options.rates, factors.rate))
             p, *new_slots = pipeline.updated(rule, flags, scalars, h, p, g, slots)
             written = written_slots(new_slots, options, layout, place)
+        if flags.finish:
+            p = pipeline.bounded(flags, scalars, p, row.lower, row.upper)
+        if flags.update or (flags.finish and flags.bounds):
             written = written._replace(param=stored(p, layout.param, place, PARAM_STREAM))
         if flags.clear:
             written = written._replace(grad=cleared(flags.zero_grads), accumulated=cleared(flags.mean))

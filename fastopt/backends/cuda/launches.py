@@ -95,9 +95,8 @@ class LaunchPlan:
         """Return the arrays of a parameter."""
         extras = self.extras[i]
         scales = tuple(None if scaled is None else scaled[1] for scaled in self.scales(i))
-        return ArrayLayout(
-            self.params[i], grad, tuple(self.slots[i]), extras.average, extras.accumulated, extras.copy, scales
-        )
+        around = extras.average, extras.accumulated, extras.copy, extras.lower, extras.upper
+        return ArrayLayout(self.params[i], grad, tuple(self.slots[i]), *around, scales)
 
     def scales(self, i: int) -> Sequence[tuple[Map, Any] | None]:
         """Return, for each slot of an array, its codec and scales if it is in 8 bits; nothing if none is."""

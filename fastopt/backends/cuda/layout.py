@@ -64,6 +64,8 @@ class ArrayLayout(NamedTuple):
     average: Any = None
     accumulated: Any = None
     copy: Any = None
+    lower: Any = None
+    upper: Any = None
     #: For each slot its scales if it is in 8 bits; empty if none is.
     scales: tuple[Any, ...] = ()
 
@@ -77,7 +79,8 @@ class ArrayLayout(NamedTuple):
         return ADDRESSES + len(self.present())
 
     def flat(self) -> tuple[Any, ...]:
-        return self.param, self.grad, *self.slots, self.average, self.accumulated, self.copy, *self.scales
+        around = self.average, self.accumulated, self.copy, self.lower, self.upper
+        return self.param, self.grad, *self.slots, *around, *self.scales
 
     def present(self) -> tuple[Any, ...]:
         return tuple(part for part in self.flat() if part is not None)
@@ -92,8 +95,8 @@ class ArrayLayout(NamedTuple):
         remaining = iter(values)
         found = [None if part is None else next(remaining) for part in self.flat()]
         end = 2 + len(self.slots)
-        average, accumulated, copy, *scales = found[end:]
-        return ArrayLayout(found[0], found[1], tuple(found[2:end]), average, accumulated, copy, tuple(scales))
+        scales = end + 5
+        return ArrayLayout(found[0], found[1], tuple(found[2:end]), *found[end:scales], tuple(found[scales:]))
 
     def empty(self) -> ArrayLayout:
         return ArrayLayout(None, None, (None,) * len(self.slots), scales=(None,) * len(self.scales))

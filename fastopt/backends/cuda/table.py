@@ -5,6 +5,7 @@ Nothing here waits for the device. All work is put into one stream, in order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -30,7 +31,10 @@ from .streams import StreamOrder, on_device, synchronize
 from .sum_kernels import products_kernel, sums
 
 #: The fields of HyperRow that have defaults and that kernels know.
-KNOWN = {"mean", "l1", "threshold", "average_weight", "dither", "stages", "zero_grads", "flush"}
+KNOWN = {
+    *("mean", "l1", "cautious", "threshold", "lower", "upper"),
+    *("average_weight", "dither", "stages", "zero_grads", "flush"),
+}
 
 
 class NextStep(NamedTuple):
@@ -159,7 +163,12 @@ class CudaTable:
         flags = stage_flags(hyper, NUMPY_DTYPES[each.dtype], clips_arrays, clips_all, has_average)
         return KernelOptions(
             # In every step, so that one kernel does for all: the scalars are 0 where nothing is flushed.
-            flags._replace(flush_slots=tiny.is_flushed(hyper.rule), flush_average=has_average),
+            flags._replace(
+                flush_slots=tiny.is_flushed(hyper.rule),
+                flush_average=has_average,
+                lower_of_elements=each.dtypes.lower is not None,
+                upper_of_elements=each.dtypes.upper is not None,
+            ),
             guard != 0,
             rates[each.row] if rates else (),
             tuple(None if scaled is None else scaled[0] for scaled in self.plan.scales(each.indices[0])),
@@ -225,7 +234,9 @@ def stage_scalars(hyper: HyperRow, dtype: str) -> StageScalars:
 
 def is_written(each: Launch, hyper: HyperRow) -> bool:
     """Return whether the stages of a pass write to any of these arrays."""
-    is_finished = each.dtypes.average is not None or each.dtypes.copy is not None
+    dtypes, has_bounds = each.dtypes, hyper.lower > -math.inf or hyper.upper < math.inf
+    parts = dtypes.average, dtypes.copy, dtypes.lower, dtypes.upper
+    is_finished = has_bounds or any(part is not None for part in parts)
     return bool(hyper.stages & (UPDATE | CLEAR | (FINISH if is_finished else 0)))
 
 

@@ -128,6 +128,7 @@ def test_held_norms_in_any_order_of_memory(shape: Any, axes: Any, order: Any, dt
     options: dict[str, Any] = {
         "max_weight_norm": 1.5,
         "max_weight_norm_axis": axes,
+        "bounds": (-0.9, np.full(shape, 0.7)),
         "nonfinite": "skip",
         "ema_decay": 0.5,
     }
