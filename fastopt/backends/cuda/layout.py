@@ -95,8 +95,9 @@ class ArrayLayout(NamedTuple):
         remaining = iter(values)
         found = [None if part is None else next(remaining) for part in self.flat()]
         end = 2 + len(self.slots)
-        scales = end + 5
-        return ArrayLayout(found[0], found[1], tuple(found[2:end]), *found[end:scales], tuple(found[scales:]))
+        average, accumulated, copy, lower, upper, *scales = found[end:]
+        around = average, accumulated, copy, lower, upper
+        return ArrayLayout(found[0], found[1], tuple(found[2:end]), *around, tuple(scales))
 
     def empty(self) -> ArrayLayout:
         return ArrayLayout(None, None, (None,) * len(self.slots), scales=(None,) * len(self.scales))

@@ -69,7 +69,6 @@ FLOAT_OPERATIONS: dict[str, Callable[..., Any]] = {
     "maximum": lambda builder, a, b: select_extreme(builder, ">", a, b),
     "minimum": lambda builder, a, b: select_extreme(builder, "<", a, b),
     "greater": lambda builder, a, b: builder.fcmp_ordered(">", a, b),
-    "greater_equal": lambda builder, a, b: builder.fcmp_ordered(">=", a, b),
     "less": lambda builder, a, b: builder.fcmp_ordered("<", a, b),
     "greater_equal": lambda builder, a, b: builder.fcmp_ordered(">=", a, b),
     "less_equal": lambda builder, a, b: builder.fcmp_ordered("<=", a, b),
