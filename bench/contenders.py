@@ -19,6 +19,11 @@ from bench.rules import EMA_DECAY, LR, MAX_NORM
 Contender = Callable[[Case], Stepper]
 
 
+def thinc_decay(t: int) -> float:
+    """Return the decay of thinc's averages at step ``t``."""
+    return min(0.9999, (1 + t) / (10 + t))
+
+
 def refill(grads: list[np.ndarray]) -> None:
     """Gradients as they were before the last step cleared or clipped them."""
     for grad in grads:
@@ -250,9 +255,11 @@ OPTIONS: dict[str, Contender] = {
     "limit": limit,
     "fastopt": partial(fastopt_step, backend="native"),
     "ema_decay": partial(fastopt_step, backend="native", ema_decay=EMA_DECAY),
+    "ema_decay by a function": partial(fastopt_step, backend="native", ema_decay=thinc_decay, ema_start="zero"),
     "zero_grads": partial(fastopt_step, backend="native", zero_grads=True),
     "nonfinite": partial(fastopt_step, backend="native", nonfinite="skip"),
     "clip_global_norm": partial(fastopt_step, backend="native", clip_global_norm=MAX_NORM),
+    "skip_above": partial(fastopt_step, backend="native", skip_above=np.inf),
     "l1": partial(fastopt_step, backend="native", l1=1e-6),
     "prox_l1": partial(fastopt_step, backend="native", prox_l1=1e-6),
     "accumulate_steps": partial(fastopt_step, backend="native", accumulate_steps=2),

@@ -400,5 +400,5 @@ def everything(params: Any, opt: fastopt.Optimizer) -> list[bytes]:
 
 def shown(value: object) -> str | None:
     if isinstance(value, dict):
-        return "-".join(f"{name}={option}" for name, option in value.items())
+        return "-".join(f"{name}={getattr(option, '__name__', option)}" for name, option in value.items())
     return getattr(value, "__name__", None)

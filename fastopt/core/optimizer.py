@@ -171,19 +171,9 @@ class Optimizer(Attributes, ParameterMethods):
             max_weight_norm_axis=max_weight_norm_axis,
             bounds=numbers,
         )
-        pass_options = StepOptions(
-            nonfinite,
-            nonfinite_limit,
-            zero_grads,
-            accumulate_steps,
-            ema_decay,
-            ema_start,
-            ema_bias_correction,
-            polyak,
-            polyak_start,
-            state_dtype,
-            stochastic_rounding,
-        )
+        calls = nonfinite, nonfinite_limit, zero_grads, accumulate_steps
+        averages = ema_decay, ema_start, ema_bias_correction, polyak, polyak_start
+        pass_options = StepOptions._make([*calls, *averages, state_dtype, stochastic_rounding])
         option_set = self.option_set = OptionSet(type(self).__name__, self.defaults, self.ranges, self.refused)
         self.defaults.update({name: option_set.check(name, value) for name, value in self.defaults.items()})
         pass_options = StepOptions(*(option_set.check(*option) for option in pass_options._asdict().items()))
@@ -252,9 +242,7 @@ class Optimizer(Attributes, ParameterMethods):
     accumulated_calls: int = part("progress.accumulated_calls", "Calls since the last applied step.", is_change=True)
     clip_global_norm: float | None = part("whole.clip_global_norm", "The greatest norm of all gradients together.")
     skip_above: float | None = part("whole.skip_above", "A step whose global norm is above this is skipped.")
-    skipped_steps: int = part(
-        "progress.skipped_steps", "How many calls of ``step`` were skipped, by ``nonfinite`` or ``skip_above``."
-    )
+    skipped_steps: int = part("progress.skipped_steps", "How many steps ``nonfinite`` and ``skip_above`` skipped.")
     seed: int = part("whole.seed", "The seed of the random numbers for rounding.")
     grad_scale: float | DynamicLossScale = part(
         "whole.grad_scale", "The number that the loss was multiplied by, above 0, or the object that finds it."
@@ -454,7 +442,7 @@ class Optimizer(Attributes, ParameterMethods):
         Returns
         -------
         StepInfo
-            With ``applied=False`` if no call has accumulated, also without ``accumulate_steps``: nothing is done then.
+            With ``applied=False`` if there is nothing to apply; nothing is done then.
 
         Raises
         ------

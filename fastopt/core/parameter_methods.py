@@ -134,6 +134,18 @@ class ParameterMethods(Hooks):
             If the optimizer has neither ``ema_decay`` nor ``polyak=True``.
         RuntimeError
             As for :meth:`fastopt.Optimizer.state_dict`.
+
+        Examples
+        --------
+        An average that begins with the parameters after the first step, and forgets more slowly the longer it is:
+
+        >>> import numpy as np, fastopt
+        >>> theta = np.array([4.0])
+        >>> opt = fastopt.SGD(theta, lr=1.0, ema_decay=lambda t: (t - 1) / t, ema_start="after")
+        >>> for _ in range(3):
+        ...     info = opt.step(np.array([1.0]))
+        >>> opt.ema  # the mean of 3, 2 and 1
+        array([2.])
         """
         return self.parts.parameters.structure(averages.averages_of(self, "ema"))
 

@@ -107,6 +107,13 @@ class StepInfo(StepFields):
     >>> opt.clip_global_norm = np.inf
     >>> opt.step({"W": np.array([3.0, 4.0])}).norms
     {'W': 5.0}
+
+    A step whose norm is far above the usual ones does more harm than good:
+
+    >>> opt.skip_above = 100.0
+    >>> info = opt.step({"W": np.array([3e8, 4e8])})
+    >>> info.applied, info.skipped, info.grad_norm, opt.skipped_steps
+    (False, 'skip_above', 500000000.0, 1)
     """
 
     #: The names of all arrays, and their norms in double precision, -1 for those without a gradient; or a function that

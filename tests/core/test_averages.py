@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BFLOAT16, CASES, built, every_dtype, raw, warm_decay
+from cases import BFLOAT16, CASES, built, every_dtype, raw, shown, warm_decay
 from option_runs import all_bytes, every_backend
 
 import fastopt
@@ -131,7 +131,7 @@ def test_a_function_is_asked_for_each_step_of_each_array(backend: str) -> None:
 
 
 @every_backend
-@pytest.mark.parametrize("wrong", [1.0, -0.1, np.nan, np.inf, None, "0.9", True, [0.9], lambda t: 0.9, 1j])
+@pytest.mark.parametrize("wrong", [1.0, -0.1, np.nan, np.inf, None, "0.9", True, [0.9], lambda t: 0.9, 1j], ids=shown)
 @pytest.mark.parametrize("at", [1, 5])
 def test_a_function_that_returns_no_decay(at: int, wrong: Any, backend: str) -> None:
     params = {"W": np.ones(3), "b": np.ones(2, np.float16)}
@@ -165,6 +165,7 @@ def test_a_function_that_returns_no_decay(at: int, wrong: Any, backend: str) -> 
         ({"ema_decay": warm_decay, "ema_bias_correction": True}, "expected a number as ema_decay, got a function"),
         ({"ema_decay": 1.0}, "^ema_decay=1.0: expected a number from 0 to below 1, a schedule, or None$"),
     ],
+    ids=shown,
 )
 def test_options_that_do_not_fit_together(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
@@ -270,11 +271,6 @@ AVERAGES: list[dict[str, Any]] = [
     {"ema_decay": 0.9, "ema_start": "after"},
     {"ema_decay": warm_decay, "ema_start": "zero"},
 ]
-
-
-def shown(options: dict[str, Any]) -> str:
-    """Return options as the name of a test, which is the same in every process."""
-    return "-".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items())
 
 
 @every_backend

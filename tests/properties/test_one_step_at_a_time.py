@@ -196,6 +196,8 @@ GLANCES = {
     "pass_options",
     "planned_steps",
     "seed",
+    "skip_above",
+    "skipped_steps",
     "state",
     "state_bytes",
     "step_count",

@@ -397,6 +397,24 @@ def test_numbers_are_as_before_when_a_step_is_skipped(name: str) -> None:
     assert name != "SWATS" or int(opt.state["0"]["switch_step"]) == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5, "nonfinite": "skip", "zero_grads": True}], ids=str)
+def test_an_incomplete_accumulation_is_flushed(options: dict[str, Any]) -> None:
+    plain, there = [np.ones(3, np.float32), np.ones(2, np.float32)], [np.ones(3, np.float32), np.ones(2, np.float32)]
+    options = {"lr": 0.5, "accumulate_steps": 4, "ema_decay": 0.5, "ema_start": "zero", **options}
+    opt, reference = fastopt.Adam(simulated(there), **options), fastopt.Adam(plain, **options)
+    assert opt.flush() == reference.flush() == (False, None, 0.5, 0)
+    for _ in range(2):
+        for k in range(3):
+            grads = [np.full(3, k - 0.5, np.float32), None if k else np.ones(2, np.float32)]
+            given = [None if grad is None else SimulatedArray(grad.copy()) for grad in grads]
+            assert opt.step(given) == reference.step(grads)
+        info, expected = opt.flush(), reference.flush()
+        assert (info, info.norms, info.skipped) == (expected, expected.norms, None)
+        assert list(map(alike, there)) == list(map(alike, plain))
+        assert on_host(opt) == on_host(reference)
+    assert (opt.step_count, opt.accumulated_calls) == (2, 0)
+
+
 def test_state_moves_to_the_host_and_back() -> None:
     values = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     back = memory.to_host(memory.from_host(values))
