@@ -153,7 +153,7 @@ CASES = [
     Case(fastopt.ScheduleFreeAdamW, {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.1, "warmup_steps": 2}),
     # Rules of one's own.
     Case(Lamprey, {"lr": 0.01}),
-    Case(Tench, {"lr": 0.01, "weight_decay": 0.1, "clip_value": 1.0}),
+    Case(Tench, {"lr": 0.01, "weight_decay": 0.1}),
     # Numbers of whole arrays.
     Case(fastopt.LARS, {"lr": 0.1, "trust_coefficient": 0.1}),
     Case(fastopt.LARS, {"lr": 0.1, "trust_coefficient": 0.1, "nesterov": True, "weight_decay": 0.1, "eps": 0.1}),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ISAS, everything, needs_native
+from cases import ISAS, every_dtype, everything, needs_native
 from own_rules_page import NAMES, PAGE, shown
 
 import fastopt
@@ -111,7 +111,8 @@ def test_the_page_documents_each(name: str) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.by_turns("name")
+@every_dtype
 @pytest.mark.parametrize("name", NAMES)
 def test_bits_and_resuming(name: str, dtype: Any) -> None:
     """The same on NumPy, on each instruction set, and where a run goes on from its state."""

@@ -15,15 +15,12 @@ pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="needs the source tree
 
 LR = 0.01
 ROWS = {
-    "NAdamW": (optax.nadamw(LR), {}),
-    "NAdamW-weight_decay=0.1": (
+    "NAdamW": (
         optax.nadamw(LR, b1=0.8, b2=0.99, weight_decay=0.1),
         {"betas": (0.8, 0.99), "weight_decay": 0.1},
     ),
-    "ADOPT": (optax.contrib.adopt(LR), {}),
-    "ADOPT-betas": (optax.contrib.adopt(LR, b1=0.8, b2=0.99), {"betas": (0.8, 0.99)}),
-    "MADGRAD": (optax.contrib.madgrad(LR), {}),
-    "MADGRAD-weight_decay=0.1": (
+    "ADOPT": (optax.contrib.adopt(LR, b1=0.8, b2=0.99), {"betas": (0.8, 0.99)}),
+    "MADGRAD": (
         optax.contrib.madgrad(LR, momentum=0.8, weight_decay=0.1),
         {"momentum": 0.8, "weight_decay": 0.1},
     ),
@@ -37,7 +34,7 @@ def test_the_numbers_of_optax(name: str) -> None:
     with jax.enable_x64(True):
         params = rng.normal(size=11)
         theirs: Any = jax.numpy.asarray(params)
-        opt = shown()[name.partition("-")[0]](params, lr=LR, **options)
+        opt = shown()[name](params, lr=LR, **options)
         # Of a count in int32 JAX would round the root to float32.
         state = jax.tree.map(lambda each: each.astype(float), transformation.init(theirs))
         update = jax.jit(transformation.update)
