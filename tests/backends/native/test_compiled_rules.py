@@ -150,8 +150,8 @@ def lamprey(h: Scalars, p: Any, g: Any, m: Any, v: Any) -> tuple[Any, ...]:
 class Lamprey(fastopt.Optimizer):
     row_sparse_options: ClassVar[Any] = {}
 
-    def __init__(self, params: Any, lr: Any = 0.1, **common: Any) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": 0.0}, **common)
+    def __init__(self, params: Any, lr: Any = 0.1, weight_decay: float = 0.0, **common: Any) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, **common)
 
     def rule(self, group: Any) -> Any:
         return lamprey
