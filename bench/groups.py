@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from bench.building import BUILD
 from bench.case import Case, Work
+from bench.combined import COMBINED, PAIR_SETS, PAIRS_OF_OPTIMIZERS
 from bench.compiled import BUILT_IN, COMPILED, IN_CACHE, OWN, OWN_RULES, OWN_SETS, PAIRS
 from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
@@ -131,6 +132,13 @@ GROUPS = {
         pairs=PAIRS,
     ),
     "own": Group("Three rules that nobody has", OWN, OWN_SETS, OWN_RULES, pairs=[("fastopt NumPy", "fastopt")]),
+    "combined": Group(
+        "Two optimizers over one network, the first for matrices",
+        PAIRS_OF_OPTIMIZERS,
+        PAIR_SETS,
+        COMBINED,
+        pairs=[("two optimizers", "Combined"), ("Combined", "one AdamW"), ("two, clipped each", "Combined, clipped")],
+    ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(
         "AdamW with clipping by the global norm, on a GPU", RULES["clipped"], ARRAYS | GIGA, CUDA, gpu=True

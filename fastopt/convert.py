@@ -14,6 +14,7 @@ from .arrays.memory import described
 from .core import state_dict
 from .core.groups import NO_OPTIONS
 from .core.optimizer import Optimizer
+from .core.option_set import OPTIMIZER
 from .core.turns import Kind
 from .options.group_by import Grouped, check_unique
 from .options.ranges import STEPS, plain
@@ -129,13 +130,16 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return saved
 
 
-def to_torch(opt: Optimizer) -> dict[str, Any]:
+def to_torch(opt: Optimizer, part: str | None = None) -> dict[str, Any]:
     """Return the state of an optimizer in the form that torch's optimizer of the same name loads.
 
     Parameters
     ----------
-    opt : SGD, Adagrad, RMSprop, Adam or AdamW
+    opt : SGD, Adagrad, RMSprop, Adam or AdamW; or a Combined
         A scheduled option is converted to its value at the next step.
+    part : str, optional
+        For a :class:`fastopt.Combined`: the name of the class whose groups to convert, since torch has an optimizer for
+        each.
 
     Returns
     -------
@@ -160,25 +164,32 @@ def to_torch(opt: Optimizer) -> dict[str, Any]:
     """
     if not isinstance(opt, Optimizer):
         raise TypeError(f"to_torch: expected an optimizer of fastopt, got {type(opt).__name__}")
-    counterpart = next((row for row in COUNTERPARTS if row.name == type(opt).__name__), None)
+    classes = [type(opt.of_group(group)).__name__ for group in opt.param_groups]
+    if part not in (*classes, None) or (part is None and len(set(opt.each())) > 1):
+        raise ValueError(
+            f"to_torch: part={part!r}: expected the class of one of the groups, one of {sorted({*classes})}"
+        )
+    name = part or classes[0]
+    counterpart = next((row for row in COUNTERPARTS if row.name == name), None)
     if counterpart is None:
         raise ValueError(
-            f"to_torch: torch has no {type(opt).__name__} with this state; there are "
-            f"{', '.join(row.name for row in COUNTERPARTS)}"
+            f"to_torch: torch has no {name} with this state; there are {', '.join(row.name for row in COUNTERPARTS)}"
         )
-    return opt.parts.turns.run("to_torch", Kind.READER, converted, opt, counterpart)
+    groups = [k for k, its in enumerate(classes) if its == name]
+    return opt.parts.turns.run("to_torch", Kind.READER, converted, opt, counterpart, groups)
 
 
-def converted(opt: Optimizer, counterpart: Counterpart) -> dict[str, Any]:
-    """Return the state of an optimizer as that of its counterpart."""
-    check_expressible(opt, counterpart)
+def converted(opt: Optimizer, counterpart: Counterpart, numbers: Sequence[int]) -> dict[str, Any]:
+    """Return the state of the groups of these numbers as that of their counterpart."""
+    check_expressible(opt, counterpart, numbers)
     import torch
 
     saved = state_dict.of(opt, copy=False)
     states: dict[int, dict[str, Any]] = {}
     groups = []
     index = 0
-    for k, group in enumerate(saved["param_groups"]):
+    for k in numbers:
+        group = saved["param_groups"][k]
         values = {name: value_at(plain(opt.param_groups[k][name]), opt.step_count) for name in counterpart.options}
         options = {**values, "maximize": opt.param_groups[k]["maximize"], **RUNTIME_ENTRIES, **counterpart.more}
         if "initial_lr" in group:
@@ -248,18 +259,20 @@ def as_number(value: Any) -> float:
     return number
 
 
-def check_expressible(opt: Optimizer, counterpart: Counterpart) -> None:
-    """Raise if an option that torch lacks is in use.
+def check_expressible(opt: Optimizer, counterpart: Counterpart, numbers: Sequence[int]) -> None:
+    """Raise if an option that torch lacks is in use, in the groups of these numbers or the whole.
 
     Raises
     ------
     ValueError
         Names the option.
     """
-    fresh = type(opt)(np.zeros(1))  # type: ignore[call-arg]
-    for k, group in enumerate(opt.param_groups):
-        for name, value in group.items():
-            is_common = name in (*counterpart.options, *NO_OPTIONS, "maximize") and value != "corrected"  # of amsgrad
+    optimizer: Any = type(opt.of_group(opt.param_groups[numbers[0]]))
+    fresh: Optimizer = optimizer(np.zeros(1))
+    common = (*counterpart.options, *NO_OPTIONS, OPTIMIZER, "maximize")
+    for k in numbers:
+        for name, value in opt.param_groups[k].items():
+            is_common = name in common and value != "corrected"  # of amsgrad
             if not is_common and value != fresh.param_groups[0][name]:
                 raise ValueError(
                     f"to_torch: torch's {counterpart.name} has no {name}={value!r} (param_groups[{k}]); set it to "
@@ -269,8 +282,8 @@ def check_expressible(opt: Optimizer, counterpart: Counterpart) -> None:
         if value != getattr(fresh.pass_options, name):
             raise ValueError(f"to_torch: torch's {counterpart.name} has no {name}={value!r}")
     parameters, is_half = opt.parts.parameters, opt.parts.backend.ops.is_half
-    for name, param in zip(parameters.names, parameters.arrays, strict=True):
-        if is_half(param.dtype):
+    for name, param, k in zip(parameters.names, parameters.arrays, parameters.group_of, strict=True):
+        if k in numbers and is_half(param.dtype):
             raise ValueError(
                 f"to_torch: {name!r} is {param.dtype}, and torch's {counterpart.name} has no float32 master of it; use "
                 "float32 parameters"

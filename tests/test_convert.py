@@ -121,6 +121,30 @@ def test_to_torch_inside_a_step_is_refused() -> None:
     assert errors[0].startswith("to_torch: a step of this optimizer is running around this call; ")
 
 
+def test_a_part_of_a_combined_goes_to_torch() -> None:
+    torch = pytest.importorskip("torch", reason="moves a run from and to the live torch.optim")
+    params = {"W": np.ones((2, 2)), "b": np.ones(2), "c": np.ones(2)}
+    parts: Any = {"W": fastopt.Muon, "b": (fastopt.AdamW, {"lr": 0.1}), "c": (fastopt.SGD, {"momentum": 0.9})}
+    opt = fastopt.Combined(params, parts)
+    opt.step({"W": np.eye(2), "b": np.ones(2), "c": np.ones(2)})
+    tensor = torch.nn.Parameter(torch.from_numpy(params["b"].copy()))
+    theirs = torch.optim.AdamW([tensor])
+    theirs.load_state_dict(convert.to_torch(opt, "AdamW"))
+    assert theirs.param_groups[0]["lr"] == 0.1
+    tensor.grad = torch.ones(2, dtype=torch.float64)
+    theirs.step()
+    opt.step({"W": np.eye(2), "b": np.ones(2), "c": np.ones(2)})
+    assert params["b"] == pytest.approx(tensor.detach().numpy(), rel=1e-15)
+    assert convert.to_torch(opt, "SGD")["state"][0]["momentum_buffer"].tolist() == opt.state["c"]["b"].tolist()
+    for part, message in (
+        (None, r"part=None: expected the class of one of the groups, one of \['AdamW', 'Muon', 'SGD'\]"),
+        ("Adam", "part='Adam': expected the class of one of the groups"),
+        ("Muon", "torch has no Muon with this state"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert.to_torch(opt, part)
+
+
 def test_what_was_taken_is_a_copy() -> None:
     torch = pytest.importorskip("torch", reason="moves a run from and to the live torch.optim")
     opt = fastopt.Adam({"W": np.ones(2)})
