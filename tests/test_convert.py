@@ -248,6 +248,7 @@ def test_bad_states_of_torch(saved: Any, names: Any, error: type[Exception], mes
         ),
         ({"decoupled": True}, "torch's Adam has no decoupled=True"),
         ({"clip_global_norm": 1.0}, "torch's Adam has no clip_global_norm=1.0; set it to None first, and do it in"),
+        ({"skip_above": 1.0}, "torch's Adam has no skip_above=1.0; set it to None first, and do it in"),
     ],
 )
 def test_what_torch_has_not(options: dict[str, Any], message: str) -> None:

@@ -101,6 +101,18 @@ def test_an_infinite_limit_measures_alone(bad: float) -> None:
     np.testing.assert_array_equal(values, [-1, -bad])
 
 
+def test_a_norm_above_beside_what_raises() -> None:
+    values = np.zeros(2, np.float32)
+    opt = fastopt.SGD(SimulatedArray(values), lr=1.0, nonfinite="raise", skip_above=9.0)
+    with pytest.raises(ValueError, match="grads: '0' has 1 elements"):
+        opt.step(SimulatedArray(np.float32([1, np.nan])))
+    assert [opt.step(SimulatedArray(np.float32([g, 1]))).skipped for g in (1, 10, 2)] == [None, "skip_above", None]
+    opt.skip_above = None
+    assert opt.step(SimulatedArray(np.float32([10, 1]))).applied is True
+    assert values.tolist() == [-13, -3]
+    assert (opt.step_count, opt.skipped_steps) == (3, 1)
+
+
 def test_raise_names_the_first_bad_array() -> None:
     values = [np.zeros(2, np.float32) for _ in range(2)]
     opt = fastopt.Adam(simulated(values), nonfinite="raise", zero_grads=True)
