@@ -176,7 +176,8 @@ def places(count: int | None) -> Sequence[int | None]:
 
 
 def operand_of(operand: Any) -> Any:
-    return operand.place if isinstance(operand, Noted) else Literal(operand)
+    # A great int would make NumPy 1.26 compute in float64.
+    return operand.place if isinstance(operand, Noted) else Literal(float(operand))
 
 
 def is_condition(operand: Any) -> bool:

@@ -101,8 +101,8 @@ def optimizer(
     The operations are ``+ - * /``, ``x**2`` (which is ``x * x``), ``x**0.5`` (the root), ``abs``, comparisons,
     ``& | ^ ~`` of comparisons, and from :mod:`fastopt.rules` (or NumPy) ``sqrt``, ``absolute``, ``sign``, ``maximum``,
     ``minimum`` and ``where``. They run in the compute dtype in the order written. Numbers in the text, and Python's
-    numbers from outside, are rounded to it once. Called on plain arrays, ``h`` included, the function gives the same
-    bits. ``p -= x`` gives a new value.
+    numbers from outside, are rounded to it once. ``p -= x`` gives a new value. The class attribute ``recorded`` is the
+    rule as a function; called on plain arrays, ``h`` included, it gives the same bits.
 
     Examples
     --------

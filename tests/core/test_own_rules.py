@@ -168,8 +168,7 @@ def test_only_what_is_read_is_a_scalar() -> None:
 # --- Bits -------------------------------------------------------------------------------------------------------------
 
 
-@fastopt.optimizer(lr=0.1, high=0.75, low=-0.25, steep=3)
-def Every(h: Any, p: Any, g: Any, m: Any, n: Any) -> Any:
+def every(h: Any, p: Any, g: Any, m: Any, n: Any) -> Any:
     """Every operation, with literals, and arithmetic of numbers of the step."""
     q, p = p, p * 0.999999
     p -= h.lr * sign(g)
@@ -180,16 +179,20 @@ def Every(h: Any, p: Any, g: Any, m: Any, n: Any) -> Any:
     return +p - 1e-30 * m, m, n
 
 
+Every = fastopt.optimizer(lr=0.1, high=0.75, low=-0.25, steep=3)(every)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("made", [Every, Lamprey, Eel])
-def test_the_function_on_plain_arrays_gives_the_bits(made: Any, dtype: Any) -> None:
+@pytest.mark.parametrize(
+    ("made", "rule"), [(Every, every), (Every, Every.recorded), (Lamprey, Lamprey.recorded), (Eel, Eel.recorded)]
+)
+def test_the_function_on_plain_arrays_gives_the_bits(made: Any, rule: Any, dtype: Any) -> None:
     """Numbers of the step are arrays of one element here, which the oldest NumPy needs to keep their dtype."""
     rng = np.random.default_rng(1)
-    rule = made.recorded
     start = rng.normal(size=5000).astype(dtype)
     theta = start.copy()
     opt = made(theta, backend="numpy")
-    names = opt.slot_names(rule, theta)
+    names = opt.slot_names(made.recorded, theta)
     values = [start if name in made.copied else made.first_values.get(name, 0.0) for name in names]
     slots = [np.full(5000, value, dtype) for value in values]
     p = start
