@@ -21,6 +21,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("Numba's simulator compiles nothing", allow_module_level=True)
 
+import fastopt
 from fastopt import rules
 from fastopt.arithmetic.pipeline import StageFlags, StageScalars
 from fastopt.backends.cuda import compiling, elements, kernels, sum_kernels
@@ -385,3 +386,23 @@ def test_kernels_are_named_by_all_files_that_make_them() -> None:
     imported = {name for name in done.stdout.split() if not name.endswith("__init__.py")}
     assert {"backends/cuda/tracing.py", "arithmetic/rules.py"} <= imported
     assert imported == set(compiling.KERNEL_FILES)
+
+
+def test_recorded_rules_of_one_name() -> None:
+    """Each has a kernel of its own, which the next run finds again by what the rule computes."""
+
+    def made(factor: float) -> Any:
+        @fastopt.optimizer(lr=0.1)
+        def Own(h: Any, p: Any, g: Any) -> Any:
+            return (p - h.lr * g * factor,)
+
+        return Own
+
+    def key(factor: float) -> str:
+        options = KernelOptions()
+        return kernels.element_key(
+            elements.step_of, made(factor).recorded, options, ArrayLayout("float32", "float32", ())
+        )
+
+    assert key(1.0) == key(1.0)
+    assert key(1.0) != key(2.0)
