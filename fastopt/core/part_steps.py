@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..options.common import PLAIN_OPTIONS, StepOptions
 from .gradients import Gradients
@@ -56,14 +55,12 @@ def part_workspace(workspace: Workspace) -> Workspace:
     return Workspace(workspace.backend, table, gradients, workspace.memory, are_writeable, False, layouts, where)
 
 
-def update_part(hooks: StepHooks, step: Step, is_its: npt.NDArray[np.bool_], workspace: Workspace) -> None:
-    """Have an optimizer that shares a step update its arrays: those of the rows that are its own."""
-    its_rows = np.flatnonzero(is_its)
-    if not its_rows.size:
-        return
-    numbers = step.table.row_numbers
-    present = step.present.copy()
-    present[present] = is_its[numbers[present]]
+def update_part(hooks: StepHooks, step: Step, its_rows: Sequence[int], workspace: Workspace) -> None:
+    """Have an optimizer that shares a step update its arrays, which are those of these rows."""
+    number_of = np.full(len(step.hyper_rows), -1, np.int32)  # of each row in the part's step
+    number_of[its_rows] = np.arange(len(its_rows), dtype=np.int32)
+    numbers = number_of[step.table.row_numbers * step.present]
+    present = step.present & (numbers >= 0)
     gradients, rows, table = workspace.gradients, workspace.rows, workspace.table
     gradients.present, gradients.are_all_present = present, bool(present.all())
     gradients.given = [
@@ -72,7 +69,7 @@ def update_part(hooks: StepHooks, step: Step, is_its: npt.NDArray[np.bool_], wor
     rows.members = [step.workspace.rows.members[r] for r in its_rows]
     rows.firsts = [step.workspace.rows.firsts[r] for r in its_rows]
     table.set_grads(gradients.given)
-    table.row_numbers[present] = (np.cumsum(is_its) - 1)[numbers[present]]
+    table.row_numbers[present] = numbers[present]
     workspace.backend.follow(table, step.table)
     own = Step(hooks, step.parts, workspace, step.scale)
     own.groups, own.leaves, own.present, own.units, own.verdict = step.groups, step.leaves, present, [], step.verdict

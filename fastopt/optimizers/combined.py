@@ -156,12 +156,11 @@ class Combined(Optimizer):
     def row_keys(self, numbers: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
         keys = []
         for hooks in self.each():
-            if not is_default(hooks, "row_keys"):
+            its = hooks.row_keys(numbers[: len(hooks.numbers)])
+            if its:
                 is_its = self._has_arrays_of(hooks)
                 # The keys of other arrays are the same number, so that these share rows as they would alone.
-                keys += [
-                    np.where(is_its, key, key.dtype.type(0)) for key in hooks.row_keys(numbers[: len(hooks.numbers)])
-                ]
+                keys += [np.where(is_its, key, key.dtype.type(0)) for key in its]
         return keys
 
     def check_step(self) -> None:
@@ -180,13 +179,14 @@ class Combined(Optimizer):
         if not parts:
             super().update(step)
             return
-        names = np.array([group[OPTIMIZER] for group in step.row_options])
-        is_elementwise = ~np.isin(names, list(parts))
-        if is_elementwise.any():
-            rows = zip(step.hyper_rows, is_elementwise, strict=True)
-            step.table.step([row if is_its else row._replace(stages=0) for row, is_its in rows])
+        names = [group[OPTIMIZER] for group in step.row_options]
+        if not parts.keys() >= {*names}:
+            rows = zip(step.hyper_rows, names, strict=True)
+            step.table.step([row._replace(stages=0) if name in parts else row for row, name in rows])
         for name, workspace in parts.items():
-            update_part(self._optimizers[name], step, names == name, workspace)
+            its_rows = [r for r, its in enumerate(names) if its == name]
+            if its_rows:
+                update_part(self._optimizers[name], step, its_rows, workspace)
 
     @property
     def is_training(self) -> bool:
