@@ -251,6 +251,7 @@ NORMS: dict[str, Contender] = {
     "naive NumPy": naive_norm,
 }
 # Each option of the pass alone, on the same work, to set beside the plain step.
+CAUTIOUS: dict[str, Any] = {"weight_decay": 1e-2, "decoupled": True, "cautious_decay": True}
 OPTIONS: dict[str, Contender] = {
     "limit": limit,
     "fastopt": partial(fastopt_step, backend="native"),
@@ -262,6 +263,8 @@ OPTIONS: dict[str, Contender] = {
     "skip_above": partial(fastopt_step, backend="native", skip_above=np.inf),
     "l1": partial(fastopt_step, backend="native", l1=1e-6),
     "prox_l1": partial(fastopt_step, backend="native", prox_l1=1e-6),
+    "bounds": partial(fastopt_step, backend="native", bounds=(-1.0, 1.0)),
+    "cautious_decay": partial(fastopt_step, backend="native", **CAUTIOUS),
     "accumulate_steps": partial(fastopt_step, backend="native", accumulate_steps=2),
     "bfloat16 slots": partial(fastopt_step, backend="native", state_dtype="bfloat16"),
     "8-bit slots": partial(fastopt_step, backend="native", state_dtype="uint8"),

@@ -17,6 +17,7 @@ import argparse
 import copy
 import hashlib
 import json
+import math
 import re
 import sys
 import tempfile
@@ -133,6 +134,11 @@ def run(case: Case, shapes: Mapping[str, Any], dtype: Any, row: Mapping[str, Any
     params = tree(random_arrays(rng, shapes, options.pop("params", dtype)))
     if "copy_to" in options:
         options["copy_to"] = tree(random_arrays(rng, shapes, options["copy_to"]))
+    if options.get("bounds") == "elements":
+        options["bounds"] = (
+            None,
+            tree({name: np.linspace(0, 1, math.prod(shapes[name])).reshape(shapes[name]) for name in shapes}),
+        )
     opt = case.build(params, **options, backend=backend)
     for number, grads in enumerate(gradients(rng, shapes, dtype)):
         feed(out, outcome(opt.step, tree(grads)), grads if options.get("zero_grads") else None)
