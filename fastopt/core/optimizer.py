@@ -103,25 +103,14 @@ class Optimizer(Attributes, ParameterMethods):
     >>> theta, grad, opt.ema
     (array([0.5, 1.5], dtype=float32), array([0., 0.], dtype=float32), array([0.75, 1.25], dtype=float32))
 
-    Bounds are numbers, or for single arrays and elements in the structure of the parameters:
+    Bounds are numbers, or structures like the parameters. Cautious decay leaves out what the step moves away from 0.
 
-    >>> params = {"W": np.array([0.1, 0.5, -0.2]), "b": np.ones(2)}
-    >>> opt = fastopt.SGD(params, lr=0.2, bounds=(0.0, {"W": 0.6, "b": np.array([2.0, 0.75])}))
-    >>> info = opt.step({"W": np.array([1.0, -1.0, 0.0]), "b": np.zeros(2)})
+    >>> params = {"a": np.array([0.2, -0.5]), "b": np.array([2.0, 2.0])}
+    >>> options = {"weight_decay": 0.25, "decoupled": True, "cautious_decay": True}
+    >>> opt = fastopt.SGD(params, lr=0.5, bounds=({"a": np.array([-1.0, 0.0])}, 2.25), **options)
+    >>> info = opt.step({"a": np.zeros(2), "b": np.array([1.0, -1.0])})
     >>> params
-    {'W': array([0. , 0.6, 0. ]), 'b': array([1.  , 0.75])}
-    >>> opt.param_groups[0]["bounds"] = (0.05, 0.5)
-    >>> info = opt.step({"W": np.zeros(3), "b": None})
-    >>> params["W"]
-    array([0.05, 0.5 , 0.05])
-
-    Cautious decay leaves out the elements that a step moves away from 0:
-
-    >>> theta = np.array([2.0, 2.0])
-    >>> opt = fastopt.SGD(theta, lr=0.5, weight_decay=0.25, decoupled=True, cautious_decay=True)
-    >>> info = opt.step(np.array([1.0, -1.0]))
-    >>> theta
-    array([1.25, 2.5 ])
+    {'a': array([0.175, 0.   ]), 'b': array([1.25, 2.25])}
 
     :func:`fastopt.optimizer` makes an optimizer of a rule of your own. A class of your own gives a rule, also one of
     :mod:`fastopt.rules`, other options and scalars.
