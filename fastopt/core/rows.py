@@ -107,11 +107,10 @@ def ema_weight(options: StepOptions, decay: Schedulable, step: int) -> float:
     TypeError, ValueError
         If a function returns no decay.
     """
-    number = (
-        as_number(f"the function at an array's step {step}: ema_decay", decay(step), BELOW_ONE)
-        if callable(decay)
-        else decay
-    )
+    number: Any = decay(step) if callable(decay) else decay
+    # Most numbers are found to be right without a text of where they come from.
+    if not (type(number) is float and 0.0 <= number < 1.0):
+        number = as_number(f"the function at an array's step {step}: ema_decay", number, BELOW_ONE)
     if step == 1 and options.ema_start == "after":
         return 1.0
     return averages.ema_weight(number, options.ema_bias_correction, step)
