@@ -82,14 +82,15 @@ class Names:
         vars(self)["_record"] = record  # no number's name begins so
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("__"):
             raise AttributeError(name)
         return vars(self)["_record"].read(name)
 
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
+    def __setattr__(self, name: str, *value: Any) -> NoReturn:
         raise misuse(f"h.{name} is a number of the whole step; give a value of the rule a name of its own")
 
-    __getitem__ = __iter__ = __len__ = __contains__ = __bool__ = refusing(
+    __delattr__ = __setattr__
+    __getitem__ = __setitem__ = __delitem__ = __iter__ = __len__ = __contains__ = __bool__ = refusing(
         "the numbers of a rule are attributes of its first argument, such as h.lr"
     )
 

@@ -29,6 +29,7 @@ ELEMENTS = (
     "a rule works on all elements at once, and here it asks for single ones, by a loop, in, len or an index; use "
     "where(condition, a, b) to choose among values"
 )
+WRITING = "a rule changes no array in place; write p = ..., and use where(condition, a, b) to change some elements"
 OPERATIONS = (
     "the operations of rules are + - * /, x**2, x**0.5, abs, the comparisons, & | ^ ~ of comparisons, and of "
     "fastopt.rules sqrt, absolute, sign, maximum, minimum, where"
@@ -69,11 +70,21 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
     __bool__ = refusing(TRUTH)
     __float__ = __int__ = __index__ = __complex__ = refusing(NUMBER)
     __round__ = __trunc__ = __floor__ = __ceil__ = refusing(NUMBER)
-    __iter__ = __len__ = __contains__ = __getitem__ = __setitem__ = __delitem__ = __array__ = refusing(ELEMENTS)
+    __iter__ = __len__ = __contains__ = __getitem__ = __array__ = refusing(ELEMENTS)
+    __setitem__ = __delitem__ = refusing(WRITING)
 
     def result(self, function: Any, operands: Sequence[Any]) -> Any:
         """Return the symbol of the result of a NumPy function."""
         raise NotImplementedError
+
+    def __copy__(self) -> Symbol:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Symbol:
+        return self  # a copy would have another trace
+
+    def __repr__(self) -> str:
+        return "<symbol>"
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
@@ -108,8 +119,9 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
         )
 
 
-# What p -= x does to a symbol: it gives a new one.
-for name in ("add", "sub", "mul", "truediv", "pow", "and", "xor", "or"):
+#: Of operators that have a form in place: p -= x gives a new symbol.
+OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "xor", "or")
+for name in OPERATORS:
     setattr(Symbol, f"__i{name}__", getattr(Symbol, f"__{name}__"))
 
 

@@ -42,8 +42,8 @@ MISUSES = {
     "len": ("p = p * len(g) # here", ELEMENTS),
     "index": ("p = p - g[0] # here", ELEMENTS),
     "slice": ("p = p - g[...] # here", ELEMENTS),
-    "deleted": ("del p[0] # here", ELEMENTS),
-    "written": ("p[...] = p - h.lr * g # here", ELEMENTS),
+    "deleted": ("del p[0] # here", "changes no array in place"),
+    "written": ("p[...] = p - h.lr * g # here", "changes no array in place; write p = ..."),
     "in place": ("import numpy as np\nnp.subtract(p, g, out=p) # here", "changes no array in place"),
     "float": ("p = p * float(g) # here", NUMBER),
     "int": ("p = p * int(g) # here", NUMBER),
@@ -66,6 +66,7 @@ MISUSES = {
     "np.add.reduce": ("import numpy as np\np = p - np.add.reduce(g) # here", "plain calls"),
     "np.array": ("import numpy as np\np = p - np.array(g) # here", ELEMENTS),
     "matrix product": ("p = p @ g # here", "elementwise functions with one result, got matmul"),
+    "matrix product in place": ("p @= g # here", "elementwise functions with one result, got matmul"),
     "np.modf": ("import numpy as np\np = np.modf(p) # here", "with one result, got modf"),
     "np.mean": ("import numpy as np\np = p - np.mean(g) # here", "elementwise functions, got mean"),
     "np.clip": ("import numpy as np\np = np.clip(p, h.zero, h.lr) # here", "elementwise functions, got clip"),
@@ -183,6 +184,7 @@ RIGHT = [
     "p = 0.5 * p - 3 * g / (1 + h.lr)",
     "p = p - g**2 + abs(g) ** 0.5 * (2 - h.lr) ** 2",
     "p -= h.lr * g\np *= 2\np **= 2\np /= 0.3",
+    "import copy\np = copy.deepcopy(p) - h.lr * copy.copy(g)",
 ]
 
 
