@@ -55,6 +55,12 @@ def place_of(function: Any) -> str:
     return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}: "
 
 
+def misuse_in(function: Any, text: str) -> TypeError:
+    """Return the error of a function, which begins with its file and line, or the caller's where it has none."""
+    place = place_of(function)
+    return TypeError(f"{place}{text}") if place else misuse(text)
+
+
 def refusing(text: str) -> Callable[..., NoReturn]:
     """Return a method that raises this error."""
 

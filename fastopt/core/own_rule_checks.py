@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..arithmetic.recording import item_name
-from ..arithmetic.symbols import GREATEST_FLOAT, misuse, place_of
+from ..arithmetic.symbols import GREATEST_FLOAT, misuse, misuse_in, place_of
 from ..arrays.memory import shown
 from ..options.common import Common
 from ..options.names import RENAMED
@@ -17,6 +17,8 @@ from .slots import AROUND
 
 #: FO_MAX_SCALARS of csrc/fastopt.h.
 MOST_SCALARS = 16
+#: FO_MAX_SLOTS of csrc/fastopt.h.
+MOST_SLOTS = 6
 
 #: What a slot that begins as a copy of the parameter is given instead of a number.
 PARAM = "param"
@@ -104,7 +106,12 @@ def check_function(function: Any) -> None:
 
 
 def check_slot_names(function: Callable[..., Any], slots: Sequence[str]) -> None:
-    """Raise if the state has no room for slots of these names."""
+    """Raise if the state has no room for slots of these names, or for so many."""
+    if len(slots) > MOST_SLOTS:
+        raise TypeError(
+            f"{place_of(function)}{function.__name__} has {len(slots)} slots, {', '.join(slots)}; expected at most "
+            f"{MOST_SLOTS}"
+        )
     scales = [f"{slot}_scale" for slot in slots]
     for slot in slots:
         if slot in ("step", "params", *AROUND, *scales):
@@ -148,9 +155,8 @@ def checked_first_values(first_values: Any, slots: Sequence[str], non_negative: 
 
 def checked_numbers(scalars: Callable[..., Any], numbers: Any) -> dict[str, Any]:
     """Return what ``scalars`` returned as floats by name; raise unless it is a dict of numbers."""
-    place = place_of(scalars)
     if not isinstance(numbers, Mapping):
-        raise TypeError(f"{place}scalars returns {shown(numbers):.80}; expected a dict of numbers by name")
+        raise misuse_in(scalars, f"scalars returns {shown(numbers):.80}; expected a dict of numbers by name")
     found = {}
     for name, value in numbers.items():
         number = plain(value)
@@ -159,7 +165,7 @@ def checked_numbers(scalars: Callable[..., Any], numbers: Any) -> dict[str, Any]
         except OverflowError:
             found[name] = None
         if found[name] is None:
-            raise TypeError(f"{place}scalars: {name}={shown(value):.80}: expected a number in the range of float")
+            raise misuse_in(scalars, f"scalars: {name}={shown(value):.80}: expected a number in the range of float")
     return found
 
 
@@ -167,19 +173,18 @@ def check_scalars(scalars: Any, h: Any) -> list[str]:
     """Return the names that ``scalars`` returns in the first step, given the options' defaults as a named tuple."""
     if not callable(scalars):
         raise misuse(f"scalars={scalars!r:.80}: expected a function of the options and the step, lambda h, t: {{...}}")
-    place = place_of(scalars)
     try:
         numbers = scalars(h, 1)
-    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         known = f"; the options are {', '.join(h._fields)}" if isinstance(error, AttributeError) else ""
-        raise TypeError(
-            f"{place}scalars(h, 1) with the defaults raised {type(error).__name__}: {error}{known}"
+        raise misuse_in(
+            scalars, f"scalars(h, 1) with the defaults raised {type(error).__name__}: {error}{known}"
         ) from error
     found = list(checked_numbers(scalars, numbers))
     for name in found:
         check_name("scalars:", name)
         if name in h._fields:
-            raise TypeError(f"{place}scalars: {name!r} is an option; give the number another name")
+            raise misuse_in(scalars, f"scalars: {name!r} is an option; give the number another name")
     return found
 
 

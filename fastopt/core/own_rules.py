@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 from ..arithmetic.recording import Recorded, item_name, places, record
-from ..arithmetic.symbols import misuse, place_of
+from ..arithmetic.symbols import misuse, misuse_in
 from ..options.ranges import Allowed, Group, Schedulable, in_double, plain
 from ..options.values import value_at
 from .attributes import Absent
@@ -128,6 +128,7 @@ def optimizer(
         raise misuse(f"decoupled={decoupled!r:.80}: expected True or False")
     options = {**options, "weight_decay": options.get("weight_decay", 0.0)}
     ranges = check_options(options)
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
     def make(function: Callable[..., Any]) -> type[RuleOptimizer]:
         check_function(function)
@@ -233,8 +234,8 @@ def with_scalars(
         if type(numbers) is not dict or set(map(type, numbers.values())) != {float}:
             numbers = checked_numbers(scalars, numbers)
         if numbers.keys() != expected:
-            raise TypeError(
-                f"{place_of(scalars)}scalars returns {list(numbers)} at step {step}; expected {further}, as at step 1"
+            raise misuse_in(
+                scalars, f"scalars returns {list(numbers)} at step {step}; expected {further}, as at step 1"
             )
         return scalars_of((*options_of(group), *numbers_of(numbers)))
 

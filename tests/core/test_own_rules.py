@@ -91,6 +91,17 @@ def test_options_by_position_and_wrong_ones() -> None:
         _ = opt.beta  # type: ignore[attr-defined]
 
 
+def test_a_list_of_defaults_belongs_to_no_optimizer() -> None:
+    pair = [0.5, 0.25]
+
+    @fastopt.optimizer(lr=0.1, pair=pair)
+    def Pair(h: Any, p: Any, g: Any) -> Any:
+        return (p - h.lr * h.pair[0] * g,)
+
+    pair[0] = 1.0
+    assert Pair(np.ones(1)).param_groups[0]["pair"] == (0.5, 0.25)
+
+
 def test_schedules_of_own_options() -> None:
     p, q = np.ones(3), np.ones(3)
     opt = Lamprey(p, lr=0.1, beta=lambda step: 0.5 + step / 8)

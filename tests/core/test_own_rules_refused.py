@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.core.own_rule_checks import MOST_SCALARS
+from fastopt.core.own_rule_checks import MOST_SCALARS, MOST_SLOTS
 
 START = "import math\nimport numpy as np\nimport fastopt\nfrom fastopt.rules import *\n"
 TRUTH, OPERATIONS = "instead of max and min use maximum and minimum", "the operations of rules are + - * /, x**2"
@@ -187,11 +187,16 @@ REFUSED = {
         "@fastopt.optimizer(lr=0.1)\ndef Own(h, p, g, m, m_scale):\n    return p - h.lr, m, m\n",
         "slot 'm_scale': another",
     ),
+    "too many slots": (
+        "@fastopt.optimizer(lr=0.1)\ndef Own(h, p, g, a, b, c, d, e, f, i):\n    return p, a\n",
+        "Own has 7 slots, a, b, c, d, e, f, i; expected at most 6",
+    ),
     # The numbers of the step.
     "scalars is no function": (
         rule(READS, "lr=0.1, beta=0.9, scalars={'x': 1}"),
         "scalars={'x': 1}: expected a function",
     ),
+    "scalars is a class": (rule(READS, "lr=0.1, beta=0.9, scalars=dict"), "raised TypeError: dict expected"),
     "scalars returns a list": (
         rule(READS, "lr=0.1, beta=0.9, scalars=lambda h, t: [1]"),
         "expected a dict of numbers by name",
@@ -209,6 +214,10 @@ REFUSED = {
     "scalars divides by 0": (
         rule(READS, "lr=0.1, beta=0.9, scalars=lambda h, t: {'x': 1 / 0}"),
         "raised ZeroDivisionError",
+    ),
+    "scalars reads a third beta": (
+        rule(READS, "lr=0.1, beta=0.9, betas=(0.9, 0.99), scalars=lambda h, t: {'x': h.betas[2]}"),
+        "raised IndexError",
     ),
     "scalars of one argument": (rule(READS, "lr=0.1, beta=0.9, scalars=lambda h: {}"), "raised TypeError"),
     "scalars beyond float": (
@@ -266,8 +275,9 @@ def test_numbers_of_a_step_that_change_their_names() -> None:
     assert opt.step_count == 1
 
 
-def test_room_for_scalars() -> None:
+def test_room_for_scalars_and_slots() -> None:
     from fastopt.backends.native import library
 
     if library.missing is None:
         assert library.lib.FO_MAX_SCALARS == MOST_SCALARS
+        assert library.lib.FO_MAX_SLOTS == MOST_SLOTS
