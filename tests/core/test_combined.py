@@ -500,6 +500,22 @@ def test_a_state_of_other_classes_is_refused() -> None:
         fastopt.AdamW(model()).load_state_dict(saved)
 
 
+def test_early_stopping_and_snapshots_work() -> None:
+    params = model()
+    opt = fastopt.Combined(params, MUON_ADAMW)
+    stopping, ensemble = fastopt.EarlyStopping(patience=2), fastopt.SnapshotEnsemble(3)
+    rng = np.random.default_rng(0)
+    for metric in (2.0, 1.0, 3.0):
+        opt.step(grads_of(rng))
+        ensemble.update(params, metric)
+        stopping.update(metric, params)
+        if metric == 1.0:
+            best = {layer: {name: array.copy() for name, array in its.items()} for layer, its in params.items()}
+    stopping.restore(params, opt)
+    assert same(params, best)
+    assert len(ensemble.metrics) == 3
+
+
 # --- Refused ----------------------------------------------------------------------------------------------------------
 
 

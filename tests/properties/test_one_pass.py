@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, Case, every_case, needs_native
+from cases import CASES, COMBINED_CASES, Case, every_case, needs_native
 
 import fastopt
 from fastopt.backends.native import library as native
@@ -59,6 +59,26 @@ def test_no_call_for_each_array(case: Case, monkeypatch: pytest.MonkeyPatch) -> 
     calls = calls_of_a_step(case, 4, monkeypatch)
     assert calls
     assert calls_of_a_step(case, 40, monkeypatch) == calls
+
+
+@pytest.mark.parametrize("case", COMBINED_CASES, ids=str)
+def test_no_call_for_each_array_of_several_optimizers(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastopt.backends.native import ndarrays, plan, table
+
+    monkeypatch.setattr(plan, "are_made", False)
+    called = []
+    for count in (4, 40):
+        opt = case.build([np.ones(12, [np.float32, np.float64][k % 4 // 2]) for k in range(count)], backend="native")
+        grads = [np.full(12, 0.5) for _ in range(count)]
+        opt.step(grads)
+        recorder = Recorder(native.lib)
+        with monkeypatch.context() as patched:
+            for module in (ndarrays, table):
+                patched.setattr(module, "lib", recorder)
+            opt.step(grads)
+        called.append(recorder.called)
+    assert called[0] == called[1]
+    assert (called[0] == ["fo_step"]) == (not opt.ready().own)
 
 
 ELEMENTWISE = [
