@@ -71,6 +71,7 @@ RATES = {
     "LAMB": (0.02, 0.05, 0.05),
     "Adafactor": (0.1, 0.2, 1.0),
     "SWATS": (0.5, 1.0, 5.0),
+    "Prodigy": (0.005, 0.005, 0.005),
 }
 
 #: The value of each function that 500 steps reach; decay keeps away from a minimum that is not at 0.
@@ -120,7 +121,6 @@ VALUES = {
     "DeltaBarDelta": (2e-12, 3e-1, 9e-4),
     "DeltaBarDelta-beta=0.3-momentum=0.9-weight_decay=0.1": (2e-2, 4e-1, 2e-12),
     "DeltaBarDelta-momentum=0.9-against_momentum=True-gain_limits=(0.9, 1.1)": (2e-12, 3e-3, 9e-4),
-    "FTRL": (2e-12, 5e-1, 2e-10),
     "FTRL-initial_accumulator_value=0.0-l1_regularization_strength=0.3-l2_regularization_strength=0.1-"
     "l2_shrinkage_regularization_strength=0.2-beta=1.0-weight_decay=0.1-maximize=True": (2e-1, 3e-1, 2e-12),
     "Lion": (2e-12, 7e-2, 2e-12),
@@ -150,6 +150,8 @@ VALUES = {
     "SWATS": (2e-12, 9e-6, 2e-12),
     "SWATS-eps=0.1-weight_decay=0.1-decoupled=True-clip_norm=0.7": (2e-2, 5e-1, 2e-12),
     "SWATS-eps=0.1-weight_decay=0.1-per_group=True": (2e-2, 6e-4, 2e-12),
+    "Prodigy-betas=(0.8, 0.99)-beta3=0.9-d0=0.01-d_coef=3000.0-growth_rate=1.5-safeguard_warmup=True-"
+    "use_bias_correction=True-weight_decay=0.1-clip_norm=0.7": (1e-3, 5e-1, 2e-12),
     "SGD-clip_value=0.5": (2e-12, 7.0, 7e-4),
     "SGD-clip_norm=0.7-weight_decay=0.1": (2e-2, 7.0, 4e-8),
     "AdamW-clip_global_norm=1.0-maximize=True": (5e-6, 2e-1, 2e-12),

@@ -355,13 +355,16 @@ def test_d_is_read_only_and_rows_are_refused() -> None:
 
 
 def test_reloaded_parameters_are_the_new_start() -> None:
-    """Until the first step writing is enough."""
-    param = np.ones(3)
-    opt = fastopt.Prodigy(param)
+    """Until an array's first step writing is enough."""
+    param, late = np.ones(3), np.ones(2)
+    opt = fastopt.Prodigy([param, late])
     param[...] = 2.0
     for _ in range(8):
-        opt.step(np.ones(3))
+        opt.step([np.ones(3), None])
+    late[...] = 4.0
+    opt.step([np.ones(3), np.ones(2)])
     assert opt.state["0"]["p0"].tolist() == [2, 2, 2]
+    assert opt.state["1"]["p0"].tolist() == [4, 4]
     d = opt.d
     assert d > 1e-5
     param[...] = [5.0, 6.0, 7.0]

@@ -152,7 +152,9 @@ def test_a_run_that_reads_is_one_that_does_not(case: Case, row: str, backend: st
 
 
 #: One of each optimizer whose arrays do not depend on each other.
-FIRST_OF_EACH = list({case.optimizer: case for case in reversed(ALL)}.values())
+FIRST_OF_EACH = [
+    case for case in {case.optimizer: case for case in reversed(ALL)}.values() if case.optimizer is not fastopt.Prodigy
+]
 
 
 @every_backend
@@ -179,10 +181,7 @@ def test_an_array_begins_with_its_values_at_its_first_step(case: Case, row: str,
         opt.step([rng.normal(size=shape), grad.copy()])
         other.step([None, grad])
         assert raw(late) == raw(other.params[1])
-    states = [each.state_dict()["state"]["1"] for each in (opt, other)]
-    for state in states:
-        state.pop("r", None)  # of Prodigy: a number of all arrays
-    assert same(*states)
+    assert same(opt.state_dict()["state"]["1"], other.state_dict()["state"]["1"])
 
 
 @every_backend
