@@ -94,11 +94,13 @@ def test_cautious_decay_comes_after_the_rule(case: Case, dtype: Any, backend: st
     cautious = {"cautious_decay": True, "decoupled": True, "weight_decay": 0.3}
     fused = built(case, start, cautious, backend=backend)
     separate = built(case, start, {"weight_decay": 0.0}, backend=backend)
-    for _ in range(4):
+    for step in range(4):
         grads = [rng.normal(size=param.shape).astype(dtype) for param in start]
         grads[0].flat[0] = 0.0
         before = [param.copy() for param in separate.parts.parameters.arrays]
         rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
+        if isinstance(separate, fastopt.Prodigy):
+            rates = [rate_of(separate.d, separate.param_groups[0], step + 1)] * len(start)
         lr = separate.step([grad.copy() for grad in grads]).lr
         fused.step(grads)
         params = separate.parts.parameters.arrays
