@@ -59,12 +59,14 @@ static int32_t dtype_number(const fo_plan *plan, uintptr_t dtype, int32_t likely
     return -1;
 }
 
-/* Return whether this is the first step of an array with an average or a master: fastopt/core/params_in_state.py copies
-   the parameter there again before it. */
+/* Return whether this is the first step of an array with an average, a master, or a slot that begins as a copy:
+   fastopt/core/params_in_state.py copies the parameter there again before it. */
 static int needs_copies(const fo_plan *plan, int64_t i)
 {
+    const fo_plan_array *array = &plan->planned[i];
     return plan->counts[1 + i] == 0 && fo_is_last_call(plan) &&
-           (plan->arrays[i].average || plan->arrays[i].param != ((const fo_ndarray *)plan->planned[i].param)->memory);
+           (plan->arrays[i].average || plan->groups[array->group].has_copies ||
+            plan->arrays[i].param != ((const fo_ndarray *)array->param)->memory);
 }
 
 static fo_outcome take_grad(fo_plan *plan, int64_t i)

@@ -61,6 +61,7 @@ typedef struct {
     int32_t has_new_rows; /* 1: further numbers than the rule's scalars depend on the step */
     int32_t flush;        /* the rows' `flush` in every step that is a multiple of FO_FLUSH_STEPS */
     int32_t scalar_count; /* how many scalars the rule has */
+    int32_t has_copies;   /* 1: a slot begins as a copy of the parameter */
     uintptr_t scalars;    /* their type, if the rule is the user's own; else 0 */
     uintptr_t rule;
     int64_t same_from; /* the rule's scalars are the same from this step on */

@@ -58,6 +58,8 @@ class PlanGroup(NamedTuple):
     #: The options that change more of a row than the rule's scalars.
     changing_rows: Set[str]
     rule: Rule
+    #: Whether a slot begins as a copy of the parameter.
+    has_copies: bool
     #: The names of the options that are schedules.
     scheduled: Sequence[str]
     #: Whether more of a row than the rule's scalars depends on the step.

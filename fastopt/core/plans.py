@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,9 @@ CONSTANTS = (bool, int, float, str, type(None))
 
 
 class GroupHooks(Protocol):
-    """The hook of a group that a plan needs; ``hooks.py`` describes it."""
+    """The hooks of a group that a plan needs; ``hooks.py`` describes them."""
+
+    copied: ClassVar[frozenset[str]]
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]: ...
 
@@ -64,7 +66,6 @@ def is_planned(hooks: Hooks) -> bool:
     return (
         all(is_default(hooks, name) for name in ("check_step", "update", "row_keys", "adjusted"))
         and not kind.numbers
-        and not kind.copied
         and kind.rows_stay
     )
 
@@ -135,7 +136,8 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
             return None
         if not all(is_constant(value) for name, value in entries.items() if name != "params"):
             return None
-        values, hyper = dict(checked.values), hooks.of_group(checked.values).hyper
+        values, hooks_of = dict(checked.values), hooks.of_group(checked.values)
+        hyper = hooks_of.hyper
         is_rated = any(values[name] for name in RATED)
         fixed = FIXED.union(checked.scheduled, checked.option_set.refused)
         if not is_rated or "lr" in checked.scheduled:
@@ -150,6 +152,7 @@ def planned_groups(hooks: PlanHooks, groups: Groups, options: StepOptions, scale
                 {name: checked.option_set.allowed(name) for name in entries if name not in fixed},
                 CHANGING_ROWS | {"lr"} if is_rated else CHANGING_ROWS,
                 checked.rule,
+                bool(hooks_of.copied),
                 checked.scheduled,
                 depend_on_step(values, checked.scheduled, options),
                 first_of_same(hyper),

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Lamprey, needs_native
+from cases import Lamprey, everything, needs_native
+from planned_runs import needs_plans
 
 import fastopt
 from fastopt.rules import absolute, maximum, minimum, sign, where
@@ -142,6 +143,22 @@ def test_class_and_state_by_name(tmp_path: Path) -> None:
     assert repr(resumed.state) == repr(opt.state)
     with pytest.raises(ValueError, match="it is that of the optimizer 'Lamprey', this is 'Eel'"):
         Eel(other).load_state_dict(opt.state_dict())
+
+
+@needs_plans
+def test_a_slot_begins_as_the_parameter_in_planned_runs_too() -> None:
+    runs = []
+    for backend in ("native", "numpy"):
+        params = [np.ones(3), np.ones(2)]
+        opt = Eel(params, backend=backend)
+        for step in range(12):
+            if step == 6:
+                params[1][:] = 5.0
+            opt.step([np.full(3, step - 5.0), np.ones(2) if step >= 6 else None])
+        assert opt.state["1"]["first"].tolist() == [5.0, 5.0]
+        assert opt.planned_steps >= 6 or backend == "numpy"
+        runs.append(everything(params, opt))
+    assert runs[0] == runs[1]
 
 
 def test_a_rule_is_recorded_once() -> None:

@@ -224,6 +224,7 @@ def set_group(struct: Any, group: PlanGroup, first: int, count: int, zero_grads:
         group.has_new_rows,
     )
     struct.same_from, struct.limit, struct.flush = group.same_from, group.limit, group.flush
+    struct.has_copies = group.has_copies
     row = struct.row
     row.grad_scale, row.mean, row.clip_value = group.grad_scale, group.mean, group.clip_value
     row.stages, row.zero_grads = WHOLE_PASS, zero_grads
