@@ -56,10 +56,7 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
                 grad *= sign
             else:
                 grad += dtype(options.get("l1", 0) * sign) * np.sign(param)
-        # SWATS may have changed over to a rate of its own for an array.
-        rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
-        if isinstance(separate, fastopt.Prodigy):
-            rates = [rate_of(separate.d, separate.param_groups[0], step + 1)] * len(start)
+        rates = own_rates(separate, step)
         lr = separate.step(theirs).lr
         for param, mean, rate in zip(separate.parts.parameters.arrays, average, rates, strict=True):
             limit = dtype(max((rate or lr) * options.get("prox_l1", 0), 0.0))
@@ -75,6 +72,14 @@ def test_fused_is_the_separate_calls(case: Case, dtype: Any, backend: str) -> No
         )
         if "ema_decay" in options:
             assert all((mine == other).all() for mine, other in zip(fused.ema, average, strict=True))
+
+
+def own_rates(opt: fastopt.Optimizer, step: int) -> list[float]:
+    """Return the rate that the optimizer itself has found for each array before a step, counted from 0; 0: none."""
+    if isinstance(opt, fastopt.Prodigy):
+        return [rate_of(opt.d, opt.param_groups[0], step + 1)] * len(opt.state)
+    # SWATS may have changed over to a rate of its own for an array.
+    return [float(state.get("sgd_lr", 0)) for state in opt.state.values()]
 
 
 def inwards(bound: float, dtype: Any) -> Any:
@@ -98,9 +103,7 @@ def test_cautious_decay_comes_after_the_rule(case: Case, dtype: Any, backend: st
         grads = [rng.normal(size=param.shape).astype(dtype) for param in start]
         grads[0].flat[0] = 0.0
         before = [param.copy() for param in separate.parts.parameters.arrays]
-        rates = [float(state.get("sgd_lr", 0)) for state in separate.state.values()]
-        if isinstance(separate, fastopt.Prodigy):
-            rates = [rate_of(separate.d, separate.param_groups[0], step + 1)] * len(start)
+        rates = own_rates(separate, step)
         lr = separate.step([grad.copy() for grad in grads]).lr
         fused.step(grads)
         params = separate.parts.parameters.arrays
