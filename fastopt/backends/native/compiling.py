@@ -6,6 +6,7 @@ llvmlite is imported when a rule is compiled.
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -56,7 +57,8 @@ def missing() -> str | None:
         is_absent = isinstance(error, ModuleNotFoundError)
         return f"{COMPILER} {'is not installed' if is_absent else f'can not be imported: {error}'} {REMEDY}"
     version = llvmlite.__version__
-    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+    numbers = re.match(r"(\d+)\.(\d+)", version)  # none in that of a build from source without its history
+    if numbers is not None and tuple(map(int, numbers.groups())) < OLDEST:
         return f"{COMPILER} has version {version}, expected {'.'.join(map(str, OLDEST))} or a later one {REMEDY}"
     return None
 

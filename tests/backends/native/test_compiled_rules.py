@@ -452,6 +452,17 @@ def no_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "missing", lambda: "llvmlite is not here (get it)")
 
 
+@pytest.mark.parametrize(
+    ("version", "is_too_old"), [("0.44.1", True), ("0.45.0rc1", False), ("1.0.0", False), ("0+untagged.1.g12", False)]
+)
+def test_versions_of_llvmlite(version: str, is_too_old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a build from source may have no numbers."""
+    from fastopt.backends.native import compiling
+
+    monkeypatch.setattr("llvmlite.__version__", version)
+    assert (compiling.missing.__wrapped__() is not None) == is_too_old
+
+
 MISSING = r"native: the rule lamprey is not one of fastopt's, and llvmlite is not here \(get it\); leave it unset"
 
 
