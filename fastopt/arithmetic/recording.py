@@ -50,7 +50,7 @@ class Operation(NamedTuple):
     operands: tuple[int | Literal, ...]
 
 
-class Noted(Symbol):
+class Value(Symbol):
     """A symbol whose operations are recorded.
 
     Attributes
@@ -71,7 +71,7 @@ class Noted(Symbol):
             raise misuse(f".{name}: expected it of the rule's first argument; then come the parameter, its gradient")
         super().__getattr__(name)
 
-    def result(self, function: Any, operands: Sequence[Any]) -> Noted:
+    def result(self, function: Any, operands: Sequence[Any]) -> Value:
         return self.record.add(function, operands)
 
 
@@ -123,30 +123,30 @@ class Record:
         self.names_read.add(name)
         count = self.known[name]
         if count is None:
-            return Noted(self, name, is_scalar=True)
-        return tuple(Noted(self, item_name(name, k), is_scalar=True) for k in range(count))
+            return Value(self, name, is_scalar=True)
+        return tuple(Value(self, item_name(name, k), is_scalar=True) for k in range(count))
 
-    def add(self, function: Any, operands: Sequence[Any]) -> Noted:
+    def add(self, function: Any, operands: Sequence[Any]) -> Value:
         """Record a call of a NumPy function."""
         if function is np.square:
             function, operands = np.multiply, (*operands, *operands)
-        if function is np.positive and isinstance(operands[0], Noted) and not operands[0].is_condition:
+        if function is np.positive and isinstance(operands[0], Value) and not operands[0].is_condition:
             return operands[0]
         function = OF_CONDITIONS.get(function, function)
         if function not in OF_NUMBERS | COMPARISONS | {np.where, *OF_CONDITIONS}:
             raise misuse(f"{function.__name__}{brief(operands)} is no operation of rules; {OPERATIONS}")
         check_kinds(function, operands)
         for operand in operands:
-            if not isinstance(operand, Noted):
+            if not isinstance(operand, Value):
                 check_literal(function, operands, operand)
         self.operations.append((function, tuple(map(operand_of, operands))))
         is_condition = function in COMPARISONS or function in OF_CONDITIONS
         if function is np.where:
-            is_condition = any(isinstance(each, Noted) and each.is_condition for each in operands[1:])
-        is_scalar = all(not isinstance(each, Noted) or each.is_scalar for each in operands)
-        return Noted(self, len(self.operations) - 1, is_condition, is_scalar)
+            is_condition = any(isinstance(each, Value) and each.is_condition for each in operands[1:])
+        is_scalar = all(not isinstance(each, Value) or each.is_scalar for each in operands)
+        return Value(self, len(self.operations) - 1, is_condition, is_scalar)
 
-    def rule(self, function: Callable[..., Any], arrays: int, results: Sequence[Any]) -> Recorded:
+    def rule(self, function: Callable[..., Any], arrays: int, results: Sequence[Any]) -> RecordedRule:
         """Return the rule that computes these results; ``arrays`` is how many it has besides its scalars."""
         used = set(results)
         for k in reversed(range(len(self.operations))):
@@ -163,7 +163,7 @@ class Record:
             if k in used:
                 operations.append(Operation(called, tuple(number_of.get(each, each) for each in operands)))
                 number_of[k] = len(fields) + arrays + len(operations) - 1
-        return Recorded(function, scalars, operations, [number_of[result] for result in results])
+        return RecordedRule(function, scalars, operations, [number_of[result] for result in results])
 
 
 def item_name(name: str, k: int | None) -> str:
@@ -178,11 +178,11 @@ def places(count: int | None) -> Sequence[int | None]:
 
 def operand_of(operand: Any) -> Any:
     # A great int would make NumPy 1.26 compute in float64.
-    return operand.place if isinstance(operand, Noted) else Literal(float(operand))
+    return operand.place if isinstance(operand, Value) else Literal(float(operand))
 
 
 def is_condition(operand: Any) -> bool:
-    return isinstance(operand, Noted) and operand.is_condition
+    return isinstance(operand, Value) and operand.is_condition
 
 
 def check_kinds(function: Any, operands: Sequence[Any]) -> None:
@@ -193,7 +193,7 @@ def check_kinds(function: Any, operands: Sequence[Any]) -> None:
         _, a, b = operands
         if is_condition(a) != is_condition(b):
             raise misuse("where: expected two numbers to choose among, or two comparisons")
-        if not (isinstance(a, Noted) or isinstance(b, Noted)):
+        if not (isinstance(a, Value) or isinstance(b, Value)):
             raise misuse(
                 f"where(..., {a!r}, {b!r}): of two literals NumPy makes float64; give one of them as an option, as in "
                 f"where(..., h.high, {b!r}), or use sign, maximum or minimum"
@@ -205,7 +205,7 @@ def check_kinds(function: Any, operands: Sequence[Any]) -> None:
         raise misuse(f"{function.__name__}{brief(operands)}: a comparison is not a number; use where(condition, a, b)")
 
 
-class Recorded:
+class RecordedRule:
     """A recorded rule: a function of its scalars, the parameter, the gradient, and each slot.
 
     Called on plain arrays, it makes the calls that its function made.
@@ -248,7 +248,7 @@ class Recorded:
 
 def record(
     function: Callable[..., Any], known: Mapping[str, int | None], refused: Mapping[str, str]
-) -> tuple[Recorded, set[str]]:
+) -> tuple[RecordedRule, set[str]]:
     """Return a rule as it is recorded, and the names that it reads.
 
     Parameters
@@ -266,7 +266,7 @@ def record(
     _, param, _, *slots = inspect.signature(function, follow_wrapped=False).parameters
     names = [param, *slots]
     noted = Record(known, refused)
-    arrays = [Noted(noted, -1 - k) for k in range(2 + len(slots))]
+    arrays = [Value(noted, -1 - k) for k in range(2 + len(slots))]
     try:
         results: Any = function(Names(noted), *arrays)
     except TypeError as error:
@@ -274,7 +274,7 @@ def record(
         raise
     place, first_names = place_of_return(function)
     is_sequence = isinstance(results, (tuple, list))
-    if not is_sequence or len(results) != len(names) or not all(isinstance(each, Noted) for each in results):
+    if not is_sequence or len(results) != len(names) or not all(isinstance(each, Value) for each in results):
         found = brief(results) if is_sequence else f"one of type {type(results).__name__}"
         expected = f"{', '.join(names)}{',' * (len(names) == 1)}"
         raise TypeError(f"{place}the rule returns {found}; expected the new values as a tuple: return {expected}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
-from ..arithmetic.recording import Recorded, item_name, places, record
+from ..arithmetic.recording import RecordedRule, item_name, places, record
 from ..arithmetic.symbols import misuse, misuse_in
 from ..options.ranges import Allowed, Group, Schedulable, in_double, plain
 from ..options.values import value_at
@@ -37,15 +37,15 @@ READ_ALREADY = "the step applies weight decay before the rule; declare an option
 class RuleOptimizer(Optimizer):
     """The base of the optimizers that :func:`optimizer` makes."""
 
-    recorded: ClassVar[Recorded]
+    recorded_rule: ClassVar[RecordedRule]
     first_values: ClassVar[Mapping[str, float]]
 
     if TYPE_CHECKING:
         # Each class has an __init__ of its own, which names its options.
         def __init__(self, params: Any, *options: Any, **more: Any) -> None: ...
 
-    def rule(self, group: Group) -> Recorded:
-        return self.recorded
+    def rule(self, group: Group) -> RecordedRule:
+        return self.recorded_rule
 
     def initial_slot(self, group: Group, slot: str) -> float:
         return self.first_values.get(slot, 0.0)
@@ -101,8 +101,8 @@ def optimizer(
     The operations are ``+ - * /``, ``x**2`` (which is ``x * x``), ``x**0.5`` (the root), ``abs``, comparisons,
     ``& | ^ ~`` of comparisons, and from :mod:`fastopt.rules` (or NumPy) ``sqrt``, ``absolute``, ``sign``, ``maximum``,
     ``minimum`` and ``where``. They run in the compute dtype in the order written. Numbers in the text, and Python's
-    numbers from outside, are rounded to it once. ``p -= x`` gives a new value. The class attribute ``recorded`` is the
-    rule as a function; called on plain arrays, ``h`` included, it gives the same bits.
+    numbers from outside, are rounded to it once. ``p -= x`` gives a new value. The class attribute ``recorded_rule`` is
+    the rule as a function; called on plain arrays, ``h`` included, it gives the same bits.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def optimizer(
             "__doc__": function.__doc__,
             "__init__": constructor(signature, decoupled),
             "Scalars": rule.scalars,
-            "recorded": rule,
+            "recorded_rule": rule,
             "hyper": hyper,
             "ranges": ranges,
             "non_negative": never_negative,
@@ -189,7 +189,7 @@ def constructor(signature: inspect.Signature, decoupled: bool) -> Callable[..., 
 
 def rule_and_hyper(
     function: Callable[..., Any], options: Mapping[str, Any], ranges: Mapping[str, Allowed], scalars: Scalars | None
-) -> tuple[Recorded, Callable[..., Any]]:
+) -> tuple[RecordedRule, Callable[..., Any]]:
     """Return the recorded rule of a function, and the hook that returns its scalars."""
     known = {name: len(value) if isinstance(value, (tuple, list)) else None for name, value in options.items()}
     refused = {"weight_decay": READ_ALREADY}
@@ -211,7 +211,7 @@ def rule_and_hyper(
 Hyper: TypeAlias = Callable[[RuleOptimizer, Group, int], Any]
 
 
-def options_alone(rule: Recorded, known: Mapping[str, int | None]) -> Hyper:
+def options_alone(rule: RecordedRule, known: Mapping[str, int | None]) -> Hyper:
     """Return the hook of a rule that reads options alone."""
     scalars_of, options_of = rule.scalars._make, reader(rule, known)
 
@@ -222,7 +222,7 @@ def options_alone(rule: Recorded, known: Mapping[str, int | None]) -> Hyper:
 
 
 def with_scalars(
-    rule: Recorded, known: Mapping[str, int | None], options: Any, scalars: Scalars, further: Sequence[str]
+    rule: RecordedRule, known: Mapping[str, int | None], options: Any, scalars: Scalars, further: Sequence[str]
 ) -> Hyper:
     """Return the hook of a rule that reads further numbers of a step, whose fields come behind those of options."""
     scalars_of, options_of, numbers_of = rule.scalars._make, reader(rule, known), reader(rule, dict.fromkeys(further))
@@ -242,7 +242,7 @@ def with_scalars(
     return hyper
 
 
-def reader(rule: Recorded, known: Mapping[str, int | None]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+def reader(rule: RecordedRule, known: Mapping[str, int | None]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
     """Return a function of numbers by name that returns those of them that are scalars of a rule."""
     items = {item_name(name, k): (name, k) for name, count in known.items() for k in places(count)}
     sources = [items[field] for field in rule.scalars._fields if field in items]

@@ -190,7 +190,7 @@ def test_only_what_is_read_is_a_scalar() -> None:
         return p - h.lr * g, m
 
     assert Unused.Scalars._fields == ("lr",)  # type: ignore[attr-defined]
-    assert len(Unused.recorded.operations) == 2
+    assert len(Unused.recorded_rule.operations) == 2
 
 
 # --- Bits -------------------------------------------------------------------------------------------------------------
@@ -212,7 +212,8 @@ Every = fastopt.optimizer(lr=0.1, high=0.75, low=-0.25, steep=3)(every)
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    ("made", "rule"), [(Every, every), (Every, Every.recorded), (Lamprey, Lamprey.recorded), (Eel, Eel.recorded)]
+    ("made", "rule"),
+    [(Every, every), (Every, Every.recorded_rule), (Lamprey, Lamprey.recorded_rule), (Eel, Eel.recorded_rule)],
 )
 def test_the_function_on_plain_arrays_gives_the_bits(made: Any, rule: Any, dtype: Any) -> None:
     """Numbers of the step are arrays of one element here, which the oldest NumPy needs to keep their dtype."""
@@ -220,7 +221,7 @@ def test_the_function_on_plain_arrays_gives_the_bits(made: Any, rule: Any, dtype
     start = rng.normal(size=5000).astype(dtype)
     theta = start.copy()
     opt = made(theta, backend="numpy")
-    names = opt.slot_names(made.recorded, theta)
+    names = opt.slot_names(made.recorded_rule, theta)
     values = [start if name in made.copied else made.first_values.get(name, 0.0) for name in names]
     slots = [np.full(5000, value, dtype) for value in values]
     p = start

@@ -90,14 +90,14 @@ REFUSED = {
     "h is elsewhere": (rule("p = p - g.lr # here"), ".lr: expected it of the rule's first argument"),
     "in a helper": ("def larger(a, b):\n    return a if a > b else b # here\n" + rule("p = larger(p, g)"), TRUTH),
     "of another library": (rule("p = p - len(3) # here"), "has no len(); the operations of rules"),
-    "hashed": (rule("x = {p: 1} # here"), "unhashable type: 'Noted'; the operations of rules"),
+    "hashed": (rule("x = {p: 1} # here"), "unhashable type: 'Value'; the operations of rules"),
     # What it returns.
     "a slot not returned": (
         rule("", result="(p,)"),
         "the rule returns (...); expected the new values as a tuple: return p, m",
     ),
     "None": (rule("", result="None"), "the rule returns one of type NoneType"),
-    "one value": (rule("", result="p"), "the rule returns one of type Noted"),
+    "one value": (rule("", result="p"), "the rule returns one of type Value"),
     "a dict": (rule("", result="{'p': p, 'm': m}"), "the rule returns one of type dict"),
     "a generator": (rule("", result="(x for x in (p, m))"), "the rule returns one of type generator"),
     "a literal": (rule("", result="p - g, 0.5"), "the rule returns (..., 0.5)"),

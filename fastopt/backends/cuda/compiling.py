@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from numba import cuda
 from numba.cuda import types
 
-from ...arithmetic.recording import Recorded
+from ...arithmetic.recording import RecordedRule
 from .layout import SIMULATED, Work
 
 #: The files that make kernels, in fastopt/. Numba's cache on disk only looks at the file of the kernel's own function.
@@ -46,7 +46,7 @@ def tuple_type(dtype: str, kind: type) -> Any:
 
 def scalars_type(dtype: str, rule: Any, scalars: type) -> Any:
     """Return the type of a rule's scalars: a plain tuple if a class of these would be another one in each run."""
-    if isinstance(rule, Recorded):
+    if isinstance(rule, RecordedRule):
         return types.UniTuple(real_type(dtype), len(rule.scalars._fields))
     return tuple_type(dtype, scalars)
 
@@ -79,7 +79,7 @@ def sources() -> bytes:
 @cache
 def rule_source(rule: Any) -> str:
     """Return a digest of a recorded rule, or of the file of a rule, or of its code if there is no file."""
-    if isinstance(rule, Recorded):
+    if isinstance(rule, RecordedRule):
         return hashlib.sha256(rule.text.encode()).hexdigest()[:16]
     file, code = Path(inspect.getfile(rule)), rule.__code__
     own = file.read_bytes() if file.exists() else repr((code.co_code, code.co_consts, code.co_names)).encode()

@@ -16,7 +16,7 @@ from ...arithmetic.dither import PARAM_STREAM
 from ...arithmetic.operations import Rule
 from ...arithmetic.pipeline import Factors, StageFlags, StageScalars
 from ...arithmetic.quantize import Map
-from ...arithmetic.recording import Recorded
+from ...arithmetic.recording import RecordedRule
 from ..table import Source
 from .layout import ELEMENT_FUNCTIONS, ArrayLayout, ElementFunction, Place
 
@@ -97,7 +97,7 @@ def step_of(rule: Rule, options: KernelOptions, layout: ArrayLayout) -> Element:
         if flags.update:
             slots = decoded_slots(row, options.codecs)[: len(operations.slots(rule))]
             g = regularized_grad(flags, factors, scalars, row)
-            if isinstance(rule, Recorded):
+            if isinstance(rule, RecordedRule):
                 h = rule.scalars(*h)
             h = h._replace(**dict.fromkeys(options.rates, factors.rate))
             p, *new_slots = pipeline.updated(rule, flags, scalars, h, p, g, slots)

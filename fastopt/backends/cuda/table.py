@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...arithmetic import tiny
 from ...arithmetic.pipeline import StageScalars
-from ...arithmetic.recording import Recorded
+from ...arithmetic.recording import RecordedRule
 from ...arithmetic.rules import SGDScalars, sgd
 from ..stages import stage_flags, stage_values
 from ..table import CLEAR, FINISH, UPDATE, ArrayExtras, HyperRow, Source
@@ -152,7 +152,7 @@ class CudaTable:
             options, rule, scalars = KernelOptions(guarded=True), sgd, SGDScalars(0.0)
         with np.errstate(all="ignore"):
             numbers = tuple(map(NUMPY_DTYPES[each.dtype], scalars))
-        h = numbers if isinstance(rule, Recorded) else type(scalars)(*numbers)
+        h = numbers if isinstance(rule, RecordedRule) else type(scalars)(*numbers)
         kernel = compiled(self.device, element_kernel, make, rule, options, each.dtypes, type(h))
         return kernel, stage_scalars(hyper, each.dtype), h
 

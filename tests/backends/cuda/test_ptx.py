@@ -401,7 +401,7 @@ def test_recorded_rules_of_one_name() -> None:
     def key(factor: float) -> str:
         options = KernelOptions()
         return kernels.element_key(
-            elements.step_of, made(factor).recorded, options, ArrayLayout("float32", "float32", ())
+            elements.step_of, made(factor).recorded_rule, options, ArrayLayout("float32", "float32", ())
         )
 
     assert key(1.0) == key(1.0)
