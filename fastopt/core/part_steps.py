@@ -71,7 +71,7 @@ def update_part(hooks: StepHooks, step: Step, its_rows: Sequence[int], workspace
     table.set_grads(gradients.given)
     table.row_numbers[present] = numbers[present]
     workspace.backend.follow(table, step.table)
-    own = Step(hooks, step.parts, workspace, step.scale)
+    own = Step(hooks, step.parts, workspace, step.scale, step.flushed_calls)
     own.groups, own.leaves, own.present, own.units, own.verdict = step.groups, step.leaves, present, [], step.verdict
     own.row_options = [step.row_options[r] for r in its_rows]
     own.hyper_rows = [step.hyper_rows[r] for r in its_rows]

@@ -13,6 +13,7 @@ from ..arithmetic import rules
 from ..arrays.dtypes import Array
 from ..arrays.memory import shown
 from ..backends.table import UPDATE
+from ..core.option_set import OPTIMIZER
 from ..core.rows import at_rate
 from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer, slots_only
@@ -153,15 +154,17 @@ class Prodigy(ArrayOptimizer):
         """Return the largest ``d`` that an array has (a new one has none yet), else ``d0``, and its ``r``."""
         numbers = self.parts.progress.numbers[:2, self.places()]
         d, r = numbers[:, numbers[0].argmax()].tolist()
-        return d or float(self.own_groups()[0]["d0"]), r
+        return d or float(self.parts.groups.checked[self.own_groups()[0]].values["d0"]), r
 
     def places(self) -> list[int]:
         """Return the numbers of this optimizer's arrays: others may share its steps."""
-        return [i for kind in self.parts.progress.kinds if kind.initial is self.numbers for i in kind.places]
+        own = self.own_groups()
+        return [i for i, k in enumerate(self.parts.parameters.group_of.tolist()) if k in own]
 
-    def own_groups(self) -> list[Group]:
-        """Return the groups of this optimizer."""
-        return [group for group in self.param_groups if all(name in group for name in OF_ALL)]
+    def own_groups(self) -> list[int]:
+        """Return the numbers of this optimizer's groups."""
+        name = type(self).__name__
+        return [k for k, group in enumerate(self.parts.groups.checked) if group.values.get(OPTIMIZER, name) == name]
 
     def rule(self, group: Group) -> rules.Rule:
         return rules.prodigy
@@ -173,9 +176,9 @@ class Prodigy(ArrayOptimizer):
         return []  # all arrays have the same
 
     def check_step(self) -> None:
-        groups = self.own_groups()
+        groups = [self.param_groups[k] for k in self.own_groups()]
         for name in OF_ALL:
-            found = [group[name] for group in groups]
+            found = [group.get(name) for group in groups]
             if any(value != found[0] for value in found):
                 raise ValueError(f"{name}: expected the same in all groups, since they share one d, got {shown(found)}")
 

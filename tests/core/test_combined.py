@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from structures import same
 import fastopt
 from fastopt import lr_scheduler, schedules
 from fastopt.backends.native import library as native
+from fastopt.core.step import Step
 
 BACKENDS = ["numpy", pytest.param("native", marks=needs_native)]
 
@@ -146,6 +147,32 @@ def test_every_backend_has_the_same_bits(case: Case, options: dict[str, Any], re
         fastopt.set_num_threads(count)
         results.append(run(case, np.float32, options, "native", lengths=lengths))
     assert all(result == results[0] for result in results)
+
+
+class Prodigious(fastopt.Prodigy):
+    pass
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_subclass_of_prodigy_has_an_estimate_of_its_own(backend: str) -> None:
+    check_like_alone(Case(fastopt.Prodigy, {"d0": 1e-3}), Case(Prodigious, {"d0": 1e-2}), backend)
+
+
+class Asking(fastopt.SGD):
+    """One that asks the step."""
+
+    asked: ClassVar[list[Any]] = []
+
+    def update(self, step: Step) -> None:
+        self.asked.append((step.is_last, step.flushed_calls))
+        super().update(step)
+
+
+def test_a_part_knows_that_a_step_is_a_flush() -> None:
+    opt = fastopt.Combined(model(), {"*.W": Asking, "*": fastopt.SGD}, accumulate_steps=3)
+    opt.step(grads_of(np.random.default_rng(0)))
+    opt.flush()
+    assert Asking.asked == [(True, 1)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
