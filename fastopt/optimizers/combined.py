@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..options.bounds import split
 from ..options.common import Common, Unpack
 from ..options.group_by import Grouped, is_group, matching
 from ..options.ranges import Choice, Group
+from ..options.values import differ
 from .schedule_free import are_training, has_modes, to_mode
 
 #: A glob pattern of names, or a function of an array's name and the array that returns whether it belongs to the part.
@@ -188,6 +189,24 @@ class Combined(Optimizer):
             if its_rows:
                 update_part(self._optimizers[name], step, its_rows, workspace)
 
+    def extra_state(self) -> dict[str, Any]:
+        return {
+            name: hooks.extra_state()
+            for name, hooks in self._optimizers.items()
+            if not is_default(hooks, "extra_state")
+        }
+
+    def check_extra_state(self, extra: Mapping[str, Any]) -> list[str]:
+        wrong = super().check_extra_state(extra)
+        for name, its in {} if wrong else extra.items():
+            is_dict = isinstance(its, Mapping)
+            wrong += self._optimizers[name].check_extra_state(its) if is_dict else [f"extra: {name!r} is no dict"]
+        return wrong
+
+    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        for name, its in extra.items():
+            self._optimizers[name].load_extra_state(its)
+
     @property
     def is_training(self) -> bool:
         """Whether the arrays of Schedule-Free parts are their training sequences ``y``, where gradients belong."""
@@ -234,6 +253,10 @@ def parts_of(optimizers: Any) -> list[Part]:
     TypeError, ValueError
         If one is not a match and an optimizer that can be a part.
     """
+    if not isinstance(optimizers, Iterable):
+        raise TypeError(
+            f"Combined: expected a dict of matches and optimizers, or pairs of these, got {optimizers!r:.80}"
+        )
     pairs = list(optimizers.items() if isinstance(optimizers, Mapping) else optimizers)
     if not pairs:
         raise ValueError("Combined: expected at least one optimizer, such as {'*': (fastopt.AdamW, {'lr': 3e-4})}")
@@ -329,7 +352,7 @@ def check_alike(part: Part, first: Optimizer, hooks: Optimizer) -> None:
             "apart: rename one"
         )
     one, other = ({**vars(each), "defaults": None, "option_set": None} for each in (first, hooks))
-    differing = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    differing = [name for name in {**one, **other} if differ({name: one.get(name)}, {name: other.get(name)})]
     if differing:
         raise ValueError(
             f"Combined: {part} differs from an earlier part of this class in {differing}, which are no options of a "

@@ -516,6 +516,34 @@ def test_a_run_goes_on_from_the_middle(parts: str, way: str, tmp_path: Path) -> 
     assert same(opt.state_dict(), other.state_dict())
 
 
+class Counting(fastopt.SGD):
+    """One with state besides its arrays'."""
+
+    more = 1
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"more": self.more}
+
+    def load_extra_state(self, extra: Mapping[str, Any]) -> None:
+        self.more = extra["more"]
+
+
+def test_further_state_of_parts_is_saved() -> None:
+    opt, other = (fastopt.Combined(model(), {"*.W": Counting, "*": fastopt.SGD}) for _ in range(2))
+    opt.of_group(opt.param_groups[0]).load_extra_state({"more": 7})
+    saved = opt.state_dict()
+    assert saved["extra"] == {"Counting": {"more": 7}}
+    other.load_state_dict(saved)
+    assert other.state_dict()["extra"] == saved["extra"]
+    for wrong, message in (
+        ({}, r"extra: expected the entries \['Counting'\], got \[\]"),
+        ({"Counting": 7}, "extra: 'Counting' is no dict"),
+        ({"Counting": {"less": 7}}, r"extra: expected the entries \['more'\], got \['less'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict({**saved, "extra": wrong})
+
+
 def test_a_state_of_other_classes_is_refused() -> None:
     saved = fastopt.Combined(model(), {"*.W": fastopt.Adam, "*": fastopt.AdamW}).state_dict()
     assert saved["optimizer"] == "Combined"
@@ -565,6 +593,12 @@ class Skipping(Own):
         super().__init__(params, nonfinite="skip", **common)
 
 
+class Weighted(Own):
+    def __init__(self, params: Any, **common: Any) -> None:
+        self.weights = np.ones(3)
+        super().__init__(params, **common)
+
+
 ALL_ADAMW: Any = {"*": fastopt.AdamW}
 REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ({}, {}, ValueError, "expected at least one optimizer"),
@@ -576,6 +610,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ({3: fastopt.SGD}, {}, TypeError, "expected a pattern of names, or a function"),
     ([("*", fastopt.SGD), ("*", fastopt.SGD)], {}, ValueError, r"'\*' is there more than once"),
     ([fastopt.SGD], {}, TypeError, "expected pairs of a match and an optimizer"),
+    (fastopt.SGD, {}, TypeError, "expected a dict of matches and optimizers, or pairs of these, got <class"),
     ({"*": dict}, {}, TypeError, "expected an optimizer's class, or a pair"),
     ({"*": (fastopt.SGD, 0.1)}, {}, TypeError, "expected an optimizer's class, or a pair"),
     ({"*": fastopt.Combined}, {}, ValueError, "a Combined can't be a part of another one"),
@@ -588,6 +623,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ({"*": fastopt.ScheduleFreeSGD}, {"ema_decay": 0.9}, ValueError, "ScheduleFreeSGD does not take it: it averages"),
     ({"*": fastopt.ASGD}, {"state_dtype": "uint8"}, ValueError, "ASGD does not take it: its one slot, ax"),
     ({"*.W": (Own, {"power": 2.0}), "*": Own}, {}, ValueError, r"differs from an earlier part .* in \['power'\]"),
+    ({"*.W": Weighted, "*": Weighted}, {}, ValueError, r"differs from an earlier part .* in \['weights'\]"),
     ({"*": Skipping}, {}, ValueError, "nonfinite='skip': Skipping shares its step"),
 ]
 
