@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...arithmetic.norms import measuring_factor, total_norm
+from ...arithmetic.norms import clip_factor, measuring_factor, total_norm
 from ...arrays.dtypes import Array
 from ...arrays.memory import Extents, Runs, Views, address, are_writeable, runs_at
 from .. import host_arrays
@@ -94,7 +95,7 @@ class HostBackend(Backend):
         if limits is not None:
             sums = table.sum_products(rows, "clipped_grad", "clipped_grad")
         norm = total_norm(sums)
-        factor = float(measuring_factor(norm, float(global_limit)))
+        factor = 1.0 if global_limit == math.inf else float(clip_factor(norm, global_limit))
         rows[:] = [row._replace(global_clip=factor) for row in rows]
         if skipped is None and norm > skip_above:
             skipped = "skip_above"
