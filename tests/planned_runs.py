@@ -94,7 +94,6 @@ OPTION_SETS = [
     OptionSet(
         "accumulate_last", fastopt.Adam, {"accumulate_steps": 2, "clip_global_norm": 0.5, "prox_l1": 0.1}, before=7
     ),
-    OptionSet("bounds", fastopt.AdamW, {"bounds": (-0.25, 0.5), "ema_decay": 0.9}, "groups"),
     OptionSet("bounds_of_elements", fastopt.SGD, {"bounds": "elements", "momentum": 0.9}, order="F"),
     OptionSet("rounded_bounds", fastopt.AdamW, {"bounds": (-0.1, 0.1), "cautious_decay": True}, dtypes=(f16, f64)),
     OptionSet("masters", fastopt.SGD, {"momentum": 0.9, "maximize": True}, dtypes=(f16, f16), form="list"),

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BFLOAT16, CASES, MATRIX_CASES, Case, every_dtype, needs_native
-from option_runs import every_backend, shape_of
+from cases import BFLOAT16, Case, every_dtype, needs_native
+from option_runs import EACH, every_backend, shape_of
 
 import fastopt
 from fastopt.arithmetic.inwards import rounded_down, rounded_up
 
 pytestmark = pytest.mark.usefixtures("restored")
 
-BOUNDED = [case for case in [*CASES, *MATRIX_CASES] if "bounds" not in case.optimizer.refused]
+BOUNDED = [case for case in EACH if "bounds" not in case.optimizer.refused]
 
 NAMES = ["float16", "bfloat16", "float32", "float64"]
 
@@ -24,7 +24,6 @@ def dtype_of(name: str) -> Any:
     return BFLOAT16 if name == "bfloat16" else np.dtype(name)
 
 
-@pytest.mark.by_turns("case")
 @every_backend
 @every_dtype
 @pytest.mark.parametrize("case", BOUNDED, ids=str)
