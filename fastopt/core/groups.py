@@ -221,9 +221,9 @@ class Groups:
                 misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
                 continue
             current = {name: value for name, value in self.param_groups[k].items() if name not in NO_OPTIONS}
-            its, here = group.get(OPTIMIZER), current.get(OPTIMIZER)
-            if here == self.checked[k].option_set.optimizer != its:
-                wrong.append(f"param_groups[{j}] is of the optimizer {shown(its)}, here it is of {here!r}")
+            if is_of_another(group, self.checked[k]):
+                text = f"param_groups[{j}] is {of_another(group, self.checked[k])}"
+                misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
                 continue
             names = [name for name in group if name not in NO_OPTIONS]
             given = {RENAMED.get(name, name): group[name] for name in names}
@@ -268,3 +268,14 @@ class Groups:
         self.resumed_at = self.state_loaded_at = None
         if self.drivers_options:
             self.drivers_options = []
+
+
+def is_of_another(saved: Mapping[str, Any], group: CheckedGroup) -> bool:
+    """Return whether a saved group is of another optimizer than a group here, where several share a step."""
+    its, here = saved.get(OPTIMIZER), group.option_set.optimizer
+    return bool(group.values.get(OPTIMIZER) == here) and not (isinstance(its, str) and its == here)
+
+
+def of_another(saved: Mapping[str, Any], group: CheckedGroup) -> str:
+    """Return how errors say so."""
+    return f"of the optimizer {shown(saved.get(OPTIMIZER))}, here it is of {group.option_set.optimizer!r}"

@@ -17,7 +17,7 @@ from ..options.ranges import OPTIONAL, Group, check
 from . import encoding
 from .averages import with_own_values
 from .changes import Change, changes, changes_of_groups
-from .groups import SavedGroup
+from .groups import SavedGroup, is_of_another, of_another
 from .hook_checks import checked_extra_state
 from .parts import Parts
 from .progress import SKIPS
@@ -198,13 +198,27 @@ def new_state(
         (groups[k].options, groups[k].rule) if k in groups else (parts.groups.param_groups[k], checked.rule)
         for k, checked in enumerate(parts.groups.checked)
     ]
-    entries = parts.slots.plan(parts.parameters, then, saved["state"], parts.backend, opt, misfits)
+    of_others = states_of_others(parts, saved["param_groups"])
+    misfits += of_others.values()
+    fitting = {name: state for name, state in saved["state"].items() if name not in of_others}
+    entries = parts.slots.plan(parts.parameters, then, fitting, parts.backend, opt, misfits)
     accumulated_calls = saved["options"].get("accumulated_calls", 0)
     skips = [saved["options"].get(name, LATER[name]) for name in SKIPS]
     wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, skips, parts.options.accumulate_steps)
     extra_wrong = opt.check_extra_state(saved["extra"])
     misfits += [Misfit("extra", True, True, text) for text in extra_wrong]
     return NewState(saved["step_count"], accumulated_calls, skips, entries, None if extra_wrong else saved["extra"])
+
+
+def states_of_others(parts: Parts, groups: Sequence[Mapping[str, Any]]) -> dict[str, Misfit]:
+    """Return a misfit for each array whose saved group is of another optimizer, where several share a step."""
+    saved = {name: group for group in groups for name in group["params"]}
+    found = {}
+    for name, k in zip(parts.parameters.names, parts.parameters.group_of.tolist(), strict=True):
+        group = parts.groups.checked[k]
+        if name in saved and is_of_another(saved[name], group):
+            found[name] = Misfit(name, False, True, f"state[{name!r}] is {of_another(saved[name], group)}")
+    return found
 
 
 def changed_options(

@@ -70,11 +70,11 @@ class MomentumCycle(LRScheduler):
             self.write_momentums(list(map(as_option, self.momentums(self.last_epoch))))
 
     def write_momentums(self, momentums: Sequence[float]) -> None:
-        """Write the momentum of each group."""
+        """Write the momentum of each group that has one."""
         for group, momentum in zip(self.optimizer.param_groups, momentums, strict=False):
             if "betas" in group:
                 group["betas"] = (momentum, *group["betas"][1:])
-            else:
+            elif "momentum" in group:
                 group["momentum"] = momentum
 
 
@@ -96,7 +96,8 @@ class CyclicLR(MomentumCycle):
     scale_mode : {"cycle", "iterations"}
         The argument of ``scale_fn``.
     cycle_momentum : bool, default True
-        Whether to write ``momentum``, or the first of ``betas``, as well. Raises ValueError if there is neither.
+        Whether to write ``momentum``, or the first of ``betas``, as well, where a group has one. Raises ValueError if
+        there is neither.
     base_momentum, max_momentum : float or list of float, default 0.8 and 0.9
 
     Notes
@@ -188,7 +189,8 @@ class OneCycleLR(MomentumCycle):
     pct_start, anneal_strategy, div_factor, final_div_factor, three_phase
         As in :class:`fastopt.schedules.one_cycle`.
     cycle_momentum : bool, default True
-        Whether to write ``momentum``, or the first of ``betas``, as well. Raises ValueError if there is neither.
+        Whether to write ``momentum``, or the first of ``betas``, as well, where a group has one. Raises ValueError if
+        there is neither.
     base_momentum, max_momentum : float or list of float, default 0.85 and 0.95
 
     Examples

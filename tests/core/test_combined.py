@@ -430,11 +430,12 @@ def test_drivers_write_each_group() -> None:
     driver.step()
     assert opt.lr == [0.01, 0.005]
     assert [group["initial_lr"] for group in opt.param_groups] == [0.02, 0.01]
-    cycle = lr_scheduler.OneCycleLR(fastopt.Combined(model(), MUON_ADAMW), 0.1, total_steps=10)
-    muon, adamw = cycle.optimizer.param_groups
+    cycle = lr_scheduler.OneCycleLR(fastopt.Combined(model(), {"in.b": fastopt.FTRL} | MUON_ADAMW), 0.1, total_steps=10)
+    ftrl, muon, adamw = cycle.optimizer.param_groups
     assert (muon["momentum"], adamw["betas"]) == (0.95, (0.95, 0.999))
     cycle.step()
     assert muon["momentum"] == adamw["betas"][0] < 0.95
+    assert not {"momentum", "betas"}.intersection(ftrl)
 
 
 # --- Two modes --------------------------------------------------------------------------------------------------------
@@ -551,6 +552,13 @@ def test_a_state_of_other_classes_is_refused() -> None:
     opt = fastopt.Combined(model(), {"*.W": fastopt.AdamW, "*": fastopt.AdamW})
     with pytest.raises(ValueError, match=r"param_groups\[0\] is of the optimizer 'Adam', here it is of 'AdamW'"):
         opt.load_state_dict(saved)
+    # Nor is the state of a part taken for that of another one, though its slots have the same names.
+    other = fastopt.Combined(model(), {"in.W": fastopt.LAMB, "*": fastopt.AdamW})
+    with pytest.raises(ValueError, match=r"state\['in.W'\] is of the optimizer 'Adam', here it is of 'LAMB'"):
+        other.load_state_dict(saved, options=False)
+    for each, names, k in ((opt, ["in.W", "out.W"], [0]), (other, ["in.W", "out.W"], [0, 1])):
+        result = each.load_state_dict(saved, strict=False)
+        assert result.missing == [*(f"param_groups[{i}]" for i in k), *names]
     with pytest.raises(ValueError, match="it is that of the optimizer 'Combined', this is 'AdamW'"):
         fastopt.AdamW(model()).load_state_dict(saved)
 
