@@ -601,12 +601,6 @@ class Skipping(Own):
         super().__init__(params, nonfinite="skip", **common)
 
 
-class Weighted(Own):
-    def __init__(self, params: Any, **common: Any) -> None:
-        self.weights = np.ones(3)
-        super().__init__(params, **common)
-
-
 ALL_ADAMW: Any = {"*": fastopt.AdamW}
 REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ({}, {}, ValueError, "expected at least one optimizer"),
@@ -631,7 +625,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ({"*": fastopt.ScheduleFreeSGD}, {"ema_decay": 0.9}, ValueError, "ScheduleFreeSGD does not take it: it averages"),
     ({"*": fastopt.ASGD}, {"state_dtype": "uint8"}, ValueError, "ASGD does not take it: its one slot, ax"),
     ({"*.W": (Own, {"power": 2.0}), "*": Own}, {}, ValueError, r"differs from an earlier part .* in \['power'\]"),
-    ({"*.W": Weighted, "*": Weighted}, {}, ValueError, r"differs from an earlier part .* in \['weights'\]"),
+    ({"*.W": (Own, {"power": np.ones(3)}), "*": Own}, {}, ValueError, r"\(Own\) differs .* in \['power'\]"),
     ({"*": Skipping}, {}, ValueError, "nonfinite='skip': Skipping shares its step"),
 ]
 
