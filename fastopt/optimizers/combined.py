@@ -80,8 +80,9 @@ class Combined(Optimizer):
     the same ranges, and ``"optimizer"``, the name of the class, which can't be changed. :meth:`add_param_group` needs
     this entry too; the options that it leaves out are those of the first part of this class.
 
-    Each array has the state that it would have with its own optimizer alone. :meth:`train` and :meth:`eval` switch the
-    arrays of Schedule-Free parts. A step is planned, as one call, if all parts are elementwise and all else allows it.
+    Each array has the state that it would have with its own optimizer alone. Parts of one class are groups of one
+    optimizer: those of Prodigy share one ``d``. :meth:`train` and :meth:`eval` switch the arrays of Schedule-Free
+    parts. A step is planned, as one call, if all parts are elementwise and all else allows it.
 
     With random rounding (``state_dtype``, ``stochastic_rounding``) an array's random numbers depend on its place among
     all arrays, and so differ from those that it would have with its own optimizer alone.
