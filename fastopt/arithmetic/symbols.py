@@ -125,7 +125,7 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
         )
 
 
-#: Of operators that have a form in place: p -= x gives a new symbol.
+#: The operators that have a form in place: p -= x gives a new symbol.
 OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "xor", "or")
 for name in OPERATORS:
     setattr(Symbol, f"__i{name}__", getattr(Symbol, f"__{name}__"))

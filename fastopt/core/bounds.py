@@ -37,7 +37,7 @@ class NumberBounds(NamedTuple):
     pairs: Sequence[Pair]
     lower: npt.NDArray[np.float64]
     upper: npt.NDArray[np.float64]
-    #: What the arrays of one row must agree in.
+    #: Arrays of one row agree in these.
     keys: list[npt.NDArray[Any]]
 
     def of(self, i: int) -> tuple[float, float]:

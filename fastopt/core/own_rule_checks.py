@@ -20,7 +20,7 @@ MOST_SCALARS = 16
 #: FO_MAX_SLOTS of csrc/fastopt.h.
 MOST_SLOTS = 6
 
-#: What a slot that begins as a copy of the parameter is given instead of a number.
+#: Stands for a number where a slot begins as a copy of the parameter.
 PARAM = "param"
 
 #: The values of an option that fastopt has no range for.

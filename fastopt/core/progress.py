@@ -17,7 +17,7 @@ from ..options.ranges import STEPS, check
 from .entries import Column, StateDict
 from .parameters import Parameters
 
-#: What a saved state calls the two numbers of :attr:`Progress.skips`.
+#: The names of the two numbers of :attr:`Progress.skips` in a saved state.
 SKIPS = ("skipped_in_a_row", "skipped_steps")
 
 
