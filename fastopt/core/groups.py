@@ -24,6 +24,9 @@ LEAST_POSITIVE = math.ulp(0.0)
 #: The entries of a group besides its options. A group with an lr_scheduler has the rate that it began with.
 NO_OPTIONS = ("params", "initial_lr")
 
+#: Options that saved groups of earlier versions lack, with the values that turn them off.
+LATER: Mapping[str, Any] = {name: PLAIN_OPTIONS[name] for name in ("bounds", "cautious_decay")}
+
 
 class SavedGroup(NamedTuple):
     """The options of a saved group, the learning rate that its lr_scheduler began with, and its rule."""
@@ -226,8 +229,9 @@ class Groups:
                 misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
                 continue
             names = [name for name in group if name not in NO_OPTIONS]
-            given = {RENAMED.get(name, name): group[name] for name in names}
-            if set(given) != set(current) or len(given) < len(names):  # fewer: an old name and its new one
+            by_name = {RENAMED.get(name, name): group[name] for name in names}
+            given = {**LATER, **by_name}
+            if set(given) != set(current) or len(by_name) < len(names):  # fewer: an old name and its new one
                 wrong.append(f"param_groups[{j}]: expected the options {list(current)}, got {shown(names)}")
                 continue
             try:

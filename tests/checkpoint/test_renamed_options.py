@@ -1,4 +1,4 @@
-"""States that were saved when an option had another name: each form of them loads, for every optimizer."""
+"""States that were saved when an option had another name, or was not there, load in each form, for every optimizer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from structures import copied, flat, like, model, same
 
 import fastopt
 from fastopt.core import state_dict
+from fastopt.core.groups import LATER
 from fastopt.options.names import RENAMED
 
 EACH = {case.optimizer: case for case in CASES if "max_weight_norm" not in case.optimizer.refused}.values()
@@ -29,7 +30,11 @@ def limited(case: Case, params: Any) -> fastopt.Optimizer:
 
 
 def with_old_names(saved: dict[str, Any]) -> dict[str, Any]:
-    groups = [{OLD_NAMES.get(name, name): value for name, value in group.items()} for group in saved["param_groups"]]
+    """Return a state as it was when options had their old names, and before the options of ``LATER``."""
+    groups = [
+        {OLD_NAMES.get(name, name): value for name, value in group.items() if name not in LATER}
+        for group in saved["param_groups"]
+    ]
     return {**saved, "param_groups": groups}
 
 
