@@ -183,6 +183,11 @@ def new_options(opt: Saved, saved: Mapping[str, Any], wrong: list[str], misfits:
     parts = opt.parts
     members = [parts.parameters.members(k) for k in range(len(parts.groups.param_groups))]
     groups = parts.groups.plan(saved["param_groups"], members, encoding.decoded, opt.rule, wrong, misfits)
+    bounds = [groups[k].options["bounds"] if k in groups else pair for k, pair in enumerate(parts.groups.bounds)]
+    try:
+        parts.parameters.number_bounds(bounds)
+    except ValueError as error:
+        wrong.append(f"param_groups: {error}")
     known = frozenset(parts.parameters.names)
     misfits += [unexpected(f"frozen: {name}") for name in saved["frozen"] if name not in known]
     return NewOptions(groups, known.intersection(saved["frozen"]))

@@ -202,6 +202,13 @@ def test_a_group_is_refused_what_its_arrays_can_not_have() -> None:
     opt.param_groups[0]["bounds"] = None
     with pytest.raises(ValueError, match=r"bounds=\(0\.1, 0\.1\): '1' is of float32"):
         opt.add_param_group({"params": np.zeros(2, np.float32), "bounds": (0.1, 0.1)})
+    for bounds in ((0.1, 0.1), (None, 0.5)):
+        saved = opt.state_dict()
+        saved["param_groups"][0]["bounds"] = bounds
+        for strict in (True, False):
+            with pytest.raises(ValueError, match=r"\n  param_groups: bounds=.*: .*expected"):
+                opt.load_state_dict(saved, strict=strict)
+    assert opt.param_groups[0]["bounds"] is None
     opt.step([np.ones(2)])
     assert params[0].tolist() == [0, 1]
 
