@@ -121,7 +121,7 @@ def number_bounds(
         return NumberBounds(pairs, both[:, 0], both[:, 1], [])
     for i, (name, array, its, k) in enumerate(zip(names, arrays, own, group_of.tolist(), strict=True)):
         both[i] = number_pair(name, str(array.dtype), pairs[k], its)
-    lower, upper = np.ascontiguousarray(both.T)
+    lower, upper = np.ascontiguousarray(both.T) + 0.0  # -0.0 equals 0.0, and must not have other bits
     return NumberBounds(pairs, lower, upper, [lower, upper])
 
 

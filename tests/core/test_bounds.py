@@ -52,6 +52,15 @@ def test_nan_and_the_sign_of_zero_stay(backend: str) -> None:
 
 
 @every_backend
+def test_a_bound_of_negative_zero_is_zero(backend: str) -> None:
+    """The two are equal, and so the same wherever bounds are compared: the bits are those of 0."""
+    for bounds in ((-0.0, None), (0.0, None), ([-0.0, 0.0], None)):
+        params = [np.array([-1.0]), np.array([-1.0])]
+        fastopt.SGD(params, bounds=bounds, backend=backend).step([np.zeros(1), np.zeros(1)])
+        assert not np.signbit(params).any()
+
+
+@every_backend
 def test_the_order_of_all(backend: str) -> None:
     """After the rule, prox_l1 and the norm of units, before the average and the copy."""
     W = np.float32([[3.0, -3.0], [4.0, 0.25]])
