@@ -18,7 +18,7 @@ from ..core.rows import at_rate
 from ..core.step import Step
 from ..core.whole_arrays import ArrayOptimizer, slots_only
 from ..options.common import Common, Unpack
-from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable
+from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, Range, Schedulable, plain
 
 #: The places of two slots.
 S, P0 = 2, 3
@@ -178,7 +178,7 @@ class Prodigy(ArrayOptimizer):
     def check_step(self) -> None:
         groups = [self.param_groups[k] for k in self.own_groups()]
         for name in OF_ALL:
-            found = [group.get(name) for group in groups]
+            found = [plain(group.get(name)) for group in groups]
             if any(value != found[0] for value in found):
                 raise ValueError(f"{name}: expected the same in all groups, since they share one d, got {shown(found)}")
 

@@ -328,6 +328,8 @@ def test_one_d_needs_common_options() -> None:
             with_two.step(grads)
         with_two.param_groups[1][name] = old
     assert everything(params, with_two) == before
+    with_two.param_groups[1]["betas"] = [0.9, 0.999]  # the same in a list
+    with_two.step(grads)
 
 
 @pytest.mark.parametrize(
