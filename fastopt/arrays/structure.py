@@ -126,7 +126,7 @@ class Branch:
                 return structure
             raise ValueError(
                 f"{self.place(what)}: expected {len(self.keys)} entries, as in the parameters, got {len(structure)}; "
-                "give None for an array that has no gradient"
+                "give None for an array without one"
             )
         else:
             expected = f"a list or tuple of {len(self.keys)} entries"

@@ -364,8 +364,9 @@ def check_alike(part: Part, first: Optimizer, hooks: Optimizer) -> None:
 def check_no_group_options(common: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Raise if an option of a group is given for the whole step."""
     for name, value in common.items():
-        is_of_all = name == "bounds" and split(value)[0] in (None, (None, None))  # structures like the parameters
-        if name in options and not is_of_all:
+        # Structures of bounds are for all arrays.
+        of_groups = split(value)[0] if name == "bounds" else value
+        if name in options and not (name == "bounds" and of_groups in (None, (None, None))):
             raise ValueError(
-                f"Combined: {name}={value!r:.80} is an option of a group; give it to the parts that need it"
+                f"Combined: {name}={of_groups!r:.80} is an option of a group; give it to the parts that need it"
             )

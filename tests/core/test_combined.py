@@ -275,6 +275,8 @@ def test_bounds(backend: str) -> None:
     assert params["out"]["b"].min() < -0.2
     with pytest.raises(ValueError, match=r"bounds=\(0, 1\) is an option of a group"):
         fastopt.Combined(model(), parts, bounds=(0, 1))
+    with pytest.raises(ValueError, match=r"bounds=\(None, 1\) is an option of a group"):
+        fastopt.Combined(model(), parts, bounds=(limits, 1))
     with pytest.raises(ValueError, match=r"the part '\*' \(AdamW\): bounds=.*give it to Combined, once"):
         fastopt.Combined(model(), {"*": (fastopt.AdamW, {"bounds": (limits, None)})})
 
