@@ -82,7 +82,8 @@ class Prodigy(ArrayOptimizer):
     State, each with the shape and dtype of its parameter: ``m`` (first moment), ``v`` (second moment), ``s`` (weighted
     sum of gradients) and ``p0`` (the parameter before its first step); ``state_dtype`` changes ``m`` and ``v`` alone.
     And ``d`` and ``r``, each 0-d float64 and the same for all arrays; the next step takes those of the array with the
-    largest ``d``.
+    largest ``d``. A gradient that is not finite makes ``r`` NaN, and ``d`` grows no more: take ``nonfinite="skip"`` or
+    ``"raise"`` where there may be one.
 
     With a finite ``growth_rate`` the authors' package differs: it keeps the largest estimate and lets ``d`` grow to
     it later, and the first growth is unlimited.
