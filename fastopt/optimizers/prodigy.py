@@ -149,20 +149,20 @@ class Prodigy(ArrayOptimizer):
     @property
     def d(self) -> float:
         """The estimate of the distance from the first parameters to the solution: the learning rate at ``lr=1``."""
-        return self.d_and_r()[0]
+        return self._d_and_r()[0]
 
-    def d_and_r(self) -> tuple[float, float]:
+    def _d_and_r(self) -> tuple[float, float]:
         """Return the largest ``d`` that an array has (a new one has none yet), else ``d0``, and its ``r``."""
-        numbers = self.parts.progress.numbers[:2, self.places()]
+        numbers = self.parts.progress.numbers[:2, self._places()]
         d, r = numbers[:, numbers[0].argmax()].tolist()
-        return d or float(self.parts.groups.checked[self.own_groups()[0]].values["d0"]), r
+        return d or float(self.parts.groups.checked[self._own_groups()[0]].values["d0"]), r
 
-    def places(self) -> list[int]:
+    def _places(self) -> list[int]:
         """Return the numbers of this optimizer's arrays: others may share its steps."""
-        own = self.own_groups()
+        own = self._own_groups()
         return [i for i, k in enumerate(self.parts.parameters.group_of.tolist()) if k in own]
 
-    def own_groups(self) -> list[int]:
+    def _own_groups(self) -> list[int]:
         """Return the numbers of this optimizer's groups."""
         name = type(self).__name__
         return [k for k, group in enumerate(self.parts.groups.checked) if group.values.get(OPTIMIZER, name) == name]
@@ -177,7 +177,7 @@ class Prodigy(ArrayOptimizer):
         return []  # all arrays have the same
 
     def check_step(self) -> None:
-        groups = [self.param_groups[k] for k in self.own_groups()]
+        groups = [self.param_groups[k] for k in self._own_groups()]
         for name in OF_ALL:
             found = [plain(group.get(name)) for group in groups]
             if any(value != found[0] for value in found):
@@ -190,7 +190,7 @@ class Prodigy(ArrayOptimizer):
         return rules.ProdigyScalars(beta1, 1.0 - beta1, beta2, 1.0 - beta2, beta3_of(group), d, s_weight)
 
     def update(self, step: Step) -> None:
-        table, rows, (d, r) = step.table, step.hyper_rows, self.d_and_r()
+        table, rows, (d, r) = step.table, step.hyper_rows, self._d_and_r()
         members = list(zip(step.row_options, step.workspace.rows.members, strict=True))
         rates = [rate_of(d, group, steps + 1) for group, (_, steps) in members]
         slopes = table.sum_products(rows, "grad", ("distance", P0))
@@ -206,7 +206,7 @@ class Prodigy(ArrayOptimizer):
             group = step.row_options[0]
             r = beta3_of(group) * r + d / group["d0"] * slope
             d = min(max(d, group["d_coef"] * r / size), group["growth_rate"] * d)
-            step.parts.progress.numbers[:2, self.places()] = [[d], [r]]
+            step.parts.progress.numbers[:2, self._places()] = [[d], [r]]
         stages = 0 if is_moving else UPDATE
         table.step(
             [

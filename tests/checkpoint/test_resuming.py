@@ -17,7 +17,8 @@ from tiers import shortly
 import fastopt
 from fastopt.arithmetic import halves
 
-SCHEDULE = fastopt.schedules.warmup_cosine(0.01, warmup=20, total=180, floor=1e-3)
+# FTRL takes no rate of 0.
+SCHEDULE = fastopt.schedules.warmup_cosine(0.01, warmup=20, total=180, floor=1e-3, start=1e-4)
 
 
 #: What is switched on besides the options of a row.

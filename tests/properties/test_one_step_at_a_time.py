@@ -182,10 +182,13 @@ def test_a_step_inside_a_step_is_refused(before: int, backend: str) -> None:
 
 #: Public attributes that neither change an optimizer nor need a consistent state: they are what they are at the moment.
 GLANCES = {
+    "Scalars",
     "accumulated_calls",
     "backend",
     "clip_global_norm",
+    "d",
     "defaults",
+    "first_values",
     "frozen",
     "grad_scale",
     "is_training",
@@ -195,6 +198,7 @@ GLANCES = {
     "parts",
     "pass_options",
     "planned_steps",
+    "recorded_rule",
     "seed",
     "skip_above",
     "skipped_steps",

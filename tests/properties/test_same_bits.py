@@ -288,7 +288,8 @@ def test_python_and_c_agree_on_names_and_order_of_scalars() -> None:
         scalars = get_type_hints(rule)["h"]._fields
         assert tuple(structs[name]) == scalars
         assert tuple(re.findall(r"REAL \*(\w+),", functions[name])) == rules.slots(rule)
-    built = [case.build(np.zeros((1, 1))) for case in CASES]
+    ours = [case for case in CASES if case.optimizer.__module__.startswith("fastopt.")]
+    built = [case.build(np.zeros((1, 1))) for case in ours]
     used = {opt.rule(opt.param_groups[0]).__name__ for opt in built}
     used |= {rule.__name__ for opt in built for rule in opt.further_rules}
     assert used == set(names), "every rule has a row in cases.py"
