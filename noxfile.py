@@ -60,7 +60,8 @@ WITH_OBJECTS = [
 ]
 #: Grids whose rest is for by hand: the default tier has a part of each.
 LARGE_GRIDS = [
-    *(f"tests/core/test_planned_{name}.py" for name in ("options", "gradients")),
+    *(f"tests/core/test_planned_{name}.py" for name in ("trouble", "options", "gradients")),
+    "tests/core/test_options_as_separate_calls.py",
     *(f"tests/optimizers/test_extreme_{name}.py" for name in ("options", "gradients")),
     "tests/properties/test_tiny_numbers.py",
     "tests/properties/test_floating_point_modes.py",

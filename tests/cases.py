@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -214,7 +214,7 @@ class TwoOfWholeArrays(TwoOptimizers):
     """One whose parts both need whole arrays."""
 
     kinds = (fastopt.LAMB, {"weight_decay": 0.1}), (fastopt.Adafactor, {})
-    refused = fastopt.Adafactor.refused
+    refused: ClassVar[Mapping[str, str]] = {**fastopt.LAMB.refused, **fastopt.Adafactor.refused}
 
 
 class WithOneOfWholeArrays(TwoOptimizers):

@@ -155,9 +155,9 @@ def test_the_options_alone(case: Case, by: str, tmp_path: Path) -> None:
     assert result.options["frozen"] == ([], ["out.0", "out.1.b"])
     assert result.options["lr"] == (0.5, 0.25)
     assert "step_count" not in result.options
-    if by == "restore" and issubclass(case.optimizer, (fastopt.ScheduleFreeSGD, fastopt.ScheduleFreeAdamW)):
+    if by == "restore":
         for entries, param in zip(state.values(), flat(opt.params), strict=True):
-            entries["z"] = param  # it follows the parameters
+            entries.update(dict.fromkeys(case.optimizer.copied, param))  # they follow the parameters
     assert same(other.state_dict()["state"], state)
     assert other.step_count == 1
     assert same(other.params, opt.params if by == "restore" else params)

@@ -357,7 +357,7 @@ def write_option(run: Run) -> None:
         "clip_norm": [None, 0.7, 100.0],
         "l1": [0.0, 0.05],
         "prox_l1": [0.0, 0.1],
-        "bounds": [None, (-0.3, 0.7), (None, 0.5), [0.125, None]],
+        "bounds": [None, (-0.3, 0.7), (None, 0.5), (0.125, None)],
     }
     if "cautious_decay" not in run.opt.refused and all(group["decoupled"] for group in run.opt.param_groups):
         choices["cautious_decay"] = [True, False]
