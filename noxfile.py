@@ -290,7 +290,9 @@ def oldest_numpy(session: nox.Session) -> None:
     The other sessions compare the fallback on the newest NumPy with the native part.
     """
     (oldest,) = re.findall(r'^dependencies = .*"numpy>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(), re.M)
-    python = environment(session, "oldest-numpy", f"numpy=={oldest}", f"{wheel_path(session)}[checkpoint]", *RUNNER)
+    python = environment(
+        session, "oldest-numpy", f"numpy=={oldest}", f"{wheel_path(session)}[checkpoint,rules]", *RUNNER
+    )
     with only_the_tests(session):
         run_fallback(session, python)
         run_tests(session, python, *(f"tests/{name}.py" for name in WITH_OBJECTS), FASTOPT_BACKEND="native")
@@ -302,7 +304,7 @@ def pythons(session: nox.Session) -> None:
     found = other_pythons()
     session.log(f"other Pythons: {', '.join(found) or 'none'}")
     for version, path in found.items():
-        wheel = f"{wheel_path(session)}[checkpoint]"
+        wheel = f"{wheel_path(session)}[checkpoint,rules]"
         python = environment(session, f"python-{version}", wheel, *RUNNER, base=path)
         with only_the_tests(session):
             session.run(python, "-m", "fastopt", external=True)
@@ -325,7 +327,7 @@ def no_compiler(session: nox.Session) -> None:
 def run_with_sanitizers(session: nox.Session, *arguments: str, marks: str = DEFAULT) -> None:
     sanitize = "-fsanitize=address,undefined"
     flags = {"FASTOPT_CFLAGS": f"-O1 -g {sanitize} -fno-sanitize-recover=undefined", "LDFLAGS": sanitize}
-    python = environment(session, "sanitizers", ".[checkpoint]", *RUNNER, **flags)
+    python = environment(session, "sanitizers", ".[checkpoint,rules]", *RUNNER, **flags)
     runtime = session.run("gcc", "-print-file-name=libasan.so", silent=True, external=True)
     # Python's own allocator would hide where an object ends. Python itself leaks at its end.
     variables = {"LD_PRELOAD": str(runtime).strip(), "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}

@@ -83,7 +83,7 @@ def test_nothing_to_apply(backend: str) -> None:
 def test_planned_steps_go_on() -> None:
     """Steps before and after it are planned; a call after it begins a new mean."""
     theta, plain = np.zeros(3), np.zeros(3)
-    opt = fastopt.SGD(theta, lr=1.0, momentum=0.5, accumulate_steps=3)
+    opt = fastopt.SGD(theta, lr=1.0, momentum=0.5, accumulate_steps=3, backend="native")
     reference = fastopt.SGD(plain, lr=1.0, momentum=0.5)
     for calls in (3, 3, 3, 2, 3, 1, 1, 3):
         planned = opt.planned_steps

@@ -47,7 +47,7 @@ def test_a_step_above_changes_nothing(case: Case, backend: str) -> None:
 @needs_plans
 def test_other_steps_are_planned() -> None:
     params = {"W": np.zeros(3), "b": np.zeros(1)}
-    opt = fastopt.SGD(params, lr=1.0, momentum=0.5, skip_above=3.0)
+    opt = fastopt.SGD(params, lr=1.0, momentum=0.5, skip_above=3.0, backend="native")
     for _ in range(6):
         assert opt.step({"W": ONES, "b": np.ones(1)}).grad_norm == 2
     before, planned = params["W"].copy(), opt.planned_steps
