@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -129,6 +129,23 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
 OPERATORS = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "xor", "or")
 for name in OPERATORS:
     setattr(Symbol, f"__i{name}__", getattr(Symbol, f"__{name}__"))
+
+
+class Recorder(Protocol):
+    """Records the operations of a rule while it is traced."""
+
+    def record(self, function: Any, operands: Sequence[Any]) -> Symbol:
+        """Return the result of a NumPy function."""
+
+
+class Value(Symbol):
+    """A symbol that stands for a number of a trace; operations on it are recorded."""
+
+    def __init__(self, trace: Recorder, number: int) -> None:
+        self.trace, self.number = trace, number
+
+    def result(self, function: Any, operands: Sequence[Any]) -> Symbol:
+        return self.trace.record(function, operands)
 
 
 #: The types of numbers that are exact in every dtype.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...arithmetic.operations import Rule, slots
-from ...arithmetic.symbols import Symbol, check_numbers, misuse
+from ...arithmetic.symbols import Value, check_numbers, misuse
 from ..numpy.calls import gives_bool
 
 #: The bytes of each array that a round of the loop takes. With more of them the rest of a short array takes longer.
@@ -46,16 +46,6 @@ class Term(NamedTuple):
     is_bool: bool = False
     #: Whether it is the same for all elements.
     is_uniform: bool = False
-
-
-class Value(Symbol):
-    """A symbol that stands for a term while a rule is traced; operations on it are recorded."""
-
-    def __init__(self, trace: Trace, number: int) -> None:
-        self.trace, self.number = trace, number
-
-    def result(self, function: Any, operands: Sequence[Any]) -> Value:
-        return self.trace.record(function, operands)
 
 
 class Trace:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ...arithmetic.symbols import Symbol, check_numbers, misuse
+from ...arithmetic.symbols import Value, check_numbers, misuse
 from ...arrays.dtypes import FLOAT32, Array
 
 #: A function with its arguments.
@@ -51,16 +51,6 @@ class Kind(NamedTuple):
 
 
 ARRAY = Kind(False, False)
-
-
-class Value(Symbol):
-    """A symbol that stands for an array while a function is traced; operations on it are recorded."""
-
-    def __init__(self, trace: Trace, number: int) -> None:
-        self.trace, self.number = trace, number
-
-    def result(self, function: Any, operands: Sequence[Any]) -> Value:
-        return self.trace.record(function, operands)
 
 
 class Trace:

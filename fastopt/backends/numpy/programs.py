@@ -14,9 +14,10 @@ import numpy as np
 from ...arithmetic import operations, pipeline
 from ...arithmetic.operations import Rule
 from ...arithmetic.pipeline import Factors, StageFlags, StageScalars
+from ...arithmetic.symbols import Value
 from ..stages import stage_flags, stage_values
 from ..table import HyperRow
-from .calls import Program, Value
+from .calls import Program
 
 #: The places of a program's inputs: the stages' scalars, two more numbers, and the block's arrays. Its slots and the
 #: rule's scalars follow.
