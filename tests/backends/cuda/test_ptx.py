@@ -319,7 +319,7 @@ def test_the_operations_of_rules_to_come() -> None:
 
     def rule(h: Any, p: Any, g: Any) -> Any:
         smaller = np.where(p > g, g, np.where(p < g, p, h.lr))
-        return abs(p) - np.sign(-g) * np.minimum(smaller, h.lr)
+        return abs(p) - 0.1 * np.sign(-g) * np.minimum(smaller, h.lr)
 
     ptx = compiling.ptx(own_kernel("test", rule), (9, 0))
     check(ptx, "float32", 2, 1)
@@ -331,7 +331,7 @@ def test_the_operations_of_rules_to_come() -> None:
     ("change", "message"),
     [
         (np.arctan, "arctan is not among the operations of CUDA kernels"),
-        (lambda p: p * 0.5, "expected numbers from the scalars of the rule"),
+        (lambda p: p * np.float64(0.5), "expected numbers from the scalars of the rule"),
         (lambda p: max(p, -p), "asks one for its truth"),
         (lambda p: p / float(p), "asks for one number"),
     ],
