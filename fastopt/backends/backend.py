@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..arrays.memory import Extents, Runs
+from .history import BoundNumbers, History
 from .interrupts import uninterrupted
 from .plan import Plan, PlanContents
 from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
@@ -186,6 +187,13 @@ class Backend:
 
     def numpy_table(self, params: Arrays, slots: Slots, extras: Extras) -> Any:
         """Return a table of the NumPy backend; only for arrays on the host."""
+        raise NotImplementedError
+
+    def history(self, table: Any, size: int, numbers: BoundNumbers | None = None) -> History:
+        """Return a history of L-BFGS of this many pairs; only for arrays on the host, of float32 and float64.
+
+        The table has the bounds of single elements; ``numbers`` are those of whole arrays.
+        """
         raise NotImplementedError
 
     def add_rows(self, values: Array, order: npt.NDArray[Any], firsts: npt.NDArray[Any]) -> Array:

@@ -9,8 +9,10 @@ from ...arithmetic import symbols
 from ...arithmetic.operations import Rule
 from ...arithmetic.pipeline import StageFlags
 from ..backend import Arrays, Count, Counts, HyperRows, Slots
+from ..history import BoundNumbers, History
 from ..table import Extras, HyperRow
 from . import axis_sums, row_sums
+from .history import NumpyHistory, Source
 from .host import HostBackend
 from .passes import MAX_THREADS
 from .programs import step_program
@@ -31,6 +33,11 @@ class NumpyBackend(HostBackend):
 
     def table(self, params: Arrays, slots: Slots, extras: Extras = None, counts: Counts | None = None) -> NumpyTable:
         return NumpyTable(params, slots, extras, counts)
+
+    def history(self, table: Any, size: int, numbers: BoundNumbers | None = None) -> History:
+        arrays = table.arrays
+        source = Source(arrays.params, arrays.lowers, arrays.uppers, lambda: table.grads)
+        return NumpyHistory(source, size, numbers)
 
     def check_rules(self, table: Any, rows: HyperRows) -> None:
         for row in rows:
