@@ -37,6 +37,7 @@ OTHERS = (
     "backends",
     "commands",
     "core",
+    "full_batch",
     "optimizers",
     "options",
 )

@@ -163,7 +163,18 @@ def test_environment_variables_of_readme_are_read() -> None:
 
 # --- The pages of docs/ -----------------------------------------------------------------------------------------------
 
-NOT_PUBLIC = {"__main__", "_native", "about", "arithmetic", "arrays", "backends", "commands", "core", "options"}
+NOT_PUBLIC = {
+    "__main__",
+    "_native",
+    "about",
+    "arithmetic",
+    "arrays",
+    "backends",
+    "commands",
+    "core",
+    "full_batch",
+    "options",
+}
 
 
 @needs_source
