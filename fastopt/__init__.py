@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from . import convert, init, lr_scheduler, schedules
     from .checkpoint import Checkpoint, CheckpointError, load, save
     from .core.own_rules import optimizer
+    from .full_batch.driver import minimize
+    from .full_batch.lbfgs import LBFGS
+    from .full_batch.progress_bar import progress
+    from .full_batch.results import MinimizeResult, MinimizeState
     from .training import EarlyStopping, SnapshotEnsemble
 
 #: The modules, and the names in them, that are imported when they are first used.
@@ -57,12 +61,17 @@ LAZY = {
     "Checkpoint": "checkpoint",
     "CheckpointError": "checkpoint",
     "EarlyStopping": "training",
+    "LBFGS": "full_batch.lbfgs",
+    "MinimizeResult": "full_batch.results",
+    "MinimizeState": "full_batch.results",
     "SnapshotEnsemble": "training",
     "convert": None,
     "init": None,
     "load": "checkpoint",
     "lr_scheduler": None,
+    "minimize": "full_batch.driver",
     "optimizer": "core.own_rules",
+    "progress": "full_batch.progress_bar",
     "save": "checkpoint",
     "schedules": None,
 }
@@ -87,6 +96,7 @@ __all__ = [
     "FTRL",
     "LAMB",
     "LARS",
+    "LBFGS",
     "SGD",
     "SWATS",
     "AdEMAMix",
@@ -106,6 +116,8 @@ __all__ = [
     "EarlyStopping",
     "Lion",
     "LoadResult",
+    "MinimizeResult",
+    "MinimizeState",
     "Muon",
     "NAdam",
     "Optimizer",
@@ -132,7 +144,9 @@ __all__ = [
     "init",
     "load",
     "lr_scheduler",
+    "minimize",
     "optimizer",
+    "progress",
     "quantize",
     "save",
     "schedules",

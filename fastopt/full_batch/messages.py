@@ -1,0 +1,54 @@
+"""What a result's message says: why the method stopped, with numbers, and what to do."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Ending(NamedTuple):
+    """What a message is made of."""
+
+    status: str
+    loss: float
+    grad_norm: float
+    #: How much the last iteration has lowered the loss.
+    decrease: float
+    iterations: int
+    evaluations: int
+    gtol: float
+    ftol: float
+    #: What was not finite at the start.
+    trouble: str
+    #: What was moved into its bounds.
+    moved_in: str
+    #: Whether the method has a line search.
+    has_search: bool
+
+
+def message_of(end: Ending) -> str:
+    """Return the message of a result."""
+    made = f"after {counted(end.iterations, 'iteration')} and {counted(end.evaluations, 'evaluation')}"
+    gradient = f"the gradient's largest element is {end.grad_norm:.3g}"
+    text = {
+        "gtol": f"Converged {made}: {gradient}, at most gtol={end.gtol:g}",
+        "ftol": f"Converged {made}: the last iteration lowered the loss by {end.decrease:.3g}, at most "
+        f"ftol={end.ftol:g}, and {gradient}; a smaller ftol, or 0, goes on",
+        "max_iterations": f"Stopped {made}, with loss {end.loss:.6g}: {gradient}; to go on, call it again with these "
+        "parameters, or give a larger max_iterations",
+        "max_evaluations": f"Stopped {made}, with loss {end.loss:.6g}: {gradient}; to go on, call it again with these "
+        "parameters, or give a larger max_evaluations",
+        "callback": f"The callback stopped it {made}, with loss {end.loss:.6g}: {gradient}",
+        "line_search": f"Stopped {made}: no step along the last direction, nor along the gradient, lowers the loss "
+        f"{end.loss:.6g}, and {gradient}, above gtol={end.gtol:g}; the loss may be rounded (a larger gtol accepts "
+        "this, float64 goes on), or the gradient wrong: compare it with differences of the loss",
+        "nonfinite_start": f"Nothing was done: at the start {end.trouble}; start where all is finite",
+    }[end.status]
+    if end.status == "gtol" and end.grad_norm > end.gtol:
+        text = f"Converged {made}: the gradient is 0"
+    if end.status in ("max_iterations", "max_evaluations") and not end.has_search and end.loss != end.loss:
+        text = f"Diverged: the loss is NaN {made}; lower lr"
+    return f"{text}{f'; {end.moved_in}' if end.moved_in else ''}."
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
