@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 from ..backends.history import History, Reading
@@ -130,9 +131,8 @@ class LBFGS(Method):
             search = search_for(self, self.loss, move.slope, first_step, self.own.bounds is not None)
             found = search_along(self, self.pairs, search, move.moved)
             if found is not None:
-                keep = self.pairs.accept if found.is_read else None
+                keep = partial(self.keep, found.trial) if found.is_read else None
                 self.accept(found.loss, found.trial.grad_max, found.step_size, keep)
-                self.reading = found.trial
                 return None if found.is_read else "max_evaluations"
             if self.evaluations_left == 0:
                 return "max_evaluations"
@@ -140,6 +140,11 @@ class LBFGS(Method):
             if not has_pairs:
                 return "line_search"
             self.pairs.forget()  # and try steepest descent once
+
+    def keep(self, reading: Reading) -> None:
+        """Record the trial that was read last as the accepted point."""
+        self.pairs.accept()
+        self.reading = reading
 
 
 def first_step_down(reading: Reading) -> float:

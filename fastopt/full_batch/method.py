@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 import numpy as np
 
 from ..arrays.dtypes import FLOAT32, Array
+from ..arrays.memory import described
 from ..backends.backend import Backend
 from ..backends.table import ArrayExtras
 from ..core.gradients import Gradients
@@ -235,6 +236,11 @@ class Method:
         return 0 if self.point is None else self.point.iterations
 
     @property
+    def backend(self) -> str:
+        """Where the vectors are computed: "native" or "numpy", with the same bits."""
+        return self.parts.backend.name
+
+    @property
     def frozen(self) -> list[str]:
         """The names of the arrays that :meth:`freeze` has taken out, in the order of the parameters."""
         return self.parts.parameters.in_order(self.parts.parameters.frozen)
@@ -294,11 +300,11 @@ class Method:
         RuntimeError
             If a step is running.
         """
-        if self.settled is self.point:
-            self.half_kept = None
-        self.moved_from = self.settled = None
-        if not keep_history and self.frozen_in_table is not None:
+        self.settled = None
+        if self.frozen_in_table is not None and (self.is_torn or not keep_history):
             self.forget()
+        if self.point is not None:  # nothing is known of the parameters now
+            self.point = Point(math.nan, math.nan, 0.0, self.point.iterations)
 
     @change
     def step(self, closure: Closure) -> MinimizeState:
@@ -341,19 +347,31 @@ class Method:
     def run(self, closure: Closure, call: Callable[[], str | None]) -> MinimizeState:
         """Make a call that uses a closure. After an exception the parameters are the accepted ones."""
         if not callable(closure):
-            raise TypeError(f"{self.caller}: expected a function that returns (loss, grads), got {closure!r:.80}")
+            raise TypeError(
+                f"{self.caller}: expected a function that returns (loss, grads), since a line search may need several "
+                f"evaluations, got a value {described(closure)}"
+            )
         try:
-            self.closure = closure
-            self.make_ready()
-            status = call()
+            try:
+                self.closure = closure
+                self.make_ready()
+                status = call()
+            finally:
+                self.clear_away()
         finally:
-            if self.is_moved:
-                self.undo_move()
-            self.closure = self.grads = None
+            self.clear_away()  # an interrupt may have come before the first one was done
+        return self.state(status)
+
+    def clear_away(self) -> None:
+        """End a call: the parameters are the accepted ones, and the closure and its gradients are not kept."""
+        if self.is_moved:
+            self.undo_move()
+        if self.closure is not None:
+            self.grads = None
             if self.table is not None:
                 self.gradients.forget()
                 self.table.forget_grads()
-        return self.state(status)
+            self.closure = None
 
     def state(self, status: str | None) -> MinimizeState:
         """Return the accepted point as users see it."""
@@ -369,6 +387,11 @@ class Method:
     def is_moved(self) -> bool:
         """Whether the parameters may be elsewhere than at the accepted point."""
         return self.moved_from is not None and self.moved_from is self.point
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether an interrupt came while the accepted point was recorded."""
+        return self.half_kept is not None and self.half_kept is self.point is not self.settled
 
     def undo_move(self) -> None:
         self.put_back()
@@ -459,7 +482,7 @@ class Method:
             self.trouble = nonfinite(loss, self.names, self.arrays, self.gradients.given)
             point = Point(loss, norm, self.step_size, self.iterations)
             if not self.trouble:
-                if self.half_kept is not None and self.half_kept is self.point:
+                if self.is_torn:
                     self.forget()
                 self.start()
         except BaseException:

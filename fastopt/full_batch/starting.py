@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ import numpy as np
 
 from ..arrays.dtypes import Array
 from .box import Box, in_a_row, move_in
+
+PACKAGE = __name__.split(".")[0]
 
 
 def move_all_in(names: Sequence[str], arrays: Sequence[Array], boxes: Sequence[Box | None]) -> str:
@@ -21,8 +24,16 @@ def move_all_in(names: Sequence[str], arrays: Sequence[Array], boxes: Sequence[B
     if not outside:
         return ""
     text = f"elements outside the bounds were moved to the nearest bound at the start: {outside}"
-    warnings.warn(f"params: {text}", UserWarning, stacklevel=2)
+    warnings.warn(f"params: {text}", UserWarning, stacklevel=level_of_caller())
     return text
+
+
+def level_of_caller() -> int:
+    """Return the ``stacklevel`` with which the caller of this function warns of a line outside fastopt."""
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == PACKAGE:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def check_unchanged(
