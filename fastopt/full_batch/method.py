@@ -439,9 +439,9 @@ class Method:
             for lower, upper in sides
         ]
         self.places, self.arrays, self.boxes = places, arrays, [self.own.box(i) for i in places]
-        self.table = backend.table(list(map(in_order, arrays)), [()] * len(arrays), extras)
         extents = backend.extents(names, arrays)
         self.gradients = Gradients(backend.ops, backend.add_rows, names, arrays, extents, False)
+        self.table = backend.table(list(map(in_order, arrays)), [()] * len(arrays), extras)
         self.are_writeable = backend.writeable_check(arrays)
         self.prepare()
         self.frozen_in_table = frozen  # last: after an interrupt all of this is done again
