@@ -100,6 +100,9 @@ class LineSearch(Search):
     ``|phi'(t)| <= curvature |phi'(0)|``, or, where rounding hides the decrease, by the approximate conditions of Hager
     and Zhang: ``phi(t) <= phi(0) + rounding |phi(0)|`` and ``-0.8 phi'(0) >= phi'(t) >= curvature phi'(0)``.
 
+    Where losses differ by no more than that rounding, the difference is taken from the slopes: they still say where the
+    minimum is when the loss is flat.
+
     Where loss or slope is not finite, the next trial is ``t_best + (t - t_best) / 10``, and no later one is longer.
 
     Parameters
@@ -150,7 +153,8 @@ class LineSearch(Search):
         self.curvature = curvature
         self.width = width
         self.max_step = max_step
-        self.rounding = rounding
+        #: Losses that differ by no more may be the same, but for rounding.
+        self.noise = -1.0 if rounding is None else rounding * abs(loss)
         #: The slope of the line below which the decrease is sufficient.
         self.line = decrease * slope
         #: The ends of the interval: the best point so far, and the other. They are the same until there is a bracket.
@@ -188,8 +192,8 @@ class LineSearch(Search):
             if trial.step_size == self.max_step and trial.slope <= self.line:
                 return True
         return (
-            self.rounding is not None
-            and trial.loss <= start.loss + self.rounding * abs(start.loss)
+            trial.loss <= start.loss + self.noise
+            and self.noise >= 0.0
             and -0.8 * start.slope >= trial.slope >= self.curvature * start.slope
         )
 
@@ -205,15 +209,19 @@ class LineSearch(Search):
 
     def step_from(self, trial: Point) -> None:
         """Narrow the interval by a trial, and choose the next."""
+        near = self.near
+        if abs(trial.loss - near.loss) <= self.noise:
+            mean_slope = 0.5 * (near.slope + trial.slope)
+            trial = trial._replace(loss=near.loss + mean_slope * (trial.step_size - near.step_size))
         is_below = self.is_below_line(trial)
         if self.seeks_descent and is_below and trial.slope >= 0.0:
             self.seeks_descent = False
-        if self.seeks_descent and trial.loss <= self.near.loss and not is_below:
-            near, far = self.near.less_line(self.line), self.far.less_line(self.line)
-            step_size = self.narrow(near, far, trial.less_line(self.line))
-            self.near, self.far = self.near.less_line(-self.line), self.far.less_line(-self.line)
+        if self.seeks_descent and trial.loss <= near.loss and not is_below:
+            line = self.line
+            step_size = self.narrow(near.less_line(line), self.far.less_line(line), trial.less_line(line))
+            self.near, self.far = self.near.less_line(-line), self.far.less_line(-line)
         else:
-            step_size = self.narrow(self.near, self.far, trial)
+            step_size = self.narrow(near, self.far, trial)
         near_step, far_step = self.near.step_size, self.far.step_size
         if self.is_bracketed:
             if not math.isfinite(step_size) or abs(far_step - near_step) >= 0.66 * self.width_before:

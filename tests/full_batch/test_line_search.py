@@ -209,6 +209,17 @@ def test_flat_end_of_a_float32_loss(scale: float) -> None:
         assert search.status == "accepted"
 
 
+def test_slopes_decide_where_the_loss_is_flat() -> None:
+    # The loss is only noise; the minimum, at 3, is to be seen in the slopes alone.
+    rng = np.random.default_rng(1)
+    for first in (1e-2, 0.1, 10.0, 1e3):
+        for _ in range(50):
+            search = LineSearch(1.0, -3e-9, first, curvature=0.1)
+            run(search, lambda t: (1.0 + 1e-7 * rng.uniform(-1, 1), 1e-9 * (t - 3)))
+            assert search.status == "accepted"
+            assert abs(search.step_size - 3) <= 2.5
+
+
 def test_numbers_at_the_ends_of_the_range() -> None:
     for loss, slope in ((1e308, -1e308), (1e-308, -1e-308), (5e-324, -5e-324), (0.0, -5e-324), (-1e308, -1.0)):
         for factor in (1.0, -1.0, 0.5, 1.7):
