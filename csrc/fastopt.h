@@ -6,10 +6,13 @@
 #include <stdint.h>
 
 enum {
-    FO_BLOCK = 1024,      /* elements that pass through all stages while they sit in the L1 cache */
-    FO_CHUNK = 4096,      /* elements of one array that one thread takes at a time; one partial sum of a norm */
-    FO_LANES = 16,        /* running sums inside a partial sum; part of what makes a norm's bits */
-    FO_SCALE_BLOCK = 256, /* elements that share a scale in 8-bit storage, and a random number in dithered storage */
+    FO_BLOCK = 1024,        /* elements that pass through all stages while they sit in the L1 cache */
+    FO_CHUNK = 4096,        /* elements of one array that one thread takes at a time; one partial sum of a norm */
+    FO_LANES = 16,          /* running sums inside a partial sum; part of what makes a norm's bits */
+    FO_SCALE_BLOCK = 256,   /* elements that share a scale in 8-bit storage, and a random number in dithered storage */
+    FO_PANEL_ROWS = 64,     /* rows of BFGS's inverse Hessian that one thread takes at a time */
+    FO_PANEL_COLUMNS = 256, /* columns of a panel that lie together in memory */
+    FO_PANEL_LANES = 8,     /* running sums of a row; part of what makes the bits of BFGS */
     FO_MAX_SLOTS = 6,
     FO_MAX_SCALARS = 16,
     FO_FLUSH_STEPS = 16 /* an array's tiny numbers are flushed in every step that is a multiple of this */
@@ -117,6 +120,23 @@ void fo_sum_squares(const void *values, int32_t dtype, int64_t outer, int64_t si
    that of `firsts`. */
 void fo_add_rows(const void *values, int32_t dtype, int64_t width, const int64_t *order, int64_t rows,
                  const int64_t *firsts, int64_t count, void *sums);
+
+/* Vectors of as many numbers as the inverse Hessian of BFGS has rows: what the last update adds, and the new difference of
+   gradients and the new gradient. */
+typedef struct {
+    const double *s, *w, *y, *g;
+} fo_bfgs_vectors;
+
+/* H += s w' + w s', then products <- (H y, H g). H is symmetric with `size` rows, a multiple of FO_PANEL_LANES. `panels`
+   are its rows in order, FO_PANEL_ROWS each (the last may have fewer): their columns up to the last of these rows, in
+   blocks [columns / FO_PANEL_COLUMNS][rows][FO_PANEL_COLUMNS] (the last may have fewer columns), and then the square on
+   the diagonal as a block of its own. `columns` has room for the sums of columns: FO_PANEL_ROWS * count * (count - 1)
+   numbers. */
+void fo_bfgs_pass(const fo_array *panels, int64_t count, int64_t size, const fo_bfgs_vectors *vectors, double *columns,
+                  double *products, int32_t threads);
+
+/* Return the sum of the products, in the order of fo_sum_products. */
+double fo_dot(const double *left, const double *right, int64_t size);
 
 /* memory[i] <- the memory of NumPy array i. Return 1 if each array is exactly of this Python type, and has the dtype
    object dtypes[i], the shape of models[i] and these flags of NumPy; else 0, with a part of `memory` written. Objects

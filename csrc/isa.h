@@ -6,13 +6,18 @@
 #include "fastopt.h"
 
 /* The kernels of one dtype. Those of a chunk work on elements [begin, end) of one array; sum_squares is as
-   fo_sum_squares. */
+   fo_sum_squares. bfgs_panel does the work of fo_bfgs_pass on the rows from `first` on: it writes their products without
+   the columns behind the panel, and for the rows before them the sums of this panel's columns. */
 typedef struct {
     void (*step_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
     void (*accumulate_chunk)(const fo_array *array, void *grad, int64_t begin, int64_t end, const fo_hyper *hyper);
     fo_reading (*sum_products_chunk)(const fo_array *array, const void *grad, int64_t begin, int64_t end,
                                      const fo_hyper *hyper, int32_t left, int32_t right, int32_t count_nonfinite);
     void (*sum_squares)(const void *values, int64_t outer, int64_t size, int64_t inner, double *sums);
+    /* In double precision alone. */
+    double (*dot)(const double *left, const double *right, int64_t size);
+    void (*bfgs_panel)(double *panel, int64_t first, int64_t rows, const fo_bfgs_vectors *vectors, double *column_y,
+                       double *column_g, double *product_y, double *product_g);
 } fo_kernels;
 
 /* Indexed by fo_dtype. */

@@ -33,7 +33,11 @@
 #define SCALARS(x) x##_scalars_float64
 #include "pipeline_template.h"
 
+#include "bfgs_template.h"
+
 const fo_kernels KERNELS[] = {
-    [FO_FLOAT32] = {step_chunk_float32, accumulate_chunk_float32, sum_products_chunk_float32, sum_squares_float32},
-    [FO_FLOAT64] = {step_chunk_float64, accumulate_chunk_float64, sum_products_chunk_float64, sum_squares_float64},
+    [FO_FLOAT32] = {step_chunk_float32, accumulate_chunk_float32, sum_products_chunk_float32, sum_squares_float32, NULL,
+                    NULL},
+    [FO_FLOAT64] = {step_chunk_float64, accumulate_chunk_float64, sum_products_chunk_float64, sum_squares_float64, dot,
+                    bfgs_panel},
 };

@@ -14,6 +14,7 @@ from ..arrays.dtypes import Array
 from ..arrays.memory import Extents, Runs
 from .history import BoundNumbers, History
 from .interrupts import uninterrupted
+from .inverse_hessian import InverseHessian, Vector
 from .plan import Plan, PlanContents
 from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 
@@ -201,6 +202,14 @@ class Backend:
 
         Only for arrays on the host. The rows of a sum are added in this order.
         """
+        raise NotImplementedError
+
+    def dot(self, left: Vector, right: Vector) -> float:
+        """Return the sum of the products of two vectors on the host, in a fixed order."""
+        raise NotImplementedError
+
+    def inverse_hessian(self, size: int) -> InverseHessian:
+        """Return the matrix of BFGS for vectors of this size on the host."""
         raise NotImplementedError
 
     def sum_squares(self, array: Any, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:

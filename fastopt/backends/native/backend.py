@@ -17,13 +17,15 @@ from ..numpy.host import HostBackend
 from ..numpy.table import flat, flat_or_none
 from ..plan import Plan, PlanContents
 from ..table import Extras, HyperRow
-from . import compiling, library, ndarrays, plan
+from . import bfgs, compiling, library, ndarrays, plan
 from .table import NativeTable, add_rows, add_runs
 
 
 class NativeBackend(HostBackend):
     name = "native"
     add_runs = staticmethod(add_runs)
+    dot = staticmethod(bfgs.dot)
+    inverse_hessian = staticmethod(bfgs.NativeInverseHessian)
     add_rows = staticmethod(add_rows)
 
     def table(self, params: Arrays, slots: Slots, extras: Extras = None, counts: Counts | None = None) -> NativeTable:

@@ -232,6 +232,55 @@ static uint64_t hash_row_sums(void)
     return hash;
 }
 
+static uint64_t hash_dots(void)
+{
+    static const int64_t lengths[] = {0, 1, 15, 16, 17, 70, 4095, 4096, 4099, 8200};
+    double sums[COUNT(lengths)][KINDS];
+    for (int i = 0; i < COUNT(lengths); i++)
+        for (kind of = POSITIVE; of < KINDS; of++) {
+            double *left = put(values_room, at[PARAM], lengths[i], sizeof(double));
+            double *right = put(results_room, at[GRAD], lengths[i], sizeof(double));
+            fill(left, lengths[i], FO_FLOAT64, of, (uint64_t)i);
+            fill(right, lengths[i], FO_FLOAT64, of, (uint64_t)i + 1);
+            sums[i][of] = fo_dot(left, right, lengths[i]);
+        }
+    return hash_numbers(0, sums, COUNT(lengths) * KINDS, FO_FLOAT64);
+}
+
+/* Several passes, one right after the other: then threads help. */
+static uint64_t hash_bfgs(void)
+{
+    enum { MOST_ROWS = 136, MOST_PANELS = 3, VECTORS = 4 };
+    static const int64_t sizes[] = {8, 56, 64, 72, 128, MOST_ROWS};
+    uint64_t hash = 0;
+    for (int i = 0; i < COUNT(sizes); i++)
+        for (kind of = POSITIVE; of < KINDS; of++) {
+            const int64_t size = sizes[i], count = (size + FO_PANEL_ROWS - 1) / FO_PANEL_ROWS;
+            fo_array panels[MOST_PANELS] = {{0}};
+            double vectors[VECTORS][MOST_ROWS], products[2][MOST_ROWS];
+            int64_t length = 0, chunks = 0;
+            for (int64_t k = 0; k < count; k++) {
+                const int64_t end = (k + 1) * FO_PANEL_ROWS < size ? (k + 1) * FO_PANEL_ROWS : size;
+                panels[k].length = (end - k * FO_PANEL_ROWS) * end;
+                panels[k].first_chunk = chunks;
+                chunks += (panels[k].length + FO_CHUNK - 1) / FO_CHUNK;
+                length += panels[k].length;
+            }
+            double *matrix = put(values_room, at[PARAM], length, sizeof(double));
+            double *columns = put(results_room, at[GRAD], FO_PANEL_ROWS * count * (count - 1), sizeof(double));
+            fill(matrix, length, FO_FLOAT64, of, (uint64_t)i);
+            for (int64_t k = 0, begin = 0; k < count; begin += panels[k++].length)
+                panels[k].param = matrix + begin;
+            for (int k = 0; k < VECTORS; k++)
+                fill(vectors[k], size, FO_FLOAT64, of, (uint64_t)(i + k));
+            const fo_bfgs_vectors given = {vectors[0], vectors[1], vectors[2], vectors[3]};
+            for (int pass = 0; pass < 3; pass++)
+                fo_bfgs_pass(panels, count, size, &given, columns, products[0], threads);
+            hash = hash_numbers(hash_numbers(hash, matrix, length, FO_FLOAT64), products, 2 * size, FO_FLOAT64);
+        }
+    return hash;
+}
+
 /* Copies of arrays with any strides. The memory is that of a C-ordered array, of which `steps` takes a part; a negative
    step begins at the other end. */
 static uint64_t hash_copies(void)
@@ -284,6 +333,8 @@ static const struct {
                  {"fo_sum_products of slots", hash_products_of_slots},
                  {"fo_sum_squares", hash_axis_sums},
                  {"fo_add_rows", hash_row_sums},
+                 {"fo_dot", hash_dots},
+                 {"fo_bfgs_pass", hash_bfgs},
                  {"fo_copy_in_order", hash_copies},
                  {"cautious", hash_cautious},
                  {"bounds", hash_bounds},
