@@ -3,8 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import averaging, clip, quantize
-from . import rules as rules
+from . import averaging, clip, optimizers, quantize, rules
 from .about import __version__ as __version__
 from .backends.information import info
 from .backends.threads import get_num_threads, set_num_threads
@@ -47,7 +46,7 @@ from .options.group_by import group_by
 from .options.loss_scale import DynamicLossScale
 
 if TYPE_CHECKING:
-    from . import convert, init, lr_scheduler, schedules
+    from . import checkpoint, convert, init, lr_scheduler, schedules, training
     from .checkpoint import Checkpoint, CheckpointError, load, save
     from .core.own_rules import optimizer
     from .full_batch.driver import minimize
@@ -65,6 +64,7 @@ LAZY = {
     "MinimizeResult": "full_batch.results",
     "MinimizeState": "full_batch.results",
     "SnapshotEnsemble": "training",
+    "checkpoint": None,
     "convert": None,
     "init": None,
     "load": "checkpoint",
@@ -74,6 +74,7 @@ LAZY = {
     "progress": "full_batch.progress_bar",
     "save": "checkpoint",
     "schedules": None,
+    "training": None,
 }
 
 
@@ -88,7 +89,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__
 
 
 __all__ = [
@@ -134,6 +135,7 @@ __all__ = [
     "StepInfo",
     "Yogi",
     "averaging",
+    "checkpoint",
     "clip",
     "clip_grad_norm_",
     "clip_grad_value_",
@@ -146,9 +148,12 @@ __all__ = [
     "lr_scheduler",
     "minimize",
     "optimizer",
+    "optimizers",
     "progress",
     "quantize",
+    "rules",
     "save",
     "schedules",
     "set_num_threads",
+    "training",
 ]

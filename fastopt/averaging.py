@@ -15,6 +15,10 @@ from .arrays.structure import Branch, is_container
 __all__ = ["ema_weight", "mean", "polyak_weight"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def mean(list_of_params: Sequence[Any]) -> Any:
     """Return the mean of several snapshots of parameters, all of the same structure.
 

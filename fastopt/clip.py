@@ -16,6 +16,13 @@ from .arrays.structure import branch_of
 from .backends import norms
 from .options.ranges import Range, check
 
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "global_norm"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: As in torch, a limit may be infinite (nothing is clipped), and so may ``norm_type`` (the largest element).
 NON_NEGATIVE_OR_INFINITE = Range(0.0, includes_high=True)
 POSITIVE_OR_INFINITE = Range(0.0, excludes_low=True, includes_high=True)

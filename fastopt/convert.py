@@ -20,6 +20,12 @@ from .options.group_by import Grouped, check_unique
 from .options.ranges import STEPS, plain
 from .options.values import value_at
 
+__all__ = ["from_torch", "to_torch"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Counterpart(NamedTuple):
     """An optimizer that fastopt and torch share.

@@ -21,6 +21,22 @@ from numpy.typing import DTypeLike
 from .arrays.dtypes import Array
 from .options.ranges import POSITIVE, Choice, check
 
+__all__ = [
+    "fans",
+    "he_normal",
+    "he_uniform",
+    "orthogonal",
+    "truncated_normal",
+    "variance_scaling",
+    "xavier_normal",
+    "xavier_uniform",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 LAYOUTS = Choice("in_out", "out_in")
 MODES = Choice("fan_in", "fan_out", "fan_avg")
 DISTRIBUTIONS = Choice("uniform", "normal", "truncated_normal")

@@ -2,3 +2,7 @@
 
 from .arithmetic.dither import SCALE_BLOCK as BLOCK  # noqa: F401
 from .arithmetic.quantize import *  # noqa: F403
+
+
+def __dir__() -> list[str]:
+    return ["BLOCK", "dequantize", "quantize"]

@@ -11,11 +11,18 @@ import numpy as np
 from .arrays.dtypes import Array
 from .arrays.structure import branch_of, is_container
 from .core.params_in_state import check_own_values, reload
+from .core.representation import arguments
 from .core.turns import Kind
 from .options.ranges import COUNT, NON_NEGATIVE, STEPS, Choice, Range, as_number, check
 
 if TYPE_CHECKING:
     from .core.optimizer import Optimizer
+
+__all__ = ["EarlyStopping", "SnapshotEnsemble"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 MODES = Choice("min", "max")
@@ -46,6 +53,13 @@ class Saveable:
             check(f"state_dict: {name}", state_dict[name], allowed)
         for name, value in state_dict.items():
             setattr(self, name, list(value) if isinstance(value, list) else value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(arguments(self.shown(), type(self)))})"
+
+    def shown(self) -> dict[str, Any]:
+        """Return the attributes that ``repr`` shows."""
+        raise NotImplementedError
 
 
 class EarlyStopping(Saveable):
@@ -113,6 +127,10 @@ class EarlyStopping(Saveable):
         self.best_params: Any = None
         self.updates = 0
         self.waited = 0
+
+    def shown(self) -> dict[str, Any]:
+        attributes = vars(self) | {"stopped": self.stopped}
+        return {name: value for name, value in attributes.items() if name != "best_params"}
 
     @property
     def stopped(self) -> bool:
@@ -237,6 +255,9 @@ class SnapshotEnsemble(Saveable):
         self.schedule = schedule
         self.snapshots: list[Any] = []
         self.metrics: list[float] = []
+
+    def shown(self) -> dict[str, Any]:
+        return vars(self) | {"snapshots": len(self.snapshots)}
 
     def update(self, params: Any, metric: float | None = None, *, step: int | None = None) -> bool:
         """Keep a copy of the parameters, if they are good enough.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -26,3 +29,32 @@ def test_importing_loads_only_what_is_used() -> None:
     with pytest.raises(AttributeError, match="module 'fastopt' has no attribute 'nothing'"):
         fastopt.nothing  # noqa: B018
     assert all(hasattr(fastopt, name) for name in fastopt.__all__)
+
+
+MODULES = [name for name in fastopt.__all__ if inspect.ismodule(getattr(fastopt, name))]
+
+
+@pytest.mark.parametrize("name", ["", *MODULES])
+def test_dir_lists_the_public_names_alone(name: str) -> None:
+    module = getattr(fastopt, name) if name else fastopt
+    for each in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
+        if ".backends.cuda" not in each.name and not each.name.endswith("__main__"):
+            importlib.import_module(each.name)  # what is imported is an attribute of its package
+    names = dir(module)
+    assert names
+    assert not {"Any", "np", "annotations", "TYPE_CHECKING", "core", "base"} & {*names}
+    assert not [name for name in names if name.startswith("_")]
+    for each in names:
+        value = getattr(module, each)
+        # A module is public by the path of fastopt alone.
+        assert not inspect.ismodule(value) or module is fastopt, each
+        home = getattr(value, "__module__", "fastopt") or "fastopt"
+        assert home.split(".")[0] in ("fastopt", "numpy", "collections"), each
+    if hasattr(module, "__all__"):
+        assert {*names} == {*module.__all__}
+
+
+def test_star_import_has_the_public_names() -> None:
+    namespace: dict[str, object] = {}
+    exec("from fastopt import *", namespace)
+    assert {*namespace} - {"__builtins__"} == {*fastopt.__all__}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
 from ..arrays.structure import branch_of
+from ..arrays.texts import amount_in, counted
 from ..backends.interrupts import uninterrupted
 from ..core import state_dict
 from ..core.optimizer import Optimizer
@@ -47,6 +48,14 @@ class Checkpoint(NamedTuple):
     params: Any
     optimizer: dict[str, Any] | None
     extra: dict[str, Any]
+
+    def __repr__(self) -> str:
+        of = self.optimizer
+        params = "None" if self.params is None else f"<{amount_in(self.params)}>"
+        optimizer = (
+            "None" if of is None else f"<{of.get('optimizer')} after {counted(of.get('step_count', 0), 'step')}>"
+        )
+        return f"Checkpoint(params={params}, optimizer={optimizer}, extra=<{', '.join(map(str, self.extra))}>)"
 
     def restore(
         self, opt: Optimizer, strict: bool = True, *, state: bool = True, options: bool | None = None

@@ -10,6 +10,7 @@ from ..options.names import OTHER_MEANINGS, meant
 from ..options.ranges import RANGES, Group
 from .hooks import Hooks
 from .parts import Parts
+from .representation import representation
 
 #: The options of a whole optimizer that are attributes too.
 ATTRIBUTES = ("lr", "clip_global_norm", "skip_above", "grad_scale", "seed")
@@ -44,6 +45,9 @@ class Attributes(Hooks):
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
         follow_hook(self, name)
+
+    def __repr__(self) -> str:
+        return representation(self) if hasattr(self, "parts") else super().__repr__()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         """Refuse what copy and pickle would do: the copy would update arrays that nobody else has."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..arrays.dtypes import Array, compute_dtype, is_float
 from ..arrays.memory import described
+from ..arrays.texts import brief
 from ..backends.table import ArrayExtras, HyperRow, Source, Table
 from .slots import ArrayMemory
 
@@ -28,7 +29,7 @@ NOT_BY_ROWS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RowSparse:
     """The gradient of an array of which only some rows (entries of its first axis) have a gradient.
 
@@ -61,6 +62,9 @@ class RowSparse:
 
     indices: npt.NDArray[Any]
     values: Array
+
+    def __repr__(self) -> str:
+        return f"RowSparse(indices={brief(self.indices)}, values={brief(self.values)})"
 
 
 class SparseRows(NamedTuple):

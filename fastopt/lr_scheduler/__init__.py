@@ -63,6 +63,11 @@ __all__ = [
     "StepLR",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # Pickles name a class by its module; they must not depend on the file that a driver is in.
 for _name in __all__:
     globals()[_name].__module__ = __name__

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, TypeVar
 
+from ..arrays.texts import brief
 from ..core.optimizer import Optimizer
+from ..core.representation import arguments
 from ..options.ranges import ANY_NUMBER, INDEX, NON_NEGATIVE, Range, as_option, check
 from .resuming import Rewrite, building, revoke, rewrite_if_options_are_kept, unchanged_if_it_fails
 
@@ -26,6 +28,9 @@ NOT_SAVED = frozenset(
         "_get_lr_called_within_step",
     }
 )
+
+#: The attributes that ``repr`` leaves out, or has last.
+NOT_SHOWN = frozenset({"optimizer", "takes_groups", "base_lrs", "last_epoch", "default_min_lr"})
 
 
 class LRScheduler:
@@ -101,6 +106,15 @@ class LRScheduler:
 
     #: The rates that it had written when its state was loaded.
     _lrs_before_load: Sequence[float] = ()
+
+    def __repr__(self) -> str:
+        own = {name: value for name, value in vars(self).items() if not (name.startswith("_") or name in NOT_SHOWN)}
+        shown = [*arguments(own | self.shown_members(), type(self)), f"last_epoch={self.last_epoch}"]
+        return f"{type(self).__name__}({', '.join([*shown, f'lr={brief(self._last_lr)}'])})"
+
+    def shown_members(self) -> dict[str, Any]:
+        """Return what ``repr`` shows of the drivers that this one combines."""
+        return {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Have a class that overrides ``schedule`` alone follow it: the ``rates`` of its base know another one."""

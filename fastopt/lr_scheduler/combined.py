@@ -53,6 +53,9 @@ class Combined(LRScheduler):
         self._last_lr = self.advance(epoch).get_last_lr()
         self.last_epoch = epoch
 
+    def shown_members(self) -> dict[str, Any]:
+        return {"schedulers": self._schedulers}
+
     def drivers(self) -> list[LRScheduler]:
         return [self, *self._members]
 
@@ -126,6 +129,9 @@ class SequentialLR(Combined):
             self.restart()
             for epoch in range(last_epoch + 1):
                 self.make_step(epoch + 1)
+
+    def shown_members(self) -> dict[str, Any]:
+        return {**super().shown_members(), "milestones": self._milestones}
 
     def advance(self, epoch: int) -> LRScheduler:
         turn = bisect_right(self._milestones, epoch)

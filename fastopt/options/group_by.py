@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from ..arrays.structure import Branch, is_container
+from ..arrays.texts import amount_in
 from .ranges import Group
 
 
@@ -27,6 +28,9 @@ class Grouped(NamedTuple):
     params: Any
     options: list[Group]
     group_of: dict[str, int]
+
+    def __repr__(self) -> str:
+        return f"Grouped(params=<{amount_in(self.params)}>, options={self.options!r})"
 
 
 def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Group]]) -> Grouped:

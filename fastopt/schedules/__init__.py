@@ -61,6 +61,11 @@ __all__ = [
     "warmup_stable_decay",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # Pickles name a class by its module; they must not depend on the file that a schedule is in.
 for _name in __all__:
     globals()[_name].__module__ = __name__
