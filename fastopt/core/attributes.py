@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from ..options.common import Common
 from ..options.names import OTHER_MEANINGS, meant
 from ..options.ranges import RANGES, Group
+from .documentation import Documentation, Signature
 from .hooks import Hooks
 from .parts import Parts
 from .representation import representation
@@ -29,8 +30,11 @@ class Attributes(Hooks):
     defaults: Group
     parts: Parts
 
+    __signature__ = Signature()
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        Documentation.take(cls)
         for name in arguments_of(cls):
             if not hasattr(cls, name):
                 setattr(cls, name, Absent(name))

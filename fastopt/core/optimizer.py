@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ..arrays.dtypes import Array
 from ..backends import choosing
 from ..options.bounds import split
-from ..options.common import StepOptions, with_common_options
+from ..options.common import StepOptions
 from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
 from ..options.names import check_keywords
@@ -33,7 +33,6 @@ from .whole_step import flush, whole_step
 from .workspace import Workspace, make_workspace
 
 
-@with_common_options
 class Optimizer(Attributes, ParameterMethods):
     """The base of all optimizers: parameters, groups, state, and the step.
 

@@ -102,9 +102,9 @@ def default_options(cls: type) -> Mapping[str, Any]:
     return DEFAULTS[cls]
 
 
-def default_arguments(cls: type) -> dict[str, Any]:
+def default_arguments(cls: Any) -> dict[str, Any]:
     """Return the defaults in the signature of a class."""
-    parameters = inspect.signature(cls).parameters.values()
+    parameters = inspect.signature(cls.__init__).parameters.values()
     return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 

@@ -64,9 +64,6 @@ class Combined(Optimizer):
         2``. A value is an optimizer's class, or a pair of the class and a dict of its options. These are the options of
         a group: its own, and ``decoupled``, ``clip_norm``, ``max_weight_norm`` and others that groups have.
     **common : see :class:`fastopt.Optimizer`
-        The options of the whole step: ``clip_global_norm``, ``nonfinite``, ``grad_scale``, ``accumulate_steps``,
-        averages, ``copy_to``, ``state_dtype``, ``backend`` and so on. They are errors in a part, as an option of a
-        group is here. ``bounds`` of numbers belong to a part, structures of bounds for all arrays here.
 
     Raises
     ------
@@ -76,6 +73,9 @@ class Combined(Optimizer):
 
     Notes
     -----
+    The options of the whole step are errors in a part, as an option of a group is here. ``bounds`` of numbers belong to
+    a part, structures of bounds for all arrays here.
+
     Each part makes a group of ``param_groups``, in the order of the parts. A group has the options of its class, with
     the same ranges, and ``"optimizer"``, the name of the class, which can't be changed. :meth:`add_param_group` needs
     this entry too; the options that it leaves out are those of the first part of this class.

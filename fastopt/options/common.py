@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from .ranges import Schedulable
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 else:
     # Python 3.10 lacks it, and only annotations name it, which are not evaluated.
     Unpack = getattr(typing, "Unpack", None)
-
-
-T = TypeVar("T")
 
 
 class Common(TypedDict, total=False):
@@ -149,14 +146,6 @@ class Common(TypedDict, total=False):
     backend: str | None
 
 
-def with_common_options(cls: type[T]) -> type[T]:
-    """Insert the description of the common options into a class's docstring, in place of ``<common options>``."""
-    if cls.__doc__ and Common.__doc__:
-        options = Common.__doc__.split("----------\n")[1].rstrip(" ").strip("\n")
-        cls.__doc__ = cls.__doc__.replace("    <common options>", options)
-    return cls
-
-
 class StepOptions(NamedTuple):
     """The options of the stages around the rule, which run in the same pass; fixed when an optimizer is built."""
 
@@ -208,6 +197,11 @@ class StepOptions(NamedTuple):
         """Whether parameters or slots are rounded with random bits."""
         return self.state_dtype is not None or self.stochastic_rounding
 
+
+#: The options of the whole step. All others, and bounds of numbers, are those of a group.
+OF_WHOLE_STEP = frozenset(
+    {*StepOptions._fields, "clip_global_norm", "skip_above", "grad_scale", "bounds", "copy_to", "seed", "backend"}
+)
 
 #: The options of the stages around the rule, with the values that turn them off.
 PLAIN_OPTIONS: Mapping[str, Any] = {
