@@ -101,8 +101,7 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     >>> opt.param_groups[0]["momentum"], opt.state["W"]["b"]
     (0.9, array([1., 1.]))
     """
-    if not isinstance(sd, Mapping) or not {"state", "param_groups"} <= set(sd):
-        raise TypeError("from_torch: expected the state_dict() of an optimizer of torch")
+    check_arguments(sd, names)
     indices = [index for group in sd["param_groups"] for index in group["params"]]
     if isinstance(names, str) or len(names) != len(indices):
         raise ValueError(f"from_torch: expected {len(indices)} names, one for each parameter in torch's order")
@@ -212,6 +211,32 @@ def converted(opt: Optimizer, counterpart: Counterpart, numbers: Sequence[int]) 
                 states[index] = {**step, **tensors}
             index += 1
     return {"state": states, "param_groups": groups}
+
+
+def check_arguments(sd: Any, names: Any) -> None:
+    """Raise unless these are the state of an optimizer of torch, and names.
+
+    Raises
+    ------
+    TypeError
+        Says what to write.
+    """
+    if isinstance(sd, Optimizer):
+        advice = "to_torch(opt) goes the other way"
+    elif hasattr(sd, "state_dict"):
+        advice = "give its state_dict()"
+    elif isinstance(names, Mapping) and "param_groups" in names:
+        advice = "the state comes first: from_torch(sd, names)"
+    else:
+        advice = "torch_opt.state_dict(), not the model's"
+    if not isinstance(sd, Mapping) or not {"state", "param_groups"} <= set(sd):
+        raise TypeError(
+            f"from_torch: expected the state_dict() of an optimizer of torch, got one {described(sd)}; {advice}"
+        )
+    if isinstance(names, Optimizer):
+        raise TypeError("from_torch: expected names, got an optimizer; write from_torch(sd, list(opt.state))")
+    if isinstance(names, Mapping) or not isinstance(names, Sequence):
+        raise TypeError(f"from_torch: expected a list of names, got one {described(names)}; write list(opt.state)")
 
 
 def counterpart_of(group: Mapping[str, Any]) -> Counterpart:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .arrays.dtypes import Array
+from .arrays.memory import described
 from .arrays.structure import branch_of, is_container
 from .core.params_in_state import check_own_values, reload
 from .core.representation import arguments
@@ -152,7 +153,8 @@ class EarlyStopping(Saveable):
         bool
             Whether to stop.
         """
-        metric = float(metric)
+        check_is_params("update", params, "stopping.update(metric, opt.params)")
+        metric = metric_of(metric, "stopping.update(metric, params)")
         sign = 1.0 if self.mode == "max" else -1.0
         is_better = not math.isnan(metric) and (self.best is None or sign * metric > sign * self.best + self.min_delta)
         if is_better:
@@ -185,6 +187,9 @@ class EarlyStopping(Saveable):
         RuntimeError
             If another change of the optimizer is running, as for :meth:`fastopt.Optimizer.step`.
         """
+        check_is_params("restore", params, "stopping.restore(opt.params, opt)")
+        if opt is not None and not hasattr(opt, "parts"):
+            raise TypeError(f"restore: expected an optimizer, got one {described(opt)}; leave it out, or give yours")
         if self.best_params is None:
             raise ValueError("restore: there are no best parameters before the first update with a metric")
         if opt is None:
@@ -281,6 +286,7 @@ class SnapshotEnsemble(Saveable):
         TypeError
             If ``metric``, or with a schedule ``step``, is missing.
         """
+        check_is_params("update", params, "ensemble.update(opt.params, metric)")
         if self.schedule is not None:
             if step is None:
                 raise TypeError("update: with a schedule, give step=opt.step_count")
@@ -291,7 +297,7 @@ class SnapshotEnsemble(Saveable):
         else:
             if metric is None:
                 raise TypeError("update: without a schedule, give the metric")
-            key = float(metric)
+            key = metric_of(metric, "ensemble.update(params, metric)")
             sign = 1.0 if self.mode == "max" else -1.0
             place = sum(sign * other >= sign * key for other in self.metrics)
             if math.isnan(key) or place >= self.size:
@@ -332,6 +338,33 @@ class SnapshotEnsemble(Saveable):
     def _check_filled(self) -> None:
         if not self.snapshots:
             raise ValueError("there is no snapshot yet: update() has kept none")
+
+
+def check_is_params(where: str, params: Any, advice: str) -> None:
+    """Raise if something is no structure of arrays.
+
+    Raises
+    ------
+    TypeError
+        Says what to write.
+    """
+    if hasattr(params, "param_groups"):
+        raise TypeError(f"{where}: expected the parameters, got an optimizer; write {advice}")
+    if not (is_container(params) or hasattr(params, "shape")):
+        raise TypeError(f"{where}: expected an array or a structure of arrays, got {described(params)}; write {advice}")
+
+
+def metric_of(metric: Any, advice: str) -> float:
+    """Return a metric as a number.
+
+    Raises
+    ------
+    TypeError
+        If it is none; says what to write.
+    """
+    if is_container(metric) or getattr(metric, "shape", ()) != ():
+        raise TypeError(f"update: expected a number as the metric, got one {described(metric)}; write {advice}")
+    return float(metric)
 
 
 def count(name: str, value: Any) -> int:

@@ -132,7 +132,7 @@ class Branch:
             expected = f"a list or tuple of {len(self.keys)} entries"
         raise TypeError(
             f"{self.place(what)}: expected {expected}, as in the parameters, got {type(structure).__name__}; "
-            "give the same structure as the parameters"
+            f"give the same structure as the parameters{form_of(structure)}"
         )
 
     def children_with_gaps(self, structure: Mapping[Any, Any], what: str) -> list[Any]:
@@ -191,6 +191,13 @@ class Branch:
 def branch_of(structure: Any) -> Branch:
     """Return the branch of a structure; that of a single array has the array under the name "0"."""
     return Branch(structure if is_container(structure) else [structure])
+
+
+def form_of(structure: Any) -> str:
+    """Return how to make a structure of something that is none, as the end of a sentence."""
+    if callable(structure):
+        return " (the result of the function: call it first)"
+    return ": list(...) of it" if hasattr(structure, "__iter__") and not hasattr(structure, "shape") else ""
 
 
 def check_depth(place: str, value: Any) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..arithmetic import halves
 from ..arithmetic.halves import to_compute_dtype as to_compute_dtype
+from ..arrays.advice import refused_param
 from ..arrays.dtypes import FLOAT32, FLOAT64, NATIVE_GRADS, Array, is_float
 from ..arrays.dtypes import compute_dtype as compute_dtype
 from ..arrays.dtypes import is_bfloat16 as is_bfloat16
@@ -32,10 +33,7 @@ def checked_param(name: str, array: Any) -> Array:
         If it is read-only, masked, or not one run of memory.
     """
     if not isinstance(array, np.ndarray):
-        raise TypeError(
-            f"params: {name!r} is {described(array)}; expected a NumPy array of floats, which can be updated in place "
-            "(make one with np.asarray(..., dtype=np.float32))"
-        )
+        raise refused_param(name, array)
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"params: {name!r} is a masked array; give its .data, or np.asarray() of it")
     if array.dtype not in (FLOAT32, FLOAT64) and not is_half(array.dtype):

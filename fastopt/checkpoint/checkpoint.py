@@ -18,7 +18,7 @@ from ..core.optimizer import Optimizer
 from ..core.params_in_state import check_own_values, reload
 from ..core.results import LoadResult
 from ..core.turns import Kind
-from .files import check_regular, naming, replace_file
+from .files import check_ending, check_path, check_regular, naming, replace_file
 from .metadata import CheckpointError, check_metadata, metadata_of
 from .npz import read_npz, write_npz
 from .packing import Packer
@@ -115,6 +115,12 @@ class Checkpoint(NamedTuple):
         >>> fastopt.load(path).restore(tuned, state=False).options, tuned.step_count
         ({}, 0)
         """
+        if not isinstance(opt, Optimizer):
+            raise TypeError(
+                f"restore: expected the optimizer whose parameters to write, got one {described(opt)}; give it: "
+                "checkpoint.restore(opt), or with state=False to take the parameters alone. Without an optimizer the "
+                "saved arrays are in checkpoint.params"
+            )
         with_options = state if options is None else options
         return opt.parts.turns.run("restore", Kind.CHANGE, restore, opt, self, strict, state, with_options)
 
@@ -156,7 +162,8 @@ def save(
     ----------
     path : path
         The file; a link counts as the file that it leads to, which may be a new one. A path that ends in ``.npz``
-        selects NumPy's format, which has no bfloat16 or 8-bit floats. Any other path selects safetensors.
+        selects NumPy's format, which has no bfloat16 or 8-bit floats. One that ends in ``.safetensors``, or has no
+        ending, selects safetensors.
     opt : Optimizer or None, default None
         The optimizer whose state is saved.
     params : array or structure of arrays, default None
@@ -169,10 +176,10 @@ def save(
     Raises
     ------
     TypeError
-        If a checkpoint can't hold one of the values, or ``extra`` is not a dict.
+        If a checkpoint can't hold one of the values, ``extra`` is not a dict, or the arguments change places.
     ValueError
         If there is nothing to save, no array in ``params``, or values are nested more than 100 deep, as those that
-        contain themselves are; or if ``opt`` is inside
+        contain themselves are; if the path has another ending; or if ``opt`` is inside
         :meth:`fastopt.Optimizer.averaged` or :meth:`fastopt.SGD.lookahead`: the run would go on from these values.
         (``save(path, params=opt.ema)`` saves the averages alone.) The old file is unchanged.
     RuntimeError
@@ -208,6 +215,12 @@ def save(
     >>> fastopt.load(path).extra["epoch"]
     3
     """
+    is_opt = isinstance(path, Optimizer)
+    check_path(path, "the path comes first: save(path, opt)" if is_opt else "a file is replaced by its path")
+    if opt is not None and not isinstance(opt, Optimizer):
+        raise TypeError(
+            f"save: expected an optimizer, got one {described(opt)}; give parameters as params=, and all else in extra="
+        )
     if opt is None and params is None and extra is None:
         raise ValueError("save: there is nothing to save; give an optimizer, params= or extra=")
     if params is not None and all(array is None for array in branch_of(params).arrays()):
@@ -220,7 +233,9 @@ def save(
         content, arrays = opt.parts.turns.run("save", Kind.READER, packed, opt, params, extra)
     metadata = metadata_of(content, arrays)
     with naming(path):  # the folder in which this process is may have been removed
-        write = write_npz if Path(os.path.realpath(path)).suffix == ".npz" else write_safetensors
+        ending = Path(os.path.realpath(path)).suffix
+        write = write_npz if ending == ".npz" else write_safetensors
+    check_ending(path, ending)
     replace_file(path, lambda file: write(file, arrays, metadata))
 
 
@@ -277,6 +292,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Traceback (most recent call last):
     fastopt.checkpoint.CheckpointError: ...run.npz: it is not a complete checkpoint: ...
     """
+    check_path(path, "load(path) returns a Checkpoint, and load(path).restore(opt) loads it into an optimizer")
     check_regular(path)
     with open(path, "rb") as file:
         is_npz = file.read(4) == b"PK\x03\x04"

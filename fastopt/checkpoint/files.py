@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from ..arrays.memory import described
 from .rights import give, rights_of
 
 #: The name of a temporary file. It is short, so that it fits where the name of the file itself just fits.
@@ -25,6 +26,27 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), os.fspath(path)) from error
+
+
+def check_path(path: Any, advice: str) -> None:
+    """Raise if something is no path.
+
+    Raises
+    ------
+    TypeError
+        With the advice, what to write instead.
+    """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"expected the path of a file, got one {described(path)}; {advice}")
+
+
+def check_ending(path: str | os.PathLike[str], ending: str) -> None:
+    """Raise if the ending of a path, such as ".pt", names another format than the two."""
+    if ending not in (".npz", ".safetensors") and ending[1:2].isalpha():
+        raise ValueError(
+            f"save: {os.fspath(path)!r} ends in {ending!r}; expected '.npz' (NumPy's format) or '.safetensors', or no "
+            "ending for the latter"
+        )
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
@@ -53,6 +75,8 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None
         target = Path(os.path.realpath(path))
         with suppress(FileNotFoundError):
             check_regular(target)
+        if not target.parent.exists():
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder; make it first", os.fspath(path))
         temporary = target.with_name(TEMPORARY.format(secrets.token_hex(8)))
         try:
             fill(temporary, target, write)

@@ -19,6 +19,19 @@ ATTRIBUTES = ("lr", "clip_global_norm", "skip_above", "grad_scale", "seed")
 HOOKS = frozenset(name for name in vars(Hooks) if not name.startswith("__"))
 
 
+class Elsewhere:
+    """The error of a method of another library, which says what to write here."""
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+
+    def __set_name__(self, cls: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, opt: Any, kind: type) -> Any:
+        raise AttributeError(f"{kind.__name__} has no {self.name!r}: {self.advice}")
+
+
 class Attributes(Hooks):
     """The attributes of an optimizer.
 
@@ -29,6 +42,11 @@ class Attributes(Hooks):
 
     defaults: Group
     parts: Parts
+
+    zero_grad = Elsewhere("gradients are given to each step; leave it out, or build with zero_grads=True to clear them")
+    apply_gradients = Elsewhere("write opt.step(grads)")
+    get_last_lr = Elsewhere("read opt.lr, or the lr of what step returns")
+    parameters = Elsewhere("read opt.params")
 
     __signature__ = Signature()
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..arithmetic.rules import Rule
 from ..arrays.memory import shown
 from ..options.bounds import Pair
-from ..options.common import PLAIN_OPTIONS
+from ..options.common import OF_WHOLE_STEP, PLAIN_OPTIONS
 from ..options.names import RENAMED, hints
 from ..options.ranges import Group, Range
 from ..options.values import differ, is_scheduled, value_at
@@ -158,6 +158,7 @@ class Groups:
             if differ(group, checked.values) or list(map(type, group.values())) != checked.types:
                 if group.keys() - {"initial_lr"} != checked.values.keys() - {"initial_lr"}:
                     unknown = [name for name in group if name not in checked.values]
+                    checked.option_set.check_known({name: group[name] for name in unknown if name in OF_WHOLE_STEP})
                     raise ValueError(
                         f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
                         f"{hints(unknown, checked.option_set.defaults)}"

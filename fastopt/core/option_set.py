@@ -8,7 +8,7 @@ from typing import Any
 
 from ..arrays.memory import shown
 from ..options.bounds import checked_pair
-from ..options.common import is_plain
+from ..options.common import OF_WHOLE_STEP, is_plain
 from ..options.names import hints
 from ..options.ranges import RANGES, Allowed, Group, Range, as_option, check, in_double, plain
 
@@ -65,6 +65,12 @@ class OptionSet:
     def check_known(self, options: Group) -> None:
         """Raise if a group names an option that there is not."""
         unknown = [name for name in options if name not in self.defaults and name != "initial_lr"]
+        of_whole = [name for name in unknown if name in OF_WHOLE_STEP]
+        if of_whole:
+            raise ValueError(
+                f"param group: {of_whole[0]!r} is an option of the whole optimizer, and not of a group; give it to the "
+                f"optimizer: {self.optimizer}(params, {of_whole[0]}={shown(options[of_whole[0]]):.80})"
+            )
         if unknown:
             raise ValueError(
                 f"param group: no option is called {unknown}{hints(unknown, self.defaults)}; the options are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -307,7 +308,7 @@ def check_form(saved: Any) -> None:
         Says which entry is wrong.
     """
     if not isinstance(saved, Mapping):
-        raise TypeError(f"state_dict: expected a dict from state_dict(), got {type(saved).__name__}")
+        raise TypeError(f"state_dict: expected a dict from state_dict(), got {type(saved).__name__}{advice_for(saved)}")
     check_depth("state_dict", saved)
     if set(saved) != set(FORM):
         raise ValueError(f"state_dict: expected the entries {list(FORM)}, got {shown(list(saved))}")
@@ -328,6 +329,15 @@ def check_form(saved: Any) -> None:
         wrong = [key for key in (name, *entries) if not isinstance(key, str)]
         if wrong:
             raise TypeError(f"state_dict: 'state' has the keys {shown(wrong)}; expected the names of arrays and slots")
+
+
+def advice_for(saved: Any) -> str:
+    """Return what to write instead of something that is no saved state, as the end of a sentence."""
+    if hasattr(saved, "restore"):
+        return "; a checkpoint is loaded by checkpoint.restore(opt), and its state is checkpoint.optimizer"
+    if hasattr(saved, "state_dict"):
+        return "; give its state_dict()"
+    return "; a file is loaded by fastopt.load(path).restore(opt)" if isinstance(saved, (str, os.PathLike)) else ""
 
 
 def are_names(value: Any) -> bool:

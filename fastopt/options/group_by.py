@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from ..arrays.advice import instead_of
+from ..arrays.memory import described
 from ..arrays.structure import Branch, is_container
 from ..arrays.texts import amount_in
 from .ranges import Group
@@ -68,7 +72,9 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
     >>> info = opt.step({"hidden": {"W": np.ones((2, 2)), "b": np.ones(2)}, "norm": None})
     """
     if not is_container(params) or isinstance(params, Grouped):
-        raise TypeError(f"group_by: expected a dict, list or tuple of arrays, got {type(params).__name__}")
+        raise TypeError(
+            f"group_by: expected a dict, list or tuple of arrays, got {type(params).__name__}{hint(params)}"
+        )
     if isinstance(params, (list, tuple)) and any(map(is_group, params)):
         raise TypeError("group_by: these are groups already (dicts with the key 'params'); give the arrays themselves")
     pairs = list(patterns.items() if isinstance(patterns, Mapping) else patterns)
@@ -94,6 +100,11 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
     return Grouped(params, [dict(pairs[k][1]) for k in used], group_of)
 
 
+def hint(params: Any) -> str:
+    """Return what to give instead of parameters that have no names, if they are no array."""
+    return "" if isinstance(params, (np.ndarray, Grouped)) else f" ({instead_of(params)})"
+
+
 def is_group(value: Any) -> bool:
     """Return whether a value is a group: a dict of arrays and their options."""
     return isinstance(value, Mapping) and "params" in value
@@ -107,6 +118,9 @@ def matching(pattern: str, names: Sequence[str]) -> list[str]:
     ValueError
         If it matches none.
     """
+    if not isinstance(pattern, str):
+        advice = "give its name" if hasattr(pattern, "shape") else "make a call for each: for name in names: ...(name)"
+        raise TypeError(f"expected a name or a pattern of names, got {described(pattern)}; {advice}")
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
         raise ValueError(f"no array's name matches {pattern!r}; the names are {list(names)}")

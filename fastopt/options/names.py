@@ -13,8 +13,50 @@ RENAMED: Mapping[str, str] = {"max_norm": "max_weight_norm", "max_norm_axis": "m
 #: The other meaning that users may have had in mind with an old name.
 OTHER_MEANINGS: Mapping[str, str] = {"max_norm": "; to clip gradients, write 'clip_global_norm'"}
 
-#: Names of options in other libraries, in one word.
-SYNONYMS: Mapping[str, str] = {"learningrate": "lr", "epsilon": "eps", "beta1": "betas", "beta2": "betas"}
+#: What is to be said of an option where a name of another kind was meant for it.
+FORMS: Mapping[str, str] = {"betas": ", a tuple of all", "clip_global_norm": ", the norm of all gradients together"}
+
+#: Names of options in other libraries, in one word, and what they may be here: an optimizer has one of them.
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("learningrate", "stepsize", "rate", "eta", "alpha", "baselr", "initiallr"), ("lr",)),
+    "epsilon": ("eps",),
+    **dict.fromkeys(("beta1", "beta2", "b1", "b2"), ("betas",)),
+    **dict.fromkeys(("rho", "decayrate"), ("alpha", "rho", "betas")),
+    **dict.fromkeys(("momentum", "mu"), ("momentum", "betas")),
+    **dict.fromkeys(("wd", "decay", "l2", "l2reg", "l2regularization", "regl2", "weightdecayrate"), ("weight_decay",)),
+    "decoupledweightdecay": ("decoupled",),
+    **dict.fromkeys(("clipvalue", "maxgradvalue", "gradclipvalue"), ("clip_value",)),
+    **dict.fromkeys(
+        (
+            "maxgradnorm",
+            "maxgradientnorm",
+            "maxglobalnorm",
+            "globalclipnorm",
+            "globalnorm",
+            "gradclip",
+            "gradclipnorm",
+            "gradientclip",
+            "gradientclipval",
+            "gradientclipnorm",
+            "clip",
+            "clipgrad",
+            "clipgradnorm",
+            "clipbyglobalnorm",
+            "clipping",
+        ),
+        ("clip_global_norm",),
+    ),
+    **dict.fromkeys(("gradientaccumulationsteps", "gradaccumsteps", "accumulationsteps"), ("accumulate_steps",)),
+    **dict.fromkeys(("ema", "emamomentum", "useema"), ("ema_decay",)),
+    **dict.fromkeys(("lossscale", "lossscalefactor"), ("grad_scale",)),
+    **dict.fromkeys(("randomstate", "randomseed", "rng"), ("seed",)),
+}
+
+#: Options of other libraries that there is no need for, in one word, and why.
+NEEDLESS: Mapping[str, str] = {
+    **dict.fromkeys(("foreach", "fused", "capturable", "differentiable", "jitcompile"), "each step is one fused pass"),
+    **dict.fromkeys(("name", "device", "dtype"), "the arrays have theirs"),
+}
 
 #: The least similarity of two names, from 0 to 1, if one may be meant for the other: of five letters one is wrong.
 SIMILAR = 0.8
@@ -27,7 +69,9 @@ def meant(name: str, options: Iterable[str]) -> str | None:
     """Return the option that a wrong name is probably meant for, if there is one."""
     known = {in_one_word(option): option for option in options}
     wanted = in_one_word(RENAMED.get(name, name))
-    wanted = SYNONYMS.get(wanted, wanted)
+    synonyms = [option for option in SYNONYMS.get(wanted, ()) if option in known.values()]
+    if synonyms and wanted not in known:
+        return synonyms[0]
     cutoff = SIMILAR if len(wanted) >= FEWEST_LETTERS else 1.0
     return next((known[word] for word in get_close_matches(wanted, known, 1, cutoff)), None)
 
@@ -38,10 +82,15 @@ def in_one_word(name: str) -> str:
 
 def hints(unknown: Iterable[str], options: Iterable[str]) -> str:
     """Return what to write instead of names that no option has, as the end of a sentence."""
-    found = [(name, meant(name, options)) for name in unknown]
-    return "".join(
-        f"; for {name!r} write {option!r}{OTHER_MEANINGS.get(name, '')}" for name, option in found if option is not None
-    )
+    options, found = list(options), []
+    for name in unknown:
+        option, needless = meant(name, options), NEEDLESS.get(in_one_word(name))
+        if needless is not None:
+            found.append(f"; leave {name!r} out, {needless}")
+        elif option is not None:
+            form = "" if in_one_word(name) == in_one_word(option) else FORMS.get(option, "")
+            found.append(f"; for {name!r} write {option!r}{form}{OTHER_MEANINGS.get(name, '')}")
+    return "".join(found)
 
 
 def check_keywords(optimizer: str, unknown: Iterable[str], options: Iterable[str]) -> None:
@@ -53,5 +102,8 @@ def check_keywords(optimizer: str, unknown: Iterable[str], options: Iterable[str
         As Python raises it, but says what to write.
     """
     for name in unknown:
-        known = [*options, *Common.__annotations__]
-        raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{hints([name], known)}")
+        own = list(options)
+        advice = hints([name], [*own, *Common.__annotations__]) or (
+            f"; its own options are {own}, and help({optimizer}) has all"
+        )
+        raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{advice}")

@@ -125,3 +125,31 @@ def test_nothing_to_save(tmp_path: Path, kind: str, params: Any, has_optimizer: 
         fastopt.save(path, opt, params=params)
     assert fastopt.load(path).extra == {"n": 1}
     assert os.listdir(tmp_path) == [kind]
+
+
+@pytest.mark.parametrize("name", ["run.pt", "run.pkl", "run.ckpt", "run.npy", "run.h5", "run.NPZ", "a.npz.bak"])
+def test_unknown_endings(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(ValueError, match=r"expected '\.npz' .* or '\.safetensors', or no ending") as raised:
+        fastopt.save(path, extra={"n": 1})
+    assert str(path) in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run.npz", "run.safetensors", "run", ".hidden", "epoch.10", "run-v1.5", "a.pt.npz"])
+def test_known_endings(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    fastopt.save(path, extra={"n": 1})
+    assert fastopt.load(path).extra == {"n": 1}
+    assert (path.read_bytes()[:4] == b"PK\x03\x04") == name.endswith(".npz")
+
+
+@pytest.mark.parametrize("name", ["nodir/x.npz", "no/dir/x.safetensors", "nodir/x"])
+def test_a_folder_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no such folder; make it first") as raised:
+        fastopt.save(name, extra={"n": 1})
+    assert raised.value.filename == name
+    assert name in str(raised.value)
+    Path(name).parent.mkdir(parents=True)
+    fastopt.save(name, extra={"n": 1})
