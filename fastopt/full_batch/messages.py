@@ -43,7 +43,7 @@ def message_of(end: Ending) -> str:
         "this, float64 goes on), or the gradient wrong: compare it with differences of the loss",
         "nonfinite_start": f"Nothing was done: at the start {end.trouble}; start where all is finite",
     }[end.status]
-    if end.status == "gtol" and end.grad_norm > end.gtol:
+    if end.status == "gtol" and (end.gtol == 0 or end.grad_norm > end.gtol):
         text = f"Converged {made}: the gradient is 0"
     if end.status in ("max_iterations", "max_evaluations") and not end.has_search and end.loss != end.loss:
         text = f"Diverged: the loss is NaN {made}; lower lr"

@@ -300,9 +300,9 @@ class Method:
         RuntimeError
             If a step is running.
         """
-        self.settled = None
         if self.frozen_in_table is not None and (self.is_torn or not keep_history):
             self.forget()
+        self.settled = None
         if self.point is not None:  # nothing is known of the parameters now
             self.point = Point(math.nan, math.nan, 0.0, self.point.iterations)
 
