@@ -168,7 +168,7 @@ def to_torch(opt: Optimizer, part: str | None = None) -> dict[str, Any]:
     tensor([0.1000, 0.1000], dtype=torch.float64)
     """
     if not isinstance(opt, Optimizer):
-        raise TypeError(f"to_torch: expected an optimizer of fastopt, got {type(opt).__name__}")
+        raise TypeError(f"to_torch: expected a first-order optimizer of fastopt, got {type(opt).__name__}")
     classes = [type(opt.of_group(group)).__name__ for group in opt.param_groups]
     if part not in (*classes, None) or (part is None and len(set(opt.each())) > 1):
         raise ValueError(

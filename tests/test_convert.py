@@ -262,5 +262,5 @@ def test_optimizers_that_torch_has_not() -> None:
 
     with pytest.raises(ValueError, match="torch has no Mine with this state; there are SGD"):
         convert.to_torch(Mine(np.ones(2)))
-    with pytest.raises(TypeError, match="expected an optimizer of fastopt, got int"):
+    with pytest.raises(TypeError, match="expected a first-order optimizer of fastopt, got int"):
         convert.to_torch(3)  # type: ignore[arg-type]

@@ -394,6 +394,7 @@ class Method:
         return self.half_kept is not None and self.half_kept is self.point is not self.settled
 
     def undo_move(self) -> None:
+        """Put the accepted point back."""
         self.put_back()
         self.moved_from = None
 
@@ -447,6 +448,7 @@ class Method:
         self.frozen_in_table = frozen  # last: after an interrupt all of this is done again
 
     def refuse_row_sparse(self, i: int) -> NoReturn:
+        """Raise for a row-sparse gradient of array number ``i`` of the table."""
         raise TypeError(f"grads: {self.names[i]!r} is row-sparse; {self.title} needs the whole gradient: give an array")
 
     def iteration(self) -> str | None:

@@ -98,8 +98,10 @@ def own_parameters(
     assert backend is not None
     if structures is not None:
         parameters.take_bounds(structures, pairs, backend)
-    is_bounded = any(pairs) or structures is not None
-    return OwnParameters(parameters, backend, parameters.number_bounds(pairs) if is_bounded else None)
+    bounds_of_arrays = parameters.number_bounds(pairs)
+    has_numbers = bool(np.isfinite([bounds_of_arrays.lower, bounds_of_arrays.upper]).any())
+    is_bounded = has_numbers or any(its is not None for its in parameters.bounds)
+    return OwnParameters(parameters, backend, bounds_of_arrays if is_bounded else None)
 
 
 def checked_group(group: Any) -> Any:

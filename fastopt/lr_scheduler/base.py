@@ -425,7 +425,7 @@ def per_group(name: str, optimizer: Optimizer, value: T | Sequence[T], allowed: 
 
 def check_optimizer(optimizer: Any) -> None:
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"expected an optimizer of fastopt, got {type(optimizer).__name__}")
+        raise TypeError(f"expected a first-order optimizer of fastopt, got {type(optimizer).__name__}")
     check_no_schedule(optimizer)
 
 

@@ -350,7 +350,7 @@ def test_going_on_by_last_epoch() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda m, opt: m.StepLR("x", 3), TypeError, "expected an optimizer of fastopt, got str"),
+        (lambda m, opt: m.StepLR("x", 3), TypeError, "expected a first-order optimizer of fastopt, got str"),
         (lambda m, opt: m.StepLR(opt, 0), ValueError, "step_size=0: expected a whole number of at least 1"),
         (lambda m, opt: m.LambdaLR(opt, 3), TypeError, "lr_lambda=3: expected a function"),
         (lambda m, opt: m.LambdaLR(opt, [Decay()] * 2), ValueError, "lr_lambda: expected one for each of the 1 groups"),
