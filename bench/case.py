@@ -29,6 +29,13 @@ class Work:
     def writes(self) -> int:
         return self.written + self.write_grads
 
+    def memory(self, elements: int) -> int:
+        """Bytes of the gradient and of the arrays that are written."""
+        return 4 * elements * (1 + self.written)
+
+    def bytes_moved(self, elements: int) -> int:
+        return 4 * elements * (self.reads + self.writes)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -45,12 +52,12 @@ class Case:
 
     @property
     def memory(self) -> int:
-        """Bytes of the gradient and of the arrays that are written."""
-        return 4 * self.elements * (1 + self.work.written)
+        """Bytes that a contender needs at least."""
+        return self.work.memory(self.elements)
 
     @property
     def bytes_moved(self) -> int:
-        return 4 * self.elements * (self.work.reads + self.work.writes)
+        return self.work.bytes_moved(self.elements)
 
     def arrays(self, seed: int = 0) -> list[np.ndarray]:
         """New float32 arrays, every page of them touched."""

@@ -9,11 +9,23 @@ from bench.compiled import BUILT_IN, COMPILED, IN_CACHE, OWN, OWN_RULES, OWN_SET
 from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
 from bench.cuda import CUDA
 from bench.dead import DEAD, DEAD_RULES, DEAD_SETS
+from bench.full_batch import (
+    BFGS,
+    BFGS_WORKS,
+    BOXED,
+    BOXED_WORKS,
+    DENSE_SIZES,
+    LBFGS,
+    LBFGS_BOXED,
+    LBFGS_WORKS,
+    SIZES_OF_X,
+)
 from bench.networks import LOOP, OVERHEAD
 from bench.products import BEHIND
 from bench.rules import CLIP, LOOP_RULES, NORM, OTHERS, OVERHEAD_RULES, RULES
 from bench.shapes import ARRAYS, GIGA, MANY, NETS, SIZES, TINY, ArraySet
 from bench.sparse import SPARSE, TABLE
+from bench.sparse_codes import CODES, CODES_WORKS, ROWS
 
 QUICK = 1 << 20  # elements: larger sets are left out of a quick run
 
@@ -138,6 +150,37 @@ GROUPS = {
         PAIR_SETS,
         COMBINED,
         pairs=[("two optimizers", "Combined"), ("Combined", "one AdamW"), ("two, clipped each", "Combined, clipped")],
+    ),
+    "minimize": Group(
+        "L-BFGS: an iteration outside the function, history of 10 pairs",
+        LBFGS_WORKS,
+        SIZES_OF_X,
+        LBFGS,
+        each_thread_count=True,
+        pairs=[("SciPy", "fastopt"), ("torch", "fastopt"), ("naive NumPy", "fastopt")],
+    ),
+    "minimize-box": Group(
+        "L-BFGS with bounds: an iteration outside the function",
+        BOXED_WORKS,
+        BOXED,
+        LBFGS_BOXED,
+        pairs=[("SciPy", "fastopt")],
+    ),
+    "minimize-bfgs": Group(
+        "BFGS with a dense matrix: an iteration outside the function",
+        BFGS_WORKS,
+        DENSE_SIZES,
+        BFGS,
+        each_thread_count=True,
+        pairs=[("SciPy", "fastopt"), ("naive NumPy", "fastopt")],
+    ),
+    "codes": Group(
+        "Sparse coding of rows of 64 numbers, 256 atoms",
+        CODES_WORKS,
+        ROWS,
+        CODES,
+        each_thread_count=True,
+        pairs=[("scikit-learn", "fastopt")],
     ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(

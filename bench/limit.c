@@ -1,5 +1,6 @@
-/* The limit: the reads and writes of an optimizer step, and next to no arithmetic.
+/* The limits: the reads and writes of a step, and next to no arithmetic.
  *
+ * Of an optimizer's step:
  * `written` arrays (the parameter, the slots) are read and written, the gradient is read; with `norm` it is read once
  * more before that; with `write_grads` it is written too. x - y keeps the numbers bounded and free of denormals. */
 #include <stddef.h>
@@ -105,4 +106,39 @@ float limit(const Chunk *chunks, ptrdiff_t count, int written, int norm, int wri
         }
     }
     return total;
+}
+
+typedef double vector __attribute__((vector_size(64)));
+enum { WIDTH = 8, AT_ONCE = 8, PIECE = 4096 }; /* doubles in a vector, vectors in flight, doubles of a thread's piece */
+
+static double sum_piece(const double *words)
+{
+    vector sums[AT_ONCE] = {{0}}, total = {0};
+    for (ptrdiff_t i = 0; i < PIECE; i += WIDTH * AT_ONCE)
+#pragma GCC unroll 8
+        for (int k = 0; k < AT_ONCE; k++)
+            sums[k] += *(const vector *)(words + i + WIDTH * k);
+    for (int k = 0; k < AT_ONCE; k++)
+        total += sums[k];
+    return total[0] + total[WIDTH - 1];
+}
+
+/* Of L-BFGS: reads these pieces, which are aligned, and writes nothing. */
+double read_pieces(const double *words, ptrdiff_t count, int threads, int parallel)
+{
+    double total = 0;
+#pragma omp parallel for num_threads(threads) if (parallel) schedule(static) reduction(+ : total)
+    for (ptrdiff_t i = 0; i < count; i++)
+        total += sum_piece(words + i * PIECE);
+    return total;
+}
+
+/* Of dense BFGS: reads and writes them. */
+void update_pieces(double *words, ptrdiff_t count, int threads, int parallel)
+{
+#pragma omp parallel for num_threads(threads) if (parallel) schedule(static)
+    for (ptrdiff_t i = 0; i < count; i++)
+#pragma omp simd
+        for (ptrdiff_t k = 0; k < PIECE; k++)
+            words[i * PIECE + k] = 1.0 - words[i * PIECE + k];
 }

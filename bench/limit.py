@@ -5,8 +5,10 @@ import importlib.util
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from bench.shapes import Shape
 
 CHUNK = 4096  # elements: small enough for an even split, large enough for the table to cost nothing
 SERIAL_BELOW = 32 * 1024  # elements: about where two threads catch up with one here
+PIECE = 4096 * 8  # bytes of a piece in limit.c
 
 
 @functools.cache
@@ -26,6 +29,8 @@ def compiled() -> ModuleType:
     builder.cdef("""
         typedef struct { float *grad, *array[5]; ptrdiff_t length; } Chunk;
         float limit(const Chunk *, ptrdiff_t count, int written, int norm, int write_grads, int threads, int parallel);
+        double read_pieces(const double *, ptrdiff_t count, int threads, int parallel);
+        void update_pieces(double *, ptrdiff_t count, int threads, int parallel);
     """)
     # For this machine: fastopt and the peers choose their instructions at run time, and the limit must not fall behind.
     flags = ["-O3", "-march=native", "-fopenmp"]
@@ -69,3 +74,41 @@ def limit(case: Case) -> Stepper:
         lib.limit(chunks, len(chunks), work.written, work.norm, work.write_grads, case.threads, parallel)
 
     return Stepper(step, [table(grads) for grads in case.gradient_sets()])
+
+
+def pieces(size: float) -> tuple[Any, Any, int]:
+    """So many bytes or a little more, at a cache line, in a way that C takes; and how many pieces they are."""
+    count = math.ceil(size / PIECE)
+    room = np.zeros(count * PIECE // 8 + 8)
+    room[:] = 0  # unlike zeros, this touches every page
+    start = -(room.ctypes.data // 8) % 8
+    return room, compiled().ffi.cast("double *", room.ctypes.data + 8 * start), count
+
+
+def read_limit(case: Case) -> Stepper:
+    """Read what an iteration of L-BFGS reads and writes: all words of the pairs twice, in two parallel regions."""
+    work, lib = case.work, compiled().lib
+    room, words, count = pieces(work.memory(case.elements))
+    first = math.ceil((work.bytes_moved(case.elements) - work.memory(case.elements)) / PIECE)
+    parallel = room.size >= SERIAL_BELOW
+
+    def step(_: Any) -> None:
+        lib.read_pieces(words, first, case.threads, parallel)
+        lib.read_pieces(words, count, case.threads, parallel)
+
+    return Keeper(step, room)
+
+
+def update_limit(case: Case) -> Stepper:
+    """Read and write half of a matrix."""
+    room, words, count = pieces(case.work.bytes_moved(case.elements) / 2)
+    parallel = room.size >= SERIAL_BELOW
+    return Keeper(lambda _: compiled().lib.update_pieces(words, count, case.threads, parallel), room)
+
+
+class Keeper(Stepper):
+    """A stepper that keeps the memory which its step points to."""
+
+    def __init__(self, step: Callable, memory: Any) -> None:
+        super().__init__(step, [None])
+        self.memory = memory

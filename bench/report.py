@@ -12,6 +12,18 @@ from bench.cuda import gpu
 from bench.groups import Group
 from bench.harness import Row, cores, pair_name
 
+PACKAGES = (
+    "fastopt",
+    "numpy",
+    "numba-cuda",
+    "torch",
+    "deepspeed",
+    "jax",
+    "jaxlib",
+    "optax",
+    "scipy",
+    "scikit-learn",
+)
 NOTES = """\
 Each cell: microseconds of one step (percent of `limit`), medians over interleaved rounds; nanoseconds per element \
 where the title says so. `limit` is a C loop with the same \
@@ -35,7 +47,7 @@ def machine(threads: int) -> str:
         "load average at the end": load(),
         "compiler": compiler(),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": versions("fastopt", "numpy", "numba-cuda", "torch", "deepspeed", "jax", "jaxlib", "optax"),
+        "packages": versions(*PACKAGES),
         "backend": backend(),
         "threads": str(threads),
     }
