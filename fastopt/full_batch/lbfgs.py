@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from ..backends.history import History, Reading
 from ..options.names import hints
@@ -88,6 +88,8 @@ class LBFGS(Method):
     >>> state.status, round(params["x"].item(), 4), round(params["y"].item(), 4)
     ('ftol', 1.0, 1.0)
     """
+
+    shown: ClassVar[tuple[str, ...]] = ("history",)
 
     def __init__(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..arrays.texts import counted
+
 
 class Ending(NamedTuple):
     """What a message is made of."""
@@ -48,7 +50,3 @@ def message_of(end: Ending) -> str:
     if end.status in ("max_iterations", "max_evaluations") and not end.has_search and end.loss != end.loss:
         text = f"Diverged: the loss is NaN {made}; lower lr"
     return f"{text}{f'; {end.moved_in}' if end.moved_in else ''}."
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..arrays.dtypes import FLOAT32, Array
 from ..arrays.memory import described
+from ..arrays.texts import amount, assignments
 from ..backends.backend import Backend
-from ..backends.table import ArrayExtras
 from ..core.gradients import Gradients
 from ..core.parameters import Parameters
 from ..core.turns import Turns, change
@@ -89,6 +89,8 @@ class Method:
     takes_group_options: ClassVar[bool] = False
     #: Whether it has a line search.
     has_search: ClassVar[bool] = True
+    #: The attributes that its ``repr`` shows besides those of every method.
+    shown: ClassVar[tuple[str, ...]] = ()
     #: What errors call the method; "": by its class.
     title: str = ""
     #: How many evaluations :meth:`finish` needs.
@@ -191,7 +193,7 @@ class Method:
             self.evaluations_left -= 1
         loss, self.is_single_loss, self.grads = checked_evaluation(self.caller, returned)
         del returned
-        self.check_params()
+        self.own.check_in_place()
         leaves = parameters.leaves(self.grads, "grads")
         if len(leaves) != len(self.places):
             leaves = [leaves[i] for i in self.places]
@@ -209,6 +211,12 @@ class Method:
         return largest_projected(self.arrays, self.gradients.given, self.boxes)
 
     # --- what callers see ---
+
+    def __repr__(self) -> str:
+        parameters = self.parts.parameters
+        frozen = [f"{len(parameters.frozen)} frozen"] if parameters.frozen else []
+        options = {name: getattr(self, name) for name in (*self.shown, "gtol", "ftol", "iterations", "loss", "backend")}
+        return f"{self.title}({', '.join([amount(parameters.arrays), *frozen, *assignments(options)])})"
 
     @property
     def params(self) -> Any:
@@ -401,24 +409,13 @@ class Method:
     def make_ready(self) -> None:
         """Check that the arrays are as they were, and make a table if other ones are frozen."""
         parameters = self.parts.parameters
-        self.check_params()
+        self.own.check_in_place()
         if self.frozen_in_table is not parameters.frozen:
             self.make_table()
         if self.is_moved:  # a second interrupt came before this was done
             self.undo_move()
         if not self.are_writeable():
             parameters.check_writeable(np.isin(np.arange(len(parameters.arrays)), self.places))
-
-    def check_params(self) -> None:
-        """Raise if an array was replaced in its container, or is no longer where it was."""
-        parameters = self.parts.parameters
-        replaced = parameters.root.replaced() if not parameters.is_single else None
-        if replaced is not None:
-            raise ValueError(
-                f"params: {replaced!r} is another object than when it was given; leave the arrays in place, and change "
-                "none in the function that is minimized (elsewhere write params[...][...] = value, then opt.reset())"
-            )
-        parameters.check_layouts()
 
     def make_table(self) -> None:
         """Make a table of the arrays that are not frozen."""
@@ -431,18 +428,10 @@ class Method:
         arrays = [parameters.arrays[i] for i in places]
         names = self.names = [parameters.names[i] for i in places]
         in_order = backend.ops.in_memory_order
-        own = [parameters.bounds[i] for i in places]
-        sides = [(None, None) if its is None else its.arrays for its in own]
-        extras = [
-            ArrayExtras(
-                lower=None if lower is None else in_order(lower), upper=None if upper is None else in_order(upper)
-            )
-            for lower, upper in sides
-        ]
         self.places, self.arrays, self.boxes = places, arrays, [self.own.box(i) for i in places]
         extents = backend.extents(names, arrays)
         self.gradients = Gradients(backend.ops, backend.add_rows, names, arrays, extents, False)
-        self.table = backend.table(list(map(in_order, arrays)), [()] * len(arrays), extras)
+        self.table = backend.table(list(map(in_order, arrays)), [()] * len(arrays), self.own.extras(places))
         self.are_writeable = backend.writeable_check(arrays)
         self.prepare()
         self.frozen_in_table = frozen  # last: after an interrupt all of this is done again

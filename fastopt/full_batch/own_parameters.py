@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..arrays.dtypes import is_half
 from ..arrays.memory import is_on_device, shown
 from ..backends import choosing
 from ..backends.backend import Backend
+from ..backends.table import ArrayExtras
 from ..core.bounds import NumberBounds
 from ..core.parameters import Parameters
 from ..options.bounds import Pair, checked_pair, split
@@ -52,6 +53,30 @@ class OwnParameters(NamedTuple):
             lower if lowers is None else lowers if lower == -math.inf else np.maximum(lowers, lower),
             upper if uppers is None else uppers if upper == math.inf else np.minimum(uppers, upper),
         )
+
+    def extras(self, places: Sequence[int]) -> list[ArrayExtras]:
+        """Return the arrays of bounds of the arrays with these numbers, as a table has them."""
+        in_order, extras = self.backend.ops.in_memory_order, []
+        for i in places:
+            own = self.parameters.bounds[i]
+            lower, upper = (None, None) if own is None else own.arrays
+            extras.append(
+                ArrayExtras(
+                    lower=None if lower is None else in_order(lower), upper=None if upper is None else in_order(upper)
+                )
+            )
+        return extras
+
+    def check_in_place(self) -> None:
+        """Raise if an array was replaced in its container, or is no longer where it was."""
+        parameters = self.parameters
+        replaced = None if parameters.is_single else parameters.root.replaced()
+        if replaced is not None:
+            raise ValueError(
+                f"params: {replaced!r} is another object than when it was given; leave the arrays in place, and change "
+                "none in the function that is minimized (elsewhere write params[...][...] = value, then opt.reset())"
+            )
+        parameters.check_layouts()
 
 
 def own_parameters(

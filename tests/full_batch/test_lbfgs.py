@@ -285,3 +285,12 @@ def test_no_closure_and_no_gradient_outlive_a_step() -> None:
         opt.step(closure)
         assert [each for each in alive if each() is not None] == []
     assert opt.closure is None
+
+
+def test_repr() -> None:
+    opt = fastopt.LBFGS({"W": np.zeros((2, 3)), "b": np.zeros(3)}, history=5)
+    opt.freeze("b")
+    assert repr(opt) == (
+        "LBFGS(2 arrays, 9 elements, 1 frozen, history=5, gtol=1e-05, ftol=2.2e-09, iterations=0, loss=nan, "
+        f"backend={opt.backend!r})"
+    )
