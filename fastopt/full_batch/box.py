@@ -67,9 +67,9 @@ def largest_projected(arrays: Sequence[Array], grads: Sequence[Array], boxes: Se
         for array, grad, box in zip(arrays, grads, boxes, strict=True):
             flat, g = in_a_row(array), in_a_row(grad)
             for at in blocks(flat):
-                part = g[at].astype(FLOAT64)
+                part = g[at] if g.dtype.kind == "f" else g[at].astype(FLOAT64)
                 if box is not None:
                     x = flat[at].astype(FLOAT64)
                     part = x - np.clip(x - part, *box.in_place(at))
-                largest = float(np.maximum(largest, np.abs(part).max()))  # keeps NaN
-    return largest
+                largest = float(np.maximum(largest, np.maximum(part.max(), -part.min())))  # which keep NaN
+    return abs(largest)  # -0.0 is none

@@ -104,7 +104,8 @@ def minimize(
     ----------
     fun : callable
         ``fun(params)`` returns ``(loss, grads)``: a real number, and the gradients in the structure of the parameters.
-        They may be the same arrays in each call, but not the parameters themselves, and fun must not change those.
+        They may be the same arrays in each call (a first-order optimizer reads them after the callback), but not the
+        parameters themselves, and fun must not change those.
     params : array or structure of arrays
         float32 or float64: one array, a dict, a list, nested mixes. ``fun`` gets this very object.
     method : str or class, default "lbfgs"
