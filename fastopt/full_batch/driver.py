@@ -17,7 +17,7 @@ from ..options.names import hints, meant
 from ..options.ranges import COUNT, Range, as_number
 from .first_order import FirstOrder
 from .lbfgs import LBFGS
-from .messages import Ending, message_of
+from .messages import message_of
 from .method import Method
 from .progress_bar import Progress
 from .results import MinimizeResult, MinimizeState
@@ -218,7 +218,6 @@ class Run:
         self, method: Method, closure: Callable[[], Any], callback: Callback | None, max_iterations: int
     ) -> None:
         self.method, self.closure, self.callback, self.max_iterations = method, closure, callback, max_iterations
-        self.decrease = 0.0
 
     def result(self) -> MinimizeResult:
         """Run until there is a reason to stop."""
@@ -229,26 +228,19 @@ class Run:
             before = state
             state = method.step(self.closure)
             status = state.status or self.limit(state)
-            if state.iterations > before.iterations:
-                self.decrease = before.loss - state.loss
-                if self.callback is not None and stops(self.callback, state._replace(status=status)):
-                    status = status or "callback"
+            is_new = state.iterations > before.iterations
+            if is_new and self.callback is not None and stops(self.callback, state._replace(status=status)):
+                status = status or "callback"
         state = method.finish(self.closure, state)
-        end = Ending(
-            status,
+        return MinimizeResult(
             state.loss,
             state.grad_norm,
-            self.decrease,
             state.iterations,
             state.evaluations,
-            method.gtol,
-            method.ftol,
-            method.trouble,
-            method.moved_in,
-            method.has_search,
+            status,
+            status in ("gtol", "ftol"),
+            message_of(status, method),
         )
-        counts = state.iterations, state.evaluations
-        return MinimizeResult(state.loss, state.grad_norm, *counts, status, status in ("gtol", "ftol"), message_of(end))
 
     def limit(self, state: MinimizeState) -> str | None:
         """Return the status of a limit that was reached."""

@@ -87,6 +87,8 @@ class LBFGS(Method):
     ...     state = opt.step(rosenbrock)
     >>> state.status, round(params["x"].item(), 4), round(params["y"].item(), 4)
     ('ftol', 1.0, 1.0)
+    >>> opt.message.split(" after")[0]
+    'Converged'
     """
 
     shown: ClassVar[tuple[str, ...]] = ("history",)

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, Protocol
 
 from ..arrays.texts import counted
 
 
-class Ending(NamedTuple):
-    """What a message is made of."""
+class Stopped(Protocol):
+    """A method, as far as a message needs it."""
 
-    status: str
-    loss: float
-    grad_norm: float
-    #: How much the last iteration has lowered the loss.
-    decrease: float
-    iterations: int
-    evaluations: int
     gtol: float
     ftol: float
+    #: How much the last iteration has lowered the loss.
+    decrease: float
     #: What was not finite at the start.
     trouble: str
     #: What was moved into its bounds.
     moved_in: str
-    #: Whether the method has a line search.
-    has_search: bool
+    #: Whether it has a line search.
+    has_search: ClassVar[bool]
+
+    @property
+    def loss(self) -> float: ...
+    @property
+    def grad_norm(self) -> float: ...
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def evaluations(self) -> int: ...
+    @property
+    def is_bounded(self) -> bool: ...
 
 
-def message_of(end: Ending) -> str:
-    """Return the message of a result."""
+def message_of(status: str, end: Stopped) -> str:
+    """Return why a method stopped with this status."""
     made = f"after {counted(end.iterations, 'iteration')} and {counted(end.evaluations, 'evaluation')}"
-    gradient = f"the gradient's largest element is {end.grad_norm:.3g}"
+    kind = "projected gradient" if end.is_bounded else "gradient"
+    gradient = f"the {kind}'s largest element is {end.grad_norm:.3g}"
     text = {
         "gtol": f"Converged {made}: {gradient}, at most gtol={end.gtol:g}",
         "ftol": f"Converged {made}: the last iteration lowered the loss by {end.decrease:.3g}, at most "
@@ -44,9 +51,9 @@ def message_of(end: Ending) -> str:
         f"{end.loss:.6g}, and {gradient}, above gtol={end.gtol:g}; the loss may be rounded (a larger gtol accepts "
         "this, float64 goes on), or the gradient wrong: compare it with differences of the loss",
         "nonfinite_start": f"Nothing was done: at the start {end.trouble}; start where all is finite",
-    }[end.status]
-    if end.status == "gtol" and (end.gtol == 0 or end.grad_norm > end.gtol):
-        text = f"Converged {made}: the gradient is 0"
-    if end.status in ("max_iterations", "max_evaluations") and not end.has_search and end.loss != end.loss:
+    }[status]
+    if status == "gtol" and (end.gtol == 0 or end.grad_norm > end.gtol):
+        text = f"Converged {made}: the {kind} is 0"
+    if status in ("max_iterations", "max_evaluations") and not end.has_search and end.loss != end.loss:
         text = f"Diverged: the loss is NaN {made}; lower lr"
     return f"{text}{f'; {end.moved_in}' if end.moved_in else ''}."

@@ -18,6 +18,7 @@ from ..core.turns import Turns, change
 from ..options.ranges import Range, as_number
 from .box import Box, copies_of, largest_projected, write_back
 from .evaluation import checked_evaluation
+from .messages import message_of
 from .own_parameters import own_parameters
 from .results import MinimizeState
 from .starting import check_unchanged, move_all_in, nonfinite
@@ -81,8 +82,11 @@ class Method:
         Whether the last loss was rounded to single precision.
     caller : str
         What errors call the function.
-    trouble, moved_in : str
-        For messages: what was not finite at the start; how many elements were outside their bounds.
+    message : str
+        Why the last step stopped, with numbers, and what to do; "" where its ``status`` is None.
+    decrease, trouble, moved_in : float, str, str
+        For messages: how much the last iteration has lowered the loss; what was not finite at the start; how many
+        elements were outside their bounds.
     """
 
     #: Whether groups may have options, which are not the method's.
@@ -126,7 +130,8 @@ class Method:
         self.caller = "closure"
         self.closure: Closure | None = None
         self.grads: Any = None
-        self.trouble = self.moved_in = ""
+        self.trouble = self.moved_in = self.message = ""
+        self.decrease = 0.0
         #: The arrays' frozen names when the table was made; None: it is to be made.
         self.frozen_in_table: frozenset[str] | None = None
         self.table: Any = None
@@ -242,6 +247,11 @@ class Method:
     def iterations(self) -> int:
         """How many iterations were made."""
         return 0 if self.point is None else self.point.iterations
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether an array has bounds."""
+        return self.own.bounds is not None
 
     @property
     def backend(self) -> str:
@@ -368,6 +378,7 @@ class Method:
                 self.clear_away()
         finally:
             self.clear_away()  # an interrupt may have come before the first one was done
+        self.message = "" if status is None else message_of(status, self)
         return self.state(status)
 
     def clear_away(self) -> None:
@@ -454,9 +465,10 @@ class Method:
         now = self.point
         if now is before or now is None:
             return status
+        self.decrease = before.loss - now.loss
         if now.grad_norm <= self.gtol or now.grad_norm == 0:
             return "gtol"
-        if self.ftol > 0 and 0 <= before.loss - now.loss <= self.ftol:
+        if self.ftol > 0 and 0 <= self.decrease <= self.ftol:
             return "ftol"
         return status
 

@@ -287,6 +287,23 @@ def test_no_closure_and_no_gradient_outlive_a_step() -> None:
     assert opt.closure is None
 
 
+def test_messages_of_steps() -> None:
+    x = rosenbrock_start()
+    opt = fastopt.LBFGS(x, bounds=(-2, 0.5))
+    with pytest.warns(UserWarning, match="5 of '0'"):
+        state = opt.step(lambda: rosenbrock(x))
+    assert (state.status, opt.message) == (None, "")
+    while state.status is None:
+        state = opt.step(lambda: rosenbrock(x))
+    assert opt.message.startswith(f"Converged after {opt.iterations} iterations and {opt.evaluations} evaluations")
+    assert f"projected gradient's largest element is {opt.grad_norm:.3g}" in opt.message
+    assert "5 of '0'" in opt.message
+    opt.reset()
+    state = opt.step(lambda: (np.nan, np.zeros(10)))
+    assert state.status == "nonfinite_start"
+    assert "the loss is nan" in opt.message
+
+
 def test_repr() -> None:
     opt = fastopt.LBFGS({"W": np.zeros((2, 3)), "b": np.zeros(3)}, history=5)
     opt.freeze("b")
