@@ -9,8 +9,9 @@ from ..arrays.dtypes import Array
 from ..arrays.memory import shown
 from ..core.optimizer import Optimizer
 from ..optimizers.schedule_free import has_modes
+from .accepted_point import Point
 from .box import copies_of, in_a_row, write_back
-from .method import Method, Point
+from .method import Method
 from .results import MinimizeState
 
 #: The options that have no meaning where each gradient is that of all data.

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 from ..backends.history import History, Reading
+from ..core.attributes import Elsewhere
 from ..options.names import hints
 from ..options.ranges import COUNT, as_number
 from .method import Method
@@ -93,6 +94,11 @@ class LBFGS(Method):
 
     shown: ClassVar[tuple[str, ...]] = ("history",)
 
+    lr = Elsewhere("the line search finds the step size; read opt.step_size for the last one")
+    param_groups = Elsewhere("its groups have no options; read opt.params")
+    add_param_group = Elsewhere("what was learned is of the present arrays; build a new one for more")
+    zero_grad = Elsewhere("the closure returns the gradients; leave it out")
+
     def __init__(
         self,
         params: Any,
@@ -106,16 +112,21 @@ class LBFGS(Method):
     ) -> None:
         for name in unknown:
             refuse_keyword(name)
-        self.history: int = as_number("history", history, COUNT)
+        self.size: int = as_number("history", history, COUNT)
         super().__init__(params, bounds=bounds, gtol=gtol, ftol=ftol, backend=backend)
         self.pairs: History
         #: The gradient of the accepted point.
         self.reading: Reading
 
+    @property
+    def history(self) -> int:
+        """How many pairs are kept; fixed when it is built."""
+        return self.size
+
     def prepare(self) -> None:
         numbers = self.own.bounds
         sides = None if numbers is None else (numbers.lower[self.places], numbers.upper[self.places])
-        self.pairs = self.parts.backend.history(self.table, self.history, sides)
+        self.pairs = self.parts.backend.history(self.table, self.size, sides)
 
     def start(self) -> None:
         self.reading = self.pairs.begin()

@@ -16,6 +16,7 @@ from ..core.gradients import Gradients
 from ..core.parameters import Parameters
 from ..core.turns import Turns, change
 from ..options.ranges import Range, as_number
+from .accepted_point import AcceptedPoint, Point
 from .box import Box, copies_of, largest_projected, write_back
 from .evaluation import checked_evaluation
 from .messages import message_of
@@ -31,15 +32,6 @@ DOUBLE_TOLERANCES, SINGLE_TOLERANCES = (1e-5, 2.2e-9), (1e-4, 1e-6)
 TOLERANCE = Range(0.0, optional=True)
 
 
-class Point(NamedTuple):
-    """An accepted point. Its parameters are in the user's arrays, or ``put_back`` can write them there."""
-
-    loss: float
-    grad_norm: float
-    step_size: float
-    iterations: int
-
-
 class MethodParts(NamedTuple):
     """What the other modules of fastopt use of a method."""
 
@@ -48,13 +40,8 @@ class MethodParts(NamedTuple):
     turns: Turns
 
 
-class Method:
+class Method(AcceptedPoint):
     """A full-batch method. A subclass defines how it comes from one accepted point to the next.
-
-    An interrupt may come between any two lines. So ``point`` is written at once, and two more attributes say how far
-    things are by being that very object: while ``moved_from is point`` the parameters may be anywhere; unless ``settled
-    is point`` the method has to be started again from the parameters as they are, and if ``half_kept is point`` it may
-    be in the middle of a change.
 
     Parameters
     ----------
@@ -109,6 +96,7 @@ class Method:
         ftol: float | None = None,
         backend: str | None = None,
     ) -> None:
+        super().__init__()
         gtol, ftol = as_number("gtol", gtol, TOLERANCE), as_number("ftol", ftol, TOLERANCE)
         self.title = self.title or type(self).__name__
         self.own = own_parameters(self.title, params, bounds, backend, self.takes_group_options)
@@ -120,10 +108,6 @@ class Method:
             default if given is None else given for given, default in zip((gtol, ftol), defaults, strict=True)
         )
         self.given_params = params
-        self.point: Point | None = None
-        self.moved_from: Point | None = None
-        self.settled: Point | None = None
-        self.half_kept: Point | None = None
         self.evaluations = 0
         self.evaluations_left: int | None = None
         self.is_single_loss = False
@@ -159,26 +143,6 @@ class Method:
 
     def forget(self) -> None:
         """Forget what was learned from earlier points."""
-
-    def put_back(self) -> None:
-        """Write the accepted point into the parameters. It may be called again after an interrupt."""
-        raise NotImplementedError
-
-    def moving(self) -> None:
-        """Say that the parameters are about to leave the accepted point, which :meth:`put_back` knows by now."""
-        self.moved_from = self.point
-
-    def accept(self, loss: float, grad_norm: float, step_size: float, keep: Callable[[], Any] | None) -> None:
-        """Make the parameters as they are the accepted point.
-
-        ``keep`` records what belongs to it. None: the gradients here are not known, and the next iteration has to
-        evaluate them.
-        """
-        self.point = point = Point(loss, grad_norm, step_size, self.iterations + 1)
-        if keep is not None:
-            self.half_kept = point
-            keep()
-            self.settled = point
 
     def evaluate(self) -> float:
         """Return the loss of the parameters as they are, and hand their gradients to the table.
@@ -223,30 +187,14 @@ class Method:
         options = {name: getattr(self, name) for name in (*self.shown, "gtol", "ftol", "iterations", "loss", "backend")}
         return f"{self.title}({', '.join([amount(parameters.arrays), *frozen, *assignments(options)])})"
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse what copy and pickle would do: the copy would change arrays that nobody else has."""
+        raise TypeError(f"{self.title}: it can't be copied or pickled, since it changes your own arrays; build another")
+
     @property
     def params(self) -> Any:
         """The parameters in the structure in which they were given: the very arrays, changed in place."""
         return self.given_params
-
-    @property
-    def loss(self) -> float:
-        """The loss of the parameters as they are; NaN before the first step."""
-        return math.nan if self.point is None else self.point.loss
-
-    @property
-    def grad_norm(self) -> float:
-        """The largest absolute element of the (projected) gradient there; NaN before the first step."""
-        return math.nan if self.point is None else self.point.grad_norm
-
-    @property
-    def step_size(self) -> float:
-        """How far along its direction the last iteration went; 0 before the first."""
-        return 0.0 if self.point is None else self.point.step_size
-
-    @property
-    def iterations(self) -> int:
-        """How many iterations were made."""
-        return 0 if self.point is None else self.point.iterations
 
     @property
     def is_bounded(self) -> bool:
@@ -401,21 +349,6 @@ class Method:
         )
 
     # --- the parts of a step ---
-
-    @property
-    def is_moved(self) -> bool:
-        """Whether the parameters may be elsewhere than at the accepted point."""
-        return self.moved_from is not None and self.moved_from is self.point
-
-    @property
-    def is_torn(self) -> bool:
-        """Whether an interrupt came while the accepted point was recorded."""
-        return self.half_kept is not None and self.half_kept is self.point is not self.settled
-
-    def undo_move(self) -> None:
-        """Put the accepted point back."""
-        self.put_back()
-        self.moved_from = None
 
     def make_ready(self) -> None:
         """Check that the arrays are as they were, and make a table if other ones are frozen."""

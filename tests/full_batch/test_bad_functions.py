@@ -5,7 +5,9 @@ Each error names the array or the argument, and says what to do.
 
 from __future__ import annotations
 
+import copy
 import fractions
+import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -442,3 +444,24 @@ KEYWORDS = ["lr", "max_iter", "max_eval", "tolerance_grad", "tolerance_change", 
 def test_keywords_of_torch(name: str) -> None:
     with pytest.raises(TypeError, match=rf"LBFGS\(\) got an unexpected keyword argument '{name}'; (leave|write)"):
         fastopt.LBFGS(np.ones(2), **{name: 1})
+
+
+@pytest.mark.parametrize("name", ["lr", "param_groups", "add_param_group", "zero_grad"])
+def test_attributes_of_torch(name: str) -> None:
+    opt = fastopt.LBFGS(np.ones(2))
+    assert not hasattr(opt, name)
+    with pytest.raises(AttributeError, match=f"LBFGS has no '{name}': "):
+        getattr(opt, name)
+
+
+def test_history_is_fixed() -> None:
+    opt = fastopt.LBFGS(np.ones(2), history=7)
+    assert opt.history == 7
+    with pytest.raises(AttributeError, match="history"):
+        opt.history = 8
+
+
+@pytest.mark.parametrize("copy_it", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
+def test_copies_are_refused(copy_it: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match="LBFGS: it can't be copied or pickled"):
+        copy_it(fastopt.LBFGS(np.ones(2)))
