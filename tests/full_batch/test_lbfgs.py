@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import needs_native
 from full_batch.functions import bowl, rosenbrock, rosenbrock_start
 
 import fastopt
@@ -227,6 +228,7 @@ def test_groups_by_name() -> None:
     np.testing.assert_allclose(params["b"], [1, 2], atol=1e-5)
 
 
+@needs_native
 @pytest.mark.filterwarnings("ignore:params. elements outside")
 @pytest.mark.parametrize("bounds", [None, (-1.0, 0.9)], ids=["free", "bounded"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

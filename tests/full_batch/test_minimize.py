@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import needs_native
 from full_batch.functions import bowl, leaves, rosenbrock, rosenbrock_start
 
 import fastopt
 from fastopt import optimizers
+
+BACKENDS = [pytest.param("native", marks=needs_native), "numpy"]
 
 
 def fortran(shape: tuple[int, ...], dtype: Any = float) -> Any:
@@ -37,7 +40,7 @@ STRUCTURES = {
 }
 
 
-@pytest.mark.parametrize("backend", ["native", "numpy"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_structures(structure: str, backend: str) -> None:
     params = STRUCTURES[structure]()
@@ -289,7 +292,7 @@ BOUNDS = {
 
 
 @pytest.mark.filterwarnings("ignore:params. elements outside")
-@pytest.mark.parametrize("backend", ["native", "numpy"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("which", BOUNDS)
 def test_bounds(which: str, dtype: Any, backend: str) -> None:
