@@ -88,7 +88,7 @@ def values_of(where: str, side: Any, param: Any, end: float, ops: ArrayOps) -> n
         return np.array(end if number is None else plain(number), FLOAT64)
     on_host = ops.on_host(side) if is_on_device(side) else side
     if not isinstance(on_host, np.ndarray) or not (is_float(on_host.dtype) or on_host.dtype.kind in "iu"):
-        found = f"an array of {on_host.dtype}" if isinstance(on_host, np.ndarray) else described(side)
+        found = f"an array of {on_host.dtype}" if isinstance(on_host, np.ndarray) else f"a value {described(side)}"
         raise TypeError(f"{where} has {found}; expected a number, None, or an array of numbers of shape {param.shape}")
     if on_host.shape != tuple(param.shape):
         raise ValueError(

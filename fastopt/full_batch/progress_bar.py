@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..options.ranges import Range, as_number
 from .results import MinimizeState
+
+TOTAL = Range(0, optional=True, whole=True)
 
 
 class Progress:
@@ -63,6 +66,8 @@ def progress(total: int | None = None, **options: Any) -> Progress:
 
     Raises
     ------
+    TypeError, ValueError
+        If the total is no whole number of at least 0.
     ImportError
         If tqdm is not installed; says how to.
 
@@ -75,7 +80,11 @@ def progress(total: int | None = None, **options: Any) -> Progress:
     >>> "loss 0" in lines.getvalue()
     True
     """
-    return Progress(total, **options)
+    if isinstance(total, MinimizeState):
+        raise TypeError(
+            "progress: got a state, as callbacks do; progress makes a callback: callback=fastopt.progress()"
+        )
+    return Progress(as_number("total", total, TOTAL), **options)
 
 
 def bar_class() -> Any:

@@ -43,7 +43,18 @@ def check_is_pair(where: str, value: Any) -> None:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(
             f"{where}={shown(value):.80}: expected a pair (lo, hi), each a number or None, or None for both"
+            f"{hint_of_scipy(value)}"
         )
+
+
+def hint_of_scipy(value: Any) -> str:
+    """Return what to write instead of SciPy's bounds; "" if these are others."""
+    if hasattr(value, "lb") and hasattr(value, "ub"):
+        return "; write (bounds.lb, bounds.ub)"
+    is_list = isinstance(value, (tuple, list)) and len(value) > 0
+    if is_list and all(isinstance(item, (tuple, list)) and len(item) == 2 for item in value):
+        return "; of SciPy's list of pairs make two: an array of all lower bounds, and one of all upper bounds"
+    return ""
 
 
 def checked_side(where: str, side: Any, end: float) -> Any:
