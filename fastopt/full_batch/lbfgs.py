@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, NoReturn
@@ -12,7 +11,7 @@ from ..core.attributes import Elsewhere
 from ..options.names import hints
 from ..options.ranges import COUNT, as_number
 from .method import Method
-from .searching import search_along, search_for
+from .searching import first_step_down, search_along, search_for
 
 #: What to write instead of torch's keywords.
 OF_TORCH: Mapping[str, str] = {
@@ -140,7 +139,7 @@ class LBFGS(Method):
     def iterate(self) -> str | None:
         while True:
             has_pairs = self.pairs.count > 0
-            first_step = 1.0 if has_pairs else first_step_down(self.reading)
+            first_step = 1.0 if has_pairs else first_step_down(self.reading.grad_square, self.reading.grad_max)
             self.moving()
             move = self.pairs.direct(first_step)
             search = search_for(self, self.loss, move.slope, first_step, self.own.bounds is not None)
@@ -160,14 +159,6 @@ class LBFGS(Method):
         """Record the trial that was read last as the accepted point."""
         self.pairs.accept()
         self.reading = reading
-
-
-def first_step_down(reading: Reading) -> float:
-    """Return the first step along the gradient: it moves by at most 1."""
-    norm = math.sqrt(reading.grad_square)
-    if not 0 < norm < math.inf:  # its squares overflow or vanish
-        norm = reading.grad_max
-    return min(1.0, 1.0 / norm) if norm > 0 else 1.0
 
 
 def refuse_keyword(name: str) -> NoReturn:

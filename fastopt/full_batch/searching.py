@@ -50,6 +50,14 @@ class Found(NamedTuple):
     is_read: bool
 
 
+def first_step_down(grad_square: float, grad_max: float) -> float:
+    """Return the first step along a gradient with this sum of squares and largest element: it moves by at most 1."""
+    norm = math.sqrt(grad_square)
+    if not 0 < norm < math.inf:  # the squares overflow or vanish
+        norm = grad_max
+    return min(1.0, 1.0 / norm) if norm > 0 else 1.0
+
+
 def search_for(method: Evaluator, loss: float, slope: float, first_step: float, has_bounds: bool = False) -> AnySearch:
     """Return the search to use from an accepted point with this loss, along a direction with this slope."""
     if has_bounds:
