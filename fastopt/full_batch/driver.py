@@ -109,11 +109,13 @@ def minimize(
     params : array or structure of arrays
         float32 or float64: one array, a dict, a list, nested mixes. ``fun`` gets this very object.
     method : str or class, default "lbfgs"
-        ``"lbfgs"``: :class:`fastopt.LBFGS`. ``"bfgs"``: with a dense inverse Hessian. ``"newton"``: with ``hess`` or
-        ``hvp``. Or a first-order optimizer, by name (``"adam"``) or class; ``max_iterations`` is required then.
+        ``"lbfgs"``: :class:`fastopt.LBFGS`. ``"bfgs"``: with a dense inverse Hessian, at most 20,000 elements.
+        ``"newton"``: with ``hess`` by a factorization of the Hessian, with ``hvp`` by conjugate gradients in a trust
+        region; its LAPACK has other bits on other machines. Or a first-order optimizer, by name (``"adam"``) or class;
+        ``max_iterations`` is required then.
     bounds : pair, optional
         ``(lo, hi)``, each a number, None, or a structure like the parameters. Parameters that are outside are moved in,
-        with a warning.
+        with a warning. Not for "bfgs" and "newton".
     callback : callable, optional
         ``callback(state)`` is called after each iteration with a :class:`fastopt.MinimizeState`. It stops by returning
         True or raising StopIteration. :func:`fastopt.progress` is one with a bar.
@@ -132,9 +134,10 @@ def minimize(
         How many pairs L-BFGS keeps.
     hess : callable, optional
         For Newton: ``hess(params)`` returns the Hessian, a square matrix over all elements: arrays raveled in C order,
-        one after the other in the order of their names.
+        one after the other in the order of their names. Only its lower triangle is read.
     hvp : callable, optional
-        For Newton: ``hvp(params, v)`` returns the Hessian times v; both have the structure of the parameters.
+        For Newton: ``hvp(params, v)`` returns the Hessian times v; both have the structure of the parameters, and v
+        has their dtypes.
     **options
         Options of the method: those of the optimizer (``lr``), or ``backend``.
 
@@ -159,6 +162,13 @@ def minimize(
     >>> result = fastopt.minimize(lambda x: (0.5 * x @ A @ x - b @ x, A @ x - b), x)
     >>> result.status, x.round(5)
     ('gtol', array([0.2, 0.4]))
+
+    Newton's method with the Hessian, here a constant:
+
+    >>> x = np.zeros(2)
+    >>> result = fastopt.minimize(lambda x: (0.5 * x @ A @ x - b @ x, A @ x - b), x, "newton", hess=lambda x: A)
+    >>> result.iterations, x.round(5)
+    (1, array([0.2, 0.4]))
 
     A dict of arrays with bounds, and a first-order optimizer:
 

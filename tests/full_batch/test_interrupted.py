@@ -13,19 +13,16 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt.full_batch.bfgs import BFGS
+from fastopt.full_batch.method import Method
+from fastopt.full_batch.newton import Newton
+from fastopt.full_batch.trust_region import TrustRegion
 
 #: The folder of the code between whose lines an interrupt comes.
 FOLDER = str(Path(fastopt.__file__).parent / "full_batch")
 
 #: All lines take too long for a quick test; a prime meets other lines in each iteration.
 every = pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.long)])
-
-METHODS: dict[str, dict[str, Any]] = {
-    "lbfgs": {"history": 2},
-    "lbfgs-with-bounds": {"history": 2, "bounds": (None, 0.9)},
-    "adam": {"method": "adam", "lr": 0.05},
-    "schedule-free": {"method": "ScheduleFreeSGD", "lr": 1e-3},
-}
 
 
 def start() -> dict[str, Any]:
@@ -38,6 +35,37 @@ def fun(params: dict[str, Any]) -> tuple[float, dict[str, Any]]:
     distance = y - x * x
     loss = float((100 * distance**2 + (1 - x) ** 2).sum())
     return loss, {"x": -400 * x * distance - 2 * (1 - x), "y": 200 * distance}
+
+
+def hess(params: dict[str, Any]) -> Any:
+    x, y = params["x"], params["y"].astype(float)
+    return np.block([[np.diag(1200 * x * x - 400 * y + 2), np.diag(-400 * x)], [np.diag(-400 * x), 200 * np.eye(3)]])
+
+
+def hvp(params: dict[str, Any], v: dict[str, Any]) -> dict[str, Any]:
+    product = hess(params) @ np.concatenate([v["x"], v["y"]])
+    return {"x": product[:3], "y": product[3:]}
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lbfgs": {"history": 2},
+    "lbfgs-with-bounds": {"history": 2, "bounds": (None, 0.9)},
+    "bfgs": {"method": "bfgs"},
+    "newton-with-hess": {"method": "newton", "hess": hess},
+    "newton-with-hvp": {"method": "newton", "hvp": hvp},
+    "adam": {"method": "adam", "lr": 0.05},
+    "schedule-free": {"method": "ScheduleFreeSGD", "lr": 1e-3},
+}
+
+
+#: The classes of these methods, to make single steps.
+CLASSES: dict[str, tuple[type[Method], dict[str, Any]]] = {
+    "lbfgs": (fastopt.LBFGS, METHODS["lbfgs"]),
+    "lbfgs-with-bounds": (fastopt.LBFGS, METHODS["lbfgs-with-bounds"]),
+    "bfgs": (BFGS, {}),
+    "newton-with-hess": (Newton, {"hess": hess}),
+    "newton-with-hvp": (TrustRegion, {"hvp": hvp}),
+}
 
 
 def bits(params: dict[str, Any]) -> bytes:
@@ -108,15 +136,17 @@ def test_minimize_between_any_two_lines(method: str, every: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:params. elements outside")
 @every
-@pytest.mark.parametrize("bounds", [None, (None, 0.9)], ids=["free", "bounded"])
-def test_steps_between_any_two_lines(bounds: Any, every: int) -> None:
+@pytest.mark.parametrize("method", CLASSES)
+def test_steps_between_any_two_lines(method: str, every: int) -> None:
     """The loss belongs to the parameters, and the next steps go on from there."""
+    cls, options = CLASSES[method]
+    bounds = options.get("bounds")
 
-    def build() -> tuple[dict[str, Any], fastopt.LBFGS]:
+    def build() -> tuple[dict[str, Any], Method]:
         params = start()
-        return params, fastopt.LBFGS(params, history=2, bounds=bounds)
+        return params, cls(params, **options)
 
-    def steps(opt: fastopt.LBFGS, params: dict[str, Any]) -> None:
+    def steps(opt: Method, params: dict[str, Any]) -> None:
         for _ in range(5):
             opt.step(lambda: fun(params))
 
