@@ -138,6 +138,30 @@ void fo_bfgs_pass(const fo_array *panels, int64_t count, int64_t size, const fo_
 /* Return the sum of the products, in the order of fo_sum_products. */
 double fo_dot(const double *left, const double *right, int64_t size);
 
+/* A problem of sparse coding: the codes h of each row y minimize |y - D'h|^2 / 2 + l1 |h|_1 + l2 |h|^2 / 2. Matrices
+   have their rows one after the other. Those of `stride` columns, a multiple of FO_LANES, are filled up with zeros. */
+typedef struct {
+    const void *rows;         /* [count][features] */
+    const double *dictionary; /* [features][stride]: the transpose of D */
+    const void *gram;         /* [atoms][stride]: D D', exactly symmetric */
+    const void *inverse;      /* 1 / (gram[i][i] + l2), or 0 for an atom whose code stays 0 */
+    void *codes;              /* [count][atoms]: the start, then the result */
+    double *gaps; /* of each row, what is left of the duality gap at max_iterations, divided by y'y; else 0 */
+    int64_t count, features, atoms, stride;
+    double l1, l2, tolerance; /* a row is solved when its duality gap is not above tolerance * y'y */
+    int32_t max_iterations;   /* the most sweeps over the atoms in use of a row */
+    int32_t positive;         /* 1: no code is negative */
+    int32_t dtype;            /* FO_FLOAT32 or FO_FLOAT64: of all that is not double */
+} fo_coding;
+
+/* Solve all rows, on at most `threads` threads. `scratch` has room for fo_coding_scratch(coding) bytes for each. */
+void fo_code_rows(const fo_coding *coding, int32_t threads, void *scratch);
+int64_t fo_coding_scratch(const fo_coding *coding);
+
+/* products[count][stride] <- the products of all rows with the dictionary, summed in double precision. Of `coding` the
+   members that this needs are read. */
+void fo_multiply_rows(const fo_coding *coding, int32_t threads, void *products, void *scratch);
+
 /* memory[i] <- the memory of NumPy array i. Return 1 if each array is exactly of this Python type, and has the dtype
    object dtypes[i], the shape of models[i] and these flags of NumPy; else 0, with a part of `memory` written. Objects
    are given by their addresses. `dtypes` is NULL if arrays may have any dtype. */

@@ -18,6 +18,9 @@ typedef struct {
     double (*dot)(const double *left, const double *right, int64_t size);
     void (*bfgs_panel)(double *panel, int64_t first, int64_t rows, const fo_bfgs_vectors *vectors, double *column_y,
                        double *column_g, double *product_y, double *product_g);
+    /* These two work on rows [begin, end), at most CODING_ROWS of coordinates.h. */
+    void (*multiply_rows)(const fo_coding *coding, int64_t begin, int64_t end, void *products, double *sums);
+    void (*code_rows)(const fo_coding *coding, int64_t begin, int64_t end, void *scratch);
 } fo_kernels;
 
 /* Indexed by fo_dtype. */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "convert.h"
+#include "coordinates.h"
 #include "isa.h"
 #include "loops.h"
 #include "storage.h"
@@ -37,7 +38,7 @@
 
 const fo_kernels KERNELS[] = {
     [FO_FLOAT32] = {step_chunk_float32, accumulate_chunk_float32, sum_products_chunk_float32, sum_squares_float32, NULL,
-                    NULL},
+                    NULL, multiply_rows_float32, code_rows_float32},
     [FO_FLOAT64] = {step_chunk_float64, accumulate_chunk_float64, sum_products_chunk_float64, sum_squares_float64, dot,
-                    bfgs_panel},
+                    bfgs_panel, multiply_rows_float64, code_rows_float64},
 };

@@ -449,6 +449,7 @@ static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *gr
 }
 
 #include "axis_sums_template.h"
+#include "coordinates_template.h"
 
 #undef MAXIMUM
 #undef MINIMUM

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .full_batch.lbfgs import LBFGS
     from .full_batch.progress_bar import progress
     from .full_batch.results import MinimizeResult, MinimizeState
+    from .full_batch.sparse_coding import sparse_code
     from .training import EarlyStopping, SnapshotEnsemble
 
 #: The modules, and the names in them, that are imported when they are first used.
@@ -74,6 +75,7 @@ LAZY = {
     "progress": "full_batch.progress_bar",
     "save": "checkpoint",
     "schedules": None,
+    "sparse_code": "full_batch.sparse_coding",
     "training": None,
 }
 
@@ -155,5 +157,6 @@ __all__ = [
     "save",
     "schedules",
     "set_num_threads",
+    "sparse_code",
     "training",
 ]

@@ -36,7 +36,8 @@ def simd_loops() -> dict[str, str]:
     for number, line in enumerate((CSRC / "rules.h").read_text().splitlines(), 1):
         if match := re.match(r"LOOP\d\((\w+)\)", line):
             loops[f"rules.h:{number}"] = match[1]
-    for header in ("pipeline_template.h", "storage.h", "axis_sums_template.h", "bfgs_template.h"):
+    headers = ("pipeline_template.h", "storage.h", "axis_sums_template.h", "bfgs_template.h", "coordinates_template.h")
+    for header in headers:
         lines = (CSRC / header).read_text().splitlines()
         for number, line in enumerate(lines, 1):
             if line.strip().startswith("FO_SIMD"):

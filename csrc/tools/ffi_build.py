@@ -5,7 +5,8 @@ from pathlib import Path
 from cffi import FFI
 
 CSRC = Path(__file__).parents[1]
-SOURCES = ["cpu", "parallel", "step", "ndarray", "row_sums", "bfgs", "isa_baseline", "isa_avx2", "isa_avx512", "probe"]
+SOURCES = ["cpu", "parallel", "step", "ndarray", "row_sums", "bfgs", "coordinates", "probe"]
+SOURCES += ["isa_baseline", "isa_avx2", "isa_avx512"]
 SOURCES += [f"python/{name}" for name in ("walk", "options", "gradients", "rows", "plan")]
 
 # cffi reads C declarations, not preprocessor lines.

@@ -151,6 +151,13 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def aligned(length: int) -> Array:
+    """Return new memory of so many bytes that begins at a cache line; its contents are arbitrary."""
+    memory = np.empty(length + CACHE_LINE, np.uint8)
+    begin = -address(memory) % CACHE_LINE
+    return memory[begin : begin + length]
+
+
 class Extents:
     """The runs of memory that a step writes, in order, to find arrays that overlap them.
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import Array
 from ..arrays.memory import Extents, Runs
+from .coordinates import Coding
 from .history import BoundNumbers, History
 from .interrupts import uninterrupted
 from .inverse_hessian import InverseHessian, Vector
@@ -214,4 +215,15 @@ class Backend:
 
     def sum_squares(self, array: Any, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
         """Return the sums of squares over these axes of a NumPy array, in double precision and a fixed order."""
+        raise NotImplementedError
+
+    def multiply_rows(self, rows: Array, dictionary: npt.NDArray[np.float64]) -> Array:
+        """Return the products of rows with a dictionary (features, stride): float32 or float64, on the host."""
+        raise NotImplementedError
+
+    def code_rows(self, coding: Coding, codes: Array) -> npt.NDArray[np.float64]:
+        """Solve a problem of sparse coding; ``codes`` are the start, then the result.
+
+        Returns for each row what is left of the duality gap at ``max_iterations``, divided by y'y; 0 if it is solved.
+        """
         raise NotImplementedError

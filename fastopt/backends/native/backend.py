@@ -17,12 +17,14 @@ from ..numpy.host import HostBackend
 from ..numpy.table import flat, flat_or_none
 from ..plan import Plan, PlanContents
 from ..table import Extras, HyperRow
-from . import bfgs, compiling, library, ndarrays, plan
+from . import bfgs, compiling, coordinates, library, ndarrays, plan
 from .table import NativeTable, add_rows, add_runs
 
 
 class NativeBackend(HostBackend):
     name = "native"
+    multiply_rows = staticmethod(coordinates.multiply_rows)
+    code_rows = staticmethod(coordinates.code_rows)
     add_runs = staticmethod(add_runs)
     dot = staticmethod(bfgs.dot)
     inverse_hessian = staticmethod(bfgs.NativeInverseHessian)

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...arrays.memory import address
+from ...arrays.memory import address, aligned
 from .. import threads
 from ..inverse_hessian import PANEL_ROWS, Matrix, Vector, padded, panels
-from ..numpy.workers import aligned
 from .library import DOUBLE, ffi, lib
 
 

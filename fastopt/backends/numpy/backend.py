@@ -11,7 +11,7 @@ from ...arithmetic.pipeline import StageFlags
 from ..backend import Arrays, Count, Counts, HyperRows, Slots
 from ..history import BoundNumbers, History
 from ..table import Extras, HyperRow
-from . import axis_sums, bfgs, row_sums
+from . import axis_sums, bfgs, coordinates, row_sums
 from .history import NumpyHistory, Source
 from .host import HostBackend
 from .passes import MAX_THREADS
@@ -28,6 +28,8 @@ def check_rule(rule: Rule, scalars: type) -> None:
 
 class NumpyBackend(HostBackend):
     name = "numpy"
+    multiply_rows = staticmethod(coordinates.multiply_rows)
+    code_rows = staticmethod(coordinates.code_rows)
     add_runs = staticmethod(axis_sums.add_runs)
     dot = staticmethod(bfgs.dot)
     inverse_hessian = staticmethod(bfgs.NumpyInverseHessian)

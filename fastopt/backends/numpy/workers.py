@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...arrays.dtypes import Array
-from ...arrays.memory import CACHE_LINE, address
+from ...arrays.memory import aligned
 
 T = TypeVar("T")
 
@@ -42,12 +42,6 @@ class Buffers:
             self.buffers[self.used] = aligned(rounded)
         self.used += 1
         return self.buffers[self.used - 1][:length].view(dtype)
-
-
-def aligned(length: int) -> Array:
-    memory = np.empty(length + CACHE_LINE, np.uint8)
-    begin = -address(memory) % CACHE_LINE
-    return memory[begin : begin + length]
 
 
 #: The scratch memory that nobody uses at the moment.
