@@ -34,7 +34,7 @@ void fo_bfgs_pass(const fo_array *panels, int64_t count, int64_t size, const fo_
 {
     const pass context = {panels, vectors, columns, products, size};
     const fo_mode before = fo_use_default_mode();
-    fo_for_each_chunk(panels, count, threads, visit_panel, &context);
+    fo_for_each_chunk(panels, count, threads, 1, visit_panel, &context);
     for (int64_t i = 1; i < count; i++)
         for (int product = 0; product < 2; product++) {
             const int64_t first = i * FO_PANEL_ROWS;

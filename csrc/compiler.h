@@ -84,6 +84,20 @@ static inline void fo_restore_mode(fo_mode before)
 #define FO_SIMD_REDUCTION(clause) FO_PRAGMA(omp simd reduction(clause))
 #endif
 
+/* Vectors as a type, in `name`: `count` doubles, at addresses that are multiples of `alignment`. */
+#if defined(__GNUC__)
+#define FO_HAS_VECTORS 1
+#define FO_INLINE inline __attribute__((always_inline))
+#define FO_VECTOR(name, count, alignment) \
+    typedef double name __attribute__((vector_size(8 * (count)), aligned(alignment), may_alias))
+/* Read memory into the L2 cache. */
+#define FO_PREFETCH(address) __builtin_prefetch(address, 0, 2)
+#else
+#define FO_HAS_VECTORS 0
+#define FO_INLINE inline
+#define FO_PREFETCH(address) ((void)0)
+#endif
+
 /* The targets leave out FMA, because a contracted multiply-add has other bits. */
 #define FO_AVX2_FEATURES "avx2"
 #if defined(__clang__)

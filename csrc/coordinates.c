@@ -64,7 +64,7 @@ static void for_all_rows(fo_coding_pass *pass, int32_t threads)
         atomic_init(&taken[i], i >= threads);
     pass->taken = taken;
 #endif
-    fo_for_each_chunk(&rows, 1, threads, visit_rows, pass);
+    fo_for_each_chunk(&rows, 1, threads, 1, visit_rows, pass);
     fo_restore_mode(before);
 }
 

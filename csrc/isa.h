@@ -4,6 +4,38 @@
 
 #include "compiler.h"
 #include "fastopt.h"
+#include "history.h"
+
+/* The passes over the history of L-BFGS. */
+typedef enum {
+    FO_HISTORY_BEGIN,
+    FO_HISTORY_DIRECT,
+    FO_HISTORY_TRY_STEP,
+    FO_HISTORY_READ,
+    FO_HISTORY_PUT_BACK,
+    FO_HISTORY_STEPS
+} fo_history_step;
+
+/* One pass. `numbers` are those of the vectors that it reads, the oldest first, of which direct adds up `factors`, after
+   `of_grad` times the gradient. */
+typedef struct {
+    const fo_history *history;
+    const int64_t *numbers;
+    const double *factors;
+    int64_t count;
+    double of_grad, step;
+    int64_t grad, old_grad, direction; /* numbers of vectors */
+} fo_history_pass;
+
+/* What a pass finds in one chunk. */
+typedef struct {
+    double largest; /* magnitude in the projected gradient */
+    int64_t count;  /* of elements that are not finite, or that moved */
+    double sums[][2];
+} fo_partial;
+
+typedef void fo_history_kernel(const fo_history_pass *pass, int64_t index, int64_t begin, int64_t end,
+                               fo_partial *partial);
 
 /* The kernels of one dtype. Those of a chunk work on elements [begin, end) of one array; sum_squares is as
    fo_sum_squares. bfgs_panel does the work of fo_bfgs_pass on the rows from `first` on: it writes their products without
@@ -21,6 +53,7 @@ typedef struct {
     /* These two work on rows [begin, end), at most CODING_ROWS of coordinates.h. */
     void (*multiply_rows)(const fo_coding *coding, int64_t begin, int64_t end, void *products, double *sums);
     void (*code_rows)(const fo_coding *coding, int64_t begin, int64_t end, void *scratch);
+    fo_history_kernel *history[FO_HISTORY_STEPS];
 } fo_kernels;
 
 /* Indexed by fo_dtype. */

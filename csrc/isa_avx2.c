@@ -8,6 +8,8 @@
 #include <string.h>
 
 FO_TARGET_BEGIN(FO_AVX2_FEATURES)
+#define DOUBLES 4
+#define VECTORS_AT_ONCE 1
 #define KERNELS fo_kernels_avx2
 #include "kernels_template.h"
 FO_TARGET_END

@@ -8,6 +8,8 @@
 #include <string.h>
 
 FO_TARGET_BEGIN(FO_AVX512_FEATURES)
+#define DOUBLES 8
+#define VECTORS_AT_ONCE 4
 #define KERNELS fo_kernels_avx512
 #include "kernels_template.h"
 FO_TARGET_END

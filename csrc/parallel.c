@@ -13,7 +13,7 @@
 #include <stddef.h>
 
 enum {
-    MIN_ELEMENTS_PER_THREAD = 8192, /* with fewer, a thread costs more than it saves (measured) */
+    MIN_ELEMENTS_PER_THREAD = 8192, /* of a light pass; with fewer, a thread costs more than it saves (measured) */
     MIN_ELEMENTS_TO_WAKE = 1 << 19, /* with fewer, sleeping threads are left asleep unless steps come back to back */
     BACK_TO_BACK_NS = 120000,       /* at most this long from the end of a step to the next one */
     BATCHES_PER_THREAD = 16,        /* fewer: cores wait for the slowest; more: small arrays pay for the sharing */
@@ -241,9 +241,9 @@ static int64_t nanoseconds(void)
 }
 
 /* Waking a thread can cost the caller its core for longer than a small step takes. Spinning threads join without it. */
-static int is_worth_waking(int64_t elements)
+static int is_worth_waking(int64_t worth)
 {
-    return elements >= MIN_ELEMENTS_TO_WAKE || nanoseconds() - pool.last_end < BACK_TO_BACK_NS;
+    return worth >= MIN_ELEMENTS_TO_WAKE || nanoseconds() - pool.last_end < BACK_TO_BACK_NS;
 }
 
 /* Return whether no helper would come to an open door: all that are wanted have started, and all of these sleep. */
@@ -311,7 +311,8 @@ static void visit_together(const fo_array *arrays, int64_t count, int64_t chunks
 
 #endif
 
-void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, fo_visit *visit, const void *context)
+void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, int64_t work, fo_visit *visit,
+                       const void *context)
 {
     int64_t elements = 0;
     for (int64_t i = 0; i < count; i++)
@@ -320,12 +321,15 @@ void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, f
         return;
     const int64_t chunks = arrays[count - 1].first_chunk + chunk_count(arrays[count - 1].length);
 #if FO_HAS_THREADS
-    if (threads > elements / MIN_ELEMENTS_PER_THREAD)
-        threads = (int32_t)(elements / MIN_ELEMENTS_PER_THREAD);
+    const int64_t worth = elements * work;
+    if (threads > worth / MIN_ELEMENTS_PER_THREAD)
+        threads = (int32_t)(worth / MIN_ELEMENTS_PER_THREAD);
+    if (threads > chunks)
+        threads = (int32_t)chunks;
     if (threads > MAX_THREADS)
         threads = MAX_THREADS;
     if (threads > 1) {
-        const int wake = is_worth_waking(elements);
+        const int wake = is_worth_waking(worth);
         if ((wake || !all_sleep(threads - 1)) && pthread_mutex_trylock(&pool_in_use) == 0) {
             visit_together(arrays, count, chunks, threads, wake, visit, context);
             pthread_mutex_unlock(&pool_in_use);
@@ -335,7 +339,7 @@ void fo_for_each_chunk(const fo_array *arrays, int64_t count, int32_t threads, f
         return;
     }
 #else
-    (void)threads;
+    (void)threads, (void)work;
 #endif
     visit_chunks(arrays, count, 0, chunks, visit, context);
 }

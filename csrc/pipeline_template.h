@@ -9,6 +9,7 @@
      ABSOLUTE(x)  the magnitude in that type
      SMALLEST     the smallest normal number of that type
      NAME(x)      x with a suffix for this type
+     LOAD(from)   the next numbers from there on as an fo_vector (vectors.h)
      SCALARS(x)   the name of the struct of rule x's scalars
    It undefines them at its end. */
 
@@ -450,6 +451,7 @@ static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *gr
 
 #include "axis_sums_template.h"
 #include "coordinates_template.h"
+#include "history_template.h"
 
 #undef MAXIMUM
 #undef MINIMUM
@@ -461,5 +463,6 @@ static fo_reading NAME(sum_products_chunk)(const fo_array *array, const void *gr
 #undef SQRT
 #undef ABSOLUTE
 #undef SMALLEST
+#undef LOAD
 #undef NAME
 #undef SCALARS

@@ -54,7 +54,7 @@ void fo_step(const fo_array *arrays, void *const *grads, int64_t count, const fo
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0, 0};
     const fo_mode before = fo_use_default_mode();
-    fo_for_each_chunk(arrays, count, threads, visit_step, &pass);
+    fo_for_each_chunk(arrays, count, threads, 1, visit_step, &pass);
     fo_restore_mode(before);
     if (counts) {
         count_call(counts, grads, count);
@@ -77,7 +77,7 @@ void fo_accumulate(const fo_array *arrays, void *const *grads, int64_t count, co
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, 0, 0, 0, 0};
     const fo_mode before = fo_use_default_mode();
-    fo_for_each_chunk(arrays, count, threads, visit_accumulate, &pass);
+    fo_for_each_chunk(arrays, count, threads, 1, visit_accumulate, &pass);
     fo_restore_mode(before);
     if (counts)
         count_call(counts + 1 + count, grads, count);
@@ -99,7 +99,7 @@ void fo_sum_products(const fo_array *arrays, void *const *grads, int64_t count, 
 {
     const fo_pass pass = {fo_kernels_in_use(), arrays, grads, hypers, left, right, count_nonfinite, partials};
     const fo_mode before = fo_use_default_mode();
-    fo_for_each_chunk(arrays, count, threads, visit_sum_products, &pass);
+    fo_for_each_chunk(arrays, count, threads, 1, visit_sum_products, &pass);
     /* Add in index order, whichever thread made a partial sum: this keeps the bits. */
     for (int64_t i = 0; i < count; i++) {
         const fo_reading *partial = partials + arrays[i].first_chunk;

@@ -5,14 +5,14 @@ from pathlib import Path
 from cffi import FFI
 
 CSRC = Path(__file__).parents[1]
-SOURCES = ["cpu", "parallel", "step", "ndarray", "row_sums", "bfgs", "coordinates", "probe"]
+SOURCES = ["cpu", "parallel", "step", "ndarray", "row_sums", "history", "bfgs", "coordinates", "probe"]
 SOURCES += ["isa_baseline", "isa_avx2", "isa_avx512"]
 SOURCES += [f"python/{name}" for name in ("walk", "options", "gradients", "rows", "plan")]
 
 # cffi reads C declarations, not preprocessor lines.
 contract = "".join(
     line
-    for name in ("fastopt.h", "python/plan.h")
+    for name in ("fastopt.h", "history.h", "python/plan.h")
     for line in (CSRC / name).read_text().splitlines(keepends=True)
     if not line.startswith("#")
 )
@@ -21,7 +21,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(contract)
 ffibuilder.set_source(
     "fastopt._native",
-    '#include "python/plan.h"',
+    '#include "history.h"\n#include "python/plan.h"',
     sources=[f"csrc/{name}.c" for name in SOURCES],
     depends=[f"csrc/{path.relative_to(CSRC)}" for path in CSRC.glob("**/*.h")],
     include_dirs=["csrc"],

@@ -27,6 +27,13 @@ LEAST_CURVATURE = 1e-10
 NEAR_BOUND = 1e-8
 
 
+#: How far the next pair is.
+NO_DIRECTION, DIRECTED, READ = range(3)
+
+#: What must come before an operation of a history.
+EARLIER = {"try_step": "direct", "read": "direct or try_step", "accept": "read"}
+
+
 class Reading(NamedTuple):
     """What is read at a trial point. All sums are made in double precision, in the order of numpy/lanes.py.
 
@@ -85,7 +92,10 @@ class History(Protocol):
         """Make another trial on the same direction; return how many elements differ from the accepted point."""
 
     def read(self) -> Reading:
-        """Read the table's gradients at the trial."""
+        """Read the table's gradients at the trial.
+
+        Nothing that was accepted is changed: another trial may follow.
+        """
 
     def accept(self) -> bool:
         """Accept the trial that was read last; return whether its pair joins the others."""
@@ -109,8 +119,8 @@ class Pairs:
     def __init__(self, size: int) -> None:
         self.size = size
         #: How many pairs there are; which of the two gradients is the accepted one; whether the parameters may differ
-        #: from the accepted point.
-        self.state = np.zeros(3, np.int64)
+        #: from the accepted point; how far the next pair is: NO_DIRECTION, DIRECTED or READ.
+        self.state = np.zeros(4, np.int64)
         #: The places of the vectors of each pair, then those that are free: the next pair gets the first of these.
         self.slots = np.arange(size, dtype=np.int64)
         #: By pair: its vector of a step times this is s.
@@ -133,10 +143,6 @@ class Pairs:
     @property
     def is_away(self) -> bool:
         return bool(self.state[2])
-
-    @is_away.setter
-    def is_away(self, is_away: bool) -> None:
-        self.state[2] = is_away
 
     def coefficients(self) -> tuple[float, list[tuple[float, float]]]:
         """Return the coefficients of the direction: of the gradient, and of the vectors s and y of each pair.
@@ -196,11 +202,34 @@ class Pairs:
         """Accept the trial's numbers; return whether its pair joins the others."""
         joins = is_curved(*self.trial[2:].tolist())
         self.grad_products[0] = self.grad_products[1]
-        self.state[:] = self.count + joins, 1 - self.accepted, False
+        self.state[:] = self.count + joins, 1 - self.accepted, False, NO_DIRECTION
         return joins
 
     def forget(self) -> None:
-        self.state[0] = 0
+        self.state[0], self.state[3] = 0, NO_DIRECTION
+
+    def check(self, operation: str) -> None:
+        """Raise RuntimeError if this operation of a history can't follow the last one."""
+        _, _, is_away, stage = self.state.tolist()
+        can_follow = {
+            "try_step": stage != NO_DIRECTION,
+            "read": stage != NO_DIRECTION and is_away,
+            "accept": stage == READ,
+        }
+        if not can_follow[operation]:
+            raise RuntimeError(f"history: expected {EARLIER[operation]} before {operation}")
+
+
+def have_bounds(numbers: BoundNumbers | None, arrays: Sequence[Array | None]) -> bool:
+    """Return whether there is a bound: of an array, or of single elements."""
+    has_numbers = numbers is not None and bool(np.isfinite(numbers).any())
+    return has_numbers or any(each is not None for each in arrays)
+
+
+def check_grads(present: Sequence[bool], count: int) -> None:
+    """Raise ValueError unless each of ``count`` arrays has a gradient."""
+    if len(present) != count or not all(present):
+        raise ValueError(f"history: expected a gradient of each of {count} arrays; {sum(present)} have one")
 
 
 def is_curved(curvature: float, s_square: float, y_square: float) -> bool:

@@ -28,7 +28,7 @@ class Problem:
         extras = [
             ArrayExtras(lower=low, upper=high) for low, high in bounds.get("arrays", [(None, None)] * len(params))
         ]
-        self.table = backend_of.table(params, [()] * len(params), extras)
+        self.table = backend_of.table(params, [()] * len(params), extras or None)
         self.history = backend_of.history(self.table, size, bounds.get("numbers"))
 
     def evaluate(self) -> None:
@@ -268,3 +268,46 @@ def test_a_reading_that_is_not_accepted_changes_nothing(backend: str) -> None:
             problem.history.accept()
         directions.append(problem.vectors().tobytes())
     assert directions[0] == directions[1]
+
+
+@every_backend
+def test_operations_out_of_turn_are_refused(backend: str) -> None:
+    problem = Problem([np.ones(3)], lambda params: [params[0] * 2], backend, 2)
+    history = problem.history
+    problem.begin()
+    with pytest.raises(RuntimeError, match="expected direct before try_step"):
+        history.try_step(1.0)
+    with pytest.raises(RuntimeError, match="expected direct or try_step before read"):
+        history.read()
+    history.direct(0.25)
+    with pytest.raises(RuntimeError, match="expected read before accept"):
+        history.accept()
+    problem.read()
+    history.put_back()
+    with pytest.raises(RuntimeError, match="expected read before accept"):
+        history.accept()
+    history.try_step(0.25)
+    problem.read()
+    history.forget()
+    with pytest.raises(RuntimeError, match="expected read before accept"):
+        history.accept()
+    history.put_back()
+    assert problem.params[0].tolist() == [1.0] * 3
+
+
+@every_backend
+def test_an_array_without_gradient_is_refused(backend: str) -> None:
+    problem = Problem([np.ones(3), np.ones(2)], lambda params: [params[0], None], backend, 2)
+    with pytest.raises(ValueError, match="expected a gradient of each of 2 arrays; 1 have one"):
+        problem.begin()
+
+
+@every_backend
+def test_no_arrays_and_empty_arrays(backend: str) -> None:
+    for params in ([], [np.ones(0)], [np.ones(0), np.ones(1), np.ones((0, 3))]):
+        problem = Problem(params, lambda params: [param * 2 for param in params], backend, 2)
+        assert problem.begin().grad_square == 4 * sum(param.size for param in params)
+        assert problem.history.direct(0.25).moved == sum(param.size for param in params)
+        problem.read()
+        problem.history.accept()
+        problem.history.put_back()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import history_runs
 import numpy as np
 import pytest
 from cases import ISAS, Case, every_case, every_dtype, everything, needs_native, taken_by
@@ -27,7 +28,8 @@ pytestmark = [
 ]
 
 #: The functions of the native part that compute.
-COMPUTING = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows")
+OF_HISTORY = tuple(f"fo_history_{name}" for name in ("begin", "direct", "try_step", "read", "accept"))
+COMPUTING = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows", *OF_HISTORY)
 
 Mode = Callable[[Any], None]
 
@@ -81,18 +83,19 @@ class LibraryInMode:
         return self.in_mode(name, function) if name in COMPUTING else function
 
     def in_mode(self, name: str, function: Any) -> Any:
-        def call(*arguments: Any) -> None:
+        def call(*arguments: Any) -> Any:
             before = environment(self.libm)
             self.use(self.libm)
             mode = environment(self.libm)
             try:
-                function(*arguments)
+                result = function(*arguments)
                 after = environment(self.libm)
             finally:
                 self.libm.fesetenv(before)
             assert mode.raw == after.raw
             assert mode.raw != before.raw
             self.called.add(name)
+            return result
 
         return call
 
@@ -147,3 +150,17 @@ def test_mode_changes_no_bit_of_repeated_rows(mode: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(table, "lib", library)
     np.testing.assert_array_equal(table.add_rows(values, order, firsts), wanted)
     assert library.called == {"fo_add_rows"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_mode_changes_no_bit_of_a_history(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastopt.backends.native import history
+
+    options: dict[str, Any] = {"bounds": history_runs.some_bounds, "specials": (1e-41, 5e-324), "iterations": 4}
+    for dtypes in (["float32"], ["float64"]):
+        wanted = history_runs.run([1, 33, 4100], dtypes, "native", **options)
+        library = LibraryInMode(native.lib, MODES[mode])
+        with monkeypatch.context() as patch:
+            patch.setattr(history, "lib", library)
+            assert history_runs.run([1, 33, 4100], dtypes, "native", **options) == wanted
+        assert library.called == set(OF_HISTORY)

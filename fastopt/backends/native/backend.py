@@ -12,12 +12,11 @@ from ...arithmetic.operations import Rule
 from .. import threads
 from ..backend import Arrays, Count, Counts, HyperRows, Rules, Slots
 from ..history import BoundNumbers, History
-from ..numpy.history import NumpyHistory, Source
 from ..numpy.host import HostBackend
-from ..numpy.table import flat, flat_or_none
 from ..plan import Plan, PlanContents
 from ..table import Extras, HyperRow
 from . import bfgs, compiling, coordinates, library, ndarrays, plan
+from .history import NativeHistory
 from .table import NativeTable, add_rows, add_runs
 
 
@@ -39,12 +38,7 @@ class NativeBackend(HostBackend):
         return None if missing is None else f"the rule {name_of(own[0])} is not one of fastopt's, and {missing}"
 
     def history(self, table: Any, size: int, numbers: BoundNumbers | None = None) -> History:
-        params, _, extras = table.owners
-        lowers, uppers = ([flat_or_none(getattr(each, side)) for each in extras] for side in ("lower", "upper"))
-        source = Source(
-            [flat(param) for param in params], lowers, uppers, lambda: [flat_or_none(g) for g in table.grad_owners]
-        )
-        return NumpyHistory(source, size, numbers)
+        return NativeHistory(table, size, numbers)
 
     def check_rules(self, table: NativeTable, rows: HyperRows) -> None:
         for row in rows:

@@ -13,7 +13,19 @@ import numpy.typing as npt
 from ...arithmetic import halves
 from ...arrays.dtypes import FLOAT64, Array, is_bfloat16
 from .. import threads
-from ..history import NEAR_BOUND, BoundNumbers, Move, Pairs, Reading, Vectors
+from ..history import (
+    DIRECTED,
+    NEAR_BOUND,
+    NO_DIRECTION,
+    READ,
+    BoundNumbers,
+    Move,
+    Pairs,
+    Reading,
+    Vectors,
+    check_grads,
+    have_bounds,
+)
 from ..interrupts import uninterrupted
 from ..table import CHUNK, LANES
 from .lanes import fold_lanes
@@ -95,9 +107,7 @@ class NumpyHistory:
 
     def __init__(self, source: Source, size: int, numbers: BoundNumbers | None = None) -> None:
         self.source, self.size, self.numbers = source, size, numbers
-        arrays = [*source.lowers, *source.uppers]
-        has_numbers = numbers is not None and bool(np.isfinite(numbers).any())
-        self.has_bounds = has_numbers or any(each is not None for each in arrays)
+        self.has_bounds = have_bounds(numbers, [*source.lowers, *source.uppers])
         self.pairs = Pairs(size)
         self.vectors = Vectors(source.params, size, self.has_bounds)
         self.pieces = list(cut(self.vectors))
@@ -107,18 +117,23 @@ class NumpyHistory:
         return self.pairs.count
 
     def begin(self) -> Reading:
+        self.check_grads()
         return result_of(self.begin_now)
 
     def direct(self, step_size: float) -> Move:
         return result_of(partial(self.direct_now, step_size))
 
     def try_step(self, step_size: float) -> int:
+        self.pairs.check("try_step")
         return result_of(partial(self.try_now, step_size))
 
     def read(self) -> Reading:
+        self.pairs.check("read")
+        self.check_grads()
         return result_of(self.read_now)
 
     def accept(self) -> bool:
+        self.pairs.check("accept")
         return result_of(self.pairs.join)
 
     def put_back(self) -> None:
@@ -127,12 +142,15 @@ class NumpyHistory:
     def forget(self) -> None:
         self.pairs.forget()
 
+    def check_grads(self) -> None:
+        check_grads([grad is not None for grad in self.source.grads()], len(self.source.params))
+
     def begin_now(self) -> Reading:
         pairs, numbers = self.pairs, self.numbers_of_pairs(self.count)
         read = partial(self.begin_piece, self.vectors.grads[pairs.accepted], numbers)
         sums, largest, nonfinite = self.reading(read, len(numbers) + 1)
         pairs.set_grad_products(sums[:-1, 1].reshape(-1, 2), 0)
-        pairs.is_away = False
+        pairs.state[2:] = False, NO_DIRECTION
         return Reading(0.0, 0.0, 0.0, 0.0, largest, float(sums[-1, 1]), nonfinite)
 
     def direct_now(self, step_size: float) -> Move:
@@ -140,7 +158,7 @@ class NumpyHistory:
         of_grad, of_pairs = pairs.coefficients()
         terms = list(zip(numbers, [each for two in of_pairs for each in two], strict=True))
         pairs.make_room()
-        pairs.trial[0], pairs.is_away = step_size, True
+        pairs.trial[0], pairs.state[2:] = step_size, (True, DIRECTED)
         grad = self.vectors.grads[pairs.accepted]
         found = self.over_pieces(partial(self.direct_piece, grad, of_grad, terms, self.direction()), len(numbers))
         ((slope, d_square),) = total([sums for sums, _ in found], 1).tolist()
@@ -148,7 +166,7 @@ class NumpyHistory:
         return Move(slope, d_square, sum(moved for _, moved in found))
 
     def try_now(self, step_size: float) -> int:
-        self.pairs.trial[0], self.pairs.is_away = step_size, True
+        self.pairs.trial[0], self.pairs.state[2:] = step_size, (True, DIRECTED)
         return sum(self.over_pieces(partial(self.move, self.direction()), 1))
 
     def read_now(self) -> Reading:
@@ -164,14 +182,16 @@ class NumpyHistory:
         else:
             slope, (step, d_square) = float(products[-1, 0, 1]), pairs.trial[:2].tolist()
             pairs.set_trial(step, step * step * d_square, products)
+        pairs.state[3] = READ
         grad_square = float(sums[len(numbers), 1])
         curvature, s_square, y_square = pairs.trial[2:].tolist()
         return Reading(slope, curvature, s_square, y_square, largest, grad_square, nonfinite)
 
     def put_back_now(self) -> None:
-        for piece in self.pieces if self.pairs.is_away else ():
+        pairs = self.pairs
+        for piece in self.pieces if pairs.is_away else ():
             self.values(piece)[...] = piece.vector(self.vectors.accepted)
-        self.pairs.is_away = False
+        pairs.state[2:] = False, min(pairs.state[3], DIRECTED)
 
     def begin_piece(self, accepted: int, numbers: list[int], piece: Piece) -> tuple[Array, float, int]:
         """Take the gradient; return the products of these vectors, and its own, with the free gradient (twice)."""

@@ -11,6 +11,7 @@
    tries the guards: for each buffer in turn, a step of one element too many must crash. Without arguments it prints the
    instruction sets that this machine has. */
 #define _DEFAULT_SOURCE
+#include "histories.h"
 #include "ndarray.h"
 #include "workload.h"
 
@@ -190,6 +191,19 @@ static uint64_t hash_products_of_slots(void)
     return hash;
 }
 
+static histories *short_histories, *long_histories;
+
+static uint64_t hash_histories(void)
+{
+    uint64_t hash = 0;
+    for (int k = 0; k < STORAGES; k++)
+        for (int has_bounds = 0; has_bounds < 2 && storages[k].param_dtype == storages[k].dtype; has_bounds++) {
+            hash = hash_history(hash, short_table, short_histories, &storages[k], has_bounds, threads);
+            hash = hash_history(hash, long_table, long_histories, &storages[k], has_bounds, threads);
+        }
+    return hash;
+}
+
 /* Buffers that are in no table. */
 enum { MOST_VALUES = 1 << 14 };
 static room values_room, results_room;
@@ -336,6 +350,7 @@ static const struct {
                  {"fo_dot", hash_dots},
                  {"fo_bfgs_pass", hash_bfgs},
                  {"fo_copy_in_order", hash_copies},
+                 {"fo_history", hash_histories},
                  {"cautious", hash_cautious},
                  {"bounds", hash_bounds},
                  {"bounds of elements", hash_array_bounds}};
@@ -428,6 +443,8 @@ int main(int argc, char **argv)
     every_table = new_table(every_length, EVERY_LENGTH, at);
     values_room = room_for(MOST_VALUES * sizeof(double));
     results_room = room_for(MOST_VALUES * sizeof(double));
+    short_histories = new_histories(short_table);
+    long_histories = new_histories(long_table);
     if (strcmp(argv[3], "overrun") == 0)
         return try_guards();
     printf("keeps bits: %s\n", fo_isa_keeps_bits(isa) ? "yes" : "no");

@@ -38,7 +38,7 @@ static int doors_of(int64_t length)
     const fo_array array = {.length = length};
     const uint64_t before = doors();
     memset((void *)visits, 0, sizeof visits);
-    fo_for_each_chunk(&array, 1, 2, visit, NULL);
+    fo_for_each_chunk(&array, 1, 2, 1, visit, NULL);
     for (int64_t chunk = 0; chunk < length / FO_CHUNK; chunk++)
         if (visits[chunk] != 1) {
             printf("chunk %d was visited %d times\n", (int)chunk, visits[chunk]);

@@ -1,0 +1,276 @@
+/* The history of L-BFGS: the two-loop recursion on products, and the passes over the vectors.
+   fastopt/backends/history.py has the twin of the numbers, fastopt/backends/numpy/history.py that of the passes. */
+#include "history.h"
+#include "isa.h"
+#include "parallel.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+/* The numbers of `state` and `trial`; the stages of a trial. */
+enum { COUNT, ACCEPTED_GRAD, IS_AWAY, STAGE };
+enum { STEP, D_SQUARE, CURVATURE, S_SQUARE, Y_SQUARE };
+enum { NO_DIRECTION, DIRECTED, READ };
+
+/* A pair joins the others if its curvature s'y is above this times |s| |y|. */
+#define LEAST_CURVATURE 1e-10
+
+/* An element of a pass costs as much as this many of a light one: half of one for each vector (measured). */
+static int64_t work_of(const fo_history_pass *pass)
+{
+    return 1 + pass->count / 2;
+}
+
+typedef struct {
+    const fo_kernels *kernels;
+    const fo_history_pass *pass;
+    fo_history_step step;
+    int64_t rows;
+} fo_visited;
+
+static fo_partial *partial_of(const fo_visited *visited, int64_t chunk)
+{
+    const size_t size = sizeof(fo_partial) + (size_t)visited->rows * sizeof(double[2]);
+    return (fo_partial *)((char *)visited->pass->history->partials + (size_t)chunk * size);
+}
+
+static void visit(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
+{
+    const fo_visited *visited = context;
+    const fo_array *array = &visited->pass->history->arrays[index];
+    visited->kernels[array->dtype].history[visited->step](visited->pass, index, begin, end, partial_of(visited, chunk));
+}
+
+static int64_t chunks_of(const fo_history *history)
+{
+    const fo_array *last = &history->arrays[history->count - 1];
+    return history->count == 0 ? 0 : last->first_chunk + (last->length + FO_CHUNK - 1) / FO_CHUNK;
+}
+
+/* Make a pass; totals[rows][2] <- the sums of all chunks, added in index order. Return how many elements were counted. */
+static int64_t run(const fo_history_pass *pass, fo_history_step step, int64_t rows, int32_t threads,
+                   double (*totals)[2], double *largest)
+{
+    const fo_history *history = pass->history;
+    const fo_visited visited = {fo_kernels_in_use(), pass, step, rows};
+    int64_t counted = 0;
+    const fo_mode before = fo_use_default_mode();
+    fo_for_each_chunk(history->arrays, history->count, threads, work_of(pass), visit, &visited);
+    *largest = 0;
+    memset(totals, 0, (size_t)rows * sizeof totals[0]);
+    const int64_t chunks = chunks_of(history);
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+        const fo_partial *partial = partial_of(&visited, chunk);
+        *largest = partial->largest > *largest ? partial->largest : *largest;
+        counted += partial->count;
+        for (int64_t k = 0; k < rows; k++)
+            for (int j = 0; j < 2; j++)
+                totals[k][j] += partial->sums[k][j];
+    }
+    fo_restore_mode(before);
+    return counted;
+}
+
+/* The number of the direction's vector; there must be room for a pair. */
+static int64_t direction_of(const fo_history *history)
+{
+    return history->direction < 0 ? 2 * history->slots[history->state[COUNT]] : history->direction;
+}
+
+/* The pass that reads the vectors of the oldest `count` pairs. */
+static fo_history_pass pass_of(const fo_history *history, int64_t count)
+{
+    const int64_t grads[] = {history->first_grad, history->second_grad};
+    const int64_t accepted = history->state[ACCEPTED_GRAD];
+    for (int64_t i = 0; i < count; i++)
+        for (int j = 0; j < 2; j++)
+            history->numbers[2 * i + j] = 2 * history->slots[i] + j;
+    return (fo_history_pass){.history = history,
+                             .numbers = history->numbers,
+                             .factors = history->factors,
+                             .count = 2 * count,
+                             .step = history->trial[STEP],
+                             .grad = grads[accepted],
+                             .old_grad = grads[accepted]};
+}
+
+/* Set the products of the oldest `count` pairs with the gradient, at the accepted point (0) or at the trial (1). */
+static void set_grad_products(const fo_history *history, int64_t count, int at, double (*products)[2])
+{
+    double *with_s = history->grad_products + 2 * at * history->size, *with_y = with_s + history->size;
+    for (int64_t i = 0; i < count; i++) {
+        with_s[i] = history->steps[i] * products[2 * i][1];
+        with_y[i] = products[2 * i + 1][1];
+    }
+}
+
+void fo_history_begin(const fo_history *history, int32_t threads, double *reading)
+{
+    const int64_t count = history->state[COUNT];
+    const fo_history_pass pass = pass_of(history, count);
+    double (*totals)[2] = (double (*)[2])history->totals;
+    double largest;
+    const int64_t nonfinite = run(&pass, FO_HISTORY_BEGIN, 2 * count + 1, threads, totals, &largest);
+    set_grad_products(history, count, 0, totals);
+    history->state[IS_AWAY] = 0;
+    history->state[STAGE] = NO_DIRECTION;
+    const double found[] = {0, 0, 0, 0, largest, totals[2 * count][1], (double)nonfinite};
+    memcpy(reading, found, sizeof found);
+}
+
+/* Set the factors of the vectors s and y of each pair in the next direction; return that of the gradient. This is the
+   two-loop recursion (Nocedal, 1980) on products instead of vectors. */
+static double set_factors(const fo_history *history)
+{
+    const int64_t count = history->state[COUNT], size = history->size;
+    const double *sy = history->sy, *yy = history->yy, *with_s = history->grad_products, *with_y = with_s + size;
+    double *deltas = history->factors, *alphas = deltas + 1; /* each of them in every second place */
+    for (int64_t i = count - 1; i >= 0; i--) {
+        double q = with_s[i];
+        for (int64_t j = count - 1; j > i; j--)
+            q -= alphas[2 * j] * sy[i * size + j];
+        alphas[2 * i] = q / sy[i * size + i];
+    }
+    const int64_t newest = (count - 1) * size + count - 1;
+    const double gamma = count > 0 ? sy[newest] / yy[newest] : 1;
+    for (int64_t i = 0; i < count; i++) {
+        double r = with_y[i];
+        for (int64_t j = count - 1; j >= 0; j--)
+            r -= alphas[2 * j] * yy[i * size + j];
+        r *= gamma;
+        for (int64_t j = 0; j < i; j++)
+            r += deltas[2 * j] * sy[j * size + i];
+        deltas[2 * i] = alphas[2 * i] - r / sy[i * size + i];
+    }
+    for (int64_t i = 0; i < count; i++) {
+        deltas[2 * i] = -deltas[2 * i] * history->steps[i];
+        alphas[2 * i] = gamma * alphas[2 * i];
+    }
+    return -gamma;
+}
+
+/* Drop the oldest pair if there is no room for another one. */
+static void make_room(const fo_history *history)
+{
+    const int64_t size = history->size, rest = size - 1, oldest = history->slots[0];
+    const size_t length = (size_t)rest * sizeof(double);
+    if (history->state[COUNT] < size)
+        return;
+    memmove(history->slots, history->slots + 1, (size_t)rest * sizeof(int64_t));
+    history->slots[rest] = oldest;
+    memmove(history->steps, history->steps + 1, length);
+    for (int64_t i = 0; i < rest; i++) {
+        memmove(history->sy + i * size, history->sy + (i + 1) * size + 1, length);
+        memmove(history->yy + i * size, history->yy + (i + 1) * size + 1, length);
+    }
+    for (int j = 0; j < 2; j++)
+        memmove(history->grad_products + j * size, history->grad_products + j * size + 1, length);
+    history->state[COUNT]--;
+}
+
+void fo_history_direct(const fo_history *history, double step, int32_t threads, double *move)
+{
+    const fo_mode before = fo_use_default_mode();
+    const double of_grad = set_factors(history);
+    fo_restore_mode(before);
+    const int64_t count = history->state[COUNT];
+    fo_history_pass pass = pass_of(history, count); /* of all pairs */
+    make_room(history);
+    history->trial[STEP] = step;
+    history->state[IS_AWAY] = 1;
+    history->state[STAGE] = DIRECTED;
+    pass.direction = direction_of(history);
+    pass.of_grad = of_grad;
+    pass.step = step;
+    double totals[1][2], none;
+    const int64_t moved = run(&pass, FO_HISTORY_DIRECT, 1, threads, totals, &none);
+    history->trial[D_SQUARE] = totals[0][1];
+    const double found[] = {totals[0][0], totals[0][1], (double)moved};
+    memcpy(move, found, sizeof found);
+}
+
+int64_t fo_history_try_step(const fo_history *history, double step, int32_t threads)
+{
+    history->trial[STEP] = step;
+    history->state[IS_AWAY] = 1;
+    history->state[STAGE] = DIRECTED;
+    fo_history_pass pass = pass_of(history, 0);
+    pass.direction = direction_of(history);
+    double no_totals[1][2], none;
+    return run(&pass, FO_HISTORY_TRY_STEP, 0, threads, no_totals, &none);
+}
+
+/* Set the numbers of the trial's pair: the last of the pairs whose products these are. */
+static void set_trial(const fo_history *history, double step, double s_square, double (*products)[2])
+{
+    const int64_t size = history->size, new = history->state[COUNT];
+    double *trial = history->trial;
+    history->steps[new] = step;
+    for (int64_t i = 0; i <= new; i++) {
+        history->sy[i * size + new] = history->steps[i] * products[2 * i][0];
+        history->yy[i * size + new] = history->yy[new * size + i] = products[2 * i + 1][0];
+    }
+    set_grad_products(history, new + 1, 1, products);
+    trial[CURVATURE] = history->sy[new * size + new];
+    trial[S_SQUARE] = s_square;
+    trial[Y_SQUARE] = history->yy[new * size + new];
+}
+
+void fo_history_read(const fo_history *history, int32_t threads, double *reading)
+{
+    const int64_t count = history->state[COUNT], rows = 2 * count + 3 + (history->has_bounds ? 2 : 0);
+    fo_history_pass pass = pass_of(history, count + 1);
+    pass.direction = direction_of(history);
+    pass.grad = history->state[ACCEPTED_GRAD] ? history->first_grad : history->second_grad;
+    double (*totals)[2] = (double (*)[2])history->totals;
+    const double *trial = history->trial, step = trial[STEP];
+    double largest;
+    const int64_t nonfinite = run(&pass, FO_HISTORY_READ, rows, threads, totals, &largest);
+    const fo_mode before = fo_use_default_mode();
+    if (history->has_bounds)
+        set_trial(history, 1, totals[rows - 1][0], totals);
+    else
+        set_trial(history, step, step * step * trial[D_SQUARE], totals);
+    fo_restore_mode(before);
+    history->state[STAGE] = READ;
+    const double slope = history->has_bounds ? totals[rows - 2][1] : totals[2 * count][1];
+    const double found[] = {slope,   trial[CURVATURE],         trial[S_SQUARE],  trial[Y_SQUARE],
+                            largest, totals[2 * count + 2][1], (double)nonfinite};
+    memcpy(reading, found, sizeof found);
+}
+
+/* Return whether a pair of these numbers makes the next directions descend, and no factor infinite. */
+static int is_curved(double curvature, double s_square, double y_square)
+{
+    if (!(0 < y_square && y_square < INFINITY && s_square < INFINITY))
+        return 0;
+    const double least = LEAST_CURVATURE * (sqrt(s_square) * sqrt(y_square));
+    return least < curvature && curvature < INFINITY && curvature / y_square < INFINITY;
+}
+
+int32_t fo_history_accept(const fo_history *history)
+{
+    const fo_mode before = fo_use_default_mode();
+    const int joins = is_curved(history->trial[CURVATURE], history->trial[S_SQUARE], history->trial[Y_SQUARE]);
+    fo_restore_mode(before);
+    const size_t length = (size_t)(2 * history->size) * sizeof(double);
+    memcpy(history->grad_products, history->grad_products + 2 * history->size, length);
+    history->state[COUNT] += joins;
+    history->state[ACCEPTED_GRAD] = 1 - history->state[ACCEPTED_GRAD];
+    history->state[IS_AWAY] = 0;
+    history->state[STAGE] = NO_DIRECTION;
+    return joins;
+}
+
+void fo_history_put_back(const fo_history *history, int32_t threads)
+{
+    if (history->state[IS_AWAY]) {
+        const fo_history_pass pass = pass_of(history, 0);
+        double no_totals[1][2], none;
+        run(&pass, FO_HISTORY_PUT_BACK, 0, threads, no_totals, &none);
+    }
+    history->state[IS_AWAY] = 0;
+    if (history->state[STAGE] == READ)
+        history->state[STAGE] = DIRECTED;
+}
