@@ -227,8 +227,8 @@ static void NAME(project_block)(REAL *restrict projected, const REAL *restrict x
     }
 }
 
-/* Return the largest finite magnitude. */
-static REAL NAME(largest_finite)(const REAL *x, int64_t length)
+/* Return the largest finite magnitude, or `largest` if it is greater. */
+static REAL NAME(largest_finite)(const REAL *x, int64_t length, REAL largest)
 {
     enum {
         RUN = 64
@@ -242,7 +242,6 @@ static REAL NAME(largest_finite)(const REAL *x, int64_t length)
             lanes[i] = magnitude > lanes[i] ? magnitude : lanes[i];
         }
     }
-    REAL largest = 0;
     for (int i = 0; i < RUN; i++)
         largest = lanes[i] > largest ? lanes[i] : largest;
     return largest;
@@ -256,25 +255,27 @@ static const REAL *NAME(take_grad)(REAL *restrict scratch, const fo_history_pass
     const fo_history *history = pass->history;
     const fo_array *array = &history->arrays[chunk->index];
     REAL *grad = NAME(vector_of)(chunk, pass->grad);
-    NAME(convert)(grad, history->grads[chunk->index], array->grad_dtype, chunk->begin, chunk->length);
-    partial->count = NAME(nonfinite)(grad, chunk->length);
-    if (!history->has_bounds) {
-        partial->largest = (double)NAME(largest_finite)(grad, chunk->length);
-        return grad;
-    }
-    partial->largest = 0;
-    memset(scratch + chunk->length, 0, (size_t)(chunk->stride - chunk->length) * sizeof(REAL));
+    REAL largest = 0;
+    partial->count = 0;
     for (int64_t block = 0; block < chunk->length; block += FO_BLOCK) {
         const int64_t length = chunk->length - block < FO_BLOCK ? chunk->length - block : FO_BLOCK;
-        const REAL *x = (const REAL *)array->param + chunk->begin + block;
+        const REAL *x = (const REAL *)array->param + chunk->begin + block, *projected_block = grad + block;
         REAL projected[FO_BLOCK];
-        NAME(bounds) bounds;
-        NAME(set_bounds)(&bounds, history, chunk, block, length);
-        NAME(free_block)(scratch + block, x, grad + block, &bounds, length);
-        NAME(project_block)(projected, x, grad + block, &bounds, length);
-        const double largest = (double)NAME(largest_finite)(projected, length);
-        partial->largest = largest > partial->largest ? largest : partial->largest;
+        NAME(convert)(grad + block, history->grads[chunk->index], array->grad_dtype, chunk->begin + block, length);
+        partial->count += NAME(nonfinite)(grad + block, length);
+        if (history->has_bounds) {
+            NAME(bounds) bounds;
+            NAME(set_bounds)(&bounds, history, chunk, block, length);
+            NAME(free_block)(scratch + block, x, grad + block, &bounds, length);
+            NAME(project_block)(projected, x, grad + block, &bounds, length);
+            projected_block = projected;
+        }
+        largest = NAME(largest_finite)(projected_block, length, largest);
     }
+    partial->largest = (double)largest;
+    if (!history->has_bounds)
+        return grad;
+    memset(scratch + chunk->length, 0, (size_t)(chunk->stride - chunk->length) * sizeof(REAL));
     return scratch;
 }
 
@@ -380,15 +381,22 @@ static int64_t NAME(move)(const fo_history_pass *pass, const NAME(chunk) * chunk
     return NAME(bounded_move_block)(x, accepted, d, pass->step, &bounds, length);
 }
 
-/* d <- the sums, with zeros where a bound is active: there the gradient is not the free one. */
-static void NAME(set_direction)(REAL *restrict d, const double *restrict sums, const REAL *restrict grad,
-                                const REAL *restrict free_grad, int64_t length)
+/* d <- the sums. */
+static void NAME(set_direction)(REAL *restrict d, const double *restrict sums, int64_t length)
+{
+    FO_SIMD
+    for (int64_t i = 0; i < length; i++)
+        d[i] = (REAL)sums[i];
+}
+
+/* Stop the direction where a bound is active: there the gradient is not the free one. */
+static void NAME(stop_direction)(REAL *restrict d, const REAL *restrict grad, const REAL *restrict free_grad,
+                                 int64_t length)
 {
     FO_SIMD
     for (int64_t i = 0; i < length; i++) {
         const int is_active = (free_grad[i] == 0) & (grad[i] != 0);
-        const REAL sum = (REAL)sums[i];
-        d[i] = is_active ? (REAL)0 : sum;
+        d[i] = is_active ? (REAL)0 : d[i];
     }
 }
 
@@ -417,7 +425,9 @@ static void NAME(history_direct)(const fo_history_pass *pass, int64_t index, int
         }
         NAME(combine_block)(sums, pass, &chunk, free_grad, block,
                             chunk.stride - block < FO_BLOCK ? chunk.stride - block : FO_BLOCK);
-        NAME(set_direction)(d + block, sums, grad + block, free_grad + block, length);
+        NAME(set_direction)(d + block, sums, length);
+        if (history->has_bounds)
+            NAME(stop_direction)(d + block, grad + block, free_grad + block, length);
         memcpy(accepted + block, x + block, (size_t)length * sizeof(REAL));
         partial->count += NAME(move)(pass, &chunk, block, length);
     }
