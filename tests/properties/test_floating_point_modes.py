@@ -29,7 +29,8 @@ pytestmark = [
 
 #: The functions of the native part that compute.
 OF_HISTORY = tuple(f"fo_history_{name}" for name in ("begin", "direct", "try_step", "read", "accept"))
-COMPUTING = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows", *OF_HISTORY)
+OF_BFGS = ("fo_dot", "fo_bfgs_pass")
+COMPUTING = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows", *OF_HISTORY, *OF_BFGS)
 
 Mode = Callable[[Any], None]
 
@@ -164,3 +165,24 @@ def test_mode_changes_no_bit_of_a_history(mode: str, monkeypatch: pytest.MonkeyP
             patch.setattr(history, "lib", library)
             assert history_runs.run([1, 33, 4100], dtypes, "native", **options) == wanted
         assert library.called == set(OF_HISTORY)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_mode_changes_no_bit_of_bfgs(mode: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastopt.backends.native import bfgs
+
+    fastopt.set_num_threads(threads)
+    vectors = tiny_and_large(np.random.default_rng(10), (4, 250), np.float64)
+
+    def computed() -> list[bytes]:
+        matrix = bfgs.NativeInverseHessian(250)
+        matrix.reset(1e-300)
+        products = [matrix.update_and_multiply(*vectors) for _ in range(3)]
+        return [np.array(products).tobytes(), matrix.dense().tobytes(), bfgs.dot(*vectors[:2]).hex().encode()]
+
+    wanted = computed()
+    library = LibraryInMode(native.lib, MODES[mode])
+    monkeypatch.setattr(bfgs, "lib", library)
+    assert computed() == wanted
+    assert library.called == {"fo_dot", "fo_bfgs_pass"}

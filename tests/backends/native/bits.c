@@ -205,7 +205,7 @@ static uint64_t hash_histories(void)
 }
 
 /* Buffers that are in no table. */
-enum { MOST_VALUES = 1 << 14 };
+enum { MOST_VALUES = 1 << 16 };
 static room values_room, results_room;
 static place at[ALL_ROLES];
 
@@ -264,8 +264,8 @@ static uint64_t hash_dots(void)
 /* Several passes, one right after the other: then threads help. */
 static uint64_t hash_bfgs(void)
 {
-    enum { MOST_ROWS = 136, MOST_PANELS = 3, VECTORS = 4 };
-    static const int64_t sizes[] = {8, 56, 64, 72, 128, MOST_ROWS};
+    enum { MOST_ROWS = 328, MOST_PANELS = 6, VECTORS = 4 };
+    static const int64_t sizes[] = {8, 56, 64, 72, 136, MOST_ROWS};
     uint64_t hash = 0;
     for (int i = 0; i < COUNT(sizes); i++)
         for (kind of = POSITIVE; of < KINDS; of++) {
@@ -282,9 +282,10 @@ static uint64_t hash_bfgs(void)
             }
             double *matrix = put(values_room, at[PARAM], length, sizeof(double));
             double *columns = put(results_room, at[GRAD], FO_PANEL_ROWS * count * (count - 1), sizeof(double));
-            fill(matrix, length, FO_FLOAT64, of, (uint64_t)i);
-            for (int64_t k = 0, begin = 0; k < count; begin += panels[k++].length)
+            for (int64_t k = 0, begin = 0; k < count; begin += panels[k++].length) {
                 panels[k].param = matrix + begin;
+                fill(matrix + begin, panels[k].length, FO_FLOAT64, of, (uint64_t)k);
+            }
             for (int k = 0; k < VECTORS; k++)
                 fill(vectors[k], size, FO_FLOAT64, of, (uint64_t)(i + k));
             const fo_bfgs_vectors given = {vectors[0], vectors[1], vectors[2], vectors[3]};
