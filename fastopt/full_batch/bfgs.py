@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,15 @@ from .dense import DenseMethod, Trial, gigabytes
 
 #: With more elements the matrix would need more than 1.6 GB; L-BFGS needs no more evaluations.
 MOST_ELEMENTS = 20_000
+
+
+class Pair(NamedTuple):
+    """A step s, the change y of the gradient along it, s'y and y'y."""
+
+    s: Vector
+    y: Vector
+    curvature: float
+    y_square: float
 
 
 class BFGS(DenseMethod):
@@ -52,8 +61,8 @@ class BFGS(DenseMethod):
         self.matrix: InverseHessian | None = None
         #: The s and w that the matrix lacks.
         self.update: tuple[Vector, Vector] | None = None
-        #: The last s and y, while no update was made of them.
-        self.pair: tuple[Vector, Vector] | None = None
+        #: The last step, while no update was made of it.
+        self.pair: Pair | None = None
         #: Whether the matrix may be in the middle of a change.
         self.is_changing = False
 
@@ -61,11 +70,12 @@ class BFGS(DenseMethod):
         self.matrix = self.update = self.pair = None
 
     def keep(self, trial: Trial) -> None:
-        s, y = trial.x - self.x, trial.g - self.g
-        curvature = self.dot(s, y)
-        self.pair = None
-        if isfinite(curvature) and curvature > LEAST_CURVATURE * sqrt(self.dot(s, s)) * sqrt(self.dot(y, y)):
-            self.pair = s, y
+        with np.errstate(all="ignore"):
+            s, y = trial.x - self.x, trial.g - self.g
+        pair = Pair(s, y, self.dot(s, y), self.dot(y, y))
+        least = LEAST_CURVATURE * sqrt(self.dot(s, s)) * sqrt(pair.y_square)
+        is_fine = pair.y_square > 0 and isfinite(pair.curvature) and pair.curvature > least
+        self.pair = pair if is_fine else None
         super().keep(trial)
 
     def iterate(self) -> str | None:
@@ -83,25 +93,19 @@ class BFGS(DenseMethod):
 
     def direction(self) -> Vector:
         """Return -H g; makes the last update, and the next one of the last pair."""
-        g = self.g
+        g, pair = self.g, self.pair
         if self.matrix is None:
-            if self.pair is None:
+            if pair is None:
                 return -g
-            self.matrix = self.first_matrix(*self.pair)
-        none = np.zeros_like(g)
-        s, w = self.update or (none, none)
-        step, y = self.pair or (none, none)
-        y_product, g_product = self.matrix.update_and_multiply(s, w, y, g)
+            self.matrix = self.parts.backend.inverse_hessian(g.size)
+            self.matrix.reset(pair.curvature / pair.y_square)
+        s, w = self.update or (np.zeros_like(g),) * 2
+        y_product, g_product = self.matrix.update_and_multiply(s, w, g if pair is None else pair.y, g)
         self.update = None
-        if self.pair is not None:
-            rho = 1.0 / self.dot(step, y)
+        if pair is not None:
+            s, rho = pair.s, 1.0 / pair.curvature
             with np.errstate(all="ignore"):
-                w = (0.5 * rho * (1.0 + rho * self.dot(y, y_product))) * step - rho * y_product
-                g_product = g_product + (self.dot(w, g) * step + self.dot(step, g) * w)
-            self.update, self.pair = (step, w), None
+                w = (0.5 * rho * (1.0 + rho * self.dot(pair.y, y_product))) * s - rho * y_product
+                g_product += self.dot(w, g) * s + self.dot(s, g) * w
+            self.update, self.pair = (s, w), None
         return -g_product
-
-    def first_matrix(self, s: Vector, y: Vector) -> InverseHessian:
-        matrix = self.parts.backend.inverse_hessian(self.elements.size)
-        matrix.reset(self.dot(s, y) / self.dot(y, y))
-        return matrix

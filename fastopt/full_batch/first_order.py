@@ -39,7 +39,7 @@ class FirstOrder(Method):
     """
 
     takes_group_options: ClassVar[bool] = True
-    has_search: ClassVar[bool] = False
+    searches: ClassVar[str] = ""
 
     def __init__(
         self,

@@ -18,8 +18,8 @@ class Stopped(Protocol):
     trouble: str
     #: What was moved into its bounds.
     moved_in: str
-    #: Whether it has a line search.
-    has_search: ClassVar[bool]
+    #: Where it looks for a step that lowers the loss; "": nowhere.
+    searches: ClassVar[str]
 
     @property
     def loss(self) -> float: ...
@@ -47,13 +47,13 @@ def message_of(status: str, end: Stopped) -> str:
         "max_evaluations": f"Stopped {made}, with loss {end.loss:.6g}: {gradient}; to go on, call it again with these "
         "parameters, or give a larger max_evaluations",
         "callback": f"The callback stopped it {made}, with loss {end.loss:.6g}: {gradient}",
-        "line_search": f"Stopped {made}: no step along the last direction, nor along the gradient, lowers the loss "
+        "line_search": f"Stopped {made}: no step {end.searches} lowers the loss "
         f"{end.loss:.6g}, and {gradient}, above gtol={end.gtol:g}; the loss may be rounded (a larger gtol accepts "
         "this, float64 goes on), or the gradient wrong: compare it with differences of the loss",
         "nonfinite_start": f"Nothing was done: at the start {end.trouble}; start where all is finite",
     }[status]
     if status == "gtol" and (end.gtol == 0 or end.grad_norm > end.gtol):
         text = f"Converged {made}: the {kind} is 0"
-    if status in ("max_iterations", "max_evaluations") and not end.has_search and end.loss != end.loss:
+    if status in ("max_iterations", "max_evaluations") and not end.searches and end.loss != end.loss:
         text = f"Diverged: the loss is NaN {made}; lower lr"
     return f"{text}{f'; {end.moved_in}' if end.moved_in else ''}."

@@ -78,8 +78,8 @@ class Method(AcceptedPoint):
 
     #: Whether groups may have options, which are not the method's.
     takes_group_options: ClassVar[bool] = False
-    #: Whether it has a line search.
-    has_search: ClassVar[bool] = True
+    #: Where it looks for a step that lowers the loss, for messages; "": nowhere.
+    searches: ClassVar[str] = "along the last direction, nor along the gradient,"
     #: The attributes that its ``repr`` shows besides those of every method.
     shown: ClassVar[tuple[str, ...]] = ()
     #: What errors call the method; "": by its class.

@@ -42,6 +42,8 @@ class Newton(DenseMethod):
     Source: Nocedal and Wright, Numerical Optimization (2006), algorithm 3.3.
     """
 
+    searches = "along Newton's direction, nor with the absolute values of the eigenvalues,"
+
     def __init__(
         self,
         params: Any,
@@ -88,11 +90,12 @@ def checked_hessian(returned: Any, elements: Elements, names: list[str]) -> Matr
         If it is not a square matrix over all elements, or has elements in its lower triangle that are not finite.
     """
     size = elements.size
-    expected = f"expected one array of shape ({size}, {size})"
-    if not isinstance(returned, np.ndarray):
+    expected = f"expected one NumPy array of shape ({size}, {size})"
+    if not isinstance(returned, np.ndarray) or isinstance(returned, np.ma.MaskedArray):
+        remedy = "; a sparse matrix has .toarray()" if hasattr(returned, "toarray") else ""
         raise TypeError(
             f"hess returned a value {described(returned)}; {expected}, over all elements: arrays raveled in C order, "
-            "one after the other in the order of their names"
+            f"one after the other in the order of their names{remedy}"
         )
     if not is_float(returned.dtype):
         raise TypeError(f"hess returned an array of {returned.dtype}; {expected} and of a float dtype")
@@ -103,7 +106,7 @@ def checked_hessian(returned: Any, elements: Elements, names: list[str]) -> Matr
             f"{shown_sizes(elements, names)}{remedy}"
         )
     with np.errstate(all="ignore"):
-        lower: Matrix = np.tril(returned.astype(FLOAT64))
+        lower: Matrix = np.tril(np.array(returned, FLOAT64))
     bad = np.argwhere(~np.isfinite(lower))
     if len(bad):
         row, column = bad[0].tolist()

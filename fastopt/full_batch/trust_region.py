@@ -55,6 +55,7 @@ class TrustRegion(DenseMethod):
     Wright, Numerical Optimization (2006), algorithms 4.1 and 7.2; the numbers are those of SciPy's trust-ncg.
     """
 
+    searches = "in a trust region, however small,"
     no_bounds = "its steps mix all elements, those at a bound too"
 
     def __init__(
@@ -171,7 +172,7 @@ def checked_product(name: str, leaf: Any, param: Array) -> Array:
     """
     if isinstance(leaf, (np.floating, float)):
         leaf = np.asarray(leaf)
-    if not isinstance(leaf, np.ndarray):
+    if not isinstance(leaf, np.ndarray) or isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"hvp: {name!r} is {described(leaf)}; expected a float NumPy array of shape {param.shape}")
     if not is_float(leaf.dtype):
         raise TypeError(f"hvp: {name!r} has dtype {leaf.dtype}; expected a float dtype")

@@ -123,6 +123,17 @@ def test_wrong_curvature_is_left_out() -> None:
     np.testing.assert_allclose(x, -6, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-100, 1e100, 1e150, 1e300])
+def test_squares_that_overflow_or_vanish(scale: float) -> None:
+    x = np.full(5, 3.0)
+
+    def fun(x: Any) -> Any:
+        return scale * float(x @ x), scale * 2 * x
+
+    result = fastopt.minimize(fun, x, "bfgs", gtol=0, ftol=0, max_iterations=50)
+    assert result.loss == fun(x)[0] <= scale * 45
+
+
 def test_kept_history_goes_on_and_reset_forgets() -> None:
     params = {"W": np.full((20, 7), 3.0), "b": np.full(11, -2.0)}
     opt = BFGS(params)

@@ -197,6 +197,24 @@ def test_frozen_arrays_stay(cls: Any) -> None:
     np.testing.assert_allclose(params["a"], expected, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_a_hessian_of_the_class_matrix() -> None:
+    matrix, x = positive(5), np.zeros(5)
+    result = fastopt.minimize(quadratic(matrix).fun, x, "newton", hess=lambda x: np.matrix(matrix), gtol=1e-9)
+    assert (result.status, result.iterations) == ("gtol", 1)
+
+
+@pytest.mark.parametrize(("form", "says"), [("hess", "absolute values of the eigenvalues"), ("hvp", "trust region")])
+def test_a_gradient_of_the_wrong_sign(form: str, says: str) -> None:
+    x = np.array([3.0, -4.0])
+    smooth = Smooth(lambda x: (float(x @ x), -2 * x), lambda x: 2 * np.eye(2))
+    result = fastopt.minimize(smooth.fun, x, **smooth.options(form))
+    assert result.status == "line_search"
+    assert says in result.message
+    assert "gradient wrong" in result.message
+    assert x.tolist() == [3, -4]
+
+
 @pytest.mark.parametrize("form", HESS_HVP)
 def test_evaluations_may_end_anywhere(form: str) -> None:
     """The loss is that of the parameters, for every limit."""
@@ -288,10 +306,19 @@ def failing(params: dict[str, Any]) -> Any:
     raise ZeroDivisionError("a mistake")
 
 
+class Sparse:
+    """A matrix as SciPy's sparse ones."""
+
+    def toarray(self) -> Any:
+        return np.eye(4)
+
+
 BADS = [
     Bad("hess", "None", lambda params: None, TypeError, ("hess", "NoneType", "(4, 4)")),
     Bad("hess", "a dict", second, TypeError, ("hess", "dict", "(4, 4)", "C order", "names")),
     Bad("hess", "a list", lambda params: np.eye(4).tolist(), TypeError, ("hess", "list", "(4, 4)")),
+    Bad("hess", "masked", lambda params: np.ma.masked_array(np.eye(4)), TypeError, ("hess", "MaskedArray")),
+    Bad("hess", "sparse", lambda params: Sparse(), TypeError, ("hess", "Sparse", ".toarray()")),
     Bad("hess", "integers", lambda params: np.eye(4, dtype=int), TypeError, ("hess", "int64", "float")),
     Bad("hess", "complex", lambda params: np.eye(4) * 1j, TypeError, ("hess", "complex128", "float")),
     Bad("hess", "one array", lambda params: np.eye(2), ValueError, ("(2, 2)", "(4, 4)", "'W' (2), 'b' (2)")),
@@ -305,6 +332,7 @@ BADS = [
     Bad("hvp", "a missing key", lambda params: {"W": params["W"]}, TypeError, ("hvp: 'b'", "None")),
     Bad("hvp", "an unknown key", replaced(c=1), ValueError, ("hvp", "'c'")),
     Bad("hvp", "a list for one", replaced(b=[1.0, 2.0]), TypeError, ("hvp: 'b'", "list")),
+    Bad("hvp", "masked", replaced(b=np.ma.masked_array([1.0, 2.0])), TypeError, ("hvp: 'b'", "MaskedArray")),
     Bad("hvp", "integers", replaced(b=np.ones(2, int)), TypeError, ("hvp: 'b'", "int64")),
     Bad("hvp", "another shape", replaced(W=np.ones(2)), ValueError, ("hvp: 'W'", "(2,)", "(1, 2)")),
     Bad("hvp", "not finite", replaced(b=np.array([1, np.inf])), ValueError, ("hvp: 'b'", "1 elements", "lbfgs")),
