@@ -80,7 +80,7 @@ class Newton(DenseMethod):
 
 
 def checked_hessian(returned: Any, elements: Elements, names: list[str]) -> Matrix:
-    """Return a copy of a Hessian in double precision, the lower triangle mirrored.
+    """Return the lower triangle of a Hessian in double precision, with zeros above.
 
     Raises
     ------
@@ -107,8 +107,9 @@ def checked_hessian(returned: Any, elements: Elements, names: list[str]) -> Matr
         )
     with np.errstate(all="ignore"):
         lower: Matrix = np.tril(np.array(returned, FLOAT64))
-    bad = np.argwhere(~np.isfinite(lower))
-    if len(bad):
+    are_finite = np.isfinite(lower)
+    if not are_finite.all():
+        bad = np.argwhere(~are_finite)
         row, column = bad[0].tolist()
         where = f"{name_at(row, elements, names)!r} and {name_at(column, elements, names)!r}"
         raise ValueError(
@@ -116,7 +117,6 @@ def checked_hessian(returned: Any, elements: Elements, names: list[str]) -> Matr
             f"[{row}, {column}] (of {where}); loss and gradient are finite at this point, so correct hess, or use "
             'method="lbfgs"'
         )
-    lower += np.tril(lower, -1).T
     return lower
 
 
@@ -131,18 +131,19 @@ def name_at(place: int, elements: Elements, names: list[str]) -> str:
 
 
 def shifted_direction(hessian: Matrix, g: Vector) -> Vector:
-    """Return ``-(H + tau I)^-1 g`` with the first tau for which Cholesky's pivots are all above a small number."""
+    """Return ``-(H + tau I)^-1 g`` with the first tau for which no pivot of Cholesky is rounding.
+
+    As all functions here it reads the lower triangle of H alone.
+    """
     largest = float(np.abs(hessian).max())
-    if largest == 0:
-        return -g
-    diagonal = hessian.diagonal()
+    diagonal = hessian.diagonal().copy()
     least = float(diagonal.min())
     shift = 0.0 if least > 0 else FIRST_SHIFT * largest - least
-    while isfinite(shift):
-        shifted = hessian.copy()
-        shifted[np.diag_indices_from(shifted)] += shift
+    shifted = hessian.copy()
+    while largest > 0 and isfinite(shift):
+        np.fill_diagonal(shifted, diagonal + shift)
         factor = cholesky(shifted)
-        if factor is not None and (factor.diagonal() ** 2 >= LEAST_PIVOT * shifted.diagonal()).all():
+        if factor is not None and (factor.diagonal() ** 2 >= LEAST_PIVOT * (diagonal + shift)).all():
             return if_finite(-cholesky_solve(factor, g), g)
         shift = max(GROWTH * shift, FIRST_SHIFT * largest)
     return -g
