@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from . import checkpoint, convert, init, lr_scheduler, schedules, training
     from .checkpoint import Checkpoint, CheckpointError, load, save
     from .core.own_rules import optimizer
+    from .full_batch.blocks import block_coordinate_descent
     from .full_batch.driver import minimize
     from .full_batch.lbfgs import LBFGS
     from .full_batch.progress_bar import progress
@@ -65,6 +66,7 @@ LAZY = {
     "MinimizeResult": "full_batch.results",
     "MinimizeState": "full_batch.results",
     "SnapshotEnsemble": "training",
+    "block_coordinate_descent": "full_batch.blocks",
     "checkpoint": None,
     "convert": None,
     "init": None,
@@ -137,6 +139,7 @@ __all__ = [
     "StepInfo",
     "Yogi",
     "averaging",
+    "block_coordinate_descent",
     "checkpoint",
     "clip",
     "clip_grad_norm_",

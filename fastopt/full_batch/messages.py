@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Protocol
 
 from ..arrays.texts import counted
@@ -38,6 +39,8 @@ def message_of(status: str, end: Stopped) -> str:
     made = f"after {counted(end.iterations, 'iteration')} and {counted(end.evaluations, 'evaluation')}"
     kind = "projected gradient" if end.is_bounded else "gradient"
     gradient = f"the {kind}'s largest element is {end.grad_norm:.3g}"
+    if math.isnan(end.grad_norm) and math.isfinite(end.loss):
+        gradient = "its gradient is not known"
     text = {
         "gtol": f"Converged {made}: {gradient}, at most gtol={end.gtol:g}",
         "ftol": f"Converged {made}: the last iteration lowered the loss by {end.decrease:.3g}, at most "
