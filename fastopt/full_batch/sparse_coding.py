@@ -15,6 +15,7 @@ from ..arrays.memory import described
 from ..backends.backend import Backend
 from ..backends.choosing import backend_for
 from ..backends.coordinates import Coding, empty_padded, padded
+from ..backends.table import LANES
 from ..options.ranges import NON_NEGATIVE, OPTIONAL, POSITIVE, Range, as_number, check
 
 #: The default of ``tol``: in double and in single precision.
@@ -23,7 +24,13 @@ DOUBLE_TOLERANCE, SINGLE_TOLERANCE = 1e-8, 1e-6
 ITERATIONS = Range(1, 2**31, whole=True)
 
 #: How many products of numbers one call of a backend makes at most, roughly: Ctrl-C waits for its end.
-WORK_OF_A_CALL = 1 << 30
+WORK_OF_A_CALL = 1 << 28
+
+#: The Gram matrix is made in this many parts, and of each only what is right of it: 9/16 of all.
+PARTS_OF_GRAM = 8
+
+#: How many rows one call of a backend gets at least.
+LEAST_ROWS = 64
 
 #: About how many elements of the Gram matrix's rows one element of a row's codes costs, besides the products.
 WORK_OF_A_CODE = 1024
@@ -202,20 +209,31 @@ def problem(backend: Backend, rows: Array, atoms: Array, l2: float) -> Coding:
             raise ValueError(f"{name} has a row whose sum of squares is {square:.3g}, too large for {dtype}; scale it")
     if math.sqrt(squares[0]) * math.sqrt(squares[1]) > most:
         raise ValueError(f"X and dictionary have products that are too large for {dtype}; scale them")
-    gram = empty_padded(len(atoms), len(atoms), dtype)
-    for part in parts(len(atoms), len(atoms) * atoms.shape[1]):
-        gram[part] = backend.multiply_rows(atoms[part], transposed)
+    gram = gram_matrix(backend, atoms, transposed)
     with np.errstate(all="ignore"):
         inverse = 1 / (np.diagonal(gram) + dtype.type(l2))
     inverse[~np.isfinite(inverse)] = 0
     return Coding(rows, transposed, gram, inverse, 0.0, l2, 0.0, 1, False)
 
 
-def parts(count: int, work: int) -> Iterator[slice]:
-    """Yield all rows in parts, of which each does not take long; ``work`` is that of a row."""
-    size = max(64, WORK_OF_A_CALL // max(work, 1))
+def gram_matrix(backend: Backend, atoms: Array, transposed: npt.NDArray[np.float64]) -> Array:
+    """Return the products of all atoms with each other, padded: those below the diagonal are copies of those above."""
+    gram = empty_padded(len(atoms), len(atoms), atoms.dtype)
+    for part in parts(len(atoms), len(atoms) * atoms.shape[1], PARTS_OF_GRAM):
+        others = np.ascontiguousarray(transposed[:, part.start :])
+        gram[part, part.start :] = backend.multiply_rows(atoms[part], others)
+        gram[part.stop :, part] = gram[part, part.stop : len(atoms)].T
+    return gram
+
+
+def parts(count: int, work: int, least: int = 1) -> Iterator[slice]:
+    """Yield all rows in parts, of which each does not take long; ``work`` is that of a row.
+
+    There are ``least`` parts or more where they can have enough rows for the threads.
+    """
+    size = max(LEAST_ROWS, min(WORK_OF_A_CALL // max(work, 1), -(-count // least)) // LANES * LANES)
     for begin in range(0, count, size):
-        yield slice(begin, begin + size)
+        yield slice(begin, min(begin + size, count))
 
 
 def warn_of_few_rows(rows: int, atoms: int, features: int, dtype: np.dtype[Any]) -> None:

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
+from fastopt.backends.choosing import host_backend
+from fastopt.backends.coordinates import padded
 from fastopt.backends.native import library as native
 from fastopt.backends.numpy import coordinates as twin
 from fastopt.full_batch import sparse_coding
@@ -338,3 +340,18 @@ def test_any_problem_is_solved(data: st.DataObject) -> None:
     assert problem.gaps(codes, l1, l2, positive).max() <= tol
     if part > 1:
         assert not codes.any()
+
+
+@every_backend
+@every_dtype
+def test_gram_matrix_in_parts(backend: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    atoms = planted(1, 150, 20, dtype).dictionary
+    at = host_backend(backend)
+    transposed = padded(atoms.T, np.float64)
+    monkeypatch.setattr(sparse_coding, "LEAST_ROWS", 16)
+    found = sparse_coding.gram_matrix(at, atoms, transposed)
+    np.testing.assert_array_equal(found, at.multiply_rows(atoms, transposed))
+    np.testing.assert_array_equal(found[:, :150], found[:, :150].T)
+    np.testing.assert_allclose(found[:, :150], atoms @ atoms.T, atol=1e-6 if dtype == "float32" else 1e-14)
+    assert not found[:, 150:].any()
+    assert len(list(sparse_coding.parts(150, 150 * 20, sparse_coding.PARTS_OF_GRAM))) == 10
