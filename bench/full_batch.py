@@ -17,6 +17,7 @@ HISTORY = 10
 #: Of the quadratic: no solver is done with it before its history is full.
 CONDITION = 1e4
 FOREVER = 1_000_000_000
+MOST_OF_FALLBACK = 1 << 20
 
 SIZES_OF_X = {f"{size:,}": ArraySet([(size,)]) for size in (10_000, 200_000, 1_000_000, 10_000_000)}
 BOXED = {label: SIZES_OF_X[label] for label in ("10,000", "200,000", "1,000,000")}
@@ -85,6 +86,8 @@ def fastopt_run(case: Case, method: str, backend: str) -> Stepper:
     """fastopt.minimize."""
     import fastopt
 
+    if backend == "numpy" and case.elements > MOST_OF_FALLBACK:
+        raise NotImplementedError(f"not measured above {MOST_OF_FALLBACK:,} elements: a row would take minutes")
     fastopt.set_num_threads(case.threads)
     quadratic = Quadratic(case)
     options: dict[str, Any] = {"history": HISTORY} if method == "lbfgs" else {}
