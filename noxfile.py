@@ -30,16 +30,22 @@ SIMULATED = "tests/backends/cuda/simulator"
 PTX = "tests/backends/cuda/test_ptx.py"
 STAND_IN = "tests/backends/cuda/gpu_stand_in"
 
+#: A process that has nothing left to do takes half of what another one has.
+IN_PARALLEL = ("-q", "-n", "auto", "--dist", "worksteal", "--import-mode=importlib")
 DEFAULT = "not exhaustive and not long"
 FULL = "not long"
 
 #: Tests of what neither the backend nor the way of installing changes.
 INDEPENDENT = [
-    *("tests/commands", "tests/schedules", "tests/lr_scheduler", "tests/test_init.py", "tests/test_house.py"),
+    *("tests/commands", "tests/schedules", "tests/lr_scheduler", "tests/options"),
+    *(f"tests/test_{name}.py" for name in ("init", "house", "convert")),
     *("tests/backends/cuda", "tests/backends/native", "tests/properties/test_interrupts.py"),
     "tests/optimizers/test_optax_beyond_torch.py",
     *(f"tests/checkpoint/test_{name}.py" for name in ("replacing", "bounds", "saving_beside_steps")),
-    *(f"tests/properties/test_{name}.py" for name in ("signal_handlers", "memory", "one_step_at_a_time")),
+    *(f"tests/properties/test_{name}.py" for name in ("signal_handlers", "memory", "one_step_at_a_time", "one_pass")),
+    *(f"tests/core/test_{name}.py" for name in ("refused_options", "own_rules_refused", "documentation")),
+    *(f"tests/full_batch/test_{name}.py" for name in ("line_search", "problems", "bad_functions")),
+    *("tests/arithmetic/test_make_rules.py", "tests/backends/test_cores.py", "tests/properties/test_advice.py"),
 ]
 #: The tests that compare backends, instruction sets and threads with each other, whichever is in use.
 COMPARISONS = [
@@ -66,8 +72,13 @@ LARGE_GRIDS = [
     "tests/properties/test_tiny_numbers.py",
     "tests/properties/test_floating_point_modes.py",
 ]
-#: Further ones: other grids compare every instruction set, every number of threads, and the dtypes without options.
+#: Further ones: other grids compare every instruction set, every number of threads, and the dtypes without options;
+#: each option, and each array of an optimizer, is of one kind for many optimizers.
 FURTHER_GRIDS = [
+    "(test_combined and test_every_backend_has_the_same_bits)",
+    "(test_same_bits and test_native_is_numpy_for_every_isa)",
+    "test_options_of_every_optimizer",
+    "(test_changed_in_place and (test_an_array_of_the_optimizer or test_every_optimizer))",
     "test_every_isa_and_number_of_threads",
     "test_native_is_numpy_in_every_storage",
     "(test_options_same_bits and test_native_is_numpy)",
@@ -173,7 +184,7 @@ def only_the_tests(session: nox.Session) -> Iterator[None]:
 
 
 def run_tests(session: nox.Session, python: str, *arguments: str, marks: str = DEFAULT, **variables: str) -> None:
-    options = ["-q", "-n", "auto", "--import-mode=importlib", "-m", marks]
+    options = [*IN_PARALLEL, "-m", marks]
     session.run(python, "-m", "pytest", *options, *arguments, *session.posargs, env=variables, external=True)
 
 
@@ -210,7 +221,7 @@ def exhaustive(session: nox.Session) -> None:
     run_tests(
         session,
         development(session),
-        *without(LARGE_GRIDS, *FURTHER_GRIDS),
+        *without([*LARGE_GRIDS, "tests/backends/cuda"], *FURTHER_GRIDS),
         marks="exhaustive",
     )
 
@@ -222,7 +233,7 @@ def long(session: nox.Session) -> None:
     further = " or ".join(FURTHER_GRIDS)
     run_tests(session, development(session), "-k", further, marks="exhaustive")
     run_tests(session, development(session), *LARGE_GRIDS, marks="exhaustive")
-    run_with_older_instruction_sets(session, "exhaustive")
+    run_with_older_instruction_sets(session, marks=FULL)
     run_fallback(session, development(session))
     check_bits(session, "--all")
     run_with_sanitizers(session, "tests/properties", "tests/core", FOR_SANITIZERS[0], marks=FULL)
@@ -244,30 +255,32 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=False)
 def peers(session: nox.Session) -> None:
     """The numbers of torch and optax."""
-    run_tests(session, development(session), "-k", "torch or optax", marks=FULL)
+    # The session exhaustive has torch too.
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search("torch|optax", path.read_text("utf-8"))]
+    run_tests(session, development(session), *map(str, sorted(files)), "-k", "torch or optax")
 
 
 def run_fallback(session: nox.Session, python: str) -> None:
     # Tests that name their backends have run with them.
     names = ("native", "numpy", "every_isa", "threads_change_no_bit", "special_values", *BROKEN_FILES)
-    leave_out = [*INDEPENDENT, *COMPARISONS, *PLANNED, "tests/backends/test_environment.py"]
+    leave_out = [*INDEPENDENT, *COMPARISONS, *PLANNED, *LARGE_GRIDS, "tests/backends/test_environment.py"]
     run_tests(session, python, *without(leave_out, *names), FASTOPT_BACKEND="numpy")
 
 
-def run_with_older_instruction_sets(session: nox.Session, marks: str) -> None:
+def run_with_older_instruction_sets(session: nox.Session, count: int | None = None, marks: str = DEFAULT) -> None:
     python = development(session)
     found = f"{python} -c 'from fastopt.backends.native import library; print(*library.isas_found())'"
     listed = session.run("bash", "-c", found, silent=True, external=True)
     names = without([], "for_every_isa", "in_numpy", "torch", "optax")
-    for isa in str(listed).split()[:-1]:
+    for isa in str(listed).split()[:-1][:count]:
         files = ["tests/properties/test_same_bits.py", "tests/optimizers"]
         run_tests(session, python, *files, *names, marks=marks, FASTOPT_ISA=isa)
 
 
 @nox.session(python=False)
 def instruction_sets(session: nox.Session) -> None:
-    """Each instruction set but the newest, which the other sessions have."""
-    run_with_older_instruction_sets(session, DEFAULT)
+    """The oldest instruction set: many tests of the other sessions compare all, in one process."""
+    run_with_older_instruction_sets(session, count=1)
 
 
 @nox.session(python=False)
@@ -278,7 +291,7 @@ def wheel(session: nox.Session) -> None:
     """
     python = environment(session, "wheel-tests", f"{wheel_path(session)}[test]", "pytest-xdist")
     with only_the_tests(session):
-        names = ("commands", "schedules", "backends/test_environment.py", "checkpoint/test_round_trip.py")
+        names = ("commands/test_demo.py", "checkpoint/test_round_trip.py")
         names += ("core/test_state_dict.py", "core/test_structures.py", "test_imports.py", "test_packaging.py")
         run_tests(session, python, "-W", "error", *(f"tests/{name}" for name in names))
         session.run(python, "-m", "fastopt", external=True)
@@ -356,7 +369,7 @@ def cuda(session: nox.Session) -> None:
 
 
 def run_on_stand_in(session: nox.Session, python: str, *arguments: str) -> None:
-    options = ["-q", "-n", "auto", "--import-mode=importlib", *arguments]
+    options = [*IN_PARALLEL, *arguments]
     files = ["tests/backends/cuda/test_on_gpu.py", f"{STAND_IN}/faults.py"]
     session.run(python, STAND_IN, "-m", "pytest", *options, *files, external=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # pytest-xdist has a process for each core. Threads of OpenBLAS would only take the cores from each other: several times
 # the work for the demo. Read when NumPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Threads of torch and of scikit-learn that wait for work would keep the cores from the other process: 40 times the work
+# for small matrices. Read when they are imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tiers
 
@@ -29,9 +32,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the items are chosen by their markers
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tiers.mark_grids(items)
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Thin a grid as soon as its items are made."""
+    made = yield
+    if not isinstance(made, list):
+        return made
+    tiers.mark_grid(made)
+    return tiers.chosen(made, collector.config.option.markexpr)
 
 
 @pytest.fixture

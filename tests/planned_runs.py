@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -62,7 +63,12 @@ class OptionSet(NamedTuple):
     @property
     def defaults(self) -> dict[str, Any]:
         """The options of its groups."""
-        return self.optimizer(np.zeros(1), lr=0.1).defaults
+        return defaults_of(self.optimizer)
+
+
+@cache
+def defaults_of(optimizer: type[fastopt.Optimizer]) -> dict[str, Any]:
+    return optimizer(np.zeros(1), lr=0.1).defaults
 
 
 def schedule(step: int) -> float:

@@ -3,10 +3,12 @@
 A grid of optimizers x options x dtypes x ... takes too long for every run; ``@pytest.mark.by_turns("case")`` thins it.
 The items are grouped by case. The i-th case takes the i-th item of its group. A value of any parameter that is in no
 item so far takes its first. All other items of the grid are exhaustive.
+Items that the option -m leaves out are dropped as soon as they are made: the rest of all grids is twice all tests.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,16 +57,24 @@ def taken_by_turns(items: Sequence[pytest.Item], names: Sequence[str], count: in
     return taken
 
 
-def mark_grids(items: Sequence[pytest.Item]) -> None:
-    """Mark as exhaustive what the default tier leaves out of each grid."""
-    grids: dict[tuple[str, str], list[pytest.Item]] = {}
-    for item in items:
-        if item.get_closest_marker("by_turns") is not None:
-            grids.setdefault((str(item.path), item.originalname), []).append(item)  # type: ignore[attr-defined]
-    for grid in grids.values():
-        marker = grid[0].get_closest_marker("by_turns")
-        assert marker is not None
-        taken = taken_by_turns(grid, marker.args, marker.kwargs.get("count", 1))
-        for item in grid:
+def mark_grid(items: Sequence[pytest.Item]) -> None:
+    """Mark as exhaustive what the default tier leaves out of a grid: of the items of one function."""
+    marker = items[0].get_closest_marker("by_turns") if items else None
+    if marker is not None:
+        taken = taken_by_turns(items, marker.args, marker.kwargs.get("count", 1))
+        for item in items:
             if item not in taken:
-                item.add_marker(pytest.mark.exhaustive)
+                item.add_marker(exhaustive)
+
+
+def chosen(items: list[pytest.Item], marks: str) -> list[pytest.Item]:
+    """Return the items of one function without those that pytest's option -m surely leaves out."""
+    terms = marks.split(" and ")
+    if not all(re.fullmatch(r"(not )?\w+", term) for term in terms):
+        return items  # pytest itself chooses
+    wanted = {term: True for term in terms if " " not in term} | {term[4:]: False for term in terms if " " in term}
+    return [item for item in items if all(has_marker(item, name) == each for name, each in wanted.items())]
+
+
+def has_marker(item: pytest.Item, name: str) -> bool:
+    return item.get_closest_marker(name) is not None

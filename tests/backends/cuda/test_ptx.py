@@ -98,7 +98,7 @@ def check(ptx: str, dtype: str, loads: int, stores: int) -> None:
     assert ptx.count(f"st.global.{vector}") >= stores
 
 
-@pytest.mark.by_turns("name", "options")
+@pytest.mark.by_turns("name")
 @every_capability
 @every_dtype
 @pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
@@ -140,6 +140,7 @@ def linked_registers(ptx: str, capability: tuple[int, int]) -> int | None:
     return int(found[1])
 
 
+@pytest.mark.by_turns("options")
 @every_capability
 @pytest.mark.parametrize("options", EACH.values(), ids=EACH)
 def test_each_option_is_compiled_in_or_out(options: KernelOptions, capability: tuple[int, int]) -> None:
@@ -159,6 +160,7 @@ def test_each_option_is_compiled_in_or_out(options: KernelOptions, capability: t
     assert len(operations.findall(ptx)) > len(operations.findall(plain))
 
 
+@pytest.mark.by_turns("grad_dtype")
 @every_capability
 @pytest.mark.parametrize("grad_dtype", ["float16", "bfloat16", "float64"])
 def test_gradients_of_other_dtypes(grad_dtype: str, capability: tuple[int, int]) -> None:
@@ -180,6 +182,7 @@ HALF_ROWS = {
 }
 
 
+@pytest.mark.by_turns("make")
 @every_capability
 @every_dtype
 @pytest.mark.parametrize("make", [elements.accumulate_of, elements.clear_of])
@@ -190,6 +193,7 @@ def test_accumulating_and_clearing(make: Any, dtype: str, capability: tuple[int,
     assert make is elements.accumulate_of or "ld.global.v" not in ptx
 
 
+@pytest.mark.by_turns("dtypes")
 @every_capability
 @pytest.mark.parametrize("dtypes", HALF_ROWS.values(), ids=HALF_ROWS)
 def test_memory_in_few_bits(dtypes: ArrayLayout, capability: tuple[int, int]) -> None:
@@ -210,6 +214,7 @@ IN_8_BITS = [
 ]
 
 
+@pytest.mark.by_turns("name", "options", "param")
 @every_capability
 @pytest.mark.parametrize(("name", "options", "param"), IN_8_BITS)
 def test_slots_in_8_bits(
@@ -234,6 +239,7 @@ def test_slots_in_8_bits(
     record_property("registers", (f"slots in 8 bits, {target_of(param, options, capability)}", f"{name} {registers}"))
 
 
+@pytest.mark.by_turns("left", "right")
 @every_capability
 @every_dtype
 @pytest.mark.parametrize("options", [NONE, ALL], ids=["plain", "all"])
@@ -249,6 +255,7 @@ def test_norm_kernels(left: Any, right: Any, options: KernelOptions, dtype: str,
     assert "fma." not in ptx
 
 
+@pytest.mark.by_turns("definition")
 @every_capability
 @pytest.mark.parametrize(
     "definition",
@@ -261,6 +268,7 @@ def test_kernels_of_sums(definition: compiling.Definition, capability: tuple[int
     assert "fma." not in ptx
 
 
+@pytest.mark.by_turns("kernel", "dtype")
 @every_capability
 @every_dtype
 @pytest.mark.parametrize("kernel", ["squares", "norm_factors", "shrink", "directions", "approach", "rates"])
@@ -294,6 +302,7 @@ def test_kernels_over_axes(kernel: str, dtype: str, capability: tuple[int, int])
     assert registers is None or registers <= 80
 
 
+@pytest.mark.by_turns("name", "dtype")
 @every_capability
 @every_dtype
 @pytest.mark.parametrize(
