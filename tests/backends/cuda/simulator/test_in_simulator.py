@@ -58,6 +58,7 @@ def sizes_of(case: Case) -> Any:
     return (5, 0, 9, 1, (5, 3)) if case.optimizer is fastopt.Adafactor else SIZES
 
 
+@pytest.mark.by_turns("case")
 @every_dtype
 @every_gpu_case
 def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
