@@ -74,6 +74,9 @@ class History(Protocol):
 
     #: How many pairs there is room for.
     size: int
+    #: What is saved of it, between steps.
+    pairs: Pairs
+    vectors: Vectors
 
     @property
     def count(self) -> int:

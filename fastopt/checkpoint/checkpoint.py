@@ -14,9 +14,8 @@ from ..arrays.structure import branch_of
 from ..arrays.texts import amount_in, counted
 from ..backends.interrupts import uninterrupted
 from ..core import state_dict
-from ..core.optimizer import Optimizer
-from ..core.params_in_state import check_own_values, reload
 from ..core.results import LoadResult
+from ..core.saving import Resumable
 from ..core.turns import Kind
 from .files import check_ending, check_path, check_regular, naming, replace_file
 from .metadata import CheckpointError, check_metadata, metadata_of
@@ -58,14 +57,14 @@ class Checkpoint(NamedTuple):
         return f"Checkpoint(params={params}, optimizer={optimizer}, extra=<{', '.join(map(str, self.extra))}>)"
 
     def restore(
-        self, opt: Optimizer, strict: bool = True, *, state: bool = True, options: bool | None = None
+        self, opt: Resumable, strict: bool = True, *, state: bool = True, options: bool | None = None
     ) -> LoadResult:
         """Write the saved parameters into those of an optimizer, in place, and load the saved state.
 
         Parameters
         ----------
-        opt : Optimizer
-            An optimizer of the saved class; of any class with ``state=False``.
+        opt : Optimizer or LBFGS
+            Of the saved class; of any class with ``state=False``.
         strict : bool, default True
             Whether all names, shapes and dtypes must match. False: load the arrays that fit, such as the lower layers
             of a model with a new head.
@@ -115,7 +114,7 @@ class Checkpoint(NamedTuple):
         >>> fastopt.load(path).restore(tuned, state=False).options, tuned.step_count
         ({}, 0)
         """
-        if not isinstance(opt, Optimizer):
+        if not isinstance(opt, Resumable):
             raise TypeError(
                 f"restore: expected the optimizer whose parameters to write, got one {described(opt)}; give it: "
                 "checkpoint.restore(opt), or with state=False to take the parameters alone. Without an optimizer the "
@@ -125,33 +124,26 @@ class Checkpoint(NamedTuple):
         return opt.parts.turns.run("restore", Kind.CHANGE, restore, opt, self, strict, state, with_options)
 
 
-def restore(opt: Optimizer, checkpoint: Checkpoint, strict: bool, with_state: bool, with_options: bool) -> LoadResult:
+def restore(opt: Resumable, checkpoint: Checkpoint, strict: bool, with_state: bool, with_options: bool) -> LoadResult:
     """Load a checkpoint into an optimizer; see :meth:`Checkpoint.restore`."""
-    parts = opt.parts
-    check_own_values(parts, "restore")
-    misfits, pairs = state_dict.plan_params(parts, checkpoint.params)
-    if checkpoint.optimizer is None or not (with_state or with_options):
-        plan, result = None, state_dict.load_result(type(opt).__name__, [], misfits, strict)
-    else:
-        plan, result = state_dict.plan(opt, checkpoint.optimizer, strict, misfits, with_state, with_options)
+    parts, saving = opt.parts, opt.saving()
+    saving.check("restore")
+    misfits, pairs = state_dict.plan_params(parts.parameters, checkpoint.params)
+    saved = checkpoint.optimizer if with_state or with_options else None
+    load = saving.plan(saved, strict, misfits, with_state, with_options)
 
     def write() -> None:
-        for array, value in pairs:
+        for array, value in pairs.values():
             parts.backend.ops.write(array, value)
-        if plan is not None:
-            state_dict.carry_out(opt, plan)
-        loaded = {} if plan is None or plan.state is None else plan.state.entries
-        written = {id(array) for array, _ in pairs}
-        names = zip(parts.parameters.names, parts.parameters.arrays, strict=True)
-        reload(opt, parts, [name for name, array in names if id(array) in written and name not in loaded])
+        load.carry_out(pairs)
 
     uninterrupted(write)
-    return result
+    return load.result
 
 
 def save(
     path: str | os.PathLike[str],
-    opt: Optimizer | None = None,
+    opt: Resumable | None = None,
     *,
     params: Any = None,
     extra: Mapping[str, Any] | None = None,
@@ -164,7 +156,7 @@ def save(
         The file; a link counts as the file that it leads to, which may be a new one. A path that ends in ``.npz``
         selects NumPy's format, which has no bfloat16 or 8-bit floats. One that ends in ``.safetensors``, or has no
         ending, selects safetensors.
-    opt : Optimizer or None, default None
+    opt : Optimizer, LBFGS or None, default None
         The optimizer whose state is saved.
     params : array or structure of arrays, default None
         The parameters to save. None: the parameters of the optimizer.
@@ -215,9 +207,9 @@ def save(
     >>> fastopt.load(path).extra["epoch"]
     3
     """
-    is_opt = isinstance(path, Optimizer)
+    is_opt = isinstance(path, Resumable)
     check_path(path, "the path comes first: save(path, opt)" if is_opt else "a file is replaced by its path")
-    if opt is not None and not isinstance(opt, Optimizer):
+    if not isinstance(opt, (Resumable, NoneType)):
         raise TypeError(
             f"save: expected an optimizer, got one {described(opt)}; give parameters as params=, and all else in extra="
         )
@@ -240,18 +232,19 @@ def save(
 
 
 def packed(
-    opt: Optimizer | None, params: Any, extra: Mapping[str, Any] | None
+    opt: Resumable | None, params: Any, extra: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the content of a checkpoint as JSON has it, and copies of its arrays."""
-    if opt is not None:
-        check_own_values(opt.parts, "save")
+    saving = None if opt is None else opt.saving()
+    if saving is not None:
+        saving.check("save")
     if opt is not None and params is None:
         parameters, on_host = opt.parts.parameters, opt.parts.backend.ops.on_host
         params = parameters.structure([on_host(array, copy=False) for array in parameters.arrays])
     packer = Packer()
     content = {
         "params": packer.pack(params, ("params",)),
-        "optimizer": packer.pack(None if opt is None else state_dict.of(opt, copy=False), ()),
+        "optimizer": packer.pack(None if saving is None else saving.state(), ()),
         "extra": packer.pack({} if extra is None else dict(extra), ("extra",)),
     }
     return content, packer.arrays

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..options.common import Common
 from ..options.names import OTHER_MEANINGS, meant
@@ -12,6 +12,10 @@ from .documentation import Documentation, Signature
 from .hooks import Hooks
 from .parts import Parts
 from .representation import representation
+from .saving import Saving
+
+if TYPE_CHECKING:
+    from .state_dict import Saved
 
 #: The options of a whole optimizer that are attributes too.
 ATTRIBUTES = ("lr", "clip_global_norm", "skip_above", "grad_scale", "seed")
@@ -70,6 +74,12 @@ class Attributes(Hooks):
 
     def __repr__(self) -> str:
         return representation(self) if hasattr(self, "parts") else super().__repr__()
+
+    def saving(self: Saved) -> Saving:
+        """Return what :func:`fastopt.save` and :meth:`fastopt.Checkpoint.restore` use."""
+        from .state_dict import SavingOfOptimizer
+
+        return SavingOfOptimizer(self)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         """Refuse what copy and pickle would do: the copy would update arrays that nobody else has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -20,9 +20,12 @@ from .averages import with_own_values
 from .changes import Change, changes, changes_of_groups
 from .groups import SavedGroup, is_of_another, of_another
 from .hook_checks import checked_extra_state
+from .parameters import Parameters
+from .params_in_state import CopyingHooks, check_own_values, reload
 from .parts import Parts
 from .progress import SKIPS
 from .results import LoadResult, Misfit, missing, unexpected
+from .saving import Load
 from .slots import SlotHooks
 from .whole_options import SAVED, WholeOptions
 from .workspace import Workspace
@@ -45,7 +48,7 @@ WHOLE_OPTIONS = (*SAVED, "accumulated_calls")
 LATER: Mapping[str, Any] = {"skip_above": None, **dict.fromkeys(SKIPS, 0)}
 
 
-class Saved(SlotHooks, Protocol):
+class Saved(SlotHooks, CopyingHooks, Protocol):
     """An optimizer, as far as saving and loading it needs."""
 
     @property
@@ -80,6 +83,41 @@ class Plan(NamedTuple):
     whole_options: dict[str, Any]
     options: NewOptions | None
     state: NewState | None
+
+
+class SavingOfOptimizer:
+    """See ``saving.py``."""
+
+    def __init__(self, opt: Saved) -> None:
+        self.opt = opt
+
+    def check(self, what: str) -> None:
+        check_own_values(self.opt.parts, what)
+
+    def state(self) -> dict[str, Any]:
+        return of(self.opt, copy=False)
+
+    def plan(
+        self,
+        saved: Mapping[str, Any] | None,
+        strict: bool,
+        misfits: list[Misfit],
+        with_state: bool,
+        with_options: bool,
+    ) -> Load:
+        opt, planned = self.opt, None
+        if saved is None:
+            result = load_result(type(opt).__name__, [], misfits, strict)
+        else:
+            planned, result = plan(opt, saved, strict, misfits, with_state, with_options)
+
+        def load(written: Collection[str]) -> None:
+            if planned is not None:
+                carry_out(opt, planned)
+            loaded = {} if planned is None or planned.state is None else planned.state.entries
+            reload(opt, opt.parts, [name for name in written if name not in loaded])
+
+        return Load(result, load)
 
 
 def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
@@ -242,12 +280,12 @@ def changed_options(
     return found
 
 
-def plan_params(parts: Parts, params: Any) -> tuple[list[Misfit], list[tuple[Array, Array]]]:
-    """Return how saved parameters do not fit, and for those that do, where each goes."""
+def plan_params(parameters: Parameters, params: Any) -> tuple[list[Misfit], dict[str, tuple[Array, Array]]]:
+    """Return how saved parameters do not fit, and for the names of those that do, where each goes."""
     branch = branch_of(params)
     saved = dict(zip(branch.names(), branch.arrays(), strict=True))
-    misfits, pairs = [], []
-    for name, param in zip(parts.parameters.names, parts.parameters.arrays, strict=True):
+    misfits, pairs = [], {}
+    for name, param in zip(parameters.names, parameters.arrays, strict=True):
         value = saved.pop(name, None)
         if not isinstance(value, np.ndarray):
             misfits.append(missing(f"params.{name}"))
@@ -257,7 +295,7 @@ def plan_params(parts: Parts, params: Any) -> tuple[list[Misfit], list[tuple[Arr
             )
             misfits.append(Misfit(f"params.{name}", True, True, text))
         else:
-            pairs.append((param, value))
+            pairs[name] = param, value
     return misfits + [unexpected(f"params.{name}") for name in saved], pairs
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, NoReturn
 
-from ..backends.history import History, Reading
 from ..core.attributes import Elsewhere
+from ..core.results import LoadResult
+from ..core.saving import Saving
+from ..core.turns import change, reader
 from ..options.names import hints
 from ..options.ranges import COUNT, as_number
-from .method import Method
+from .history_method import HistoryMethod
 from .searching import first_step_down, search_along, search_for
 
 #: What to write instead of torch's keywords.
@@ -27,7 +29,7 @@ OF_TORCH: Mapping[str, str] = {
 }
 
 
-class LBFGS(Method):
+class LBFGS(HistoryMethod):
     """L-BFGS: one iteration a step; call :meth:`reset` after you have changed parameters or data between steps.
 
     The direction is ``d = -H g`` with H the inverse Hessian that follows from the newest ``history`` pairs of steps s
@@ -111,30 +113,8 @@ class LBFGS(Method):
     ) -> None:
         for name in unknown:
             refuse_keyword(name)
-        self.size: int = as_number("history", history, COUNT)
-        super().__init__(params, bounds=bounds, gtol=gtol, ftol=ftol, backend=backend)
-        self.pairs: History
-        #: The gradient of the accepted point.
-        self.reading: Reading
-
-    @property
-    def history(self) -> int:
-        """How many pairs are kept; fixed when it is built."""
-        return self.size
-
-    def prepare(self) -> None:
-        numbers = self.own.bounds
-        sides = None if numbers is None else (numbers.lower[self.places], numbers.upper[self.places])
-        self.pairs = self.parts.backend.history(self.table, self.size, sides)
-
-    def start(self) -> None:
-        self.reading = self.pairs.begin()
-
-    def forget(self) -> None:
-        self.pairs.forget()
-
-    def put_back(self) -> None:
-        self.pairs.put_back()
+        size = as_number("history", history, COUNT)
+        super().__init__(params, size, bounds=bounds, gtol=gtol, ftol=ftol, backend=backend)
 
     def iterate(self) -> str | None:
         while True:
@@ -155,10 +135,96 @@ class LBFGS(Method):
                 return "line_search"
             self.pairs.forget()  # and try steepest descent once
 
-    def keep(self, reading: Reading) -> None:
-        """Record the trial that was read last as the accepted point."""
-        self.pairs.accept()
-        self.reading = reading
+    # --- the state ---
+
+    @reader
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a run needs to go on with the same bits, besides the parameters: plain Python and copies.
+
+        Returns
+        -------
+        dict
+            ``"optimizer"``, ``"step_count"`` (the iterations), ``"options"`` (``history``, ``gtol``, ``ftol``),
+            ``"param_groups"`` (the names of each group's arrays, and the numbers that bound them), ``"frozen"``,
+            ``"state"`` (for the name of each array that is not frozen: ``"directions"`` and ``"changes"``, with a row
+            for each pair, the oldest first, and ``"grad"``), ``"extra"`` (numbers: the loss, ``"steps"``, by which the
+            directions are multiplied, products of the pairs). Bounds that are arrays are not saved.
+
+        Raises
+        ------
+        RuntimeError
+            If a step is running around this call. One of another thread is waited for.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> x = np.array([3.0, -2.0])
+        >>> opt = fastopt.LBFGS(x)
+        >>> state = opt.step(lambda: (float(x @ x), 2 * x))
+        >>> saved = opt.state_dict()
+        >>> saved["step_count"], saved["state"]["0"]["directions"].shape
+        (1, (1, 2))
+        """
+        from . import lbfgs_state
+
+        return lbfgs_state.of(self)
+
+    @change
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, *, state: bool = True, options: bool = True
+    ) -> LoadResult:
+        """Go on from a saved state. Everything is checked before it is loaded.
+
+        The parameters have to be those of that moment, which :meth:`fastopt.Checkpoint.restore` writes. If they are
+        others, call ``opt.reset(keep_history=True)`` afterwards.
+
+        Parameters
+        ----------
+        state_dict : dict
+            From :meth:`state_dict`, on any backend. It is not changed, and its arrays are copied.
+        strict : bool, default True
+            Whether each array that is not frozen must have its state there, with the same bounds. False: where one has
+            not, the options and counts are loaded, and the next step begins anew, without pairs.
+        state, options : bool, default True
+            ``state=False``: load ``gtol``, ``ftol`` and which arrays are frozen alone. ``options=False``: keep these.
+
+        Returns
+        -------
+        LoadResult
+            As from :meth:`fastopt.Optimizer.load_state_dict`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such dict, or (if ``strict``) does not fit: one error with every mismatch. Nothing changes then.
+        RuntimeError
+            If a step is running.
+
+        Notes
+        -----
+        ``history`` stays as it is here: if there is room for fewer pairs, the newest ones are loaded.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> x = np.array([3.0, -2.0])
+        >>> opt = fastopt.LBFGS(x, gtol=1e-3)
+        >>> state = opt.step(lambda: (float(x @ x), 2 * x))
+        >>> other = fastopt.LBFGS(x.copy())
+        >>> other.load_state_dict(opt.state_dict()).options
+        {'gtol': (1e-05, 0.001), 'step_count': (0, 1)}
+        >>> other.loss == opt.loss
+        True
+        """
+        from . import lbfgs_state
+
+        return lbfgs_state.load(self, state_dict, strict, state, options)
+
+    def saving(self) -> Saving:
+        """Return what :func:`fastopt.save` and :meth:`fastopt.Checkpoint.restore` use."""
+        from .lbfgs_state import SavingOfLBFGS
+
+        return SavingOfLBFGS(self)
 
 
 def refuse_keyword(name: str) -> NoReturn:

@@ -40,6 +40,8 @@ class OwnParameters(NamedTuple):
     parameters: Parameters
     backend: Backend
     bounds: NumberBounds | None
+    #: The bounds of each group.
+    pairs: Sequence[Pair]
 
     def box(self, i: int) -> Box | None:
         """Return the bounds of array number ``i``; None if it has none."""
@@ -126,7 +128,7 @@ def own_parameters(
     bounds_of_arrays = parameters.number_bounds(pairs)
     has_numbers = bool(np.isfinite([bounds_of_arrays.lower, bounds_of_arrays.upper]).any())
     is_bounded = has_numbers or any(its is not None for its in parameters.bounds)
-    return OwnParameters(parameters, backend, bounds_of_arrays if is_bounded else None)
+    return OwnParameters(parameters, backend, bounds_of_arrays if is_bounded else None, pairs)
 
 
 def checked_group(group: Any) -> Any:

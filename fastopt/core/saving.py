@@ -1,0 +1,63 @@
+"""What saving and restoring a run ask of an optimizer, or of a full-batch method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from ..backends.backend import Backend
+from .parameters import Parameters
+from .results import LoadResult, Misfit
+from .turns import Turns
+
+
+class Load(NamedTuple):
+    """A saved state that was checked against whatever loads it."""
+
+    result: LoadResult
+    #: Loads it. It gets the names of the parameters that were just written.
+    carry_out: Callable[[Collection[str]], None]
+
+
+class Saving(Protocol):
+    """What is saved of one optimizer, and how it is loaded."""
+
+    def check(self, what: str) -> None:
+        """Raise if the parameters have other values for the moment; ``what`` names the call."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the state, without copies where that can be."""
+
+    def plan(
+        self,
+        saved: Mapping[str, Any] | None,
+        strict: bool,
+        misfits: list[Misfit],
+        with_state: bool,
+        with_options: bool,
+    ) -> Load:
+        """Check a saved state, None: parameters alone are loaded; ``misfits`` are those of the parameters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``load_state_dict``.
+        """
+
+
+class ResumableParts(Protocol):
+    @property
+    def parameters(self) -> Parameters: ...
+    @property
+    def backend(self) -> Backend: ...
+    @property
+    def turns(self) -> Turns: ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """Whatever goes on from a file: an optimizer, or a full-batch method."""
+
+    @property
+    def parts(self) -> ResumableParts: ...
+    def saving(self) -> Saving: ...
