@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import averaging, clip, optimizers, quantize, rules
 from .about import __version__ as __version__
+from .arrays.row_sparse import RowSparse
 from .backends.information import info
 from .backends.threads import get_num_threads, set_num_threads
 from .clip import clip_grad_norm_, clip_grad_value_
 from .core.optimizer import Optimizer
 from .core.results import LoadResult, StepInfo
-from .core.row_sparse import RowSparse
 from .optimizers import (
     ASGD,
     FTRL,

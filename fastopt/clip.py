@@ -12,6 +12,8 @@ from .arithmetic import halves
 from .arithmetic.norms import clip_factor, total_norm
 from .arrays.dtypes import FLOAT32, FLOAT64, Array, is_float
 from .arrays.memory import described, in_memory_order
+from .arrays.others import as_numpy
+from .arrays.row_sparse import RowSparse, each_once, rows_of
 from .arrays.structure import branch_of
 from .backends import norms
 from .options.ranges import Range, check
@@ -37,7 +39,8 @@ def global_norm(grads: Any, norm_type: float = 2.0) -> float:
     Parameters
     ----------
     grads : array or structure of arrays
-        Arrays of any float dtype and shape; None is ignored.
+        Arrays of any float dtype and shape; None is ignored. A :class:`fastopt.RowSparse` counts as the dense gradient
+        that it stands for.
     norm_type : float, default 2.0
         Above 0; ``math.inf`` for the largest.
 
@@ -57,7 +60,7 @@ def global_norm(grads: Any, norm_type: float = 2.0) -> float:
     >>> fastopt.clip.global_norm({"W": np.array([3.0]), "b": np.array([4.0])})
     5.0
     """
-    return norm_of([contiguous(grad) for grad in float_arrays(grads)], norm_type)
+    return norm_of([contiguous(grad) for grad in float_arrays(grads, takes_rows=True)], norm_type)
 
 
 def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> float:
@@ -162,16 +165,28 @@ def norm_of(arrays: list[Array], norm_type: float) -> float:
         return float(np.sum(powers) ** (1 / norm_type))
 
 
-def float_arrays(grads: Any, are_written: bool = False) -> list[Array]:
-    """Return the arrays of a structure that are not None, checked."""
+def float_arrays(grads: Any, are_written: bool = False, takes_rows: bool = False) -> list[Array]:
+    """Return the arrays of a structure that are not None, checked; of row-sparse ones the rows, each once."""
     branch = branch_of(grads)
     arrays = [grad for grad in branch.arrays() if grad is not None]
-    are_plain = set(map(type, arrays)) <= {np.ndarray} and {array.dtype for array in arrays} <= {FLOAT32, FLOAT64}
-    if not are_plain or are_written:
-        for name, grad in zip(branch.names(), branch.arrays(), strict=True):
-            if grad is not None:
-                check_float_array(name, grad, are_written)
-    return arrays
+    are_ours = set(map(type, arrays)) <= {np.ndarray}
+    if are_ours and not are_written and {array.dtype for array in arrays} <= {FLOAT32, FLOAT64}:
+        return arrays
+    named = [(name, grad) for name, grad in zip(branch.names(), branch.arrays(), strict=True) if grad is not None]
+    if not are_ours:
+        named = [(name, as_given(name, grad, takes_rows)) for name, grad in named]
+    for name, grad in named:
+        check_float_array(name, grad, are_written)
+    return [grad for _, grad in named]
+
+
+def as_given(name: str, grad: Any, takes_rows: bool) -> Any:
+    """Return the gradient of another library as a NumPy array, and the rows of a row-sparse one, each once."""
+    if takes_rows and isinstance(grad, RowSparse):
+        indices, values = rows_of(name, grad)
+        with np.errstate(all="ignore"):
+            return each_once(indices, contiguous(values), norms.add_rows).values
+    return as_numpy(f"grads: {name!r}", grad)
 
 
 def check_float_array(name: str, grad: Any, are_written: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,13 @@ def instead_of(value: Any) -> str:
 
 def library_of(value: Any) -> str:
     """Return the name of the library that has defined the type of a value; torch's for modules of one's own too."""
-    modules = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
+    kind: Any = type(value)
+    return library_of_type(kind)
+
+
+@lru_cache
+def library_of_type(kind: type) -> str:
+    modules = {each.__module__.partition(".")[0] for each in kind.__mro__}
     return next((name for name in ("torch", "jax", "jaxlib", "autograd") if name in modules), "")
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .memory import described
+
 Getter: TypeAlias = Callable[[Any], Sequence[Any]]
 
 LEAF = None
@@ -56,11 +58,9 @@ class Branch:
         source_keys = list(container.keys()) if self.is_dict else list(range(len(container)))
         children = [container[key] for key in source_keys]
         self.sources = [Source(container, source_keys, getter(source_keys), children)]
-        self.keys = source_keys if self.is_dict else [offset + key for key in source_keys]
-        self.branches = [
-            Branch(child, (*path, str(key))) if is_container(child) else LEAF
-            for key, child in zip(self.keys, children, strict=True)
-        ]
+        fields = getattr(container, "_fields", None) if isinstance(container, tuple) else None
+        self.keys = source_keys if self.is_dict else list(fields or [offset + key for key in source_keys])
+        self.branches = [branch_below(child, (*path, str(key))) for key, child in zip(self.keys, children, strict=True)]
         self.refresh()
 
     def refresh(self) -> None:
@@ -186,6 +186,29 @@ class Branch:
                 yield child
             else:
                 yield from branch.arrays()
+
+
+class Nothing(Branch):
+    """What stands for None among the parameters, such as the bias of a layer that has none: it has no leaves."""
+
+    def __init__(self, path: tuple[str, ...]) -> None:
+        super().__init__({}, path)
+
+    def rebuilt(self, leaves: Iterator[Any]) -> Any:
+        return None
+
+    def leaves(self, structure: Any, what: str) -> list[Any]:
+        raise TypeError(
+            f"{self.place(what)}: expected None, as in the parameters, got one {described(structure)}; what is "
+            "None has no gradient"
+        )
+
+
+def branch_below(child: Any, path: tuple[str, ...]) -> Branch | None:
+    """Return the branch of the child of a container; LEAF for an array."""
+    if child is None:
+        return Nothing(path)
+    return Branch(child, path) if is_container(child) else LEAF
 
 
 def branch_of(structure: Any) -> Branch:

@@ -17,9 +17,15 @@ from ..arrays.dtypes import is_bfloat16 as is_bfloat16
 from ..arrays.dtypes import is_half as is_half
 from ..arrays.memory import CACHE_LINE, Views, address, described, extent, is_one_run
 from ..arrays.memory import in_memory_order as in_memory_order
+from ..arrays.others import as_numpy
 
 #: Small slots share blocks of memory of this many bytes: one that outlives its optimizer keeps no more alive.
 SHARED_BYTES = 1 << 16
+
+
+def as_array(where: str, value: Any) -> Any:
+    """Return an array of another library as a NumPy array; all else as it is."""
+    return value if type(value) is np.ndarray else as_numpy(where, value)
 
 
 def checked_param(name: str, array: Any) -> Array:

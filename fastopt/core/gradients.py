@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from ..arrays.dtypes import Array
 from ..arrays.memory import Extents, address, extent, overlap_each_other
+from ..arrays.row_sparse import RowAdder, RowSparse, SparseRows, check_row_sparse
 from ..backends.backend import ArrayOps
 from ..backends.table import Table
-from .row_sparse import RowAdder, RowSparse, SparseRows, check_row_sparse
 
 #: How many sets of addresses to remember; new gradients often lie where those of an earlier step did.
 MOST_PLACES = 8
@@ -66,7 +66,7 @@ class Gradients:
         self.are_all_present = False
         self.given: Sequence[Any] = ()
         self.sparse: dict[int, SparseRows] = {}
-        self.clearable: list[Any] = []
+        self.clearable: Sequence[Any] = []
         self.converted: list[Any] = []
         self._last: list[Any] | None = None
         self.are_plain = False
@@ -96,15 +96,27 @@ class Gradients:
         if self._last is not None and all(map(is_, leaves, self._last)) and table.is_current():
             return False
         self._last = None
-        if self.are_plain and table.move_grads(leaves, self.are_cleared) and self._are_disjoint(table, leaves):
-            self._last = self.given = self.clearable = leaves
+        if self._take_plain(table, leaves):
+            self._last = leaves
+            return False
+        arrays = [self.ops.as_array(f"grads: {name!r}", leaf) for name, leaf in zip(self.names, leaves, strict=True)]
+        are_given = all(map(is_, arrays, leaves))
+        if not are_given and self._take_plain(table, arrays):
             return False
         self.are_plain = False
         present = self.present
-        own_memory = self._check_each(table, leaves, check_row_sparse_allowed)
-        # A converted copy would miss what the caller writes into the array before the next step.
-        self._last = leaves if own_memory else None
+        own_memory = self._check_each(table, arrays, check_row_sparse_allowed)
+        # A converted copy would miss what the caller writes into the array before the next step; and the array of
+        # another library may have other memory then.
+        self._last = leaves if own_memory and are_given else None
         return self.present is not present
+
+    def _take_plain(self, table: Table, leaves: Sequence[Any]) -> bool:
+        """Hand these gradients to the table if they are as plain as those before; return whether they are."""
+        if self.are_plain and table.move_grads(leaves, self.are_cleared) and self._are_disjoint(table, leaves):
+            self.given = self.clearable = leaves
+            return True
+        return False
 
     def forget(self) -> None:
         """Forget the arrays: no gradient outlives its step here."""

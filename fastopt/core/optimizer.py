@@ -29,7 +29,7 @@ from .results import LoadResult, StepInfo
 from .slots import Slots
 from .turns import Turns, change, reader
 from .whole_options import WholeOptions
-from .whole_step import flush, whole_step
+from .whole_step import flush, planned_step, whole_step
 from .workspace import Workspace, make_workspace
 
 
@@ -45,8 +45,9 @@ class Optimizer(Attributes, ParameterMethods):
     params : array or structure of arrays
         float32 or float64 arrays, updated in place. float16 and bfloat16 (of ml_dtypes) arrays get a float32 master in
         the state; they are computed in float32 and rounded to nearest in the same pass. After the first step
-        :meth:`reload_params` takes over what you write into them. A group is a dict with the key
-        ``"params"`` and options of its own. The result of :func:`fastopt.group_by` is accepted too.
+        :meth:`reload_params` takes over what you write into them. None is passed over, such as the bias of a layer that
+        has none. A group is a dict with the key ``"params"`` and options of its own. The result of
+        :func:`fastopt.group_by` is accepted too.
     options : dict
         The optimizer's own options. These mean the same wherever they occur: ``lr``, the learning rate, at least 0;
         ``weight_decay``, at least 0 (see ``decoupled``); ``betas``, the decay rates of running means, each from 0 to
@@ -413,7 +414,8 @@ class Optimizer(Attributes, ParameterMethods):
         ----------
         grads : array or structure of arrays
             The structure of the parameters, with arrays of any float dtype. None, or a missing key of a dict, skips an
-            array: it is not updated, and its slots and its own step count do not change.
+            array: it is not updated, and its slots and its own step count do not change. Arrays of JAX, torch and
+            autograd, and all with ``__array__`` or ``__dlpack__``, are read where they lie in the host's memory.
         grad_scale : float, optional
             Instead of the optimizer's, for this step.
         stream : CUDA stream, optional
@@ -436,7 +438,7 @@ class Optimizer(Attributes, ParameterMethods):
         workspace = self.parts.workspace
         plan = None if workspace is None else workspace.planning.plan
         if plan is not None and grad_scale is None and stream is None:
-            info: StepInfo | None = plan.run(plan.address, self, grads)
+            info: StepInfo | None = plan.run(plan.address, self, grads) or planned_step(self, plan, grads)
             if info is not None:
                 return info
         return whole_step(self, grads, grad_scale, stream)

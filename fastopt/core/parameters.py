@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays.advice import refused_param
 from ..arrays.dtypes import Array
 from ..arrays.layouts import Layouts
 from ..arrays.memory import Extents
@@ -69,6 +70,8 @@ class Parameters:
             if taken:
                 raise ValueError(f"param group: the names {taken} are there already; give the arrays new names")
             return Branch(params)
+        if params is None:
+            raise refused_param("0", params)
         is_entries = isinstance(params, (list, tuple)) and not self.is_grouped
         return Branch(params if is_entries else [params], offset=len(self.root.keys))
 

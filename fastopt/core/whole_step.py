@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any, Protocol
 
+from ..backends.plan import Plan
 from .params_in_state import check_own_values
 from .parts import Parts
 from .plans import PlanHooks, plan_of
@@ -31,6 +33,20 @@ def whole_step(opt: Steps, grads: Any, grad_scale: float | None, stream: Any) ->
         If another change of the optimizer is running.
     """
     return opt.parts.turns.run("step", Kind.CHANGE, make_step, opt, grads, grad_scale, stream)
+
+
+def planned_step(opt: Steps, plan: Plan, grads: Any) -> StepInfo | None:
+    """Make a step that is planned but for the library of its gradients; return None if it is not."""
+    parts = opt.parts
+    try:
+        leaves = parts.parameters.leaves(grads, "grads")
+        arrays = [parts.backend.ops.as_array("grads", leaf) for leaf in leaves]
+    except (TypeError, ValueError):  # the whole step raises it
+        return None
+    if all(map(is_, arrays, leaves)):
+        return None
+    info: StepInfo | None = plan.run(plan.address, opt, parts.parameters.structure(arrays))
+    return info
 
 
 def flush(opt: Steps, stream: Any) -> StepInfo:

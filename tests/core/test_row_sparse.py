@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
+from fastopt.arrays.row_sparse import each_once
 from fastopt.backends import threads
 from fastopt.backends.choosing import host_backend
 from fastopt.backends.native import library as native
-from fastopt.core.row_sparse import each_once
 
 ROWS, COLUMNS = 40, 6
 
@@ -214,12 +214,17 @@ GOOD = np.zeros((2, COLUMNS))
             f"index {ROWS}; expected .* to below {ROWS}",
         ),
         (fastopt.RowSparse(np.array([0, -1]), GOOD), ValueError, "index -1; expected"),
-        (fastopt.RowSparse(np.array([0.0, 1.0]), GOOD), TypeError, "expected a NumPy array of integers"),
-        (fastopt.RowSparse(np.array([True, False]), GOOD), TypeError, "expected a NumPy array of integers"),
-        (fastopt.RowSparse([0, 1], GOOD), TypeError, "of type list; expected a NumPy array of integers"),  # type: ignore[arg-type]
-        (fastopt.RowSparse(np.array([0, 1]), GOOD.astype(int)), TypeError, "expected a NumPy array of floats"),
-        (fastopt.RowSparse(np.array([0, 1, 2]), GOOD), ValueError, r"expected \(n,\)"),
-        (fastopt.RowSparse(np.array([[0, 1]]), GOOD), ValueError, r"expected \(n,\)"),
+        (fastopt.RowSparse(np.array([0.0, 1.0]), GOOD), TypeError, "expected an array of integers"),
+        (fastopt.RowSparse(np.array([True, False]), GOOD), TypeError, "expected an array of integers"),
+        (fastopt.RowSparse([0.5, 1.5], GOOD), TypeError, "an array of float64; expected an array of integers"),
+        (fastopt.RowSparse("01", GOOD), TypeError, "of type str; expected an array"),
+        (fastopt.RowSparse([[0], [1, 2]], GOOD), ValueError, "lists of different lengths"),
+        (fastopt.RowSparse([0, 1], None), TypeError, "of type NoneType; expected an array"),
+        (fastopt.RowSparse([], GOOD), ValueError, "of the shape of the indices"),
+        (fastopt.RowSparse(np.array([0, 1]), GOOD.astype(int)), TypeError, "expected an array of floats"),
+        (fastopt.RowSparse(np.array([0, 1, 2]), GOOD), ValueError, "expected values of the shape of the indices"),
+        (fastopt.RowSparse(np.array([[0, 1]]), GOOD), ValueError, "expected values of the shape of the indices"),
+        (fastopt.RowSparse(np.array(1), GOOD), ValueError, "the shape of a row"),
         (fastopt.RowSparse(np.array([0, 1]), GOOD[:, 1:]), ValueError, "the shape of a row"),
     ],
 )

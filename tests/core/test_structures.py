@@ -36,7 +36,7 @@ NAMES = [
     pytest.param(OrderedDict(b=ones(1), W=ones(2)), ["b", "W"], id="OrderedDict"),
     pytest.param(MappingProxyType({"W": ones(2), "b": ones(1)}), ["W", "b"], id="MappingProxyType"),
     pytest.param(UserDict(W=ones(2), b={"x": ones(1)}), ["W", "b.x"], id="UserDict"),
-    pytest.param([Layer(ones(2), ones(1)), Layer(ones(2), ones(1))], ["0.0", "0.1", "1.0", "1.1"], id="namedtuple"),
+    pytest.param([Layer(ones(2), ones(1)), Layer(ones(2), ones(1))], ["0.W", "0.b", "1.W", "1.b"], id="namedtuple"),
     pytest.param({"a": {}, "b": [ones(1)], "c": []}, ["b.0"], id="empty branches"),
     pytest.param({"params": ones(1)}, ["params"], id="a dict is no group"),
     pytest.param(

@@ -22,7 +22,7 @@ BAD_PARAMS = [
     Bad("list of floats", lambda: {"W": [1.0, 2.0]}, TypeError, ("'W.0'", "float", "NumPy array")),
     Bad("one float", lambda: 1.0, TypeError, ("'0'", "float", "NumPy array")),
     Bad("NumPy scalar", lambda: np.float64(1), TypeError, ("'0'", "numpy.float64")),
-    Bad("None", lambda: {"W": f32(2), "b": None}, TypeError, ("'b'", "NoneType")),
+    Bad("None", lambda: [{"params": f32(2)}, {"params": None}], TypeError, ("'0'", "NoneType", "return")),
     Bad("text", lambda: ["weights"], TypeError, ("'0'", "str")),
     Bad("view of a dict", lambda: {"W": f32(2)}.values(), TypeError, ("dict_values",)),
     Bad("read-only", lambda: {"W": read_only(f32(3))}, ValueError, ("'W'", "read-only", "copy")),

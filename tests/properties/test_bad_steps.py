@@ -74,7 +74,7 @@ BAD_GRADS = [
     Bad("object array", last_is(lambda params: np.ones(5, object)), TypeError, ("'c'", "object")),
     Bad("text array", last_is(lambda params: np.array(["1"] * 5)), TypeError, ("'c'", "<U1")),
     Bad("masked array", last_is(lambda params: np.ma.ones(5)), TypeError, ("'c'", "masked", "filled")),
-    Bad("array-like", last_is(lambda params: Tensor()), TypeError, ("'c'", "Tensor", "or None")),
+    Bad("array-like", last_is(lambda params: Tensor()), ValueError, ("'c'", "has shape (3,)")),
     Bad("list of floats", last_is(lambda params: [1.0] * 5), TypeError, ("'c'", "list", "(5,)")),
     Bad("one float", last_is(lambda params: 1.0), ValueError, ("'c'", "()", "(5,)")),
     Bad("one int", last_is(lambda params: 1), TypeError, ("'c'", "int")),

@@ -262,6 +262,11 @@ def write_rounded(array: Any, values: Any) -> None:
     write(array, rounded)
 
 
+def as_array(where: str, value: Any) -> Any:
+    """Return an array as it is: all libraries' arrays on a GPU are alike."""
+    return value
+
+
 def owner(array: Any) -> Any:
     return array.owner if isinstance(array, DeviceArray) else array
 
