@@ -59,6 +59,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "restore": lambda opt: checkpoint().restore(opt),
     "restore of EarlyStopping": stop_early,
     "add_param_group": lambda opt: opt.add_param_group({"params": {"new": np.ones(2)}}),
+    "set": lambda opt: opt.set("W", lr=0.25),
     "freeze": lambda opt: opt.freeze("W"),
     "unfreeze": lambda opt: opt.unfreeze(),
     "reload_params": lambda opt: opt.reload_params(),

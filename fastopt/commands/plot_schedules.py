@@ -32,6 +32,7 @@ def draw(path: str) -> None:
         schedules.plot(schedule, STEPS, ax)
         ax.set_title(type(schedule).__name__, loc="left", fontsize=11, fontweight="bold")
         ax.set_xlabel("")
+        ax.set_ylabel("")
         ax.set_xlim(0, STEPS)
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)

@@ -72,6 +72,13 @@ class Attributes(Hooks):
         super().__delattr__(name)
         follow_hook(self, name)
 
+    def __dir__(self) -> list[str]:
+        """Return the names of attributes, without those whose reading is an error that says what to write."""
+        defined: dict[str, Any] = {}
+        for cls in reversed(type(self).__mro__):
+            defined |= vars(cls)
+        return [name for name in super().__dir__() if not isinstance(defined.get(name), (Absent, Elsewhere))]
+
     def __repr__(self) -> str:
         return representation(self) if hasattr(self, "parts") else super().__repr__()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ..arithmetic.rules import Rule
 from ..arrays.memory import shown
@@ -51,6 +52,13 @@ class CheckedGroup(NamedTuple):
     option_set: OptionSet
 
 
+class Follower(Protocol):
+    """A driver of the rates, as far as groups know it."""
+
+    def follow(self, source: int, group: int, ratio: float) -> None:
+        """Go on with a group that has arrays of group ``source`` (or is it), whose rate was changed by this factor."""
+
+
 class Groups:
     """The groups: they know options alone."""
 
@@ -68,6 +76,8 @@ class Groups:
         self.rewrites: list[Any] = []
         #: The step count that was loaded without the rates; None after a driver's step.
         self.state_loaded_at: int | None = None
+        #: The drivers of the rates, which follow where a group is split.
+        self.followers: weakref.WeakSet[Follower] = weakref.WeakSet()
         #: Functions that write the options of drivers' loaded states, for :meth:`keep_options`.
         self.drivers_options: list[Callable[[], None]] = []
 

@@ -78,8 +78,8 @@ class Optimizer(Attributes, ParameterMethods):
     shape ``()``: by its value at that moment, as a Python number.
 
     Several threads may use one optimizer. Whatever changes it (``step``, ``load_state_dict``, ``restore``,
-    ``add_param_group``, ``freeze``, ``unfreeze``, ``reload_params``, Schedule-Free's ``train`` and ``eval``, writing
-    ``step_count`` and ``accumulated_calls``) is a RuntimeError, at once, if another change is running, in another
+    ``add_param_group``, ``set``, ``freeze``, ``unfreeze``, ``reload_params``, Schedule-Free's ``train`` and ``eval``,
+    writing ``step_count``, ``accumulated_calls``) is a RuntimeError, at once, if another change is running, in another
     thread or around the call (a schedule, a hook, a signal handler). Whatever reads its values (``save``,
     ``state_dict``, ``slot``, ``ema``, ``to_torch``, entering and leaving ``averaged()`` and ``lookahead()``) waits for
     the change of another thread, and a change waits for it; around the call a change is a RuntimeError here too, since

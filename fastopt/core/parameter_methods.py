@@ -9,6 +9,7 @@ from ..options.group_by import matching
 from . import averages, params_in_state
 from .hooks import Hooks
 from .parts import Parts
+from .setting import set_options
 from .turns import change, reader
 from .workspace import Workspace
 
@@ -67,9 +68,78 @@ class ParameterMethods(Hooks):
         return self.parts.parameters.freeze(pattern)
 
     @change
-    def unfreeze(self, pattern: str = "*") -> list[str]:
-        """Update these arrays again: the opposite of :meth:`freeze`, with its argument, result and errors."""
-        return self.parts.parameters.unfreeze(pattern)
+    def unfreeze(self, /, pattern: str = "*", **options: Any) -> list[str]:
+        """Update these arrays again, with these options: the opposite of :meth:`freeze`, with its result and errors.
+
+        Parameters
+        ----------
+        pattern : str, default "*"
+            A name or a glob pattern, as for :meth:`freeze`.
+        **options
+            Options to set, as :meth:`set` does.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.SGD({"body": np.ones(1), "head": np.ones(1)}, lr=0.5)
+        >>> opt.freeze("body"), opt.unfreeze("body", lr=0.01), opt.lr
+        (['body'], ['body'], [0.5, 0.01])
+        """
+        names = matching(pattern, self.parts.parameters.names)
+        if options:
+            set_options(self, self.parts, pattern, options)
+        self.parts.parameters.unfreeze(pattern)
+        return names
+
+    @change
+    def set(self, /, pattern: str, **options: Any) -> list[str]:
+        """Set options of the arrays that match, from the next step on.
+
+        Parameters
+        ----------
+        pattern : str
+            A name or a glob pattern, as for :meth:`freeze`.
+        **options
+            Options of a group, such as ``lr`` and ``weight_decay``.
+
+        Returns
+        -------
+        list of str
+            The names that match.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If no name matches, there is no such option, or it is out of its range. Nothing has changed then.
+        RuntimeError
+            If another change of this optimizer is running, as for :meth:`fastopt.Optimizer.step`.
+
+        Notes
+        -----
+        If the pattern matches some arrays of a group, these become a new group, at the end of ``param_groups``, with
+        the other options of the group; slots and step counts stay. A group of a driver (:mod:`fastopt.lr_scheduler`)
+        has an ``initial_lr``, which the new one inherits; where ``lr`` is set, it changes by the same factor. The
+        drivers that there are go on for both.
+
+        A saved state has the groups as they are: before it is loaded, set the options in a new optimizer too.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params = {"blocks": [{"W": np.ones(1)} for _ in range(3)], "head": np.ones(1)}
+        >>> opt = fastopt.SGD(params, lr=0.5)
+        >>> opt.set("blocks.*", lr=0.25, weight_decay=0.1)
+        ['blocks.0.W', 'blocks.1.W', 'blocks.2.W']
+        >>> [(group["lr"], group["weight_decay"]) for group in opt.param_groups]
+        [(0.5, 0.0), (0.25, 0.1)]
+
+        Rates that decrease from layer to layer:
+
+        >>> names = [opt.set(f"blocks.{k}.*", lr=0.5 * 0.8 ** (3 - k)) for k in range(3)]
+        >>> [round(lr, 3) for lr in opt.lr]
+        [0.5, 0.4, 0.256, 0.32]
+        """
+        return set_options(self, self.parts, pattern, options)
 
     @change
     def reload_params(self, pattern: str = "*") -> list[str]:

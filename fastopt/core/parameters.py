@@ -116,6 +116,12 @@ class Parameters:
         self.bounds += [None] * len(addition.arrays)
         self.group_of = np.concatenate([self.group_of, np.array(group_of, int)])
 
+    def move(self, places: Sequence[int], group: int) -> None:
+        """Move the arrays at these places into the group of this number."""
+        group_of = self.group_of.copy()
+        group_of[list(places)] = group
+        self.group_of = group_of
+
     def leaves(self, structure: Any, what: str) -> list[Any]:
         """Return the leaves of a structure of the parameters' form, one for each array."""
         return [structure] if self.is_single else self.root.leaves(self.ungrouped(structure), what)

@@ -83,6 +83,10 @@ class LRScheduler:
     #: The attributes that are functions, or lists of functions. These are not saved.
     functions: ClassVar[tuple[str, ...]] = ()
 
+    #: The attributes that are lists of one value for each group; and those of them that are rates.
+    of_groups: ClassVar[frozenset[str]] = frozenset({"base_lrs"})
+    rates_of_groups: ClassVar[frozenset[str]] = frozenset({"base_lrs"})
+
     #: Whether a rate never depends on the one before it.
     is_absolute: ClassVar[bool] = False
 
@@ -137,6 +141,7 @@ class LRScheduler:
                 for k in range(len(self.base_lrs)):
                     self.schedule(k)  # raises for an argument out of its range
                 self.write(self.first_lrs(self._last_lr, last_epoch + 1), last_epoch + 1)
+        optimizer.parts.groups.followers.add(self)
 
     def start(self) -> list[float]:
         """Return the rates that a new driver begins with: those of the groups."""
@@ -238,6 +243,17 @@ class LRScheduler:
         self._last_lr = [lr if type(lr) is float else as_option(lr) for lr in lrs]
         for group, lr in zip(groups.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
+
+    def follow(self, source: int, group: int, ratio: float) -> None:
+        """Go on with a group that :meth:`fastopt.Optimizer.set` made of a part of group ``source``, or changed."""
+        count = len(self.base_lrs)
+        if source >= count or group > count:
+            return  # the driver does not know that group, which was added
+        for name in sorted(self.of_groups & vars(self).keys()):
+            values = list(getattr(self, name))
+            value = values[source] * ratio if name in self.rates_of_groups and ratio != 1 else values[source]
+            setattr(self, name, [*values[:group], value, *values[group + 1 :]])
+        self._last_lr = [*self._last_lr[:group], read_lrs(self.optimizer)[group], *self._last_lr[group + 1 :]]
 
     def begin(self) -> None:
         """Make step 0 from the present rates of the groups."""

@@ -26,6 +26,7 @@ class Combined(LRScheduler):
         #: The drivers below this one, and the options that they may write.
         self._members = [member for scheduler in schedulers for member in scheduler.drivers()]
         self._written = sorted({name for member in self._members for name in member.options_to_write()})
+        self.optimizer.parts.groups.followers.add(self)
 
     def advance(self, epoch: int) -> LRScheduler:
         """Make step number ``epoch`` of the members, and return the one that wrote the rates."""

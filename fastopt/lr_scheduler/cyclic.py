@@ -29,6 +29,8 @@ class MomentumCycle(LRScheduler):
 
     is_absolute = True
     momentum_range: ClassVar[Range] = NON_NEGATIVE
+    rates_of_groups = LRScheduler.rates_of_groups | {"min_lrs", "max_lrs"}
+    of_groups = rates_of_groups | {"base_momentums", "max_momentums"}
 
     def set_momentums(
         self,

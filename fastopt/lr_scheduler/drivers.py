@@ -31,6 +31,7 @@ class LambdaLR(LRScheduler):
     """
 
     functions = ("lr_lambdas",)
+    of_groups = LRScheduler.of_groups | {"lr_lambdas"}
     is_absolute = True
     epochs = ANY_NUMBER
 
@@ -441,6 +442,9 @@ class SWALR(LRScheduler):
     """
 
     finds_rate = True
+
+    rates_of_groups = LRScheduler.rates_of_groups | {"swa_lrs"}
+    of_groups = rates_of_groups
 
     def __init__(
         self,

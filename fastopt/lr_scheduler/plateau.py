@@ -41,6 +41,7 @@ class ReduceLROnPlateau(LRScheduler):
     """
 
     takes_groups = True
+    of_groups = LRScheduler.of_groups | {"min_lrs"}
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class ReduceLROnPlateau(LRScheduler):
         self.num_bad_epochs = 0
         self.last_epoch = 0
         self._last_lr = list(self.base_lrs)
+        optimizer.parts.groups.followers.add(self)
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Record a metric, and reduce the rates if it is time.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,13 +20,11 @@ from ..core.turns import change
 from ..core.workspace import Workspace
 from ..options.bounds import split
 from ..options.common import Common, Unpack
-from ..options.group_by import Grouped, is_group, matching
+from ..options.group_by import Grouped, Match, is_group, matches
 from ..options.ranges import Choice, Group
 from ..options.values import differ
 from .schedule_free import are_training, has_modes, to_mode
 
-#: A glob pattern of names, or a function of an array's name and the array that returns whether it belongs to the part.
-Match: TypeAlias = str | Callable[[str, Any], bool]
 #: An optimizer's class, with its options if there are any.
 Chosen: TypeAlias = type[Optimizer] | tuple[type[Optimizer], Mapping[str, Any]]
 
@@ -294,12 +292,7 @@ def groups_of(parts: Sequence[Part], names: Sequence[str], arrays: Sequence[Any]
     """Return the number of the part of each array, by the array's name."""
     group_of: dict[str, int] = {}
     for k, part in enumerate(parts):
-        if isinstance(part.match, str):
-            matched = matching(part.match, names)
-        else:
-            matched = [name for name, array in zip(names, arrays, strict=True) if is_match(part, name, array)]
-            if not matched:
-                raise ValueError(f"Combined: {part} matches no array; the names are {list(names)}")
+        matched = matches(part.match, names, arrays, f"Combined: {part}")
         new = [name for name in matched if name not in group_of]
         if not new:
             raise ValueError(f"Combined: {part} gets no array, since earlier parts match {matched}; put it before them")
@@ -311,14 +304,6 @@ def groups_of(parts: Sequence[Part], names: Sequence[str], arrays: Sequence[Any]
             "'*': (fastopt.AdamW, {'lr': 3e-4}), and freeze what is not to be trained"
         )
     return group_of
-
-
-def is_match(part: Part, name: str, array: Any) -> bool:
-    """Return whether an array belongs to a part whose match is a function."""
-    verdict = part.match(name, array) if callable(part.match) else False
-    if not isinstance(verdict, (bool, np.bool_)):
-        raise TypeError(f"Combined: {part}: expected True or False for {name!r}, got {verdict!r:.80}")
-    return bool(verdict)
 
 
 def hooks_of(part: Part) -> Optimizer:

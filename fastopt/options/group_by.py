@@ -1,19 +1,22 @@
-"""Groups by name: glob patterns over the arrays' names select their options."""
+"""Groups: glob patterns over the arrays' names, or functions, select their options."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..arrays.advice import instead_of
-from ..arrays.memory import described
+from ..arrays.memory import described, shown
 from ..arrays.structure import Branch, is_container
-from ..arrays.texts import amount_in
+from ..arrays.texts import amount_in, brief
 from .ranges import Group
+
+#: A glob pattern of names, or a function of an array's name and the array that returns whether it matches.
+Match: TypeAlias = str | Callable[[str, Any], bool]
 
 
 class Grouped(NamedTuple):
@@ -37,18 +40,19 @@ class Grouped(NamedTuple):
         return f"Grouped(params=<{amount_in(self.params)}>, options={self.options!r})"
 
 
-def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Group]]) -> Grouped:
-    """Sort parameters into groups with separate options, by patterns over their names.
+def group_by(params: Any, patterns: Mapping[Match, Group] | Iterable[tuple[Match, Group]]) -> Grouped:
+    """Sort parameters into groups with separate options, by patterns over their names or by functions.
 
-    The first pattern that matches a name wins. Gradients keep the parameters' structure, and the names stay.
+    The first match wins. Gradients keep the parameters' structure, and the names stay.
 
     Parameters
     ----------
     params : dict, list, tuple or nested mix of arrays
         As an optimizer takes it, but without groups.
     patterns : dict or sequence of pairs
-        Glob patterns and the options of the arrays that match: ``*`` is any text (dots too), ``?`` one character,
-        ``[ab]`` one of these. A pattern makes no group if earlier ones took all its names.
+        What to match, and the options of the arrays that match. A glob pattern: ``*`` is any text (dots too), ``?`` one
+        character, ``[ab]`` one of these. Or a function of an array's name and the array that returns whether it
+        matches. One makes no group if earlier ones took all that it matches.
 
     Returns
     -------
@@ -58,9 +62,10 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
     Raises
     ------
     TypeError
-        If the parameters are not a container, or the options of a pattern are not a dict.
+        If the parameters are not a container, the options of a pattern are not a dict, or a function returns neither
+        True nor False.
     ValueError
-        If an array matches no pattern, a pattern matches no array, or a name or pattern occurs twice.
+        If an array matches nothing, a pattern or function matches no array, or a name or pattern occurs twice.
 
     Examples
     --------
@@ -70,6 +75,21 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
     >>> [group["weight_decay"] for group in opt.param_groups]
     [0, 0.01, 0.01]
     >>> info = opt.step({"hidden": {"W": np.ones((2, 2)), "b": np.ones(2)}, "norm": None})
+
+    Decay of the matrices alone:
+
+    >>> grouped = fastopt.group_by(params, {lambda name, p: p.ndim >= 2: {}, "*": {"weight_decay": 0}})
+    >>> [(len(group["params"]), group["weight_decay"]) for group in fastopt.AdamW(grouped).param_groups]
+    [(1, 0.01), (2, 0)]
+
+    Rates that decrease from layer to layer:
+
+    >>> rates = fastopt.schedules.cosine(0.1, total=1000)
+    >>> layers = {"blocks": [{"W": np.ones(1)} for _ in range(3)], "head": np.ones(1)}
+    >>> lower = {f"blocks.{k}.*": {"lr": rates * 0.5 ** (3 - k)} for k in range(3)}
+    >>> opt = fastopt.AdamW(fastopt.group_by(layers, {**lower, "*": {}}), lr=rates)
+    >>> opt.step({"blocks": [None, None, {"W": np.ones(1)}]}).lrs
+    (0.0125, 0.025, 0.05, 0.1)
     """
     if not is_container(params) or isinstance(params, Grouped):
         raise TypeError(
@@ -78,26 +98,56 @@ def group_by(params: Any, patterns: Mapping[str, Group] | Iterable[tuple[str, Gr
     if isinstance(params, (list, tuple)) and any(map(is_group, params)):
         raise TypeError("group_by: these are groups already (dicts with the key 'params'); give the arrays themselves")
     pairs = list(patterns.items() if isinstance(patterns, Mapping) else patterns)
-    for pattern, options in pairs:
-        if not isinstance(pattern, str) or not isinstance(options, Mapping):
-            raise TypeError(f"group_by: expected a pattern and a dict of options, got {pattern!r}: {options!r:.80}")
-    check_unique("patterns", [pattern for pattern, _ in pairs])
-    names = list(Branch(params).names())
+    for match, options in pairs:
+        if not (isinstance(match, str) or callable(match)) or not isinstance(options, Mapping):
+            raise TypeError(
+                f"group_by: expected a pattern (or a function of an array's name and the array) and a dict of options, "
+                f"got {match!r:.80}: {options!r:.80}"
+            )
+    check_unique("patterns", [match if isinstance(match, str) else shown(match) for match, _ in pairs])
+    branch = Branch(params)
+    names, arrays = list(branch.names()), list(branch.arrays())
     check_unique("names", names)
-    for pattern, _ in pairs:
-        matching(pattern, names)
-    first_match = {
-        name: next((k for k, (pattern, _) in enumerate(pairs) if fnmatchcase(name, pattern)), None) for name in names
-    }
-    unmatched = [name for name, k in first_match.items() if k is None]
+    first_match: dict[str, int] = {}
+    for k, (match, _) in enumerate(pairs):
+        for name in matches(match, names, arrays, f"group_by: {shown_match(match)}"):
+            first_match.setdefault(name, k)
+    unmatched = [name for name in names if name not in first_match]
     if unmatched:
         raise ValueError(
-            f"group_by: no pattern matches {unmatched}; the patterns are {[pattern for pattern, _ in pairs]} (add "
-            "'*': {} at the end for all others)"
+            f"group_by: no pattern matches {unmatched}; the patterns are {[shown_match(match) for match, _ in pairs]} "
+            "(add '*': {} at the end for all others)"
         )
-    used = sorted({k for k in first_match.values() if k is not None})
-    group_of = {name: used.index(k) for name, k in first_match.items() if k is not None}
+    used = sorted({*first_match.values()})
+    group_of = {name: used.index(first_match[name]) for name in names}
     return Grouped(params, [dict(pairs[k][1]) for k in used], group_of)
+
+
+def matches(match: Match, names: Sequence[str], arrays: Sequence[Any], where: str) -> list[str]:
+    """Return the names of the arrays that a pattern, or a function of name and array, matches.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a function returns neither True nor False, or nothing matches; ``where`` begins the error.
+    """
+    if isinstance(match, str):
+        return matching(match, names)
+    found = []
+    for name, array in zip(names, arrays, strict=True):
+        verdict = match(name, array)
+        if not isinstance(verdict, (bool, np.bool_)):
+            raise TypeError(f"{where}: expected True or False for {name!r}, got {verdict!r:.80}")
+        if verdict:
+            found.append(name)
+    if not found:
+        raise ValueError(f"{where} matches no array; the names are {list(names)}")
+    return found
+
+
+def shown_match(match: Match) -> str:
+    """Return how errors name a pattern or a function."""
+    return match if isinstance(match, str) else brief(match)
 
 
 def hint(params: Any) -> str:

@@ -4,6 +4,8 @@
 no state, its repr can be evaluated, and it compares, hashes and pickles. After its end it keeps its last value. Rates
 are finite numbers >= 0 and may rise as well as fall: a `floor` above `lr0` is fine.
 
+``schedule * 0.5``, ``schedule * other``, ``schedule + 0.1`` and ``schedule + other`` are schedules too.
+
 Arguments are checked when a schedule is made: the wrong type raises TypeError, a value out of range ValueError. A step
 that is not an integer >= 0 raises them when the schedule is called.
 
@@ -14,11 +16,10 @@ Examples
 (0.0005, 0.001, 0.0)
 """
 
-from .base import Schedule, lambda_
-from .combinations import chain, join, per_epoch
+from .base import Schedule, chain, constant, lambda_, sum_of
+from .combinations import join, per_epoch
 from .cycles import cosine_restarts, exp_range, one_cycle, triangular, triangular2
 from .decays import (
-    constant,
     cosine,
     exponential,
     inverse_time,
@@ -54,6 +55,7 @@ __all__ = [
     "plot",
     "polynomial",
     "step_decay",
+    "sum_of",
     "triangular",
     "triangular2",
     "warmup_constant",

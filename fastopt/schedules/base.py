@@ -1,4 +1,4 @@
-"""The base of all schedules: the types of their arguments, their shapes, `Schedule` and `lambda_`."""
+"""The base of all schedules: the types of their arguments, their shapes, and those that operators make."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -145,6 +145,23 @@ class Schedule:
         """Return the value at `step`, which is not checked; subclasses define this."""
         raise NotImplementedError
 
+    #: Has NumPy's scalars leave the operators to the schedule.
+    __array_ufunc__ = None
+
+    def __mul__(self, other: Any) -> "Schedule":
+        """Return the product with a number, or with another schedule: a `chain`."""
+        return of_operator(chain, self, other)
+
+    def __rmul__(self, other: Any) -> "Schedule":
+        return of_operator(chain, other, self)
+
+    def __add__(self, other: Any) -> "Schedule":
+        """Return the sum with a number, or with another schedule: a `sum_of`."""
+        return of_operator(sum_of, self, other)
+
+    def __radd__(self, other: Any) -> "Schedule":
+        return of_operator(sum_of, other, self)
+
 
 @dataclass(frozen=True)
 class lambda_(Schedule):
@@ -166,3 +183,81 @@ class lambda_(Schedule):
     def at(self, step: int) -> float:
         value: float = as_number(f"lambda_: fn({step})", self.fn(step), ranges.ANY_NUMBER)
         return value
+
+
+@dataclass(frozen=True)
+class constant(Schedule):
+    """``value`` at every step.
+
+    Parameters
+    ----------
+    value : float, >= 0
+
+    Examples
+    --------
+    >>> constant(0.1)(1000)
+    0.1
+    """
+
+    value: Rate
+
+    def at(self, step: int) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class chain(Schedule):
+    """The product of schedules: ``schedules[0](step) * schedules[1](step) * ...``; torch's ChainedScheduler.
+
+    ``schedule * 0.5`` and ``schedule * other`` make one; a number is a `constant` then.
+
+    Parameters
+    ----------
+    schedules : non-empty sequence of Schedule or callable
+        A plain callable is wrapped in `lambda_`.
+
+    Examples
+    --------
+    >>> linear(1.0, 0.0, total=10) * 0.5
+    chain(schedules=(linear(start=1.0, end=0.0, total=10), constant(value=0.5)))
+    >>> schedule = chain([warmup_constant(0.5, warmup=10), step_decay(1.0, step_size=20)])
+    >>> schedule(5), schedule(10), schedule(20)
+    (0.25, 0.5, 0.25)
+    """
+
+    schedules: Schedules
+
+    def at(self, step: int) -> float:
+        return math.prod(schedule(step) for schedule in self.schedules)
+
+
+@dataclass(frozen=True)
+class sum_of(Schedule):
+    """The sum of schedules: ``schedules[0](step) + schedules[1](step) + ...``.
+
+    ``schedule + other`` and ``schedule + 0.1`` make one; a number is a `constant` then.
+
+    Parameters
+    ----------
+    schedules : non-empty sequence of Schedule or callable
+        A plain callable is wrapped in `lambda_`.
+
+    Examples
+    --------
+    >>> schedule = exponential(1.0, gamma=0.5) + 0.1
+    >>> schedule(0), schedule(1)
+    (1.1, 0.6)
+    """
+
+    schedules: Schedules
+
+    def at(self, step: int) -> float:
+        return sum(schedule(step) for schedule in self.schedules)
+
+
+def of_operator(kind: type[chain] | type[sum_of], left: Any, right: Any) -> Schedule:
+    """Return the schedule that an operator makes of schedules, functions of the step, and numbers."""
+    operands = [each if callable(each) else plain(each) for each in (left, right)]
+    if not all(callable(each) or (isinstance(each, (int, float)) and not isinstance(each, bool)) for each in operands):
+        return NotImplemented  # type: ignore[no-any-return]
+    return kind([each if callable(each) else constant(each) for each in operands])

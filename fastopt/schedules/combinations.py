@@ -1,6 +1,5 @@
 """Schedules of schedules."""
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -35,28 +34,6 @@ class join(Schedule):
     def at(self, step: int) -> float:
         i = bisect_right(self.boundaries, step)
         return self.schedules[i](step - (0, *self.boundaries)[i])
-
-
-@dataclass(frozen=True)
-class chain(Schedule):
-    """The product of schedules: ``schedules[0](step) * schedules[1](step) * ...``; torch's ChainedScheduler.
-
-    Parameters
-    ----------
-    schedules : non-empty sequence of Schedule or callable
-        A plain callable is wrapped in `lambda_`.
-
-    Examples
-    --------
-    >>> schedule = chain([warmup_constant(0.5, warmup=10), step_decay(1.0, step_size=20)])
-    >>> schedule(5), schedule(10), schedule(20)
-    (0.25, 0.5, 0.25)
-    """
-
-    schedules: Schedules
-
-    def at(self, step: int) -> float:
-        return math.prod(schedule(step) for schedule in self.schedules)
 
 
 @dataclass(frozen=True)

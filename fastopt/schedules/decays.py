@@ -8,26 +8,6 @@ from .base import Boundaries, Count, Positive, Rate, Rates, Schedule, check_leng
 
 
 @dataclass(frozen=True)
-class constant(Schedule):
-    """``value`` at every step.
-
-    Parameters
-    ----------
-    value : float, >= 0
-
-    Examples
-    --------
-    >>> constant(0.1)(1000)
-    0.1
-    """
-
-    value: Rate
-
-    def at(self, step: int) -> float:
-        return self.value
-
-
-@dataclass(frozen=True)
 class linear(Schedule):
     """A straight line from `start` to `end`: ``start + (end - start) * min(step / total, 1)``.
 

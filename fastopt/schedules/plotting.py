@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..arrays.texts import brief
 from . import combinations, cycles, decays, warmups
-from .base import Schedule, lambda_
+from .base import Schedule, chain, constant, lambda_, sum_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ def examples() -> tuple[Schedule, ...]:
     constant(value=0.1)
     """
     return (
-        decays.constant(0.1),
+        constant(0.1),
         decays.linear(0.1, 0.01, total=800),
         decays.polynomial(0.1, total=800, power=2),
         decays.piecewise_constant([0.1, 0.06, 0.08, 0.02], [250, 500, 750]),
@@ -41,9 +42,10 @@ def examples() -> tuple[Schedule, ...]:
         warmups.warmup_stable_decay(0.1, warmup=100, total=900, decay=200),
         lambda_(math.sqrt),
         combinations.join(
-            [decays.linear(0.0, 0.1, total=200), decays.cosine(0.1, total=300), decays.constant(0.02)], [200, 600]
+            [decays.linear(0.0, 0.1, total=200), decays.cosine(0.1, total=300), constant(0.02)], [200, 600]
         ),
-        combinations.chain([decays.cosine(0.1, total=900), cycles.triangular(1.0, 0.5, step_size_up=50)]),
+        chain([decays.cosine(0.1, total=900), cycles.triangular(1.0, 0.5, step_size_up=50)]),
+        sum_of([decays.exponential(0.08, gamma=0.99), cycles.triangular(0.0, 0.02, step_size_up=100)]),
         combinations.per_epoch(decays.exponential(0.1, gamma=0.7), steps_per_epoch=100),
     )
 
@@ -56,8 +58,8 @@ def pyplot() -> Any:
     return matplotlib.pyplot
 
 
-def plot(schedule: Callable[[int], float], steps: int, ax: "Axes | None" = None) -> "Axes":
-    """Draw the values of `schedule` at steps 0 to ``steps - 1``.
+def plot(schedule: Callable[[int], float], steps: int, ax: "Axes | None" = None, *, label: str | None = None) -> "Axes":
+    """Draw the values of `schedule` at steps 0 to ``steps - 1``, with labels of the axes.
 
     Parameters
     ----------
@@ -65,6 +67,8 @@ def plot(schedule: Callable[[int], float], steps: int, ax: "Axes | None" = None)
     steps : int
     ax : matplotlib.axes.Axes or None, default None
         Where to draw. None: in a new figure.
+    label : str or None, default None
+        The name of the curve, which a legend shows. None: the schedule as text, and no legend for one curve alone.
 
     Returns
     -------
@@ -78,8 +82,12 @@ def plot(schedule: Callable[[int], float], steps: int, ax: "Axes | None" = None)
     Examples
     --------
     >>> ax = plot(cosine(0.1, total=100), 120)  # doctest: +SKIP
+    >>> ax = plot(constant(0.1), 120, ax, label="constant")  # doctest: +SKIP
     """
     axes: Axes = pyplot().subplots()[1] if ax is None else ax
-    axes.plot(range(steps), [schedule(step) for step in range(steps)], label=repr(schedule))
+    axes.plot(range(steps), [schedule(step) for step in range(steps)], label=label or brief(schedule))
     axes.set_xlabel("step")
+    axes.set_ylabel("value")
+    if label is not None or len(axes.lines) > 1:
+        axes.legend()
     return axes

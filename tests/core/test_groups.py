@@ -12,6 +12,19 @@ from structures import RNG, copied, flat, like, model
 import fastopt
 from fastopt import schedules
 
+
+def is_matrix(name: str, p: Any) -> bool:
+    return bool(p.ndim >= 2)
+
+
+def is_vector(name: str, p: Any) -> bool:
+    return bool(p.ndim == 1)
+
+
+def is_a(name: str, p: Any) -> bool:
+    return name == "a"
+
+
 PATTERNS: dict[str, dict[str, Any]] = {"*.b": {"weight_decay": 0}, "norm*": {"lr": 0.5}, "*": {}}
 
 
@@ -64,7 +77,7 @@ def test_a_pattern_whose_names_are_taken_makes_no_group() -> None:
         ({"a.b": 1, "a": {"b": 2}}, {"*": {}}, ValueError, r"the names \['a.b'\] are there more than once"),
         (np.ones(2), {"*": {}}, TypeError, "expected a dict, list or tuple of arrays, got ndarray"),
         ([{"params": 1}], {"*": {}}, TypeError, "these are groups already"),
-        ({"a": 1}, {"*": 0.1}, TypeError, r"expected a pattern and a dict of options, got '\*': 0.1"),
+        ({"a": 1}, {"*": 0.1}, TypeError, r"expected a pattern .* and a dict of options, got '\*': 0.1"),
     ],
 )
 def test_bad_groups(params: Any, patterns: Any, error: type[Exception], message: str) -> None:
@@ -224,3 +237,41 @@ def test_options_of_numpys_types_are_computed_in_double_precision() -> None:
         opt = fastopt.Adam(param, lr=lr)
         opt.step(np.full(3, 0.3))
     assert params[0].tobytes() == params[1].tobytes()
+
+
+def test_functions_as_keys() -> None:
+    params = model()
+    patterns: dict[Any, dict[str, Any]] = {
+        "out.*": {"lr": 0.1},
+        is_matrix: {"lr": 0.2},
+        lambda name, p: "b" in name: {},
+    }
+    grouped = fastopt.group_by(params, {**patterns, "*": {"lr": 0.4}})
+    assert grouped.group_of == {"hidden.W": 1, "hidden.b": 2, "norm1": 3, "out.0": 0, "out.1.b": 0}
+    opt = fastopt.AdamW(grouped)
+    assert [group["lr"] for group in opt.param_groups] == [0.1, 0.2, 1e-3, 0.4]
+    opt.step(like(params))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "error", "message"),
+    [
+        ({lambda name, p: 1: {}}, TypeError, "expected True or False for 'a', got 1"),
+        ({lambda name, p: np.ones(2) > 0: {}}, TypeError, "expected True or False for 'a'"),
+        ({is_matrix: {}, "*": {}}, ValueError, "group_by: is_matrix matches no array; the names are"),
+        ([(is_vector, {}), (is_vector, {})], ValueError, "are there more than once"),
+        ({is_a: {}}, ValueError, r"no pattern matches \['b'\]; the patterns are \['is_a'\]"),
+        ({3: {}}, TypeError, "expected a pattern .or a function of an array's name and the array. and a dict"),
+        ({is_a: 3}, TypeError, "and a dict of options, got"),
+        ({lambda name: True: {}}, TypeError, "takes 1 positional argument"),
+    ],
+    ids=["number", "array", "nothing", "twice", "unmatched", "no_match", "no_options", "arguments"],
+)
+def test_functions_that_are_wrong(patterns: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fastopt.group_by({"a": np.ones(1), "b": np.ones(1)}, patterns)
+
+
+def test_functions_of_numpy_booleans() -> None:
+    grouped = fastopt.group_by({"a": np.ones(1), "b": np.zeros(1)}, {lambda name, p: np.any(p > 0): {"lr": 1}, "*": {}})
+    assert grouped.group_of == {"a": 0, "b": 1}

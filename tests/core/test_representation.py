@@ -120,6 +120,14 @@ def test_a_class_of_ones_own() -> None:
     assert "slope=3.0" in repr(opt)
 
 
+def test_dir_has_no_options_and_no_methods_of_others() -> None:
+    opt = fastopt.AdamW(np.zeros(3))
+    names = dir(opt)
+    assert {"step", "lr", "param_groups", "parts", "defaults", "__class__"} <= {*names}
+    assert not {"betas", "weight_decay", "nonfinite", "zero_grad", "parameters"} & {*names}
+    assert all(hasattr(opt, name) for name in names if name not in ("ema", "__abstractmethods__"))
+
+
 def test_before_it_is_built() -> None:
     """A debugger asks at any moment."""
     opt = fastopt.SGD.__new__(fastopt.SGD)

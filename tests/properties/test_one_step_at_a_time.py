@@ -36,7 +36,7 @@ import fastopt
 from fastopt.backends import threads
 from fastopt.backends.numpy import axis_sums
 from fastopt.backends.numpy.lanes import fold_rows
-from fastopt.core.attributes import Absent
+from fastopt.core.attributes import Absent, Elsewhere
 from fastopt.core.entries import Column, State
 from fastopt.core.hooks import Hooks
 
@@ -216,7 +216,11 @@ def is_hook(optimizer: Any, name: str) -> bool:
     """Return whether an attribute is an option's error, or a function that the step calls."""
     found = inspect.getattr_static(optimizer, name)
     is_own = inspect.isfunction(found) and len(inspect.signature(found).parameters) > 1
-    return isinstance(found, Absent) or hasattr(Hooks, name) or (is_own and not hasattr(fastopt.Optimizer, name))
+    return (
+        isinstance(found, (Absent, Elsewhere))
+        or hasattr(Hooks, name)
+        or (is_own and not hasattr(fastopt.Optimizer, name))
+    )
 
 
 def test_each_public_method_is_a_change_or_a_reader_or_a_glance() -> None:

@@ -35,6 +35,7 @@ from fastopt.schedules import (
     piecewise_constant,
     polynomial,
     step_decay,
+    sum_of,
     triangular,
     triangular2,
     warmup_constant,
@@ -87,6 +88,7 @@ CASES = [
     Case(lambda_(reciprocal), {0: 1, 3: 0.25}),
     Case(join([linear(0, 1, total=4), cosine(1, total=4)], [4]), {2: 0.5, 4: 1, 6: 0.5, 8: 0}, end=8),
     Case(chain([linear(1, 0.5, total=4), step_decay(1, step_size=2)]), {0: 1, 2: 0.375, 4: 0.125}),
+    Case(sum_of([linear(1, 0.5, total=4), step_decay(1, step_size=2)]), {0: 2.0, 2: 1.25, 4: 0.75}),
     Case(per_epoch(step_decay(1, step_size=1), steps_per_epoch=3), {2: 1, 3: 0.5, 8: 0.25}),
 ]
 
@@ -379,6 +381,49 @@ def test_same_numbers_as_torch(schedule, make, count):
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def test_operators():
+    falling, rising = linear(1, 0.5, total=4), linear(0, 1, total=4)
+    assert falling * 0.5 == chain([falling, constant(0.5)])
+    assert 0.5 * falling == chain([constant(0.5), falling])
+    assert falling * rising == chain([falling, rising])
+    assert falling + rising == sum_of([falling, rising])
+    assert falling + 1 == sum_of([falling, constant(1)])
+    assert 1 + falling == sum_of([constant(1), falling])
+    assert falling * reciprocal == chain([falling, reciprocal])
+    assert reciprocal + falling == sum_of([reciprocal, falling])
+    for number in (np.float64(0.5), np.float32(0.5), np.array(0.5)):
+        assert number * falling == 0.5 * falling
+        assert falling + number == falling + 0.5
+        assert type((falling * number).schedules[1].value) is float
+    both = falling * 0.5 + rising * 2
+    assert [both(step) for step in (0, 2, 4)] == [0.5, 1.375, 2.25]
+    assert eval(repr(both), vars(schedules)) == both
+    assert pickle.loads(pickle.dumps(both)) == both
+    assert sum([falling, rising])(2) == 1.25
+    for wrong in ("2", True, None, [1], 1j):
+        with pytest.raises(TypeError):
+            falling * wrong
+        with pytest.raises(TypeError):
+            falling + wrong
+    with pytest.raises(ValueError, match="value=-1: expected a finite number of at least 0"):
+        falling * -1
+
+
+def test_plot_has_labels():
+    plt = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is the optional extra plot")
+    plt.switch_backend("Agg")
+    ax = schedules.plot(linear(0, 1, 10), 20)
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_legend()) == ("step", "value", None)
+    schedules.plot(reciprocal, 5, ax, label="1 / t")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "linear(start=0.0, end=1.0, total=10)",
+        "1 / t",
+    ]
+    ax = schedules.plot(constant(0.1), 5, label="mine")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mine"]
+    plt.close("all")
 
 
 def test_plot_draws_the_values():
