@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import optimizers
-from .arithmetic import rules
+from .arithmetic.powers import power
 from .arrays.dtypes import FLOAT32, FLOAT64, Array
 from .arrays.memory import described
 from .core import state_dict
@@ -16,8 +16,9 @@ from .core.groups import NO_OPTIONS
 from .core.optimizer import Optimizer
 from .core.option_set import OPTIMIZER
 from .core.turns import Kind
+from .optimizers.nadam import momentum_product
 from .options.group_by import Grouped, check_unique
-from .options.ranges import STEPS, plain
+from .options.ranges import STEPS, Group, plain
 from .options.values import value_at
 
 __all__ = ["from_torch", "to_torch"]
@@ -38,16 +39,41 @@ class Counterpart(NamedTuple):
     slots: Mapping[str, str]
     #: Further entries of torch's groups, which distinguish two of its optimizers.
     more: Mapping[str, Any] = {}
-    #: Whether torch counts the steps of each array.
-    counts: bool = True
+    #: torch's names of options that have another one here.
+    renamed: Mapping[str, str] = {}
+    #: Whether torch counts the steps of each array, and by which type.
+    counts: Callable[[float], Any] | None = float
+    #: Whether torch's optimizer can ascend.
+    has_maximize: bool = True
+    #: The options that are no numbers.
+    choices: tuple[str, ...] = ()
+    #: Numbers that torch keeps for each array, given the options of its group and its step count.
+    numbers: Callable[[Group, int], Mapping[str, float]] = lambda group, step: {}
+
+    def theirs(self) -> set[str]:
+        """Return the names of the options in torch's groups."""
+        return {*(self.renamed.get(name, name) for name in self.options), *self.more}
+
+
+def product_of_momenta(group: Group, step: int) -> Mapping[str, float]:
+    """Return what torch's NAdam keeps."""
+    return {"mu_product": momentum_product(group["betas"][0], group["momentum_decay"], step)}
+
+
+def rate_and_weight(group: Group, step: int) -> Mapping[str, float]:
+    """Return what torch's ASGD keeps: both are those of the next step."""
+    eta = group["lr"] / power(1.0 + group["lambd"] * group["lr"] * step, group["alpha"])
+    return {"eta": eta, "mu": 1.0 / max(1.0, step - group["t0"])}
 
 
 ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad")
 ADAM_SLOTS = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
+MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
+DECOUPLED = {"decoupled": "decoupled_weight_decay"}
 
 COUNTERPARTS = (
     Counterpart(
-        "SGD", ("lr", "momentum", "dampening", "weight_decay", "nesterov"), {"b": "momentum_buffer"}, counts=False
+        "SGD", ("lr", "momentum", "dampening", "weight_decay", "nesterov"), {"b": "momentum_buffer"}, counts=None
     ),
     Counterpart("Adagrad", ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"), {"sum": "sum"}),
     Counterpart(
@@ -57,6 +83,32 @@ COUNTERPARTS = (
     ),
     Counterpart("Adam", ADAM, ADAM_SLOTS, {"decoupled_weight_decay": False}),
     Counterpart("AdamW", ADAM, ADAM_SLOTS, {"decoupled_weight_decay": True}),
+    Counterpart("SparseAdam", ("lr", "betas", "eps"), MOMENTS, counts=int),
+    Counterpart("Adadelta", ("lr", "rho", "eps", "weight_decay"), {"v": "square_avg", "u": "acc_delta"}),
+    Counterpart("Adamax", ("lr", "betas", "eps", "weight_decay"), {"m": "exp_avg", "u": "exp_inf"}),
+    Counterpart(
+        "NAdam",
+        ("lr", "betas", "eps", "weight_decay", "momentum_decay", "decoupled"),
+        MOMENTS,
+        renamed=DECOUPLED,
+        numbers=product_of_momenta,
+    ),
+    Counterpart("RAdam", ("lr", "betas", "eps", "weight_decay", "decoupled"), MOMENTS, renamed=DECOUPLED),
+    Counterpart("Rprop", ("lr", "etas", "step_sizes"), {"last": "prev", "step_size": "step_size"}),
+    Counterpart("ASGD", ("lr", "lambd", "alpha", "t0", "weight_decay"), {"ax": "ax"}, numbers=rate_and_weight),
+    Counterpart(
+        "Adafactor",
+        ("lr", "beta2_decay", "eps", "d", "weight_decay"),
+        {"row_var": "row_var", "col_var": "col_var", "variance": "variance"},
+    ),
+    Counterpart(
+        "Muon",
+        ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"),
+        {"b": "momentum_buffer"},
+        counts=None,
+        has_maximize=False,
+        choices=("adjust_lr_fn",),
+    ),
 )
 
 #: Entries of torch's groups that select its implementation.
@@ -71,15 +123,15 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     Parameters
     ----------
     sd : dict
-        The ``state_dict()`` of torch's SGD, Adagrad, RMSprop, Adam or AdamW, with float32 or float64 tensors.
+        The ``state_dict()`` of an optimizer of torch that fastopt has too, with float32 or float64 tensors.
     names : sequence of str
         The name in fastopt of each of its parameters, in torch's order: ``list(opt.state)`` if both orders agree.
 
     Returns
     -------
     dict
-        Options are converted too; those torch lacks get their defaults. torch's SGD does not count steps, so an array
-        with a momentum buffer gets the count 1.
+        Options are converted too; those torch lacks get their defaults. torch's SGD and Muon do not count steps, so an
+        array with a momentum buffer gets the count 1.
 
     Raises
     ------
@@ -113,16 +165,17 @@ def from_torch(sd: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     counterpart = found[0]
 
     slots = {index: as_slots(counterpart, index, sd["state"].get(index, {})) for index in indices}
-    params = {name_of[index]: np.zeros_like(next(iter(slots[index].values()), 0.0)) for index in indices}
+    params = {name_of[index]: like_slots(slots[index]) for index in indices}
     group_of = {name_of[index]: k for k, group in enumerate(sd["param_groups"]) for index in group["params"]}
     grouped = Grouped(params, [as_options(counterpart, group) for group in sd["param_groups"]], group_of)
     opt: Optimizer = getattr(optimizers, counterpart.name)(grouped)
     saved = state_dict.of(opt)
     for index, name in name_of.items():
         steps = as_number(sd["state"].get(index, {}).get("step", 1 if slots[index] else 0))
+        group = opt.param_groups[group_of[name]]
         if not (STEPS.holds(steps) and steps == int(steps)):
             raise ValueError(f"from_torch: the step of parameter {index} is {steps}; expected {STEPS}")
-        missing = [slot for slot in rules.slots(opt.rule(opt.param_groups[group_of[name]])) if slot not in slots[index]]
+        missing = [slot for slot in opt.slot_names(opt.rule(group), params[name]) if slot not in slots[index]]
         if steps and missing:
             lacking = [counterpart.slots[slot] for slot in missing]
             raise ValueError(f"from_torch: the state of parameter {index} has no {lacking}")
@@ -140,7 +193,8 @@ def to_torch(opt: Optimizer, part: str | None = None) -> dict[str, Any]:
 
     Parameters
     ----------
-    opt : SGD, Adagrad, RMSprop, Adam or AdamW; or a Combined
+    opt : an optimizer that torch has too; or a Combined
+        SGD, Adagrad, RMSprop, Adam, AdamW, SparseAdam, Adadelta, Adamax, NAdam, RAdam, Rprop, ASGD, Adafactor or Muon.
         A scheduled option is converted to its value at the next step.
     part : str, optional
         For a :class:`fastopt.Combined`: the name of the class whose groups to convert, since torch has an optimizer for
@@ -196,19 +250,23 @@ def converted(opt: Optimizer, counterpart: Counterpart, numbers: Sequence[int]) 
     for k in numbers:
         group = saved["param_groups"][k]
         values = {name: value_at(plain(opt.param_groups[k][name]), opt.step_count) for name in counterpart.options}
-        options = {**values, "maximize": opt.param_groups[k]["maximize"], **RUNTIME_ENTRIES, **counterpart.more}
+        options = {counterpart.renamed.get(name, name): value for name, value in values.items()}
+        options |= {**RUNTIME_ENTRIES, **counterpart.more}
+        if counterpart.has_maximize:
+            options["maximize"] = opt.param_groups[k]["maximize"]
         if "initial_lr" in group:
             options["initial_lr"] = group["initial_lr"]
         groups.append({**options, "params": list(range(index, index + len(group["params"])))})
-        slots = rules.slots(opt.rule(opt.param_groups[k]))
-        for name in group["params"]:
-            entries = saved["state"][name]
+        hooks, rule = opt.of_group(opt.param_groups[k]), opt.rule(opt.param_groups[k])
+        for name, param in zip(group["params"], opt.param_groups[k]["params"], strict=True):
+            entries, slots = saved["state"][name], hooks.slot_names(rule, param)
             if entries["step"] and (slots or counterpart.counts):
                 tensors = {
                     counterpart.slots[slot]: torch.from_numpy(np.array(entries[slot], order="C")) for slot in slots
                 }
-                step = {"step": torch.tensor(float(entries["step"]))} if counterpart.counts else {}
-                states[index] = {**step, **tensors}
+                steps = int(entries["step"])
+                further = {their: torch.tensor(value) for their, value in counterpart.numbers(values, steps).items()}
+                states[index] = {**counted(counterpart, steps), **further, **tensors}
             index += 1
     return {"state": states, "param_groups": groups}
 
@@ -239,6 +297,23 @@ def check_arguments(sd: Any, names: Any) -> None:
         raise TypeError(f"from_torch: expected a list of names, got one {described(names)}; write list(opt.state)")
 
 
+def counted(counterpart: Counterpart, steps: int) -> dict[str, Any]:
+    """Return the entry in which torch counts the steps of an array."""
+    import torch
+
+    if counterpart.counts is None:
+        return {}
+    return {"step": steps if counterpart.counts is int else torch.tensor(counterpart.counts(steps))}
+
+
+def like_slots(slots: Mapping[str, Array]) -> Array:
+    """Return an array of the shape and dtype of the parameter that has these slots; of any if it has none yet."""
+    if not slots:
+        return np.zeros((1, 1))
+    shape = np.broadcast_shapes(*(slot.shape for slot in slots.values()))
+    return np.zeros(shape, next(iter(slots.values())).dtype)
+
+
 def counterpart_of(group: Mapping[str, Any]) -> Counterpart:
     """Return the optimizer with the options of one of torch's groups.
 
@@ -249,7 +324,7 @@ def counterpart_of(group: Mapping[str, Any]) -> Counterpart:
     """
     options = set(group).difference(RUNTIME_ENTRIES, SCHEDULER_ENTRIES, ("params", "param_names", "maximize"))
     for row in COUNTERPARTS:
-        if options == {*row.options, *row.more} and all(group[name] == value for name, value in row.more.items()):
+        if options == row.theirs() and all(group[name] == value for name, value in row.more.items()):
             return row
     raise ValueError(
         f"from_torch: no optimizer here has the options {sorted(options)}; there are "
@@ -259,11 +334,11 @@ def counterpart_of(group: Mapping[str, Any]) -> Counterpart:
 
 def as_options(counterpart: Counterpart, group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of one of torch's groups as plain numbers."""
-    options = {name: group[name] for name in counterpart.options}
+    options = {name: group[counterpart.renamed.get(name, name)] for name in counterpart.options}
     for name, value in options.items():
         if isinstance(value, (tuple, list)):
-            options[name] = tuple(as_number(item) for item in value)
-        elif not isinstance(value, bool):
+            options[name] = tuple(None if item is None else as_number(item) for item in value)
+        elif not isinstance(value, bool) and name not in counterpart.choices:
             options[name] = as_number(value)
     return {**options, "maximize": bool(group.get("maximize", False))}
 
@@ -299,8 +374,10 @@ def check_expressible(opt: Optimizer, counterpart: Counterpart, numbers: Sequenc
         Names the option.
     """
     optimizer: Any = type(opt.of_group(opt.param_groups[numbers[0]]))
-    fresh: Optimizer = optimizer(np.zeros(1))
-    common = (*counterpart.options, *NO_OPTIONS, OPTIMIZER, "maximize")
+    fresh: Optimizer = optimizer(np.zeros((1, 1)))
+    common = [*counterpart.options, *NO_OPTIONS, OPTIMIZER]
+    if counterpart.has_maximize:
+        common.append("maximize")
     for k in numbers:
         for name, value in opt.param_groups[k].items():
             is_common = name in common and value != "corrected"  # of amsgrad
