@@ -72,6 +72,7 @@ READERS: dict[str, Callable[[Any, Path], Any]] = {
     "state_dict": lambda opt, folder: opt.state_dict(),
     "slot": lambda opt, folder: opt.slot("W", "b"),
     "ema": lambda opt, folder: opt.ema,
+    "pickle": lambda opt, folder: opt.__reduce_ex__(4),
     "averaged()": lambda opt, folder: enter(opt.averaged()),
     "lookahead()": lambda opt, folder: enter(opt.lookahead()),
 }

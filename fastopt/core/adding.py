@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from ..arithmetic.rules import Rule
+from ..arrays.structure import Branch
 from ..backends import choosing
 from ..backends.interrupts import uninterrupted
 from ..options.ranges import Group
@@ -49,6 +50,19 @@ def add(
     decide the backend.
     """
     branch = parts.parameters.branch(params)
+    numbers = [0 if group_of is None else group_of[name] for name in branch.names()]
+    add_branch(hooks, parts, branch, groups, numbers, asked_backend)
+
+
+def add_branch(
+    hooks: AddingHooks,
+    parts: Parts,
+    branch: Branch,
+    groups: Sequence[Group],
+    numbers: Sequence[int],
+    asked_backend: str | None,
+) -> None:
+    """Add the arrays of a branch, each to the group of this number among these."""
     parts.progress.undo_skipped_step()
     hooks_of_groups = list(map(hooks.of_group, groups))
     for its, options in zip(hooks_of_groups, groups, strict=True):
@@ -62,7 +76,6 @@ def add(
                 f"{type(its).__name__}: expected NumPy arrays, got arrays on a GPU, where it can't run yet"
             )
         its.option_set.check_allowed(parts.options._asdict())
-    numbers = [0 if group_of is None else group_of[name] for name in names]
     checks = [hooks_of_groups[number].check_param for number in numbers]
     addition = parts.parameters.addition(branch, names, given, parts.backend, checks)
     members: list[list[Any]] = [[] for _ in groups]

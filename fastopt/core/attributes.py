@@ -1,8 +1,8 @@
-"""An optimizer as an object of Python: its attributes, which options are not, and that it can't be copied."""
+"""An optimizer as an object of Python: its attributes, which options are not, its ``repr``, and how it is copied."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..options.common import Common
@@ -88,12 +88,26 @@ class Attributes(Hooks):
 
         return SavingOfOptimizer(self)
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse what copy and pickle would do: the copy would update arrays that nobody else has."""
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Have pickle and deepcopy take an optimizer together with its arrays."""
+        from .pickling import reduced
+
+        return reduced(self)
+
+    def attributes_to_pickle(self) -> dict[str, Any]:
+        """Return the attributes but the parts, in a form that pickle takes."""
+        return {name: value for name, value in vars(self).items() if name != "parts"}
+
+    def set_pickled(self, attributes: Mapping[str, Any]) -> None:
+        """Set the attributes that :meth:`attributes_to_pickle` has returned."""
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
+
+    def __copy__(self) -> NoReturn:
+        """Refuse what copy would do: two optimizers would change the same arrays, each with its own state."""
         raise TypeError(
-            f"{type(self).__name__}: an optimizer can't be copied or pickled, since it changes your own arrays; copy "
-            "these, build an optimizer for them and other.load_state_dict(opt.state_dict()), or use fastopt.save "
-            "and fastopt.load"
+            f"{type(self).__name__}: an optimizer can't be copied, since the copy would change the same arrays; "
+            "copy.deepcopy((model, optimizer)) copies both"
         )
 
 

@@ -88,6 +88,11 @@ class Optimizer(Attributes, ParameterMethods):
     a process that was forked while another thread changed an optimizer, all these calls of that optimizer are a
     RuntimeError.
 
+    ``pickle`` and ``copy.deepcopy`` take an optimizer together with its arrays: ``pickle.dumps((model, opt))``, or an
+    object that has both among its attributes. It then changes the arrays of the copy. One that comes back alone is a
+    TypeError where it is first used. (joblib makes another array of each mention of one: there the optimizer and the
+    model need the same dict or list of arrays.) A function as an option must be one that pickle finds by its name.
+
     Ctrl-C during a step is handled when the step is complete and counted. An exception from the handler of another
     signal can come between two arrays, or between a change and its count, if the step needs more than one native call.
     Such steps are those of the NumPy fallback, of optimizers that need numbers of whole arrays, and with
@@ -196,18 +201,7 @@ class Optimizer(Attributes, ParameterMethods):
         if grouped is not None:
             params = grouped.params
         self._asked_backend = backend
-        chosen = choosing.named(choosing.choice(backend))
-        self.parts = Parts(
-            chosen,
-            chosen,
-            pass_options,
-            whole,
-            Parameters(params),
-            Groups(),
-            Slots(pass_options, Optimizer.new_slot),
-            Progress(max(len(hooks.numbers) for hooks in self.each())),
-            Turns(),
-        )
+        self.parts = self.make_parts(params, pass_options, whole, backend)
         if grouped is not None:
             add(self, self.parts, grouped.params, grouped.options, grouped.group_of, backend)
         else:
@@ -221,6 +215,12 @@ class Optimizer(Attributes, ParameterMethods):
             for group in self.parts.groups.checked:
                 group.option_set.check_allowed({"bounds": bounds})
             self.parts.parameters.take_bounds(structures, self.parts.groups.bounds, self.parts.backend)
+
+    def make_parts(self, params: Any, options: StepOptions, whole: WholeOptions, backend: str | None) -> Parts:
+        """Return the parts of an optimizer of such parameters, without arrays."""
+        chosen = choosing.named(choosing.choice(backend))
+        slots, progress = Slots(options, Optimizer.new_slot), Progress(max(len(its.numbers) for its in self.each()))
+        return Parts(chosen, chosen, options, whole, Parameters(params), Groups(), slots, progress, Turns())
 
     def new_slot(self, group: Group, slot: str, param: Array) -> Array:
         """Return a slot of an array as it is before the array's first step."""

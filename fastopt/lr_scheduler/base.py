@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..arrays.texts import brief
 from ..core.optimizer import Optimizer
+from ..core.pickling import follow
 from ..core.representation import arguments
 from ..options.ranges import ANY_NUMBER, INDEX, NON_NEGATIVE, Range, as_option, check
 from .resuming import Rewrite, building, revoke, rewrite_if_options_are_kept, unchanged_if_it_fails
@@ -110,6 +111,10 @@ class LRScheduler:
 
     #: The rates that it had written when its state was loaded.
     _lrs_before_load: Sequence[float] = ()
+
+    def __setstate__(self, attributes: Mapping[str, Any]) -> None:
+        vars(self).update(attributes)
+        follow(self.optimizer, self)
 
     def __repr__(self) -> str:
         own = {name: value for name, value in vars(self).items() if not (name.startswith("_") or name in NOT_SHOWN)}

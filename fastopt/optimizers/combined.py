@@ -15,11 +15,13 @@ from ..core.hooks import is_default
 from ..core.optimizer import Optimizer
 from ..core.option_set import OPTIMIZER, OptionSet
 from ..core.part_steps import HOOKS_ALONE, part_workspace, update_part, whole_option
+from ..core.parts import Parts
 from ..core.step import Step
 from ..core.turns import change
+from ..core.whole_options import WholeOptions
 from ..core.workspace import Workspace
 from ..options.bounds import split
-from ..options.common import Common, Unpack
+from ..options.common import Common, StepOptions, Unpack
 from ..options.group_by import Grouped, Match, is_group, matches
 from ..options.ranges import Choice, Group
 from ..options.values import differ
@@ -125,8 +127,23 @@ class Combined(Optimizer):
         check_no_group_options(common, options)
         super().__init__(Grouped(params, groups, group_of), {}, **common)
         self.defaults = options
+
+    def attributes_to_pickle(self) -> dict[str, Any]:
+        hooks = {name: (type(its), its.attributes_to_pickle()) for name, its in self._optimizers.items()}
+        return {**super().attributes_to_pickle(), "_optimizers": hooks}
+
+    def set_pickled(self, attributes: Mapping[str, Any]) -> None:
+        super().set_pickled(attributes)
+        self._optimizers = {}
+        for name, (cls, its) in attributes["_optimizers"].items():
+            hooks = self._optimizers[name] = cls.__new__(cls)
+            hooks.set_pickled(its)
+
+    def make_parts(self, params: Any, options: StepOptions, whole: WholeOptions, backend: str | None) -> Parts:
+        parts = super().make_parts(params, options, whole, backend)
         for hooks in self.each():
-            hooks.parts = self.parts
+            hooks.parts = parts
+        return parts
 
     def of_group(self, group: Group) -> Optimizer:
         name = group.get(OPTIMIZER)

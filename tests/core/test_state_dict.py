@@ -120,16 +120,15 @@ def test_slots_of_an_earlier_rule_are_kept() -> None:
     assert sorted(other.state["0"]) == ["m", "step", "v"]
 
 
-@pytest.mark.parametrize(
-    "copying", [copy.copy, copy.deepcopy, pickle.dumps, lambda opt: copy.deepcopy((opt.parts.parameters.arrays, opt))]
-)
+COPYING = [copy.copy, lambda opt: copy.deepcopy(opt).step_count, lambda opt: pickle.loads(pickle.dumps(opt)).params]
+
+
+@pytest.mark.parametrize("copying", COPYING, ids=["copy", "deepcopy", "pickle"])
 def test_optimizers_are_copied_by_their_state(copying: Callable[[Any], Any]) -> None:
     params = model()
     opt = trained(Case(fastopt.Adam, {}), params)
     before = unchanged(opt, params)
-    with pytest.raises(
-        TypeError, match=r"^Adam: an optimizer can't be copied or pickled.*load_state_dict.*fastopt.save"
-    ):
+    with pytest.raises(TypeError, match=r"^Adam: an optimizer can't be copied.*"):
         copying(opt)
     assert unchanged(opt, params) == before
     assert same(copy.deepcopy(opt.state), opt.state)
