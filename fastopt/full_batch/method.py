@@ -190,8 +190,8 @@ class Method(AcceptedPoint):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         """Refuse what copy and pickle would do: the copy would change arrays that nobody else has."""
         raise TypeError(
-            f"{self.title}: it can't be copied or pickled, since it changes your own arrays; copy these, "
-            "build another one for them and other.load_state_dict(opt.state_dict()), or use fastopt.save and fastopt.load"
+            f"{self.title}: it can't be copied or pickled, since it changes your own arrays; copy these, build "
+            "another one for them and other.load_state_dict(opt.state_dict()), or use fastopt.save and fastopt.load"
         )
 
     @property
