@@ -123,6 +123,27 @@ def test_directions_and_readings_are_those_of_the_two_loop_recursion(
 
 
 @every_backend
+def test_pairs_are_kept_where_a_run_begins_anew(backend: str) -> None:
+    rng = np.random.default_rng(4)
+    problem = Problem(arrays_of(rng, LENGTHS, ["float64"]), quadratic(rng, LENGTHS), backend, 5)
+    pairs = []
+    problem.begin()
+    for _ in range(4):
+        x, g = problem.vectors(), np.concatenate(problem.grad(problem.params))
+        problem.history.direct(0.25)
+        problem.read()
+        assert problem.history.accept()
+        pairs.append((problem.vectors() - x, np.concatenate(problem.grad(problem.params)) - g))
+    for param in problem.params:  # as after new data
+        param[...] = rng.normal(size=param.size)
+    x, g = problem.vectors(), np.concatenate(problem.grad(problem.params))
+    assert problem.begin().grad_max == np.abs(g).max()
+    problem.history.direct(1.0)
+    d = two_loop(g, pairs)
+    np.testing.assert_allclose(problem.vectors() - x, d, rtol=0, atol=1e-9 * np.abs(d).max())
+
+
+@every_backend
 def test_numbers_by_hand(backend: str) -> None:
     # f = (x0^2 + 4 x1^2) / 2 from (2, 1)
     x = np.array([2.0, 1.0])
