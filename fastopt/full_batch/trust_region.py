@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import inf, isfinite, sqrt
+from math import frexp, inf, isfinite, ldexp, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +88,7 @@ class TrustRegion(DenseMethod):
             step, decrease, is_at_edge = self.best_step()
             if self.evaluations_left == 0:
                 return "max_evaluations"
-            if self.move_to(self.x + step) == 0:
+            if self.move_to(moved(self.x, 1.0, step)) == 0:
                 return "line_search"
             loss = self.evaluate()
             trial = self.trial(step)
@@ -113,34 +113,35 @@ class TrustRegion(DenseMethod):
         return (self.loss - loss) / decrease if decrease > 0 else -inf
 
     def best_step(self) -> Step:
-        """Return Steihaug's step."""
-        radius, g = self.radius, self.g
+        """Return Steihaug's step. Gradient and Hessian are divided by the gradient's size: no square vanishes."""
+        radius, scale = self.radius, ldexp(0.5, frexp(self.grad_norm)[1])
+        g = self.g / scale
         square = self.dot(g, g)
-        norm = sqrt(square)
-        goal = min(0.5, sqrt(norm)) * norm
+        goal = min(0.5, sqrt(sqrt(square) * scale)) * sqrt(square)
         step, step_product = np.zeros_like(g), np.zeros_like(g)  # and the Hessian times the step
         residual, direction = g, -g
         for _ in range(2 * g.size + 10):
-            product = self.product(direction)
+            product = self.product(direction, scale)
             curvature = self.dot(direction, product)
             is_inside = False
-            if curvature > 0:
+            if 0 < curvature < inf:
                 length = square / curvature
-                longer = step + length * direction
+                longer = moved(step, length, direction)
                 is_inside = self.norm(longer) < radius
             if not is_inside:
                 length = self.length_to_edge(step, direction, radius)
-                longer = step + length * direction
-            step, step_product = longer, step_product + length * product
+                longer = moved(step, length, direction)
+            step, step_product = longer, moved(step_product, length, product)
             if not is_inside:
                 break
-            residual = residual + length * product
+            residual = moved(residual, length, product)
             last_square, square = square, self.dot(residual, residual)
-            if sqrt(square) <= goal:
+            if not sqrt(square) > goal:
                 break
-            direction = -residual + (square / last_square) * direction
+            direction = moved(-residual, square / last_square, direction)
         self.check_same_point("hvp")
-        return Step(step, -(self.dot(g, step) + 0.5 * self.dot(step, step_product)), not is_inside)
+        decrease = -(self.dot(g, step) + 0.5 * self.dot(step, step_product)) * scale
+        return Step(step, decrease, not is_inside)
 
     def length_to_edge(self, step: Vector, direction: Vector, radius: float) -> float:
         """Return how far along the direction a step inside the radius meets it."""
@@ -148,8 +149,8 @@ class TrustRegion(DenseMethod):
         root = sqrt(max(b * b - a * c, 0.0))
         return -c / (b + root) if b > 0 else (root - b) / a
 
-    def product(self, vector: Vector) -> Vector:
-        """Return the Hessian times a vector."""
+    def product(self, vector: Vector, scale: float) -> Vector:
+        """Return the Hessian, divided by a number, times a vector."""
         parameters = self.parts.parameters
         parts: list[Any] = [np.zeros_like(array) for array in parameters.arrays]
         for i, part in zip(self.places, self.elements.parts(vector), strict=True):
@@ -157,9 +158,18 @@ class TrustRegion(DenseMethod):
         self.moving()  # the function may change parameters by mistake, or be interrupted
         returned = self.hvp(self.given_params, parameters.structure(parts))
         leaves = parameters.leaves(returned, "hvp")
-        return self.elements.joined(
+        product = self.elements.joined(
             [checked_product(parameters.names[i], leaves[i], parameters.arrays[i]) for i in self.places]
         )
+        with np.errstate(all="ignore"):
+            product /= scale
+        return product
+
+
+def moved(point: Vector, length: float, direction: Vector) -> Vector:
+    """Return point + length * direction."""
+    with np.errstate(all="ignore"):
+        return point + length * direction
 
 
 def checked_product(name: str, leaf: Any, param: Array) -> Array:

@@ -216,6 +216,17 @@ def test_a_gradient_of_the_wrong_sign(form: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("form", HESS_HVP)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-40, 1e100, 1e170, 1e300])
+def test_squares_that_overflow_or_vanish(form: str, dtype: Any, scale: float) -> None:
+    """The products of float32 parameters are float64 here: only the vectors are float32."""
+    x = np.array([3.0, -4.0], dtype)
+    smooth = Smooth(lambda x: (scale * float(x @ x), scale * 2 * x.astype(float)), lambda x: 2 * scale * np.eye(2))
+    result = fastopt.minimize(smooth.fun, x, gtol=0, ftol=0, max_iterations=10, **smooth.options(form))
+    assert result.loss < 1e-6 * scale
+
+
+@pytest.mark.parametrize("form", HESS_HVP)
 def test_evaluations_may_end_anywhere(form: str) -> None:
     """The loss is that of the parameters, for every limit."""
     for most in range(1, 25):
