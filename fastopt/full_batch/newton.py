@@ -68,7 +68,7 @@ class Newton(DenseMethod):
         """Return the Hessian at the accepted point, over the arrays that are not frozen."""
         parameters = self.parts.parameters
         self.moving()  # the function may change parameters by mistake, or be interrupted
-        returned = self.hess(self.given_params)
+        returned = self.parts.backend.ops.as_array("hess: what it returned", self.hess(self.given_params))
         matrix = checked_hessian(returned, Elements(parameters.arrays), parameters.names)
         self.check_same_point("hess")
         if len(self.places) == len(parameters.arrays):

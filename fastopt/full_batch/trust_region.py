@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import frexp, inf, isfinite, ldexp, sqrt
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from ..arrays.dtypes import Array, is_float
 from ..arrays.memory import described
 from ..backends.inverse_hessian import Vector
+from ..options.group_by import Grouped
 from .dense import DenseMethod
 from .line_search import FLOAT32_ROUNDING
 
@@ -156,14 +157,37 @@ class TrustRegion(DenseMethod):
         for i, part in zip(self.places, self.elements.parts(vector), strict=True):
             parts[i] = part
         self.moving()  # the function may change parameters by mistake, or be interrupted
-        returned = self.hvp(self.given_params, parameters.structure(parts))
+        built, given = parameters.structure(parts), self.given_params
+        if parameters.is_grouped:
+            vectors = [{"params": like(group["params"], each)} for group, each in zip(given, built, strict=True)]
+        else:
+            vectors = like(given.params if isinstance(given, Grouped) else given, built)
+        returned = self.hvp(given, vectors)
         leaves = parameters.leaves(returned, "hvp")
         product = self.elements.joined(
-            [checked_product(parameters.names[i], leaves[i], parameters.arrays[i]) for i in self.places]
+            [
+                checked_product(name, self.parts.backend.ops.as_array(f"hvp: {name!r}", leaves[i]), array)
+                for i, name, array in zip(self.places, self.names, self.arrays, strict=True)
+            ]
         )
         with np.errstate(all="ignore"):
             product /= scale
         return product
+
+
+def like(given: Any, built: Any) -> Any:
+    """Return a structure of dicts and lists in containers of the types that the parameters have.
+
+    JAX, for one, takes a list and a tuple for different structures.
+    """
+    if isinstance(built, Mapping):
+        return {key: like(given[key], each) for key, each in built.items()}
+    if not isinstance(built, list):
+        return built
+    children = [like(child, each) for child, each in zip(given, built, strict=True)]
+    if not isinstance(given, tuple):
+        return children
+    return type(given)(*children) if hasattr(given, "_fields") else tuple(children)
 
 
 def moved(point: Vector, length: float, direction: Vector) -> Vector:

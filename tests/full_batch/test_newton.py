@@ -226,6 +226,66 @@ def test_squares_that_overflow_or_vanish(form: str, dtype: Any, scale: float) ->
     assert result.loss < 1e-6 * scale
 
 
+class Layer(NamedTuple):
+    """Parameters in a named tuple."""
+
+    w: Any
+    b: Any
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda a, b: Layer(a, b),
+        lambda a, b: (a, b),
+        lambda a, b: [a, {"deep": (b,)}],
+        lambda a, b: {"a": Layer(a, None), "b": [b]},
+        lambda a, b: [{"params": a}, {"params": (b,)}],
+    ],
+    ids=["named-tuple", "tuple", "list", "dict", "groups"],
+)
+def test_vectors_have_the_containers_of_the_parameters(build: Callable[..., Any]) -> None:
+    arrays = np.ones((2, 1)), np.full(3, 2.0)
+    params, seen = build(*arrays), []
+
+    def shape_of(each: Any) -> str:
+        return repr(each).replace("array", "")
+
+    def hvp(given: Any, v: Any) -> Any:
+        assert given is params
+        seen.append(shape_of(v))
+        return v
+
+    def fun(params: Any) -> Any:
+        return sum((array**2).sum() for array in arrays) / 2, build(*(array.copy() for array in arrays))
+
+    assert fastopt.minimize(fun, params, "newton", hvp=hvp, max_iterations=1).iterations == 1
+    assert seen == [shape_of(build(-np.ones((2, 1)) / 2, np.full(3, -1.0)))]
+
+
+def test_results_of_jax() -> None:
+    jax = pytest.importorskip("jax", reason="computes derivatives by JAX")
+
+    def loss(params: Any) -> Any:
+        return ((params["a"] ** 2).sum() - params["b"]) ** 2 + ((params["a"] - 1) ** 2).sum()
+
+    def hess(params: Any) -> Any:
+        parts = jax.hessian(loss)(params)
+        sizes = {"a": 3, "b": 1}
+        return jax.numpy.block([[parts[i][k].reshape(sizes[i], sizes[k]) for k in params] for i in params])
+
+    def hvp(params: Any, v: Any) -> Any:
+        return jax.jvp(jax.grad(loss), (params,), (v,))[1]
+
+    fun = jax.value_and_grad(loss)
+    for given in ({"hess": hess}, {"hvp": hvp}):
+        params = {"a": np.full(3, 2.0, np.float32), "b": np.array(0.0, np.float32)}
+        result = fastopt.minimize(lambda params: jax.block_until_ready(fun(params)), params, "newton", **given)
+        assert result.success
+        np.testing.assert_allclose(params["a"], 1, atol=1e-2)
+        np.testing.assert_allclose(params["b"], 3, atol=1e-2)
+
+
 @pytest.mark.parametrize("form", HESS_HVP)
 def test_evaluations_may_end_anywhere(form: str) -> None:
     """The loss is that of the parameters, for every limit."""
