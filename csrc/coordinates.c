@@ -24,7 +24,8 @@ int64_t fo_coding_scratch(const fo_coding *coding)
 {
     const int64_t size = coding->dtype == FO_FLOAT32 ? 4 : 8, stride = coding->stride;
     const int64_t of_lane = 6 * stride * size + CODING_COMPACT * (CODING_COMPACT + 1) * size + 4 * stride * 8;
-    const int64_t bytes = 2 * stride * 8 + CODING_ROWS * stride * size + CODING_LANES * of_lane;
+    const int64_t bytes =
+        (2 * stride + CODING_LANES * CODING_JUMP) * 8 + CODING_ROWS * stride * size + CODING_LANES * of_lane;
     return (bytes + 63) / 64 * 64;
 }
 

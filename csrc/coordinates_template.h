@@ -3,8 +3,9 @@
 
    A row's codes h minimize |y - D'h|^2 / 2 + l1 |h|_1 + l2 |h|^2 / 2. Atoms come into use when their correlation with
    the residual, q = D (y - D'h), is large. Sweeps then minimize over one atom in use after the other, with p, their part
-   of q, and their part of the Gram matrix, both of which stay in the L1 cache. In between, all of q is computed anew
-   from h, which gives the duality gap and the next atoms.
+   of q, and their part of the Gram matrix, both of which stay in the cache. Where a few sweeps are not enough, a jump
+   goes to the best codes with the present signs. In between, all of q is computed anew from h, which gives the duality
+   gap and the next atoms.
 
    kernels_template.h includes this file. This template expects:
      REAL         float or double
@@ -29,6 +30,7 @@ typedef struct {
     int64_t length; /* of p, and of the rows of the Gram matrix that belong to it */
     REAL *compact;  /* CODING_COMPACT elements for p, and the Gram matrix of that many atoms */
     REAL *h, *diagonal, *inverse, *weight, *coefficients;
+    double *jump;              /* memory of jump(): a matrix and a vector of CODING_COMPACT rows */
     const REAL **gram, **rows; /* the atoms' rows of the Gram matrix: those that belong to p; whole ones */
     int64_t *atoms, *places;
 } NAME(lane);
@@ -161,6 +163,86 @@ static inline REAL NAME(minimize_over_atom)(NAME(lane) * lane, int64_t s, REAL l
             p[i + k] -= change * gram[i + k];
     }
     return ABSOLUTE(change * lane->weight[s]);
+}
+
+/* Factor the matrix A = U'U of `count` rows, of which the upper part is given, and gets U. A row that depends on those
+   before it, nearly, is left out: 0 is on its diagonal. */
+static void NAME(factor)(double *matrix, int64_t count)
+{
+    double least[CODING_COMPACT];
+    for (int64_t k = 0; k < count; k++)
+        least[k] = CODING_PIVOT * matrix[k * CODING_COMPACT + k];
+    for (int64_t k = 0; k < count; k++) {
+        double *restrict u = matrix + k * CODING_COMPACT;
+        if (!(u[k] > least[k])) {
+            u[k] = 0;
+            continue;
+        }
+        const double root = sqrt(u[k]);
+        FO_SIMD
+        for (int64_t i = k; i < count; i++)
+            u[i] /= root;
+        for (int64_t j = k + 1; j < count; j++) {
+            double *restrict row = matrix + j * CODING_COMPACT;
+            const double factor = u[j];
+            FO_SIMD
+            for (int64_t i = j; i < count; i++)
+                row[i] -= factor * u[i];
+        }
+    }
+}
+
+/* Solve U'U x = b; x takes the place of b, and is 0 where a row is left out. */
+static void NAME(solve)(const double *matrix, int64_t count, double *restrict b)
+{
+    for (int64_t k = 0; k < count; k++) {
+        const double *restrict u = matrix + k * CODING_COMPACT;
+        const double x = b[k] = u[k] > 0 ? b[k] / u[k] : 0;
+        FO_SIMD
+        for (int64_t i = k + 1; i < count; i++)
+            b[i] -= x * u[i];
+    }
+    for (int64_t k = count - 1; k >= 0; k--) {
+        const double pivot = matrix[k * CODING_COMPACT + k], x = b[k] = pivot > 0 ? b[k] / pivot : 0;
+        for (int64_t i = 0; i < k; i++)
+            b[i] -= x * matrix[i * CODING_COMPACT + k];
+    }
+}
+
+/* Go to the codes that are the best ones with the present signs, and zeros where they are, or on the way there to where
+   the first code becomes 0. The objective is quadratic there, and falls. */
+static void NAME(jump)(const fo_coding *coding, NAME(lane) * lane)
+{
+    const double l1 = (double)(REAL)coding->l1, l2 = (double)(REAL)coding->l2;
+    double *matrix = lane->jump, *move = matrix + CODING_COMPACT * CODING_COMPACT, part = 1;
+    int64_t used[CODING_COMPACT], count = 0;
+    for (int64_t s = 0; s < lane->count; s++)
+        if (lane->h[s] != 0) {
+            if (count == CODING_COMPACT)
+                return;
+            used[count++] = s;
+        }
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t s = used[i];
+        const double h = (double)lane->h[s];
+        for (int64_t j = i; j < count; j++)
+            matrix[i * CODING_COMPACT + j] = (double)lane->rows[s][lane->atoms[used[j]]];
+        matrix[i * CODING_COMPACT + i] += l2;
+        move[i] = (double)lane->p[lane->places[s]] - l2 * h - (h > 0 ? l1 : -l1);
+    }
+    NAME(factor)(matrix, count);
+    NAME(solve)(matrix, count, move);
+    for (int64_t i = 0; i < count; i++) {
+        const double h = (double)lane->h[used[i]], next = h + move[i];
+        const double crossing = (next > 0) == (h > 0) ? 1 : h / (h - next);
+        part = part < crossing ? part : crossing;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        const double h = (double)lane->h[used[i]], next = h + part * move[i];
+        const int is_first = (h + move[i] > 0) != (h > 0) && h / (h - (h + move[i])) <= part;
+        lane->h[used[i]] = is_first || (next > 0) != (h > 0) ? 0 : (REAL)next;
+    }
+    lane->is_new = 0;
 }
 
 /* The greatest of q, or with `sign` -1 of |q|. */
@@ -332,14 +414,15 @@ static void NAME(code_rows)(const fo_coding *coding, int64_t begin, int64_t end,
 {
     const int64_t stride = coding->stride;
     const REAL l1 = (REAL)coding->l1, negative_l1 = coding->positive ? (REAL)INFINITY : l1;
-    double *sums = scratch;
-    REAL *c = (REAL *)(sums + 2 * stride), *memory = c + CODING_ROWS * stride;
+    double *sums = scratch, *jumps = sums + 2 * stride;
+    REAL *c = (REAL *)(jumps + CODING_LANES * CODING_JUMP), *memory = c + CODING_ROWS * stride;
     NAME(lane) lanes[CODING_LANES], *live[CODING_LANES];
     NAME(batch) batch = {begin, begin, end, c};
     int count = 0;
     NAME(multiply_rows)(coding, begin, end, c, sums);
     for (int k = 0; k < CODING_LANES; k++) {
         memory = NAME(set_up_lane)(&lanes[k], memory, stride);
+        lanes[k].jump = jumps + k * CODING_JUMP;
         if (NAME(is_ready)(coding, &lanes[k], &batch))
             live[count++] = &lanes[k];
     }
@@ -352,7 +435,9 @@ static void NAME(code_rows)(const fo_coding *coding, int64_t begin, int64_t end,
             NAME(lane) *lane = live[k];
             lane->is_new &= largest[k] == 0;
             lane->sweeps++;
-            const int goes_on = largest[k] > lane->target && lane->sweeps < lane->limit;
+            const int is_flat = largest[k] <= lane->target, goes_on = !is_flat && lane->sweeps < lane->limit;
+            if (!is_flat && !goes_on && largest[k] > coding->jump_above)
+                NAME(jump)(coding, lane);
             if (goes_on || NAME(is_ready)(coding, lane, &batch))
                 live[count++] = lane;
         }

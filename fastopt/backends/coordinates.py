@@ -11,8 +11,14 @@ from ..arrays.dtypes import Array
 from ..arrays.memory import aligned
 from .table import LANES
 
-#: The most sweeps over the atoms in use before all atoms are looked at again.
-SWEEPS = 64
+#: The most sweeps over the atoms in use before a jump, and a look at all atoms.
+SWEEPS = 8
+
+#: How many codes a jump takes at most.
+COMPACT = 128
+
+#: A code is left out of a jump where its pivot is not above this part of its diagonal element: float32 rounds there.
+PIVOT = 1e-6
 
 #: How close to the threshold of the atoms that come into use: a part of the way up to the largest correlation.
 ENTRY = 0.5
@@ -42,6 +48,8 @@ class Coding(NamedTuple):
     l2: float
     #: A row is solved when its duality gap is not above this times y'y.
     tolerance: float
+    #: Violations up to this are rounding: no jump is worth while.
+    jump_above: float
     #: The most sweeps over the atoms in use of a row.
     max_iterations: int
     #: Whether no code is negative.

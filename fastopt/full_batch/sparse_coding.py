@@ -21,6 +21,9 @@ from ..options.ranges import NON_NEGATIVE, OPTIONAL, POSITIVE, Range, as_number,
 #: The default of ``tol``: in double and in single precision.
 DOUBLE_TOLERANCE, SINGLE_TOLERANCE = 1e-8, 1e-6
 
+#: Violations of this many times the resolution of l1 are rounding.
+ROUNDING = 64
+
 ITERATIONS = Range(1, 2**31, whole=True)
 
 #: How many products of numbers one call of a backend makes at most, roughly: Ctrl-C waits for its end.
@@ -62,6 +65,7 @@ def sparse_code(
     ``|X - C D|^2 / 2 + l1 |C|_1 + l2 |C|^2 / 2``, by coordinate descent on the Gram matrix ``D D'``: over the atoms in
     use, one after the other, ``c_j = S(d_j'(x - D'c) + d_j'd_j c_j, l1) / (d_j'd_j + l2)`` with the soft threshold
     ``S(t, l1) = sign(t) max(|t| - l1, 0)``; other atoms come into use while their ``|d_j'(x - D'c)|`` is above ``l1``.
+    Where a few sweeps are not enough, a Newton step on the codes that are not 0 goes to the best ones with their signs.
 
     Codes have the same bits for every number of threads, on every machine, and in the NumPy backend. A row's codes do
     not depend on the other rows.
@@ -117,8 +121,8 @@ def sparse_code(
     of samples: ``alpha * l1_ratio`` is ``l1 / features`` and ``alpha * (1 - l1_ratio)`` is ``l2 / features``.
 
     Sources: Friedman, Hastie and Tibshirani, Regularization paths for generalized linear models via coordinate descent
-    (2010), with covariance updates; the gap as in Kim et al., An interior-point method for large-scale l1-regularized
-    least squares (2007).
+    (2010), with covariance updates; Lee et al., Efficient sparse coding algorithms (2007) for the Newton step; Kim et
+    al., An interior-point method for large-scale l1-regularized least squares (2007) for the gap.
 
     Examples
     --------
@@ -149,7 +153,11 @@ def sparse_code(
         return np.zeros(shape, dtype)
     warn_of_few_rows(*shape, rows.shape[1], dtype)
     coding = problem(chosen, rows, atoms, l2)._replace(
-        l1=l1, tolerance=tol, max_iterations=max_iterations, positive=bool(positive)
+        l1=l1,
+        tolerance=tol,
+        jump_above=ROUNDING * float(np.finfo(dtype).eps) * l1,
+        max_iterations=max_iterations,
+        positive=bool(positive),
     )
     gaps = np.zeros(len(rows))
     for part in parts(len(rows), len(atoms) * (rows.shape[1] + WORK_OF_A_CODE)):
@@ -213,7 +221,7 @@ def problem(backend: Backend, rows: Array, atoms: Array, l2: float) -> Coding:
     with np.errstate(all="ignore"):
         inverse = 1 / (np.diagonal(gram) + dtype.type(l2))
     inverse[~np.isfinite(inverse)] = 0
-    return Coding(rows, transposed, gram, inverse, 0.0, l2, 0.0, 1, False)
+    return Coding(rows, transposed, gram, inverse, 0.0, l2, 0.0, 0.0, 1, False)
 
 
 def gram_matrix(backend: Backend, atoms: Array, transposed: npt.NDArray[np.float64]) -> Array:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import fastopt
 from fastopt.backends.choosing import host_backend
-from fastopt.backends.coordinates import padded
+from fastopt.backends.coordinates import COMPACT, padded
 from fastopt.backends.native import library as native
 from fastopt.backends.numpy import coordinates as twin
 from fastopt.full_batch import sparse_coding
@@ -104,6 +104,15 @@ def test_gap_is_within_tol(dtype: str, l2: float, positive: bool) -> None:
     assert default.max() <= (2e-6 if dtype == "float32" else 1e-8 + slack)
 
 
+@needs_native
+@every_dtype
+def test_small_l1_is_solved(dtype: str) -> None:
+    problem = planted(60, 128, 32, dtype)
+    codes = problem.codes(0.002)
+    assert np.count_nonzero(codes, axis=1).mean() > 25
+    assert problem.gaps(codes, 0.002).max() <= (2e-6 if dtype == "float32" else 1.001e-8)
+
+
 @pytest.mark.parametrize("l1", [0.1, 0.5])
 def test_codes_of_sklearn(l1: float) -> None:
     decomposition = pytest.importorskip("sklearn.decomposition")
@@ -135,7 +144,8 @@ SHAPES: dict[str, tuple[tuple[int, int, int], float, dict[str, Any]]] = {
     "tiny": ((3, 1, 1), 0.1, {}),
     "no multiples": ((37, 33, 13), 0.2, {}),
     "many features": ((9, 20, 5000), 0.3, {}),
-    "many atoms": ((3, 160, 40), 0.005, {"l2": 0.5, "tol": 1e-3}),
+    "many atoms": ((3, 250, 40), 0.005, {"l2": 0.5, "tol": 1e-3}),
+    "small l1": ((8, 50, 20), 0.002, {"max_iterations": 60}),
     "positive": ((40, 50, 20), 0.1, {"positive": True, "l2": 0.1}),
     "unfinished": ((40, 64, 16), 0.02, {"max_iterations": 3}),
     "to the last bit": ((5, 10, 30), 0.1, {"tol": 0.0, "max_iterations": 200}),
@@ -155,7 +165,7 @@ def bytes_of(name: str, dtype: str, backend: str) -> bytes:
         again = problem.codes(l1, backend=backend, start=start, **options)
     assert codes.dtype == again.dtype == dtype
     if name == "many atoms":
-        assert np.count_nonzero(codes, axis=1).max() > 96
+        assert np.count_nonzero(codes, axis=1).max() > COMPACT
     assert codes.flags.c_contiguous
     return codes.tobytes() + again.tobytes()
 

@@ -32,6 +32,7 @@ def code_rows(coding: Coding, codes: Array) -> npt.NDArray[np.float64]:
     struct.gaps = ffi.from_buffer("double[]", gaps, require_writable=True)
     struct.atoms = len(coding.gram)
     struct.l1, struct.l2, struct.tolerance = coding.l1, coding.l2, coding.tolerance
+    struct.jump_above = coding.jump_above
     struct.max_iterations, struct.positive = coding.max_iterations, coding.positive
     count, scratch = scratch_of(struct)
     lib.fo_code_rows(struct, count, scratch)

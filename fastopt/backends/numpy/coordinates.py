@@ -1,8 +1,9 @@
 """Sparse coding by coordinate descent in NumPy, many rows at once; csrc/coordinates_template.h is the twin.
 
 Atoms come into use when their correlation with the residual, ``q = D (y - D'h)``, is large. Sweeps then minimize over
-one atom in use after the other. In between, all of q is computed from h again, which gives the duality gap and the next
-atoms. No row has an effect on another one.
+one atom in use after the other. Where a few sweeps are not enough, a jump goes to the best codes with the present
+signs. In between, all of q is computed from h again, which gives the duality gap and the next atoms. No row has an
+effect on another one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from ...arrays.dtypes import FLOAT64, Array
 from .. import threads
-from ..coordinates import COARSE, ENTRY, FINE, SWEEPS, Coding
+from ..coordinates import COARSE, COMPACT, ENTRY, FINE, PIVOT, SWEEPS, Coding
 from ..table import LANES
 from .axis_sums import add_runs, sum_squares
 from .passes import MAX_THREADS
@@ -183,13 +184,42 @@ class Rows:
 
     def sweep_until_flat(self, live: npt.NDArray[np.intp]) -> None:
         """Sweep over the atoms in use of each of these rows until no violation is above its target."""
-        for _ in range(SWEEPS):
+        for k in range(SWEEPS):
             if not live.size:
                 return
             largest = self.sweep(live)
             self.sweeps[live] += 1
             self.is_new[live] &= largest == 0
-            live = live[(largest > self.target[live]) & (self.sweeps[live] < self.coding.max_iterations)]
+            is_flat = largest <= self.target[live]
+            ends = (k == SWEEPS - 1) | (self.sweeps[live] >= self.coding.max_iterations)
+            for row in live[~is_flat & ends & (largest.astype(FLOAT64) > self.coding.jump_above)]:
+                self.jump(row)
+            live = live[~is_flat & ~ends]
+
+    def jump(self, row: int) -> None:
+        """Go to the codes that are the best ones with the present signs, and zeros where they are.
+
+        Or on the way there to where the first code becomes 0. The objective is quadratic there, and falls.
+        """
+        places = np.flatnonzero(self.h[row, : self.counts[row]])
+        if places.size > COMPACT:
+            return
+        atoms, h = self.atoms[row, places], self.h[row, places].astype(FLOAT64)
+        matrix = self.coding.gram[np.ix_(atoms, atoms)].astype(FLOAT64)
+        matrix[np.diag_indices_from(matrix)] += float(self.l2)
+        is_above = h > 0
+        signed_l1 = np.where(is_above, float(self.l1), -float(self.l1))
+        move = self.q[row, atoms].astype(FLOAT64) - float(self.l2) * h - signed_l1
+        factor(matrix)
+        solve(matrix, move)
+        following = h + move
+        crosses = (following > 0) != is_above
+        crossing = np.where(crosses, h / np.where(crosses, h - following, 1.0), 1.0)
+        part = min(1.0, *crossing.tolist())
+        following = h + part * move
+        is_zero = (crosses & (crossing <= part)) | ((following > 0) != is_above)
+        self.h[row, places] = np.where(is_zero, 0.0, following)
+        self.is_new[row] = False
 
     def sweep(self, live: npt.NDArray[np.intp]) -> Array:
         """Minimize over one atom in use after the other; return the largest change of a correlation by that."""
@@ -208,6 +238,30 @@ class Rows:
             violation = np.abs(change * self.weight[atoms])
             largest[is_used] = np.where(largest[is_used] > violation, largest[is_used], violation)
         return largest
+
+
+def factor(matrix: npt.NDArray[np.float64]) -> None:
+    """Factor a matrix A = U'U in place: its upper part becomes U.
+
+    A row that depends on those before it, nearly, is left out: 0 is on its diagonal.
+    """
+    least = PIVOT * np.diagonal(matrix)
+    for k, u in enumerate(matrix):
+        if not u[k] > least[k]:
+            u[k] = 0
+            continue
+        u[k:] /= np.sqrt(u[k])
+        matrix[k + 1 :, k + 1 :] -= u[k + 1 :, None] * u[k + 1 :]
+
+
+def solve(matrix: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> None:
+    """Solve U'U x = b; x takes the place of b, and is 0 where a row is left out."""
+    for k, u in enumerate(matrix):
+        b[k] = b[k] / u[k] if u[k] > 0 else 0.0
+        b[k + 1 :] -= b[k] * u[k + 1 :]
+    for k in reversed(range(len(b))):
+        b[k] = b[k] / matrix[k, k] if matrix[k, k] > 0 else 0.0
+        b[:k] -= b[k] * matrix[:k, k]
 
 
 def largest_of(sizes: Array) -> Array:
