@@ -92,7 +92,7 @@ FOR_SANITIZERS = [
     "tests/properties/test_same_bits.py::test_orders_and_strides",
     "tests/properties/test_same_bits.py::test_threads_change_no_bit",
     *(f"tests/core/test_{name}.py" for name in ("planned_trouble", "row_sparse")),
-    *(f"tests/full_batch/test_{name}.py" for name in ("history", "history_same_bits")),
+    *(f"tests/full_batch/test_{name}.py" for name in ("history", "history_same_bits", "sparse_coding")),
 ]
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
 

@@ -7,7 +7,11 @@
 #include <stdatomic.h>
 #endif
 
-enum { MAX_THREADS = 256 };
+enum {
+    MAX_THREADS = 256, /* as in parallel.c */
+    SOLVING = 512,     /* as many products of a column take as long as solving for it, as a rule */
+    PRODUCTS = 1024    /* so many in each of CODING_ROWS rows take as long as FO_CHUNK elements of a light pass */
+};
 
 typedef struct {
     const fo_coding *coding;
@@ -54,7 +58,8 @@ static void visit_rows(const void *context, int64_t index, int64_t chunk, int64_
 #endif
 }
 
-static void for_all_rows(fo_coding_pass *pass, int32_t threads)
+/* `work` is about how many products each column of a row takes. */
+static void for_all_rows(fo_coding_pass *pass, int32_t threads, int64_t work)
 {
     const int64_t chunks = (pass->coding->count + CODING_ROWS - 1) / CODING_ROWS;
     const fo_array rows = {.length = chunks * FO_CHUNK};
@@ -65,7 +70,7 @@ static void for_all_rows(fo_coding_pass *pass, int32_t threads)
         atomic_init(&taken[i], i >= threads);
     pass->taken = taken;
 #endif
-    fo_for_each_chunk(&rows, 1, threads, 1, visit_rows, pass);
+    fo_for_each_chunk(&rows, 1, threads, 1 + work * pass->coding->stride / PRODUCTS, visit_rows, pass);
     fo_restore_mode(before);
 }
 
@@ -73,12 +78,12 @@ void fo_code_rows(const fo_coding *coding, int32_t threads, void *scratch)
 {
     fo_coding_pass pass = {.coding = coding, .kernels = fo_kernels_in_use(), .scratch = scratch};
     pass.scratch_size = fo_coding_scratch(coding);
-    for_all_rows(&pass, threads);
+    for_all_rows(&pass, threads, coding->features + SOLVING);
 }
 
 void fo_multiply_rows(const fo_coding *coding, int32_t threads, void *products, void *scratch)
 {
     fo_coding_pass pass = {.coding = coding, .kernels = fo_kernels_in_use(), .products = products, .scratch = scratch};
     pass.scratch_size = fo_coding_scratch(coding);
-    for_all_rows(&pass, threads);
+    for_all_rows(&pass, threads, coding->features);
 }

@@ -30,7 +30,9 @@ pytestmark = [
 #: The functions of the native part that compute.
 OF_HISTORY = tuple(f"fo_history_{name}" for name in ("begin", "direct", "try_step", "read", "accept"))
 OF_BFGS = ("fo_dot", "fo_bfgs_pass")
-COMPUTING = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows", *OF_HISTORY, *OF_BFGS)
+OF_CODES = ("fo_multiply_rows", "fo_code_rows")
+OF_STEPS = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows")
+COMPUTING = (*OF_STEPS, *OF_HISTORY, *OF_BFGS, *OF_CODES)
 
 Mode = Callable[[Any], None]
 
@@ -186,3 +188,24 @@ def test_mode_changes_no_bit_of_bfgs(mode: str, threads: int, monkeypatch: pytes
     monkeypatch.setattr(bfgs, "lib", library)
     assert computed() == wanted
     assert library.called == {"fo_dot", "fo_bfgs_pass"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@every_dtype
+def test_mode_changes_no_bit_of_sparse_codes(dtype: Any, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastopt.backends.native import coordinates
+
+    rng = np.random.default_rng(12)
+    X, dictionary = (rng.normal(size=shape).astype(dtype) for shape in ((40, 12), (20, 12)))
+    X[::2] *= np.finfo(dtype).smallest_normal
+    X[0, 0] = np.finfo(dtype).smallest_subnormal
+
+    def run() -> bytes:
+        small = fastopt.sparse_code(X[::2], dictionary, float(np.finfo(dtype).smallest_normal) / 8)
+        return bytes(small.tobytes() + fastopt.sparse_code(X[1::2], dictionary, 0.2).tobytes())
+
+    wanted = run()
+    library = LibraryInMode(native.lib, MODES[mode])
+    monkeypatch.setattr(coordinates, "lib", library)
+    assert run() == wanted
+    assert library.called == set(OF_CODES)

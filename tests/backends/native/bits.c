@@ -11,6 +11,7 @@
    tries the guards: for each buffer in turn, a step of one element too many must crash. Without arguments it prints the
    instruction sets that this machine has. */
 #define _DEFAULT_SOURCE
+#include "codes.h"
 #include "histories.h"
 #include "ndarray.h"
 #include "workload.h"
@@ -296,6 +297,11 @@ static uint64_t hash_bfgs(void)
     return hash;
 }
 
+static uint64_t hash_all_codes(void)
+{
+    return hash_codes(at, threads);
+}
+
 /* Copies of arrays with any strides. The memory is that of a C-ordered array, of which `steps` takes a part; a negative
    step begins at the other end. */
 static uint64_t hash_copies(void)
@@ -350,6 +356,7 @@ static const struct {
                  {"fo_add_rows", hash_row_sums},
                  {"fo_dot", hash_dots},
                  {"fo_bfgs_pass", hash_bfgs},
+                 {"fo_code_rows", hash_all_codes},
                  {"fo_copy_in_order", hash_copies},
                  {"fo_history", hash_histories},
                  {"cautious", hash_cautious},
