@@ -54,6 +54,7 @@ class NativeHistory:
         self.struct.first_grad, self.struct.second_grad = vectors.grads
         self.struct.accepted = vectors.accepted
         self.struct.direction = vectors.count - 1 if self.has_bounds else -1
+        table.cut(table.sizes)  # a state that was loaded has a direction before there are gradients
         self.result = ffi.new("double[]", len(Reading._fields))
 
     @property

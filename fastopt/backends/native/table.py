@@ -88,16 +88,20 @@ class NativeTable:
         if present != self.present:
             self.present = []  # after an interrupt all of this is done again
             # An array without a gradient has no chunks, so that threads pass it by.
-            self.columns["length"] = lengths = self.sizes * np.array(present)
-            chunks = -(-lengths // lib.FO_CHUNK)
-            self.columns["first_chunk"] = np.cumsum(chunks) - chunks
-            self.partials = ffi.new("fo_reading[]", int(chunks.sum()))
+            self.partials = ffi.new("fo_reading[]", self.cut(self.sizes * np.array(present)))
             self.places = slice(None) if all(present) else np.flatnonzero(present)
             self.present = present
         self.point_to(grads)
         self.grad_dtypes = [None if grad is None else grad.dtype for grad in grads]
         self.dtype_objects = uintptrs(addresses_of(self.grad_dtypes))
         self.columns["grad_dtype"][self.places] = numbers_of([grad for grad in grads if grad is not None])
+
+    def cut(self, lengths: npt.NDArray[np.int64]) -> int:
+        """Cut the first so many elements of each array into chunks; return how many there are in all."""
+        self.columns["length"] = lengths
+        chunks = -(-lengths // lib.FO_CHUNK)
+        self.columns["first_chunk"] = np.cumsum(chunks) - chunks
+        return int(chunks.sum())
 
     def move_grads(self, grads: Sequence[Any], are_written: bool) -> bool:
         if not ndarrays.has_known_ndarrays:
