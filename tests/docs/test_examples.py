@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not EXAMPLES, reason="the source tree is not her
 
 def output_of(name: str) -> str:
     packages = str(Path(fastopt.__file__).parents[1])
-    code = f"import sys, runpy; sys.path.insert(0, {packages!r}); runpy.run_path(sys.argv[1], run_name='__main__')"
+    code = f"import sys, runpy; sys.path.insert(0, {packages!r}); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     command = [sys.executable, "-W", "error", "-c", code, str(ROOT / "examples" / name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -27,7 +27,12 @@ def output_of(name: str) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    assert [example.name for example in EXAMPLES] == ["fine_tune.py", "own_rule.py", "train_mlp.py"]
+    assert [example.name for example in EXAMPLES] == [
+        "dictionary_learning.py",
+        "fine_tune.py",
+        "own_rule.py",
+        "train_mlp.py",
+    ]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
@@ -53,3 +58,11 @@ def test_fine_tune_resumes_with_the_same_bits() -> None:
 
 def test_own_rule_finds_the_minimum() -> None:
     assert output_of("own_rule.py") == "found [ 1.  -2.   0.5], wanted [ 1.  -2.   0.5]; slots: ['step', 'm']\n"
+
+
+def test_dictionary_learning_explains_images_by_few_atoms() -> None:
+    pytest.importorskip("sklearn")
+    found = re.findall(r"([\d.]+) of 64 atoms in an image; ([\d.]+) %", output_of("dictionary_learning.py"))
+    ((atoms, percent),) = [(float(each), float(other)) for each, other in found]
+    assert atoms < 12
+    assert percent > 85
