@@ -62,9 +62,10 @@ def test_the_class_is_that_of_the_function() -> None:
     assert issubclass(Lamprey, fastopt.Optimizer)
     assert (Lamprey.__name__, Lamprey.__qualname__, Lamprey.__module__) == ("Lamprey", "Lamprey", "cases")
     assert Lamprey.__doc__ == "A rule that nobody has."
-    assert str(inspect.signature(Lamprey)) == (
-        "(params, lr=0.001, beta=0.9, keep=0.99, eps=1e-08, weight_decay=0.0, **common)"
-    )
+    own = "(params, lr=0.001, beta=0.9, keep=0.99, eps=1e-08, weight_decay=0.0, "
+    assert str(inspect.signature(Lamprey.__init__)) == f"{own.replace('(', '(self, ')}**common)"
+    # The class shows the options of a step by name too.
+    assert str(inspect.signature(Lamprey)).startswith(f"{own}*, decoupled: 'bool' = False, cautious_decay: ")
     assert Lamprey.non_negative == {"v"}
     assert Eel.non_negative == frozenset()
 
