@@ -15,25 +15,29 @@
 /* Elements of a cache line. */
 #define STEP (64 / (int)sizeof(REAL))
 
+#define LANE NAME(lane)
+
 /* One row of the problem, while it is solved. Atoms in use are numbered in the order in which they came into use. */
 typedef struct {
     int64_t row;    /* its number; -1: none */
     int64_t count;  /* how many atoms are in use */
-    int32_t sweeps; /* how many were made; */
-    int32_t limit;  /* at this number all atoms are looked at again */
-    int32_t is_new; /* 1: nothing has changed since then */
+    int32_t sweeps; /* how many were made */
+    int32_t limit;  /* after so many sweeps all atoms are looked at again */
+    int32_t is_new; /* 1: no code has changed since all atoms were looked at */
     double square;  /* y'y */
     REAL target;    /* sweeps end when no violation is above this */
     const REAL *c;  /* D y */
     REAL *q;        /* D (y - D'h) */
-    REAL *p;        /* that of the atoms in use at `places`; it is q itself if they are more than CODING_COMPACT */
+    REAL *p;        /* that of the atoms in use, at `places`; q itself if they are more than CODING_COMPACT */
     int64_t length; /* of p, and of the rows of the Gram matrix that belong to it */
     REAL *compact;  /* CODING_COMPACT elements for p, and the Gram matrix of that many atoms */
+    double *jump;   /* memory of jump(): a matrix and a vector of CODING_COMPACT rows */
+    /* Of each atom in use: its code, diagonal element of the Gram matrix, inverse (fo_coding), diagonal element + l2; a
+       number for the meantime. */
     REAL *h, *diagonal, *inverse, *weight, *coefficients;
-    double *jump;              /* memory of jump(): a matrix and a vector of CODING_COMPACT rows */
-    const REAL **gram, **rows; /* the atoms' rows of the Gram matrix: those that belong to p; whole ones */
-    int64_t *atoms, *places;
-} NAME(lane);
+    const REAL **gram, **rows; /* its row of the Gram matrix: the one that belongs to p; the whole one */
+    int64_t *atoms, *places;   /* its number among all atoms; its place in p */
+} LANE;
 
 /* out[i] += the products of the coefficients and rows[..][i], in the order of the rows. */
 static void NAME(add_products)(REAL *restrict out, const REAL *coefficients, const REAL *const *rows, int64_t count,
@@ -116,7 +120,7 @@ static void NAME(multiply_rows)(const fo_coding *coding, int64_t begin, int64_t 
 }
 
 /* Take one more atom into use; q is its correlation. */
-static void NAME(use_atom)(const fo_coding *coding, NAME(lane) * lane, int64_t atom, REAL h, REAL q)
+static void NAME(use_atom)(const fo_coding *coding, LANE *lane, int64_t atom, REAL h, REAL q)
 {
     const int64_t s = lane->count++;
     const REAL *gram = (const REAL *)coding->gram + atom * coding->stride;
@@ -135,7 +139,7 @@ static void NAME(use_atom)(const fo_coding *coding, NAME(lane) * lane, int64_t a
 }
 
 /* Point p and the rows of the Gram matrix to the compact ones if these have room for the atoms in use. */
-static void NAME(choose_gram)(const fo_coding *coding, NAME(lane) * lane)
+static void NAME(choose_gram)(const fo_coding *coding, LANE *lane)
 {
     const int is_compact = lane->count <= CODING_COMPACT;
     lane->p = is_compact ? lane->compact : lane->q;
@@ -147,7 +151,7 @@ static void NAME(choose_gram)(const fo_coding *coding, NAME(lane) * lane)
 }
 
 /* Minimize over atom s of those in use; return by how much that changes its correlation. */
-static inline REAL NAME(minimize_over_atom)(NAME(lane) * lane, int64_t s, REAL l1, REAL negative_l1)
+static inline REAL NAME(minimize_over_atom)(LANE *lane, int64_t s, REAL l1, REAL negative_l1)
 {
     REAL *restrict p = lane->p;
     const REAL *restrict gram = lane->gram[s];
@@ -211,9 +215,9 @@ static void NAME(solve)(const double *matrix, int64_t count, double *restrict b)
 
 /* Go to the codes that are the best ones with the present signs, and zeros where they are, or on the way there to where
    the first code becomes 0. The objective is quadratic there, and falls. */
-static void NAME(jump)(const fo_coding *coding, NAME(lane) * lane)
+static void NAME(jump)(const fo_coding *coding, LANE *lane)
 {
-    const double l1 = (double)(REAL)coding->l1, l2 = (double)(REAL)coding->l2;
+    const double l1 = coding->l1, l2 = coding->l2;
     double *matrix = lane->jump, *move = matrix + CODING_COMPACT * CODING_COMPACT, part = 1;
     int64_t used[CODING_COMPACT], count = 0;
     for (int64_t s = 0; s < lane->count; s++)
@@ -261,7 +265,7 @@ static REAL NAME(largest_of)(const REAL *restrict q, int64_t length, REAL sign)
     return largest;
 }
 
-static void NAME(finish_row)(const fo_coding *coding, NAME(lane) * lane, double gap)
+static void NAME(finish_row)(const fo_coding *coding, LANE *lane, double gap)
 {
     REAL *codes = (REAL *)coding->codes + lane->row * coding->atoms;
     memset(codes, 0, (size_t)coding->atoms * sizeof(REAL));
@@ -272,7 +276,7 @@ static void NAME(finish_row)(const fo_coding *coding, NAME(lane) * lane, double 
 }
 
 /* Look at all atoms: finish the row and return 1 if its gap is small enough, else take more atoms into use. */
-static int NAME(look)(const fo_coding *coding, NAME(lane) * lane)
+static int NAME(look)(const fo_coding *coding, LANE *lane)
 {
     const int64_t stride = coding->stride, count = lane->count;
     const REAL l1 = (REAL)coding->l1, l2 = (REAL)coding->l2, sign = coding->positive ? 0 : -1;
@@ -335,7 +339,7 @@ static int NAME(look)(const fo_coding *coding, NAME(lane) * lane)
     return 0;
 }
 
-static void NAME(begin_row)(const fo_coding *coding, NAME(lane) * lane, int64_t row, const REAL *c)
+static void NAME(begin_row)(const fo_coding *coding, LANE *lane, int64_t row, const REAL *c)
 {
     const REAL *start = (const REAL *)coding->codes + row * coding->atoms;
     lane->row = row;
@@ -355,7 +359,7 @@ typedef struct {
 } NAME(batch);
 
 /* Have a lane ready for a sweep, with the next row if its own is done; return 0 if there is none. */
-static int NAME(is_ready)(const fo_coding *coding, NAME(lane) * lane, NAME(batch) * batch)
+static int NAME(is_ready)(const fo_coding *coding, LANE *lane, NAME(batch) * batch)
 {
     for (;;) {
         if (lane->row < 0) {
@@ -370,11 +374,11 @@ static int NAME(is_ready)(const fo_coding *coding, NAME(lane) * lane, NAME(batch
 }
 
 /* Sweep once over the atoms in use of all lanes. */
-static void NAME(sweep)(NAME(lane) *const *lanes, int live, REAL l1, REAL negative_l1, REAL *largest)
+static void NAME(sweep)(LANE *const *lanes, int live, REAL l1, REAL negative_l1, REAL *largest)
 {
     int64_t together = 0;
     if (live == CODING_LANES) {
-        NAME(lane) *first = lanes[0], *second = lanes[1];
+        LANE *first = lanes[0], *second = lanes[1];
         REAL of_first = 0, of_second = 0;
         const int64_t least = first->count < second->count ? first->count : second->count;
         for (; together < least; together++) {
@@ -394,7 +398,7 @@ static void NAME(sweep)(NAME(lane) *const *lanes, int live, REAL l1, REAL negati
 }
 
 /* Divide scratch memory among the lanes; return the rest. */
-static REAL *NAME(set_up_lane)(NAME(lane) * lane, REAL *memory, int64_t stride)
+static REAL *NAME(set_up_lane)(LANE *lane, REAL *memory, int64_t stride)
 {
     REAL **const parts[] = {&lane->q, &lane->h, &lane->diagonal, &lane->inverse, &lane->weight, &lane->coefficients};
     lane->row = -1;
@@ -416,7 +420,7 @@ static void NAME(code_rows)(const fo_coding *coding, int64_t begin, int64_t end,
     const REAL l1 = (REAL)coding->l1, negative_l1 = coding->positive ? (REAL)INFINITY : l1;
     double *sums = scratch, *jumps = sums + 2 * stride;
     REAL *c = (REAL *)(jumps + CODING_LANES * CODING_JUMP), *memory = c + CODING_ROWS * stride;
-    NAME(lane) lanes[CODING_LANES], *live[CODING_LANES];
+    LANE lanes[CODING_LANES], *live[CODING_LANES];
     NAME(batch) batch = {begin, begin, end, c};
     int count = 0;
     NAME(multiply_rows)(coding, begin, end, c, sums);
@@ -432,7 +436,7 @@ static void NAME(code_rows)(const fo_coding *coding, int64_t begin, int64_t end,
         const int swept = count;
         count = 0;
         for (int k = 0; k < swept; k++) {
-            NAME(lane) *lane = live[k];
+            LANE *lane = live[k];
             lane->is_new &= largest[k] == 0;
             lane->sweeps++;
             const int is_flat = largest[k] <= lane->target, goes_on = !is_flat && lane->sweeps < lane->limit;
@@ -444,4 +448,5 @@ static void NAME(code_rows)(const fo_coding *coding, int64_t begin, int64_t end,
     }
 }
 
+#undef LANE
 #undef STEP

@@ -148,11 +148,12 @@ typedef struct {
     void *codes;              /* [count][atoms]: the start, then the result */
     double *gaps; /* of each row, what is left of the duality gap at max_iterations, divided by y'y; else 0 */
     int64_t count, features, atoms, stride;
-    double l1, l2, tolerance; /* a row is solved when its duality gap is not above tolerance * y'y */
-    double jump_above;        /* violations up to this are rounding */
-    int32_t max_iterations;   /* the most sweeps over the atoms in use of a row */
-    int32_t positive;         /* 1: no code is negative */
-    int32_t dtype;            /* FO_FLOAT32 or FO_FLOAT64: of all that is not double */
+    double l1, l2;          /* numbers of this dtype */
+    double tolerance;       /* a row is solved when its duality gap is not above tolerance * y'y */
+    double jump_above;      /* violations up to this are rounding */
+    int32_t max_iterations; /* the most sweeps over the atoms in use of a row */
+    int32_t positive;       /* 1: no code is negative */
+    int32_t dtype;          /* FO_FLOAT32 or FO_FLOAT64: of all that is not double */
 } fo_coding;
 
 /* Solve all rows, on at most `threads` threads. `scratch` has room for fo_coding_scratch(coding) bytes for each. */

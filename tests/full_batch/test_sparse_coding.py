@@ -153,13 +153,13 @@ SHAPES: dict[str, tuple[tuple[int, int, int], float, dict[str, Any]]] = {
 
 
 def bytes_of(name: str, dtype: str, backend: str) -> bytes:
-    """Return the bytes of codes from zeros, and from half of them."""
+    """Return the bytes of codes from zeros and from parts of them, and what warnings say."""
     shape, l1, options = SHAPES[name]
     problem = planted(*shape, dtype)
     problem.X[::7] *= 1e-3  # some of them use no atom
     problem.dictionary[::5] *= 0  # and some atoms are not used
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
         codes = problem.codes(l1, backend=backend, **options)
         start = (codes * np.linspace(0, 2, len(codes))[:, None]).astype(dtype)
         again = problem.codes(l1, backend=backend, start=start, **options)
@@ -167,7 +167,8 @@ def bytes_of(name: str, dtype: str, backend: str) -> bytes:
     if name == "many atoms":
         assert np.count_nonzero(codes, axis=1).max() > COMPACT
     assert codes.flags.c_contiguous
-    return codes.tobytes() + again.tobytes()
+    gaps = "".join(str(each.message) for each in found)
+    return codes.tobytes() + again.tobytes() + gaps.encode()
 
 
 @needs_native

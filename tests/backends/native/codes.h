@@ -11,11 +11,11 @@ static const struct {
     int64_t count, features, atoms;
     double l1, l2;
     int32_t max_iterations, positive;
-} code_problems[] = {{40, 17, 23, 0.4, 0, 1000, 0},
-                     {1, 1, 1, 0.1, 0, 1000, 0},
-                     {35, 8, 40, 0.01, 0.1, 300, 0},
-                     {3, 40, 160, 0.001, 0.5, 40, 0},
-                     {33, 20, 31, 0.1, 0.2, 2, 1}};
+} code_problems[] = {{40, 17, 23, 0.375, 0, 1000, 0},
+                     {1, 1, 1, 0.125, 0, 1000, 0},
+                     {35, 8, 40, 0.0078125, 0.125, 300, 0},
+                     {3, 40, 160, 0.0009765625, 0.5, 40, 0},
+                     {33, 20, 31, 0.125, 0.25, 2, 1}};
 
 /* A number from -1 to 1 that float32 holds. */
 static double code_number(uint64_t seed)
@@ -80,8 +80,8 @@ static uint64_t hash_codes(const place *at, int32_t threads)
             coding.inverse = inverse;
             coding.codes = codes;
             coding.gaps = gaps;
-            coding.l1 = (double)(float)code_problems[i].l1;
-            coding.l2 = (double)(float)code_problems[i].l2;
+            coding.l1 = code_problems[i].l1;
+            coding.l2 = code_problems[i].l2;
             coding.tolerance = dtype == FO_FLOAT32 ? 1e-6 : 1e-8;
             coding.jump_above = 1e-5 * coding.l1;
             coding.max_iterations = code_problems[i].max_iterations;
