@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..arrays.texts import amount_in
+
 
 class MinimizeState(NamedTuple):
     """Where a full-batch method is after an iteration: what ``step`` returns, and what a callback gets.
@@ -42,6 +44,11 @@ class MinimizeState(NamedTuple):
     evaluations: int
     params: Any
     status: str | None = None
+
+    def __repr__(self) -> str:
+        shown = {name: repr(value) for name, value in self._replace(params=None)._asdict().items()}
+        shown["params"] = f"<{amount_in(self.params)}>"
+        return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
 
 class MinimizeResult(NamedTuple):

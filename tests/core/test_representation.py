@@ -197,6 +197,12 @@ def test_other_values_with_arrays(tmp_path: Any) -> None:
     assert repr(sparse) == "RowSparse(indices=<array of shape (3,)>, values=<array of shape (3, 2)>)"
 
 
+def test_states_of_full_batch_methods() -> None:
+    x = {"x": np.ones(BIG)}
+    state = fastopt.LBFGS(x).step(lambda: (float(x["x"] @ x["x"]), {"x": 2 * x["x"]}))
+    assert f", iterations=1, evaluations={state.evaluations}, params=<1 array, 12,345 elements>, status=" in repr(state)
+
+
 class Unshowable:
     def __repr__(self) -> str:
         raise RuntimeError
