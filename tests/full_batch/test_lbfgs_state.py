@@ -229,6 +229,10 @@ def test_an_exception_in_a_line_search_changes_no_state(after: str) -> None:
                 assert_same(other.state_dict(), state)
             else:
                 break
+        if opt.iterations == before["step_count"]:
+            kind.step(opt)
+            kind.step(other)
+            assert bits(other) == bits(opt)
 
 
 @both
