@@ -10,7 +10,8 @@
 
 /* The numbers of `state` and `trial`; the stages of a trial. */
 enum { COUNT, ACCEPTED_GRAD, IS_AWAY, STAGE };
-enum { STEP, D_SQUARE, CURVATURE, S_SQUARE, Y_SQUARE };
+enum { STEP, D_SQUARE, CURVATURE, S_SQUARE, Y_SQUARE, FIRST_STEP };
+enum { ACTIVE, ACTIVE_AT_TRIAL, CHANGED, KNOWN_PAIRS };
 enum { NO_DIRECTION, DIRECTED, READ };
 
 /* A pair joins the others if its curvature s'y is above this times |s| |y|. */
@@ -115,8 +116,43 @@ void fo_history_begin(const fo_history *history, int32_t threads, double *readin
     set_grad_products(history, count, 0, totals);
     history->state[IS_AWAY] = 0;
     history->state[STAGE] = NO_DIRECTION;
+    const int64_t nothing_known[] = {-1, 0, 0, 0};
+    memcpy(history->active, nothing_known, sizeof nothing_known);
     const double found[] = {0, 0, 0, 0, largest, totals[2 * count][1], (double)nonfinite};
     memcpy(reading, found, sizeof found);
+}
+
+/* Set the products of a pair's free s and y with the vectors of all pairs up to it. */
+static void set_free_products(const fo_history *history, int64_t pair, double (*products)[2])
+{
+    const int64_t size = history->size;
+    double *ss = history->free, *sy = ss + size * size, *yy = sy + size * size;
+    for (int64_t i = 0; i <= pair; i++) {
+        const double *with_s = products[2 * i], *with_y = products[2 * i + 1];
+        ss[i * size + pair] = ss[pair * size + i] = with_s[0];
+        sy[pair * size + i] = with_y[0];
+        sy[i * size + pair] = with_s[1];
+        yy[i * size + pair] = yy[pair * size + i] = with_y[1];
+    }
+}
+
+void fo_history_free(const fo_history *history, int32_t threads)
+{
+    const int64_t count = history->state[COUNT];
+    double (*totals)[2] = (double (*)[2])history->totals;
+    /* As many pairs at once as there are rows for: each reads the vectors of all before. */
+    for (int64_t pair = history->active[KNOWN_PAIRS]; pair < count;) {
+        int64_t end = pair, rows = 0;
+        for (; end < count && rows + 2 * (end + 1) <= history->rows; end++)
+            rows += 2 * (end + 1);
+        fo_history_pass pass = pass_of(history, end);
+        pass.first_pair = pair;
+        double none;
+        history->active[ACTIVE] = run(&pass, FO_HISTORY_FREE, rows, threads, totals, &none);
+        for (int64_t row = 0; pair < end; row += 2 * (pair + 1), pair++)
+            set_free_products(history, pair, totals + row);
+    }
+    history->active[KNOWN_PAIRS] = count;
 }
 
 /* Set the factors of the vectors s and y of each pair in the next direction; return that of the gradient. This is the
@@ -160,39 +196,65 @@ static void make_room(const fo_history *history)
     memmove(history->slots, history->slots + 1, (size_t)rest * sizeof(int64_t));
     history->slots[rest] = oldest;
     memmove(history->steps, history->steps + 1, length);
-    for (int64_t i = 0; i < rest; i++) {
-        memmove(history->sy + i * size, history->sy + (i + 1) * size + 1, length);
-        memmove(history->yy + i * size, history->yy + (i + 1) * size + 1, length);
-    }
+    double *const products[] = {history->sy,
+                                history->yy,
+                                history->ss,
+                                history->free,
+                                history->free + size * size,
+                                history->free + 2 * size * size};
+    for (size_t k = 0; k < sizeof products / sizeof products[0]; k++)
+        for (int64_t i = 0; i < rest; i++)
+            memmove(products[k] + i * size, products[k] + (i + 1) * size + 1, length);
+    history->active[KNOWN_PAIRS] -= history->active[KNOWN_PAIRS] > 0;
     for (int j = 0; j < 2; j++)
         memmove(history->grad_products + j * size, history->grad_products + j * size + 1, length);
     history->state[COUNT]--;
 }
 
-void fo_history_direct(const fo_history *history, double step, int32_t threads, double *move)
+/* Make the direction and the first trial; return how many elements moved. */
+static int64_t lead(const fo_history *history, fo_history_pass *pass, double step, int32_t threads, double *totals,
+                    double *excess)
 {
-    const fo_mode before = fo_use_default_mode();
-    const double of_grad = set_factors(history);
-    fo_restore_mode(before);
-    const int64_t count = history->state[COUNT];
-    fo_history_pass pass = pass_of(history, count); /* of all pairs */
-    make_room(history);
     history->trial[STEP] = step;
     history->state[IS_AWAY] = 1;
     history->state[STAGE] = DIRECTED;
+    pass->step = step;
+    return run(pass, FO_HISTORY_DIRECT, 1, threads, (double (*)[2])totals, excess);
+}
+
+void fo_history_direct(const fo_history *history, double step, double of_grad, int32_t threads, double *move)
+{
+    const fo_mode before = fo_use_default_mode();
+    if (of_grad == 0)
+        of_grad = set_factors(history);
+    fo_restore_mode(before);
+    fo_history_pass pass = pass_of(history, history->state[COUNT]); /* of all pairs */
+    make_room(history);
     pass.direction = direction_of(history);
     pass.of_grad = of_grad;
-    pass.step = step;
-    double totals[1][2], none;
-    const int64_t moved = run(&pass, FO_HISTORY_DIRECT, 1, threads, totals, &none);
-    history->trial[D_SQUARE] = totals[0][1];
-    const double found[] = {totals[0][0], totals[0][1], (double)moved};
+    double totals[2], excess;
+    int64_t moved = lead(history, &pass, step, threads, totals, &excess);
+    if (history->has_bounds && !(totals[0] < 0) && 1 < excess && excess < INFINITY) {
+        fo_history_put_back(history, threads); /* the way along the bounds ascends: go to the first of them */
+        step /= excess;
+        moved = lead(history, &pass, step, threads, totals, &excess);
+    }
+    history->trial[D_SQUARE] = totals[1];
+    double longest = INFINITY;
+    if (history->has_bounds) {
+        history->trial[STEP] = 1;
+        history->trial[FIRST_STEP] = step;
+        longest = excess == 0 ? INFINITY : step / (excess < 1 ? excess : 1);
+        totals[0] /= step;
+        totals[1] /= step * step;
+    }
+    const double found[] = {totals[0], totals[1], (double)moved, step, longest};
     memcpy(move, found, sizeof found);
 }
 
 int64_t fo_history_try_step(const fo_history *history, double step, int32_t threads)
 {
-    history->trial[STEP] = step;
+    history->trial[STEP] = step / history->trial[FIRST_STEP];
     history->state[IS_AWAY] = 1;
     history->state[STAGE] = DIRECTED;
     fo_history_pass pass = pass_of(history, 0);
@@ -217,26 +279,43 @@ static void set_trial(const fo_history *history, double step, double s_square, d
     trial[Y_SQUARE] = history->yy[new * size + new];
 }
 
+/* Set the products of the trial's s with the vectors of each pair, the trial's last. */
+static void set_s_products(const fo_history *history, double (*products)[2])
+{
+    const int64_t size = history->size, new = history->state[COUNT];
+    for (int64_t i = 0; i <= new; i++) {
+        history->ss[i * size + new] = history->ss[new * size + i] = products[2 * i][0];
+        history->sy[new * size + i] = products[2 * i + 1][0];
+    }
+}
+
 void fo_history_read(const fo_history *history, int32_t threads, double *reading)
 {
-    const int64_t count = history->state[COUNT], rows = 2 * count + 3 + (history->has_bounds ? 2 : 0);
+    const int64_t count = history->state[COUNT], vectors = 2 * (count + 1);
+    const int64_t rows = history->has_bounds ? 2 * vectors + 2 : vectors + 1;
     fo_history_pass pass = pass_of(history, count + 1);
     pass.direction = direction_of(history);
     pass.grad = history->state[ACCEPTED_GRAD] ? history->first_grad : history->second_grad;
     double (*totals)[2] = (double (*)[2])history->totals;
     const double *trial = history->trial, step = trial[STEP];
-    double largest;
+    double largest, slope = 0;
     const int64_t nonfinite = run(&pass, FO_HISTORY_READ, rows, threads, totals, &largest);
     const fo_mode before = fo_use_default_mode();
-    if (history->has_bounds)
-        set_trial(history, 1, totals[rows - 1][0], totals);
-    else
+    if (history->has_bounds) {
+        double (*with_s)[2] = totals + vectors + 1;
+        set_trial(history, 1, with_s[vectors - 2][0], totals);
+        set_s_products(history, with_s);
+        history->active[ACTIVE_AT_TRIAL] = (int64_t)totals[rows - 1][1];
+        history->active[CHANGED] = (int64_t)totals[vectors][0];
+        slope = totals[rows - 1][0] / trial[FIRST_STEP];
+    } else {
         set_trial(history, step, step * step * trial[D_SQUARE], totals);
+        slope = totals[2 * count][1];
+    }
     fo_restore_mode(before);
     history->state[STAGE] = READ;
-    const double slope = history->has_bounds ? totals[rows - 2][1] : totals[2 * count][1];
-    const double found[] = {slope,   trial[CURVATURE],         trial[S_SQUARE],  trial[Y_SQUARE],
-                            largest, totals[2 * count + 2][1], (double)nonfinite};
+    const double found[] = {slope,   trial[CURVATURE],   trial[S_SQUARE],  trial[Y_SQUARE],
+                            largest, totals[vectors][1], (double)nonfinite};
     memcpy(reading, found, sizeof found);
 }
 
@@ -256,6 +335,9 @@ int32_t fo_history_accept(const fo_history *history)
     fo_restore_mode(before);
     const size_t length = (size_t)(2 * history->size) * sizeof(double);
     memcpy(history->grad_products, history->grad_products + 2 * history->size, length);
+    const int64_t *active = history->active;
+    const int64_t now[] = {active[ACTIVE_AT_TRIAL], 0, 0, active[CHANGED] ? 0 : active[KNOWN_PAIRS]};
+    memcpy(history->active, now, sizeof now);
     history->state[COUNT] += joins;
     history->state[ACCEPTED_GRAD] = 1 - history->state[ACCEPTED_GRAD];
     history->state[IS_AWAY] = 0;

@@ -3,13 +3,12 @@
 
    pipeline_template.h includes this file, and describes what this template expects. */
 
+#include "history_bounds_template.h"
+
 enum {
     NAME(combined_at_once) = 4,
     NAME(group) = 32, /* vectors whose running sums are kept in the L1 cache */
 };
-
-/* A bound is active where an element is this near to it, times 1 + its magnitude, and the gradient points out. */
-#define NEAR_BOUND ((REAL)1e-8)
 
 /* Where the vectors of a chunk are. Their length is rounded up to whole lanes; at their ends they have zeros. */
 typedef struct {
@@ -183,11 +182,7 @@ static void NAME(combine_block)(double *restrict sums, const fo_history_pass *pa
     }
 }
 
-/* The bounds of a block of elements. */
-typedef struct {
-    REAL lower[FO_BLOCK], upper[FO_BLOCK];
-} NAME(bounds);
-
+/* Get the bounds of a block. */
 static void NAME(set_bounds)(NAME(bounds) *restrict bounds, const fo_history *history, const NAME(chunk) * chunk,
                              int64_t block, int64_t length)
 {
@@ -198,32 +193,6 @@ static void NAME(set_bounds)(NAME(bounds) *restrict bounds, const fo_history *hi
         const int64_t place = chunk->begin + block + i;
         bounds->lower[i] = lows && lows[place] > low ? lows[place] : low;
         bounds->upper[i] = highs && highs[place] < high ? highs[place] : high;
-    }
-}
-
-/* free_grad <- the gradient, with zeros where a bound is active. */
-static void NAME(free_block)(REAL *restrict free_grad, const REAL *restrict x, const REAL *restrict g,
-                             const NAME(bounds) *restrict bounds, int64_t length)
-{
-    FO_SIMD
-    for (int64_t i = 0; i < length; i++) {
-        const REAL lower = bounds->lower[i], upper = bounds->upper[i];
-        const int is_low = x[i] <= lower + NEAR_BOUND * ((REAL)1 + ABSOLUTE(lower));
-        const int is_high = x[i] >= upper - NEAR_BOUND * ((REAL)1 + ABSOLUTE(upper));
-        const int is_active = (is_low & (g[i] > 0)) | (is_high & (g[i] < 0));
-        free_grad[i] = is_active ? (REAL)0 : g[i];
-    }
-}
-
-/* projected <- x - clip(x - g), without the rounding of its differences. */
-static void NAME(project_block)(REAL *restrict projected, const REAL *restrict x, const REAL *restrict g,
-                                const NAME(bounds) *restrict bounds, int64_t length)
-{
-    FO_SIMD
-    for (int64_t i = 0; i < length; i++) {
-        const REAL down = x[i] - bounds->lower[i], up = x[i] - bounds->upper[i];
-        const REAL limited = g[i] > down ? down : g[i];
-        projected[i] = limited < up ? up : limited;
     }
 }
 
@@ -289,30 +258,16 @@ static void NAME(history_begin)(const fo_history_pass *pass, int64_t index, int6
     NAME(dots_of_pass)(pass, &chunk, &free_grad, 1, free_grad, free_grad, partial->sums);
 }
 
-/* Make the pair of a block with bounds, and `path`, the direction without its elements at bounds. */
-static void NAME(bounded_pair)(REAL *restrict s, REAL *restrict y, REAL *restrict path, const REAL *restrict x,
-                               const REAL *restrict accepted, const REAL *restrict d,
-                               const NAME(bounds) *restrict bounds, int64_t length)
-{
-    FO_SIMD
-    for (int64_t i = 0; i < length; i++) {
-        s[i] = x[i] - accepted[i];
-        y[i] = s[i] == 0 ? (REAL)0 : y[i];
-        const int is_low = x[i] <= bounds->lower[i], is_high = x[i] >= bounds->upper[i];
-        const int is_stopped = (is_low & (d[i] < 0)) | (is_high & (d[i] > 0));
-        path[i] = is_stopped ? (REAL)0 : d[i];
-    }
-}
-
 /* Take the gradient and make the pair, whose vectors are the last ones of the pass. Write the products of these vectors
-   and of the free gradient with y and with the free gradient. With bounds two more rows follow: those of the direction
-   without its elements at bounds, and s times itself. */
+   and of the gradient with y and with the gradient. With bounds: the free gradient, and how many elements are free at
+   one of the two points alone instead of its product with y; then the vectors times s; then the direction times the
+   gradient, and how many elements are not free. */
 static void NAME(history_read)(const fo_history_pass *pass, int64_t index, int64_t begin, int64_t end,
                                fo_partial *partial)
 {
     const fo_history *history = pass->history;
     const NAME(chunk) chunk = NAME(chunk_of)(history, index, begin, end);
-    REAL scratch[FO_CHUNK], path[FO_CHUNK];
+    REAL scratch[FO_CHUNK];
     const REAL *free_grad = NAME(take_grad)(scratch, pass, &chunk, partial);
     const REAL *restrict grad = NAME(vector_of)(&chunk, pass->grad);
     const REAL *restrict old_grad = NAME(vector_of)(&chunk, pass->old_grad);
@@ -320,28 +275,34 @@ static void NAME(history_read)(const fo_history_pass *pass, int64_t index, int64
     FO_SIMD
     for (int64_t i = 0; i < chunk.length; i++)
         y[i] = grad[i] - old_grad[i];
-    const REAL *const others[] = {free_grad, path};
     if (!history->has_bounds) {
-        NAME(dots_of_pass)(pass, &chunk, others, 1, y, free_grad, partial->sums);
+        NAME(dots_of_pass)(pass, &chunk, &free_grad, 1, y, free_grad, partial->sums);
         return;
     }
-    REAL *s = NAME(vector_of)(&chunk, pass->numbers[pass->count - 2]);
+    const REAL *restrict x = (const REAL *)history->arrays[index].param + begin;
+    const REAL *restrict accepted = NAME(vector_of)(&chunk, history->accepted);
+    REAL *restrict s = NAME(vector_of)(&chunk, pass->numbers[pass->count - 2]);
+    FO_SIMD
+    for (int64_t i = 0; i < chunk.length; i++)
+        s[i] = x[i] - accepted[i];
+    NAME(dots_of_pass)(pass, &chunk, &free_grad, 1, y, free_grad, partial->sums);
+    NAME(dots_of_pass)(pass, &chunk, NULL, 0, s, s, partial->sums + pass->count + 1);
+    const REAL *const direction[] = {NAME(vector_of)(&chunk, pass->direction)};
+    double (*last)[2] = partial->sums + 2 * pass->count + 1;
+    NAME(dots)(direction, 1, grad, grad, chunk.stride, last);
+    last[0][1] = (double)NAME(count_zeroed)(grad, free_grad, chunk.length);
+    double *changed = &partial->sums[pass->count][0];
+    *changed = 0;
     for (int64_t block = 0; block < chunk.length; block += FO_BLOCK) {
         const int64_t length = chunk.length - block < FO_BLOCK ? chunk.length - block : FO_BLOCK;
         NAME(bounds) bounds;
         NAME(set_bounds)(&bounds, history, &chunk, block, length);
-        NAME(bounded_pair)(s + block, y + block, path + block,
-                           (const REAL *)history->arrays[index].param + begin + block,
-                           NAME(vector_of)(&chunk, history->accepted) + block,
-                           NAME(vector_of)(&chunk, pass->direction) + block, &bounds, length);
+        *changed +=
+            (double)NAME(count_changed)(x + block, grad + block, accepted + block, old_grad + block, &bounds, length);
     }
-    memset(path + chunk.length, 0, (size_t)(chunk.stride - chunk.length) * sizeof(REAL));
-    NAME(dots_of_pass)(pass, &chunk, others, 2, y, free_grad, partial->sums);
-    const REAL *const step[] = {s};
-    NAME(dots)(step, 1, s, s, chunk.stride, partial->sums + pass->count + 2);
 }
 
-/* x <- accepted + step * d, moved into the bounds. Return how many elements differ from the accepted point. */
+/* x <- accepted + step * d. Return how many elements differ from the accepted point. */
 static int64_t NAME(move_block)(REAL *restrict x, const REAL *restrict accepted, const REAL *restrict d, double step,
                                 int64_t length)
 {
@@ -349,20 +310,6 @@ static int64_t NAME(move_block)(REAL *restrict x, const REAL *restrict accepted,
     FO_SIMD_REDUCTION(+ : moved)
     for (int64_t i = 0; i < length; i++) {
         x[i] = (REAL)((double)accepted[i] + step * (double)d[i]);
-        moved += x[i] != accepted[i] ? 1 : 0;
-    }
-    return moved;
-}
-
-static int64_t NAME(bounded_move_block)(REAL *restrict x, const REAL *restrict accepted, const REAL *restrict d,
-                                        double step, const NAME(bounds) *restrict bounds, int64_t length)
-{
-    int32_t moved = 0;
-    FO_SIMD_REDUCTION(+ : moved)
-    for (int64_t i = 0; i < length; i++) {
-        const REAL free_x = (REAL)((double)accepted[i] + step * (double)d[i]);
-        const REAL raised = free_x < bounds->lower[i] ? bounds->lower[i] : free_x;
-        x[i] = raised > bounds->upper[i] ? bounds->upper[i] : raised;
         moved += x[i] != accepted[i] ? 1 : 0;
     }
     return moved;
@@ -389,19 +336,8 @@ static void NAME(set_direction)(REAL *restrict d, const double *restrict sums, i
         d[i] = (REAL)sums[i];
 }
 
-/* Stop the direction where a bound is active: there the gradient is not the free one. */
-static void NAME(stop_direction)(REAL *restrict d, const REAL *restrict grad, const REAL *restrict free_grad,
-                                 int64_t length)
-{
-    FO_SIMD
-    for (int64_t i = 0; i < length; i++) {
-        const int is_active = (free_grad[i] == 0) & (grad[i] != 0);
-        d[i] = is_active ? (REAL)0 : d[i];
-    }
-}
-
-/* Make the direction, keep the accepted point, and move. Write the products of the direction with the free gradient and
-   with itself. The direction's vector may be one of the pass: its block is read before it is written. */
+/* Make the direction, keep the accepted point, and move. With bounds the direction then becomes the way to there. Write
+   its products with the free gradient and with itself. The direction's vector may be one of the pass: its block is read before it is written. */
 static void NAME(history_direct)(const fo_history_pass *pass, int64_t index, int64_t begin, int64_t end,
                                  fo_partial *partial)
 {
@@ -418,8 +354,8 @@ static void NAME(history_direct)(const fo_history_pass *pass, int64_t index, int
     for (int64_t block = 0; block < chunk.length; block += FO_BLOCK) {
         const int64_t length = chunk.length - block < FO_BLOCK ? chunk.length - block : FO_BLOCK;
         double sums[FO_BLOCK];
+        NAME(bounds) bounds;
         if (history->has_bounds) {
-            NAME(bounds) bounds;
             NAME(set_bounds)(&bounds, history, &chunk, block, length);
             NAME(free_block)(scratch + block, x + block, grad + block, &bounds, length);
         }
@@ -429,10 +365,47 @@ static void NAME(history_direct)(const fo_history_pass *pass, int64_t index, int
         if (history->has_bounds)
             NAME(stop_direction)(d + block, grad + block, free_grad + block, length);
         memcpy(accepted + block, x + block, (size_t)length * sizeof(REAL));
+        if (history->has_bounds) {
+            const double excess = NAME(excess_of)(x + block, d + block, pass->step, &bounds, length);
+            partial->largest = excess > partial->largest ? excess : partial->largest;
+        }
         partial->count += NAME(move)(pass, &chunk, block, length);
+        if (history->has_bounds)
+            NAME(set_way)(d + block, x + block, accepted + block, length);
     }
     const REAL *const direction[] = {d};
     NAME(dots)(direction, 1, free_grad, d, chunk.stride, partial->sums);
+}
+
+/* Write the products of the free s and y of each pair with the vectors of all pairs up to it. */
+static void NAME(history_free)(const fo_history_pass *pass, int64_t index, int64_t begin, int64_t end,
+                               fo_partial *partial)
+{
+    const fo_history *history = pass->history;
+    const NAME(chunk) chunk = NAME(chunk_of)(history, index, begin, end);
+    const REAL *x = (const REAL *)history->arrays[index].param + begin;
+    const REAL *grad = NAME(vector_of)(&chunk, pass->grad);
+    REAL free_grad[FO_CHUNK], s[FO_CHUNK], y[FO_CHUNK];
+    for (int64_t block = 0; block < chunk.length; block += FO_BLOCK) {
+        const int64_t length = chunk.length - block < FO_BLOCK ? chunk.length - block : FO_BLOCK;
+        NAME(bounds) bounds;
+        NAME(set_bounds)(&bounds, history, &chunk, block, length);
+        NAME(free_block)(free_grad + block, x + block, grad + block, &bounds, length);
+    }
+    const size_t rest = (size_t)(chunk.stride - chunk.length) * sizeof(REAL);
+    memset(s + chunk.length, 0, rest);
+    memset(y + chunk.length, 0, rest);
+    partial->largest = 0;
+    partial->count = NAME(count_zeroed)(grad, free_grad, chunk.length);
+    double (*sums)[2] = partial->sums;
+    for (int64_t pair = pass->first_pair; 2 * pair < pass->count; pair++) {
+        fo_history_pass upto = *pass;
+        upto.count = 2 * (pair + 1);
+        NAME(set_free)(s, NAME(vector_of)(&chunk, pass->numbers[2 * pair]), grad, free_grad, chunk.length);
+        NAME(set_free)(y, NAME(vector_of)(&chunk, pass->numbers[2 * pair + 1]), grad, free_grad, chunk.length);
+        NAME(dots_of_pass)(&upto, &chunk, NULL, 0, s, y, sums);
+        sums += upto.count;
+    }
 }
 
 static void NAME(history_try_step)(const fo_history_pass *pass, int64_t index, int64_t begin, int64_t end,
@@ -456,5 +429,3 @@ static void NAME(history_put_back)(const fo_history_pass *pass, int64_t index, i
     memcpy((REAL *)history->arrays[index].param + begin, NAME(vector_of)(&chunk, history->accepted),
            (size_t)chunk.length * sizeof(REAL));
 }
-
-#undef NEAR_BOUND

@@ -9,6 +9,7 @@
 /* The passes over the history of L-BFGS. */
 typedef enum {
     FO_HISTORY_BEGIN,
+    FO_HISTORY_FREE,
     FO_HISTORY_DIRECT,
     FO_HISTORY_TRY_STEP,
     FO_HISTORY_READ,
@@ -22,15 +23,15 @@ typedef struct {
     const fo_history *history;
     const int64_t *numbers;
     const double *factors;
-    int64_t count;
+    int64_t count, first_pair; /* the free products of the pairs before are known */
     double of_grad, step;
     int64_t grad, old_grad, direction; /* numbers of vectors */
 } fo_history_pass;
 
 /* What a pass finds in one chunk. */
 typedef struct {
-    double largest; /* magnitude in the projected gradient */
-    int64_t count;  /* of elements that are not finite, or that moved */
+    double largest; /* magnitude in the projected gradient, or excess of the step: see bounded_history.py */
+    int64_t count;  /* of elements that are not finite, that moved, or that are not free */
     double sums[][2];
 } fo_partial;
 

@@ -41,12 +41,10 @@
 
 #include "bfgs_template.h"
 
-#define HISTORY(dtype)                                 \
-    {[FO_HISTORY_BEGIN] = history_begin_##dtype,       \
-     [FO_HISTORY_DIRECT] = history_direct_##dtype,     \
-     [FO_HISTORY_TRY_STEP] = history_try_step_##dtype, \
-     [FO_HISTORY_READ] = history_read_##dtype,         \
-     [FO_HISTORY_PUT_BACK] = history_put_back_##dtype}
+#define HISTORY(dtype)                                                                               \
+    {[FO_HISTORY_BEGIN] = history_begin_##dtype,   [FO_HISTORY_FREE] = history_free_##dtype,         \
+     [FO_HISTORY_DIRECT] = history_direct_##dtype, [FO_HISTORY_TRY_STEP] = history_try_step_##dtype, \
+     [FO_HISTORY_READ] = history_read_##dtype,     [FO_HISTORY_PUT_BACK] = history_put_back_##dtype}
 
 const fo_kernels KERNELS[] = {
     [FO_FLOAT32] = {step_chunk_float32, accumulate_chunk_float32, sum_products_chunk_float32, sum_squares_float32, NULL,

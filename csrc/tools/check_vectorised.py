@@ -37,7 +37,7 @@ def simd_loops() -> dict[str, str]:
         if match := re.match(r"LOOP\d\((\w+)\)", line):
             loops[f"rules.h:{number}"] = match[1]
     headers = ("pipeline_template.h", "storage.h", "axis_sums_template.h", "bfgs_template.h", "coordinates_template.h")
-    for header in (*headers, "history_template.h"):
+    for header in (*headers, "history_bounds_template.h", "history_template.h"):
         lines = (CSRC / header).read_text().splitlines()
         for number, line in enumerate(lines, 1):
             if line.strip().startswith("FO_SIMD"):

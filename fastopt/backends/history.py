@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..arrays.dtypes import Array
 from ..arrays.memory import CACHE_LINE, address
+from .subspace import subspace_coefficients
 from .table import CHUNK, LANES
 
 #: The lower and the upper bounds of the arrays, one number for each; infinite: none.
@@ -40,8 +41,7 @@ class Reading(NamedTuple):
     The free gradient is the gradient with zeros where a bound is active: there its descent leads out of the bounds.
     """
 
-    #: The derivative of the loss by the step size: the product of the free gradient with the direction, without the
-    #: elements that have come to a bound.
+    #: The derivative of the loss by the step size: the product of the gradient with the direction.
     slope: float
     #: s'y of the trial's pair, and the squares of |s| and |y|.
     curvature: float
@@ -64,12 +64,25 @@ class Move(NamedTuple):
     d_square: float
     #: How many elements of the parameters changed.
     moved: int
+    #: The size of the first trial: as asked for, or shorter where the path along the bounds would not have descended.
+    step_size: float
+    #: The longest step that stays within the bounds; infinite without bounds.
+    longest: float
+
+
+#: The move of a direction that was not found: its slope is no descent.
+NO_MOVE = Move(0.0, 0.0, 0, 0.0, 0.0)
 
 
 class History(Protocol):
     """The accepted point, a direction from it, and the newest pairs; ``Backend.history`` makes one.
 
     The arrays are the parameters of a table. All of them have a gradient.
+
+    With bounds, elements stay where a bound is active; the others go to the minimum of the model over them (see
+    backends/subspace.py), moved into the bounds. The direction leads straight there. If it does not descend, because of
+    the elements that were moved in, it leads to where the first element meets its bound. So all trials on a direction
+    lie on a line, and there the pairs' curvature is as good as without bounds.
     """
 
     #: How many pairs there is room for.
@@ -77,6 +90,8 @@ class History(Protocol):
     #: What is saved of it, between steps.
     pairs: Pairs
     vectors: Vectors
+    #: Whether there are bounds.
+    has_bounds: bool
 
     @property
     def count(self) -> int:
@@ -88,7 +103,8 @@ class History(Protocol):
     def direct(self, step_size: float) -> Move:
         """Find the direction at the accepted point, and make the first trial on it.
 
-        The direction takes the place of the oldest pair if there is no room for another one.
+        The direction takes the place of the oldest pair if there is no room for another one. A slope that is not below
+        0 says that none was found: then forget the pairs.
         """
 
     def try_step(self, step_size: float) -> int:
@@ -128,12 +144,19 @@ class Pairs:
         self.slots = np.arange(size, dtype=np.int64)
         #: By pair: its vector of a step times this is s.
         self.steps = np.ones(size)
-        #: s_i'y_j for j >= i, and y_i'y_j.
-        self.sy, self.yy = np.zeros((size, size)), np.zeros((size, size))
+        #: s_i'y_j for j >= i, and y_i'y_j. With bounds s_i'y_j for all j, s_i's_j, and the same products of the free
+        #: elements alone: s's, s'y, y'y.
+        self.sy, self.yy, self.ss = np.zeros((3, size, size))
+        self.free = np.zeros((3, size, size))
+        #: With bounds: how many elements are at active bounds at the accepted point (-1: not known) and at the trial,
+        #: how many differ in that, and of how many of the oldest pairs the products of free elements are known.
+        self.active = np.array([-1, 0, 0, 0])
         #: The products of s and y with the free gradient: at the accepted point, and at the trial.
         self.grad_products = np.zeros((2, 2, size))
-        #: The size of the step to the trial, the square of the direction, and s'y, s's and y'y of the trial.
-        self.trial = np.zeros(5)
+        #: The size of the step to the trial, the square of the direction, s'y, s's and y'y of the trial; and the step
+        #: of which the direction's vector is the way, which is 1 without bounds.
+        self.trial = np.zeros(6)
+        self.trial[5] = 1.0
 
     @property
     def count(self) -> int:
@@ -173,15 +196,33 @@ class Pairs:
         steps = self.steps[:count].tolist()
         return -gamma, [(-deltas[i] * steps[i], gamma * alphas[i]) for i in range(count)]
 
+    def set_free_products(self, pair: int, products: npt.NDArray[np.float64]) -> None:
+        """Set the products of a pair's free s and y with the s and y of all pairs up to it: (pair + 1, 2, 2)."""
+        ss, sy, yy = self.free
+        upto = slice(pair + 1)
+        ss[upto, pair] = ss[pair, upto] = products[:, 0, 0]
+        sy[pair, upto] = products[:, 1, 0]
+        sy[upto, pair] = products[:, 0, 1]
+        yy[upto, pair] = yy[pair, upto] = products[:, 1, 1]
+
+    def subspace_coefficients(self) -> tuple[float, list[tuple[float, float]]] | None:
+        """Return these coefficients for the free elements alone, or None if rounding has spoiled the pairs."""
+        at = slice(self.count)
+        with np.errstate(all="ignore"):
+            return subspace_coefficients(
+                self.ss[at, at], self.sy[at, at], self.yy[at, at], self.free[:, at, at], self.grad_products[0, :, at]
+            )
+
     def make_room(self) -> None:
         """Drop the oldest pair if there is no room for another one."""
         if self.count == self.size:
             self.slots[:] = np.roll(self.slots, -1)
             self.steps[:-1] = self.steps[1:].copy()
-            for products in (self.sy, self.yy):
+            for products in (self.sy, self.yy, self.ss, *self.free):
                 products[:-1, :-1] = products[1:, 1:].copy()
             self.grad_products[0, :, :-1] = self.grad_products[0, :, 1:].copy()
             self.state[0] -= 1
+            self.active[3] = max(0, self.active[3] - 1)
 
     def set_grad_products(self, products: npt.NDArray[np.float64], at: int) -> None:
         """Set the products of pairs' s and y with the gradient: ``at`` 0 at the accepted point, 1 at the trial."""
@@ -199,17 +240,25 @@ class Pairs:
         self.sy[: new + 1, new] = self.steps[: new + 1] * products[:, 0, 0]
         self.yy[: new + 1, new] = self.yy[new, : new + 1] = products[:, 1, 0]
         self.set_grad_products(products[:, :, 1], 1)
-        self.trial[2:] = self.sy[new, new], s_square, self.yy[new, new]
+        self.trial[2:5] = self.sy[new, new], s_square, self.yy[new, new]
+
+    def set_s_products(self, products: npt.NDArray[np.float64]) -> None:
+        """Set the products of the trial's s, with bounds: with each pair's s and y, the trial's last."""
+        new = self.count
+        self.ss[: new + 1, new] = self.ss[new, : new + 1] = products[:, 0]
+        self.sy[new, : new + 1] = products[:, 1]
 
     def join(self) -> bool:
         """Accept the trial's numbers; return whether its pair joins the others."""
-        joins = is_curved(*self.trial[2:].tolist())
+        joins = is_curved(*self.trial[2:5].tolist())
         self.grad_products[0] = self.grad_products[1]
+        known = 0 if self.active[2] else self.active[3]
+        self.active[:] = self.active[1], 0, 0, known
         self.state[:] = self.count + joins, 1 - self.accepted, False, NO_DIRECTION
         return joins
 
     def forget(self) -> None:
-        self.state[0], self.state[3] = 0, NO_DIRECTION
+        self.state[0], self.state[3], self.active[3] = 0, NO_DIRECTION, 0
 
     def check(self, operation: str) -> None:
         """Raise RuntimeError if this operation of a history can't follow the last one."""

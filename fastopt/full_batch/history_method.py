@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..backends.history import History, Reading
 from .method import Method
 
@@ -30,6 +32,8 @@ class HistoryMethod(Method):
         self.size = history
         super().__init__(params, **options)
         self.pairs: History
+        #: Whether every element has bounds on both sides: then they, and not the gradient, say how far a step may go.
+        self.is_boxed = False
         self.reading: Reading
 
     @property
@@ -41,6 +45,7 @@ class HistoryMethod(Method):
         numbers = self.own.bounds
         sides = None if numbers is None else (numbers.lower[self.places], numbers.upper[self.places])
         self.pairs = self.parts.backend.history(self.table, self.size, sides)
+        self.is_boxed = all(box is not None and all(np.isfinite(side).all() for side in box) for box in self.boxes)
 
     def start(self) -> None:
         self.reading = self.pairs.begin()

@@ -67,13 +67,16 @@ class LBFGS(HistoryMethod):
 
     Notes
     -----
-    With bounds it is the two-metric projection: where a bound is active the direction is 0, and the path is clipped.
-    Parameters that lie at their bounds are left out of the pairs where they do not move.
+    With bounds, parameters stay where a bound is active (the gradient's descent leads out); the others go towards the
+    minimum of the model over them, ``d_F = -B_FF^-1 g_F`` with B the inverse of H, moved into the bounds. The line
+    search is along the straight way there. While bounds are active and have changed, an iteration reads the pairs once
+    more.
 
     torch's class makes up to 20 iterations in a step, and its closure returns the loss alone.
 
     Sources: Nocedal, Updating quasi-Newton matrices with limited storage (1980); Liu and Nocedal, On the limited memory
-    BFGS method (1989); Bertsekas, Projected Newton methods for optimization problems with simple constraints (1982).
+    BFGS method (1989); Byrd, Lu, Nocedal and Zhu, A limited memory algorithm for bound constrained optimization (1995).
+    Unlike theirs, the bounded form takes as active the bounds of the accepted point, not those of a Cauchy point.
 
     Examples
     --------
@@ -118,11 +121,12 @@ class LBFGS(HistoryMethod):
 
     def iterate(self) -> str | None:
         while True:
-            has_pairs = self.pairs.count > 0
-            first_step = 1.0 if has_pairs else first_step_down(self.reading.grad_square, self.reading.grad_max)
+            reading, has_pairs = self.reading, self.pairs.count > 0
+            is_known = has_pairs or self.is_boxed
+            first_step = 1.0 if is_known else first_step_down(reading.grad_square, reading.grad_max)
             self.moving()
             move = self.pairs.direct(first_step)
-            search = search_for(self, self.loss, move.slope, first_step, self.own.bounds is not None)
+            search = search_for(self, self.loss, move.slope, move.step_size, move.longest)
             found = search_along(self, self.pairs, search, move.moved)
             if found is not None:
                 keep = partial(self.keep, found.trial) if found.is_read else None

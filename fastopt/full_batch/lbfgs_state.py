@@ -45,6 +45,7 @@ EXTRA: Mapping[str, type] = {
     "steps": np.ndarray,
     "sy": np.ndarray,
     "yy": np.ndarray,
+    "ss": np.ndarray,
     "grad_products": np.ndarray,
 }
 
@@ -165,16 +166,20 @@ def saved_numbers(opt: HistoryMethod, count: int) -> dict[str, Array]:
     if count == 0:
         return {name: np.zeros(shape) for name, shape in shapes_of_numbers(0).items()}
     pairs = opt.pairs.pairs
+    sy = pairs.sy[:count, :count]
+    has_bounds = opt.pairs.has_bounds
     return {
         "steps": pairs.steps[:count].copy(),
-        "sy": np.triu(pairs.sy[:count, :count]),
+        "sy": sy.copy() if has_bounds else np.triu(sy),
         "yy": pairs.yy[:count, :count].copy(),
+        "ss": pairs.ss[:count, :count].copy() if has_bounds else np.zeros((count, count)),
         "grad_products": pairs.grad_products[0, :, :count].copy(),
     }
 
 
 def shapes_of_numbers(count: int) -> dict[str, tuple[int, ...]]:
-    return {"steps": (count,), "sy": (count, count), "yy": (count, count), "grad_products": (2, count)}
+    square = (count, count)
+    return {"steps": (count,), "sy": square, "yy": square, "ss": square, "grad_products": (2, count)}
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -288,6 +293,8 @@ def wrong_extra(extra: Mapping[str, Any]) -> list[str]:
         return wrong
     if not np.isfinite(extra["steps"]).all():
         wrong.append("extra: 'steps' is not finite")
+    if not np.isfinite(extra["ss"]).all():
+        wrong.append("extra: 'ss' is not finite")
     for name in ("sy", "yy"):
         if not (np.isfinite(extra[name]).all() and (np.diagonal(extra[name]) > 0).all()):
             wrong.append(f"extra: {name!r} is not that of pairs: all of it is finite, and its diagonal above 0")
@@ -413,6 +420,7 @@ def load_vectors(opt: HistoryMethod, saved: Mapping[str, Mapping[str, Array]], e
     first = max(0, count - pairs.size)
     kept = count - first
     pairs.state[:] = 0
+    pairs.active[:] = -1, 0, 0, 0
     pairs.slots[:] = range(pairs.size)
     for i, (name, array) in enumerate(zip(opt.names, opt.arrays, strict=True)):
         entries = saved[name]
@@ -424,6 +432,7 @@ def load_vectors(opt: HistoryMethod, saved: Mapping[str, Mapping[str, Array]], e
     pairs.steps[:kept] = extra["steps"][first:]
     pairs.sy[:kept, :kept] = extra["sy"][first:, first:]
     pairs.yy[:kept, :kept] = extra["yy"][first:, first:]
+    pairs.ss[:kept, :kept] = extra["ss"][first:, first:]
     pairs.grad_products[0, :, :kept] = extra["grad_products"][:, first:]
     pairs.state[0] = kept
 

@@ -1,4 +1,4 @@
-"""How far to go along a direction: line searches as pure scalars.
+"""How far to go along a direction: a line search as pure scalars.
 
 A search is told the loss and the slope at step 0, and asks for trials::
 
@@ -19,6 +19,8 @@ from typing import NamedTuple
 #: A rise of the loss by this fraction may be rounding: Hager and Zhang's epsilon, and ten units of a float32 loss.
 ROUNDING = 1e-6
 FLOAT32_ROUNDING = 10 * 2.0**-23
+#: The longest step, as in SciPy.
+MAX_STEP = 1e10
 
 
 class Point(NamedTuple):
@@ -40,60 +42,7 @@ class Best(NamedTuple):
     loss: float
 
 
-class Search:
-    """What all searches share: the count of trials, the best of them, and how a search ends.
-
-    A search that runs out of trials takes the best decrease that it saw. If that was not the last trial, it asks for it
-    once more, so that the point last evaluated is always the accepted one.
-
-    Attributes
-    ----------
-    status : {None, "accepted", "failed"}
-    step_size : float
-        Where to evaluate next; in the end the accepted step.
-    best : Best or None
-        The trial with the least loss below the start's, if any.
-    trials : int
-        How many were reported.
-    """
-
-    def __init__(self, loss: float, slope: float, first_step: float, max_trials: int) -> None:
-        self.start = Point(0.0, loss, slope)
-        self.step_size = first_step
-        self.best: Best | None = None
-        self.trials = 0
-        self.max_trials = max_trials
-        self.repeats_best = False
-        self.status: str | None = None if first_step > 0.0 and slope < 0.0 and math.isfinite(loss) else "failed"
-
-    def stop(self) -> None:
-        """End the search: take its best trial, or fail. Called by the user of a search where no parameter moves."""
-        if self.best is None or self.repeats_best:
-            self.status = "failed"
-        elif self.best.step_size == self.step_size:
-            self.status = "accepted"
-        else:
-            self.step_size = self.best.step_size
-            self.repeats_best = True
-
-    def keep_best(self, loss: float) -> None:
-        """Count a finite trial, and keep it if its loss is the least."""
-        if loss < (self.start.loss if self.best is None else self.best.loss):
-            self.best = Best(self.step_size, loss)
-
-    def end_repeat(self, loss: float) -> None:
-        """End with the best trial, evaluated again: a loss that is not the same each time may have risen."""
-        self.status = "accepted" if loss < self.start.loss else "failed"
-
-    def go_to(self, step_size: float) -> None:
-        """Ask for a trial, unless there were too many or it would be the last one again."""
-        if self.trials >= self.max_trials or not 0.0 < step_size < math.inf or step_size == self.step_size:
-            self.stop()
-        else:
-            self.step_size = step_size
-
-
-class LineSearch(Search):
+class LineSearch:
     """The search of Moré and Thuente for a step that satisfies the strong Wolfe conditions, made safe.
 
     With ``phi(t)`` the loss at step t, a trial is accepted if ``phi(t) <= phi(0) + decrease t phi'(0)`` and
@@ -104,6 +53,9 @@ class LineSearch(Search):
     minimum is when the loss is flat.
 
     Where loss or slope is not finite, the next trial is ``t_best + (t - t_best) / 10``, and no later one is longer.
+
+    A search that runs out of trials takes the best decrease that it saw. If that was not the last trial, it asks for it
+    once more, so that the point last evaluated is always the accepted one.
 
     Parameters
     ----------
@@ -120,6 +72,16 @@ class LineSearch(Search):
     max_trials : int
     rounding : float or None
         None: without the approximate conditions.
+
+    Attributes
+    ----------
+    status : {None, "accepted", "failed"}
+    step_size : float
+        Where to evaluate next; in the end the accepted step.
+    best : Best or None
+        The trial with the least loss below the start's, if any.
+    trials : int
+        How many were reported.
 
     Notes
     -----
@@ -145,11 +107,17 @@ class LineSearch(Search):
         decrease: float = 1e-3,
         curvature: float = 0.9,
         width: float = 0.1,
-        max_step: float = 1e10,
+        max_step: float = MAX_STEP,
         max_trials: int = 20,
         rounding: float | None = ROUNDING,
     ) -> None:
-        super().__init__(loss, slope, first_step, max_trials)
+        self.start = Point(0.0, loss, slope)
+        self.step_size = first_step
+        self.best: Best | None = None
+        self.trials = 0
+        self.max_trials = max_trials
+        self.repeats_best = False
+        self.status: str | None = None if first_step > 0.0 and slope < 0.0 and math.isfinite(loss) else "failed"
         self.curvature = curvature
         self.width = width
         self.max_step = max_step
@@ -171,17 +139,28 @@ class LineSearch(Search):
         """Take the loss and the slope at ``step_size``; then ``status`` is set, or ``step_size`` is the next trial."""
         self.trials += 1
         is_finite = math.isfinite(loss) and math.isfinite(slope)
-        if self.repeats_best:
-            self.end_repeat(loss if is_finite else math.inf)
+        if self.repeats_best:  # a function that is not the same each time may have risen
+            self.status = "accepted" if is_finite and loss < self.start.loss else "failed"
         elif not is_finite:
             self.shrink()
         else:
-            self.keep_best(loss)
+            if loss < (self.start.loss if self.best is None else self.best.loss):
+                self.best = Best(self.step_size, loss)
             trial = Point(self.step_size, loss, slope)
             if self.is_acceptable(trial):
                 self.status = "accepted"
             else:
                 self.step_from(trial)
+
+    def stop(self) -> None:
+        """End the search: take its best trial, or fail. Called by the user of a search where no parameter moves."""
+        if self.best is None or self.repeats_best:
+            self.status = "failed"
+        elif self.best.step_size == self.step_size:
+            self.status = "accepted"
+        else:
+            self.step_size = self.best.step_size
+            self.repeats_best = True
 
     def is_acceptable(self, trial: Point) -> bool:
         """Return whether the trial satisfies the Wolfe conditions, or descends still at the longest step."""
@@ -206,6 +185,13 @@ class LineSearch(Search):
         step_size = near + 0.1 * (self.step_size - near)
         self.max_step = min(self.max_step, max(step_size, near))
         self.go_to(step_size)
+
+    def go_to(self, step_size: float) -> None:
+        """Ask for a trial, unless there were too many or it would be the last one again."""
+        if self.trials >= self.max_trials or not 0.0 < step_size < math.inf or step_size == self.step_size:
+            self.stop()
+        else:
+            self.step_size = step_size
 
     def step_from(self, trial: Point) -> None:
         """Narrow the interval by a trial, and choose the next."""
@@ -251,61 +237,6 @@ class LineSearch(Search):
         else:
             self.near, self.far = trial, far
         return step_size
-
-
-class ArmijoSearch(Search):
-    """Backtracking to a sufficient decrease, ``phi(t) <= phi(0) + decrease t slope``: for paths with kinks.
-
-    Along the arc of a projection the slope jumps where a parameter meets its bound, so only the slope at the start is
-    used. The next trial is the minimum of the parabola through the start and the last trial, in [0.1, 0.5] of the last.
-
-    Parameters
-    ----------
-    loss, slope : float
-        At step 0; the slope of the parameters that are free. One that is not below 0 fails at once.
-    first_step : float
-        Above 0.
-    decrease : float
-        The constant of Armijo's condition.
-    max_trials : int
-
-    Notes
-    -----
-    Source: Bertsekas, Projected Newton methods for optimization problems with simple constraints (1982).
-
-    Examples
-    --------
-    >>> search = ArmijoSearch(4.0, -16.0, 1.0)  # phi(t) = (2 - 4 t) ** 2
-    >>> while search.status is None:
-    ...     search.report((2 - 4 * search.step_size) ** 2)
-    >>> search.status, search.step_size, search.trials
-    ('accepted', 0.5, 2)
-    """
-
-    def __init__(
-        self, loss: float, slope: float, first_step: float = 1.0, *, decrease: float = 1e-4, max_trials: int = 20
-    ) -> None:
-        super().__init__(loss, slope, first_step, max_trials)
-        self.decrease = decrease
-
-    def report(self, loss: float, slope: float = 0.0) -> None:
-        """Take the loss at ``step_size``. A slope that is not finite says that the trial is useless."""
-        self.trials += 1
-        is_finite = math.isfinite(loss) and math.isfinite(slope)
-        if self.repeats_best:
-            self.end_repeat(loss if is_finite else math.inf)
-        elif not is_finite:
-            self.go_to(0.1 * self.step_size)
-        else:
-            self.keep_best(loss)
-            line = self.step_size * self.start.slope
-            rise = loss - self.start.loss
-            if rise <= self.decrease * line:
-                self.status = "accepted"
-            else:
-                # The denominator is positive: the rise is above a small part of the line, which is below 0.
-                parabola = -0.5 * line / (rise - line)
-                self.go_to(self.step_size * min(max(parabola, 0.1), 0.5))
 
 
 def interpolate(near: Point, far: Point, trial: Point, is_bracketed: bool, low: float, high: float) -> float:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
-from .line_search import FLOAT32_ROUNDING, ROUNDING, ArmijoSearch, LineSearch
-
-AnySearch: TypeAlias = LineSearch | ArmijoSearch
+from .line_search import FLOAT32_ROUNDING, MAX_STEP, ROUNDING, LineSearch
 
 
 class Line(Protocol):
@@ -51,22 +49,25 @@ class Found(NamedTuple):
 
 
 def first_step_down(grad_square: float, grad_max: float) -> float:
-    """Return the first step along a gradient with this sum of squares and largest element: it moves by at most 1."""
+    """Return the first step along a gradient with this sum of squares and largest element.
+
+    It moves by 1, but by no more than ten times the gradient.
+    """
     norm = math.sqrt(grad_square)
     if not 0 < norm < math.inf:  # the squares overflow or vanish
         norm = grad_max
-    return min(1.0, 1.0 / norm) if norm > 0 else 1.0
+    return min(10.0, 1.0 / norm) if norm > 0 else 1.0
 
 
-def search_for(method: Evaluator, loss: float, slope: float, first_step: float, has_bounds: bool = False) -> AnySearch:
+def search_for(
+    method: Evaluator, loss: float, slope: float, first_step: float, longest: float = math.inf
+) -> LineSearch:
     """Return the search to use from an accepted point with this loss, along a direction with this slope."""
-    if has_bounds:
-        return ArmijoSearch(loss, slope, first_step)
     rounding = max(ROUNDING, FLOAT32_ROUNDING) if method.is_single_loss else ROUNDING
-    return LineSearch(loss, slope, first_step, rounding=rounding)
+    return LineSearch(loss, slope, first_step, max_step=min(longest, MAX_STEP), rounding=rounding)
 
 
-def search_along(method: Evaluator, line: Line, search: AnySearch, moved: int) -> Found | None:
+def search_along(method: Evaluator, line: Line, search: LineSearch, moved: int) -> Found | None:
     """Evaluate at the trials of a search until it ends; None: it found no point.
 
     The parameters are at its first trial already, and ``moved`` of their elements differ from the accepted point.

@@ -150,7 +150,7 @@ def test_numbers_by_hand(backend: str) -> None:
     problem = Problem([x], lambda params: [params[0] * [1.0, 4.0]], backend, 3)
     history = problem.history
     assert problem.begin() == Reading(0, 0, 0, 0, 4.0, 20.0, 0)
-    assert history.direct(0.25) == Move(-20.0, 20.0, 2)
+    assert history.direct(0.25) == Move(-20.0, 20.0, 2, 0.25, math.inf)
     assert x.tolist() == [1.5, 0.0]
     # g = (1.5, 0), d = (-2, -4), s = (-0.5, -1), y = (-0.5, -4)
     assert problem.read() == Reading(-3.0, 4.25, 1.25, 16.25, 1.5, 2.25, 0)
@@ -175,7 +175,7 @@ def test_numbers_by_hand(backend: str) -> None:
     history.put_back()
     history.forget()
     assert history.count == 0
-    assert history.direct(1.0) == Move(-2.25, 2.25, 1)
+    assert history.direct(1.0) == Move(-2.25, 2.25, 1, 1.0, math.inf)
     assert x.tolist() == [0.0, 0.0]
 
 

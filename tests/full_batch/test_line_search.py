@@ -1,4 +1,4 @@
-"""The line searches: SciPy's dcsrch step by step, and what is added to it."""
+"""The line search: SciPy's dcsrch step by step, and what is added to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from full_batch.scalar_functions import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastopt.full_batch.line_search import FLOAT32_ROUNDING, ArmijoSearch, Best, LineSearch, Search
+from fastopt.full_batch.line_search import FLOAT32_ROUNDING, Best, LineSearch
 
 
 def plain_search(start: tuple[float, float], options: Options, trials: int = 20) -> LineSearch:
@@ -39,7 +39,7 @@ def plain_search(start: tuple[float, float], options: Options, trials: int = 20)
     )
 
 
-def run(search: Search, function: Function) -> list[float]:
+def run(search: LineSearch, function: Function) -> list[float]:
     """Run a search to its end, and return its steps."""
     steps = []
     while search.status is None:
@@ -88,11 +88,10 @@ def test_accepted_step_satisfies_the_wolfe_conditions(name: str) -> None:
 
 @pytest.mark.parametrize("first", [1e-3, 0.5, 1.5, 30.0, 1e6])
 @pytest.mark.parametrize("name", HOLES)
-@pytest.mark.parametrize("method", [LineSearch, ArmijoSearch])
-def test_a_trial_that_is_not_finite_shortens_the_step(method: type[Search], name: str, first: float) -> None:
+def test_a_trial_that_is_not_finite_shortens_the_step(name: str, first: float) -> None:
     function = HOLES[name]
     loss, slope = function(0.0)
-    search = method(loss, slope, first)
+    search = LineSearch(loss, slope, first)
     steps = run(search, function)
     assert search.status == "accepted"
     assert function(search.step_size)[0] < loss
@@ -107,32 +106,28 @@ def test_a_trial_that_is_not_finite_shortens_the_step(method: type[Search], name
 @pytest.mark.parametrize(
     "bad", [(math.nan, -1.0), (math.inf, -1.0), (-math.inf, -1.0), (0.5, math.nan), (0.5, math.inf)]
 )
-@pytest.mark.parametrize("method", [LineSearch, ArmijoSearch])
-def test_each_kind_of_number_that_is_not_finite(method: type[Search], bad: tuple[float, float]) -> None:
-    search = method(1.0, -1.0, 1.0)
+def test_each_kind_of_number_that_is_not_finite(bad: tuple[float, float]) -> None:
+    search = LineSearch(1.0, -1.0, 1.0)
     search.report(*bad)
     assert (search.status, search.step_size, search.best) == (None, 0.1, None)
     search.report(0.95, -0.5)
     assert (search.status, search.step_size) == ("accepted", 0.1)
 
 
-@pytest.mark.parametrize("method", [LineSearch, ArmijoSearch])
-def test_nothing_finite_fails(method: type[Search]) -> None:
-    search = method(1.0, -1.0, 1.0)
+def test_nothing_finite_fails() -> None:
+    search = LineSearch(1.0, -1.0, 1.0)
     steps = run(search, lambda t: (math.nan, math.nan))
     assert (search.status, search.best, len(steps)) == ("failed", None, 20)
 
 
 @pytest.mark.parametrize(("loss", "slope", "first"), [(1.0, 0.0, 1.0), (1.0, 1.0, 1.0), (1.0, math.nan, 1.0)])
-@pytest.mark.parametrize("method", [LineSearch, ArmijoSearch])
-def test_no_descent_fails_without_a_trial(method: type[Search], loss: float, slope: float, first: float) -> None:
-    assert method(loss, slope, first).status == "failed"
+def test_no_descent_fails_without_a_trial(loss: float, slope: float, first: float) -> None:
+    assert LineSearch(loss, slope, first).status == "failed"
 
 
-@pytest.mark.parametrize("method", [LineSearch, ArmijoSearch])
-def test_uphill_everywhere_fails(method: type[Search]) -> None:
+def test_uphill_everywhere_fails() -> None:
     # The slope at 0 is wrong, as that of a wrong gradient.
-    search = method(1.0, -1.0, 1.0)
+    search = LineSearch(1.0, -1.0, 1.0)
     steps = run(search, lambda t: (1.0 + t, 1.0))
     assert search.status == "failed"
     assert len(steps) <= 20
@@ -162,12 +157,11 @@ def test_a_best_trial_that_rises_when_evaluated_again_fails() -> None:
     assert search.status == "failed"
 
 
-@pytest.mark.parametrize("method", [LineSearch, ArmijoSearch])
-def test_stop_where_no_parameter_moves(method: type[Search]) -> None:
-    search = method(1.0, -1.0, 1.0)
+def test_stop_where_no_parameter_moves() -> None:
+    search = LineSearch(1.0, -1.0, 1.0)
     search.stop()
     assert search.status == "failed"
-    search = method(1.0, -1.0, 1.0)
+    search = LineSearch(1.0, -1.0, 1.0)
     search.report(0.99999, 5.0)
     assert search.status is None
     search.stop()
@@ -231,23 +225,23 @@ def test_numbers_at_the_ends_of_the_range() -> None:
 
 @given(st.lists(st.tuples(st.floats(), st.floats()), min_size=25, max_size=25), st.floats(1e-10, 1e9))
 def test_any_numbers(points: list[tuple[float, float]], first: float) -> None:
-    for search in (LineSearch(1.0, -1.0, first), ArmijoSearch(1.0, -1.0, first)):
-        given = iter(points)
-        trials: list[tuple[float, float, float]] = []
-        while search.status is None:
-            assert 0 < search.step_size <= 1e10
-            trials.append((search.step_size, *next(given)))
-            search.report(*trials[-1][1:])
-        assert 1 <= len(trials) <= 21
-        new_trials = trials[:-1] if search.repeats_best else trials
-        finite = [trial for trial in new_trials if all(map(math.isfinite, trial))]
-        decreases = [(loss, step) for step, loss, _ in finite if loss < 1.0]
-        assert (search.best is None) == (not decreases)
-        if search.best is not None:
-            assert search.best.loss == min(decreases)[0]
-        if search.status == "accepted":
-            assert trials[-1][0] == search.step_size
-            assert trials[-1][1] <= 1.0 + 1e-6
+    search = LineSearch(1.0, -1.0, first)
+    given = iter(points)
+    trials: list[tuple[float, float, float]] = []
+    while search.status is None:
+        assert 0 < search.step_size <= 1e10
+        trials.append((search.step_size, *next(given)))
+        search.report(*trials[-1][1:])
+    assert 1 <= len(trials) <= 21
+    new_trials = trials[:-1] if search.repeats_best else trials
+    finite = [trial for trial in new_trials if all(map(math.isfinite, trial))]
+    decreases = [(loss, step) for step, loss, _ in finite if loss < 1.0]
+    assert (search.best is None) == (not decreases)
+    if search.best is not None:
+        assert search.best.loss == min(decreases)[0]
+    if search.status == "accepted":
+        assert trials[-1][0] == search.step_size
+        assert trials[-1][1] <= 1.0 + 1e-6
 
 
 @given(st.floats(0.1, 10), st.floats(-3, 3), st.floats(-6, 3))
@@ -261,19 +255,3 @@ def test_a_parabola_takes_few_trials(minimum: float, curvature: float, first: fl
     steps = run(search, function)
     assert search.status == "accepted"
     assert len(steps) <= 14
-    search = ArmijoSearch(*function(0.0), 10**first)
-    assert len(run(search, function)) <= 6
-    assert search.status == "accepted"
-    assert function(search.step_size)[0] < function(0.0)[0]
-
-
-def test_armijo_backtracks_by_the_parabola() -> None:
-    search = ArmijoSearch(0.0, -1.0, 1.0)
-    search.report(1.0)  # the parabola's minimum is at 1/4
-    assert search.step_size == 0.25
-    search.report(100.0)
-    assert search.step_size == 0.25 * 0.1
-    search.report(-0.0249 * 1e-4)
-    assert search.step_size == 0.25 * 0.1 * 0.5
-    search.report(-0.0125 * 1e-4)
-    assert (search.status, search.trials) == ("accepted", 4)

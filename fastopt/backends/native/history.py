@@ -9,10 +9,13 @@ import numpy as np
 
 from ...arrays.memory import address
 from .. import threads
-from ..history import BoundNumbers, Move, Pairs, Reading, Vectors, check_grads, have_bounds
+from ..history import NO_MOVE, BoundNumbers, Move, Pairs, Reading, Vectors, check_grads, have_bounds
 from ..table import CHUNK
 from .library import ffi, lib
 from .table import NativeTable
+
+#: More rows of sums for each chunk only cost memory.
+MOST_ROWS = 240
 
 
 class NativeHistory:
@@ -27,7 +30,8 @@ class NativeHistory:
         self.pairs = pairs = Pairs(size)
         self.vectors = vectors = Vectors([param.reshape(-1) for param in params], size, self.has_bounds)
         chunks = sum(-(-length // CHUNK) for length in vectors.lengths)
-        rows = 2 * size + 3
+        # So many that the products of the free elements of up to 15 pairs come from one pass.
+        rows = 4 * size + 2 if not self.has_bounds else max(4 * size + 2, min(size * (size + 1), MOST_ROWS))
         lower, upper = (np.ascontiguousarray(side, np.float64) for side in numbers or (-infinite, infinite))
         memory: dict[str, Any] = {
             "vectors": np.array([address(array) for array in vectors.arrays], np.uintp),
@@ -38,6 +42,9 @@ class NativeHistory:
             "steps": pairs.steps,
             "sy": pairs.sy,
             "yy": pairs.yy,
+            "ss": pairs.ss,
+            "free": pairs.free,
+            "active": pairs.active,
             "grad_products": pairs.grad_products,
             "trial": pairs.trial,
             "numbers": np.zeros(2 * size + 2, np.int64),
@@ -51,6 +58,7 @@ class NativeHistory:
             setattr(self.struct, name, ffi.cast("void *", address(array)))
         self.struct.arrays, self.struct.grads, self.struct.count = table.arrays, table.grads, table.count
         self.struct.has_bounds, self.struct.vector_count, self.struct.size = self.has_bounds, vectors.count, size
+        self.struct.rows = rows
         self.struct.first_grad, self.struct.second_grad = vectors.grads
         self.struct.accepted = vectors.accepted
         self.struct.direction = vectors.count - 1 if self.has_bounds else -1
@@ -67,9 +75,29 @@ class NativeHistory:
         return self.reading()
 
     def direct(self, step_size: float) -> Move:
-        lib.fo_history_direct(self.struct, step_size, threads.get_num_threads(), self.result)
-        slope, d_square, moved = ffi.unpack(self.result, 3)
-        return Move(slope, d_square, int(moved))
+        of_grad = self.set_factors() if self.has_bounds and self.count > 0 else 0.0
+        if of_grad is None:
+            return NO_MOVE
+        lib.fo_history_direct(self.struct, step_size, of_grad, threads.get_num_threads(), self.result)
+        slope, d_square, moved, step_size, longest = ffi.unpack(self.result, 5)
+        return Move(slope, d_square, int(moved), step_size, longest)
+
+    def set_factors(self) -> float | None:
+        """Set the factors of the pairs in the direction within bounds, and return the gradient's.
+
+        0: no bound is active, and the two-loop recursion finds them; None: there is no direction.
+        """
+        pairs = self.pairs
+        if pairs.active[0] != 0 and pairs.active[3] < self.count:
+            lib.fo_history_free(self.struct, threads.get_num_threads())
+        if pairs.active[0] == 0:
+            return 0.0
+        found = pairs.subspace_coefficients()
+        if found is None:
+            return None
+        of_grad, of_pairs = found
+        self.memory["factors"][: 2 * self.count] = np.ravel(of_pairs)
+        return of_grad
 
     def try_step(self, step_size: float) -> int:
         self.pairs.check("try_step")

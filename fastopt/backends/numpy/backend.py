@@ -12,7 +12,8 @@ from ..backend import Arrays, Count, Counts, HyperRows, Slots
 from ..history import BoundNumbers, History
 from ..table import Extras, HyperRow
 from . import axis_sums, bfgs, coordinates, row_sums
-from .history import NumpyHistory, Source
+from .bounded_history import history_of
+from .history import Source
 from .host import HostBackend
 from .passes import MAX_THREADS
 from .programs import step_program
@@ -41,7 +42,7 @@ class NumpyBackend(HostBackend):
     def history(self, table: Any, size: int, numbers: BoundNumbers | None = None) -> History:
         arrays = table.arrays
         source = Source(arrays.params, arrays.lowers, arrays.uppers, lambda: table.grads)
-        return NumpyHistory(source, size, numbers)
+        return history_of(source, size, numbers)
 
     def check_rules(self, table: Any, rows: HyperRows) -> None:
         for row in rows:

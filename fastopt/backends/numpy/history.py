@@ -15,16 +15,13 @@ from ...arrays.dtypes import FLOAT64, Array, is_bfloat16
 from .. import threads
 from ..history import (
     DIRECTED,
-    NEAR_BOUND,
     NO_DIRECTION,
     READ,
-    BoundNumbers,
     Move,
     Pairs,
     Reading,
     Vectors,
     check_grads,
-    have_bounds,
 )
 from ..interrupts import uninterrupted
 from ..table import CHUNK, LANES
@@ -73,41 +70,14 @@ class Piece(NamedTuple):
         return np.pad(values, [(0, 0), (0, self.vectors.shape[2] - values.shape[1])])
 
 
-class Bounds(NamedTuple):
-    """The bounds of a piece's elements, in the parameter's dtype."""
-
-    lower: Array
-    upper: Array
-
-    def active(self, x: Array, grad: Array) -> npt.NDArray[np.bool_]:
-        """Return where an element is at a bound, and the descent along the gradient leads out."""
-        near, one = x.dtype.type(NEAR_BOUND), x.dtype.type(1)
-        is_low = x <= self.lower + near * (one + np.abs(self.lower))
-        is_high = x >= self.upper - near * (one + np.abs(self.upper))
-        active: npt.NDArray[np.bool_] = (is_low & (grad > 0)) | (is_high & (grad < 0))
-        return active
-
-    def clip(self, x: Array) -> Array:
-        raised = np.where(x < self.lower, self.lower, x)
-        return np.where(raised > self.upper, self.upper, raised)
-
-    def projected(self, x: Array, grad: Array) -> Array:
-        """Return x - clip(x - grad), without the rounding of its differences."""
-        grad = np.where(grad > x - self.lower, x - self.lower, grad)
-        return np.where(grad < x - self.upper, x - self.upper, grad)
-
-    def stopped(self, x: Array, d: Array) -> npt.NDArray[np.bool_]:
-        """Return where the direction leads out of the bounds."""
-        stopped: npt.NDArray[np.bool_] = ((x <= self.lower) & (d < 0)) | ((x >= self.upper) & (d > 0))
-        return stopped
-
-
 class NumpyHistory:
-    """See ``backends/history.py``."""
+    """See ``backends/history.py``. Without bounds."""
 
-    def __init__(self, source: Source, size: int, numbers: BoundNumbers | None = None) -> None:
-        self.source, self.size, self.numbers = source, size, numbers
-        self.has_bounds = have_bounds(numbers, [*source.lowers, *source.uppers])
+    #: Whether the direction has a vector of its own.
+    has_bounds = False
+
+    def __init__(self, source: Source, size: int) -> None:
+        self.source, self.size = source, size
         self.pairs = Pairs(size)
         self.vectors = Vectors(source.params, size, self.has_bounds)
         self.pieces = list(cut(self.vectors))
@@ -163,7 +133,7 @@ class NumpyHistory:
         found = self.over_pieces(partial(self.direct_piece, grad, of_grad, terms, self.direction()), len(numbers))
         ((slope, d_square),) = total([sums for sums, _ in found], 1).tolist()
         pairs.trial[1] = d_square
-        return Move(slope, d_square, sum(moved for _, moved in found))
+        return Move(slope, d_square, sum(moved for _, moved in found), step_size, math.inf)
 
     def try_now(self, step_size: float) -> int:
         self.pairs.trial[0], self.pairs.state[2:] = step_size, (True, DIRECTED)
@@ -174,17 +144,13 @@ class NumpyHistory:
         numbers, direction = self.numbers_of_pairs(count + 1), self.direction()
         grads = self.vectors.grads[pairs.accepted], self.vectors.grads[1 - pairs.accepted]
         read = partial(self.read_piece, grads, numbers, direction)
-        sums, largest, nonfinite = self.reading(read, len(numbers) + 1 + 2 * self.has_bounds)
+        sums, largest, nonfinite = self.reading(read, len(numbers) + 1)
         products = sums[: len(numbers)].reshape(-1, 2, 2)
-        if self.has_bounds:
-            slope, s_square = float(sums[-2, 1]), float(sums[-1, 0])
-            pairs.set_trial(1.0, s_square, products)
-        else:
-            slope, (step, d_square) = float(products[-1, 0, 1]), pairs.trial[:2].tolist()
-            pairs.set_trial(step, step * step * d_square, products)
+        slope, (step, d_square) = float(products[-1, 0, 1]), pairs.trial[:2].tolist()
+        pairs.set_trial(step, step * step * d_square, products)
         pairs.state[3] = READ
         grad_square = float(sums[len(numbers), 1])
-        curvature, s_square, y_square = pairs.trial[2:].tolist()
+        curvature, s_square, y_square = pairs.trial[2:5].tolist()
         return Reading(slope, curvature, s_square, y_square, largest, grad_square, nonfinite)
 
     def put_back_now(self) -> None:
@@ -194,35 +160,24 @@ class NumpyHistory:
         pairs.state[2:] = False, min(pairs.state[3], DIRECTED)
 
     def begin_piece(self, accepted: int, numbers: list[int], piece: Piece) -> tuple[Array, float, int]:
-        """Take the gradient; return the products of these vectors, and its own, with the free gradient (twice)."""
+        """Take the gradient; return the products of these vectors, and its own, with the gradient (twice)."""
         grad = self.take_grad(piece, accepted)
-        bounds, x = self.bounds(piece), self.values(piece)
-        free = piece.padded(grad if bounds is None else without(grad, bounds.active(x, grad)))
-        products = dots([*map(piece.whole, numbers), free], free, free)
-        return products, *largest_of(grad, grad if bounds is None else bounds.projected(x, grad))
+        own = piece.whole(accepted)
+        return dots([*map(piece.whole, numbers), own], own, own), *largest_of(grad, grad)
 
     def direct_piece(
         self, accepted: int, of_grad: float, terms: list[tuple[int, float]], direction: int, piece: Piece
     ) -> tuple[Array, int]:
         """Make the direction and a trial; return the sums of a move for each chunk, and how many elements moved."""
-        x, grad, bounds = self.values(piece), piece.vector(accepted), self.bounds(piece)
-        active = None if bounds is None else bounds.active(x, grad)
-        free = grad if active is None else without(grad, active)
-        sums = of_grad * free.astype(FLOAT64)
-        for number, factor in terms:
-            sums += factor * piece.vector(number).astype(FLOAT64)
-        d = sums.astype(x.dtype)
-        piece.vector(direction)[...] = d if active is None else without(d, active)
-        piece.vector(self.vectors.accepted)[...] = x
+        piece.vector(self.vectors.accepted)[...] = self.values(piece)
+        piece.vector(direction)[...] = combined(of_grad, terms, piece.vector(accepted), piece)
         own = piece.whole(direction)
-        return dots([own], piece.padded(free), own), self.move(direction, piece)
+        return dots([own], piece.whole(accepted), own), self.move(direction, piece)
 
     def move(self, direction: int, piece: Piece) -> int:
         """Make a trial; return how many elements differ from the accepted point."""
-        accepted, bounds = piece.vector(self.vectors.accepted), self.bounds(piece)
-        moved = accepted.astype(FLOAT64) + self.pairs.trial[0] * piece.vector(direction).astype(FLOAT64)
-        x = moved.astype(accepted.dtype)
-        self.values(piece)[...] = x = x if bounds is None else bounds.clip(x)
+        accepted, x = piece.vector(self.vectors.accepted), self.values(piece)
+        x[...] = accepted.astype(FLOAT64) + self.pairs.trial[0] * piece.vector(direction).astype(FLOAT64)
         return int(np.count_nonzero(x != accepted))
 
     def read_piece(
@@ -230,24 +185,12 @@ class NumpyHistory:
     ) -> tuple[Array, float, int]:
         """Take the gradient and make the pair (the last two of ``numbers``); return the products of these vectors.
 
-        Each is multiplied by the pair's y and by the free gradient. The vectors are followed by the free gradient. With
-        bounds two more rows follow: the direction without its elements at bounds; and s, multiplied by itself.
+        Each is multiplied by the pair's y and by the gradient. The vectors are followed by the gradient.
         """
-        grad, bounds = self.take_grad(piece, grads[1]), self.bounds(piece)
-        s, y = numbers[-2:]
-        piece.vector(y)[...] = grad - piece.vector(grads[0])
-        own = piece.whole(y)
-        if bounds is None:
-            free = piece.padded(grad)
-            return dots([*map(piece.whole, numbers), free], own, free), *largest_of(grad, grad)
-        x, d = self.values(piece), piece.vector(direction)
-        piece.vector(s)[...] = step = x - piece.vector(self.vectors.accepted)
-        piece.vector(y)[step == 0] = 0
-        free = piece.padded(without(grad, bounds.active(x, grad)))
-        path = piece.padded(without(d, bounds.stopped(x, d)))
-        products = dots([*map(piece.whole, numbers), free, path], own, free)
-        square = dots([piece.whole(s)], piece.whole(s), piece.whole(s))
-        return np.concatenate([products, square], axis=1), *largest_of(grad, bounds.projected(x, grad))
+        grad, own = self.take_grad(piece, grads[1]), piece.whole(numbers[-1])
+        piece.vector(numbers[-1])[...] = grad - piece.vector(grads[0])
+        whole = piece.whole(grads[1])
+        return dots([*map(piece.whole, numbers), whole], own, whole), *largest_of(grad, grad)
 
     def take_grad(self, piece: Piece, number: int) -> Array:
         """Copy a piece of the gradient into this vector, and return it."""
@@ -261,19 +204,6 @@ class NumpyHistory:
     def values(self, piece: Piece) -> Array:
         """Return a piece of the parameters."""
         return piece.of(self.source.params[piece.array])
-
-    def bounds(self, piece: Piece) -> Bounds | None:
-        if not self.has_bounds:
-            return None
-        dtype, i = piece.vectors.dtype.type, piece.array
-        low, high = (-math.inf, math.inf) if self.numbers is None else (side[i] for side in self.numbers)
-        lower, upper = np.asarray(dtype(low)), np.asarray(dtype(high))
-        lowers, uppers = self.source.lowers[i], self.source.uppers[i]
-        if lowers is not None:
-            lower = np.where(piece.of(lowers) > lower, piece.of(lowers), lower)
-        if uppers is not None:
-            upper = np.where(piece.of(uppers) < upper, piece.of(uppers), upper)
-        return Bounds(lower, upper)
 
     def numbers_of_pairs(self, count: int) -> list[int]:
         """Return the numbers of the vectors of the first ``count`` pairs, the oldest first."""
@@ -304,11 +234,12 @@ def result_of(function: Callable[[], T]) -> T:
     return results[0]
 
 
-def without(values: Array, at: npt.NDArray[np.bool_]) -> Array:
-    """Return values with zeros at these places."""
-    values = values.copy()
-    values[at] = 0
-    return values
+def combined(of_grad: float, terms: Sequence[tuple[int, float]], grad: Array, piece: Piece) -> Array:
+    """Return a multiple of a gradient and multiples of vectors, by number, added in their order, in its dtype."""
+    sums = of_grad * grad.astype(FLOAT64)
+    for number, factor in terms:
+        sums += factor * piece.vector(number).astype(FLOAT64)
+    return sums.astype(grad.dtype)
 
 
 def cut(vectors: Vectors) -> Iterator[Piece]:

@@ -5,7 +5,7 @@
 #include "history.h"
 #include "workload.h"
 
-enum { PAIRS = 4, MOST_VECTORS = 2 * PAIRS + 4, MOST_ROWS = 2 * PAIRS + 3, MOST_CHUNKS = 200 };
+enum { PAIRS = 4, MOST_VECTORS = 2 * PAIRS + 4, MOST_ROWS = 4 * PAIRS + 2, MOST_CHUNKS = 200 };
 
 /* The buffers of a history, and its numbers. */
 typedef struct {
@@ -14,7 +14,9 @@ typedef struct {
     void *vectors[MOST_ARRAYS];
     double lower[MOST_ARRAYS], upper[MOST_ARRAYS];
     int64_t state[4], slots[PAIRS], numbers[2 * PAIRS + 2];
-    double steps[PAIRS], sy[PAIRS * PAIRS], yy[PAIRS * PAIRS], grad_products[4 * PAIRS], trial[5];
+    int64_t active[4];
+    double steps[PAIRS], sy[PAIRS * PAIRS], yy[PAIRS * PAIRS], ss[PAIRS * PAIRS], free[3 * PAIRS * PAIRS];
+    double grad_products[4 * PAIRS], trial[6];
     double factors[2 * PAIRS + 2], totals[2 * MOST_ROWS], partials[MOST_CHUNKS * 2 * (MOST_ROWS + 1)];
 } histories;
 
@@ -40,6 +42,7 @@ static const fo_history *set_up_history(histories *new, const table *of, int32_t
         new->upper[i] = has_bounds &&i % 2 ? 0.5 : INFINITY;
     }
     memset(new->state, 0, sizeof new->state);
+    new->trial[5] = 1;
     for (int k = 0; k < PAIRS; k++)
         new->slots[k] = k;
     new->history = (fo_history){.arrays = of->arrays,
@@ -60,6 +63,10 @@ static const fo_history *set_up_history(histories *new, const table *of, int32_t
                                 .steps = new->steps,
                                 .sy = new->sy,
                                 .yy = new->yy,
+                                .ss = new->ss,
+                                .free = new->free,
+                                .active = new->active,
+                                .rows = MOST_ROWS,
                                 .grad_products = new->grad_products,
                                 .trial = new->trial,
                                 .numbers = new->numbers,
@@ -96,8 +103,13 @@ static uint64_t hash_history(uint64_t hash, table *of, histories *memory, const 
     new_grads(of, stored->grad_dtype, 0);
     fo_history_begin(history, threads, found);
     for (uint64_t k = 1; k < 2 * PAIRS; k++) {
-        fo_history_direct(history, k == 1 ? 0.25 : 1, threads, found);
-        hash = hash_params(hash_numbers(hash, found, 3, FO_FLOAT64), of);
+        if (has_bounds) {
+            fo_history_free(history, threads);
+            hash = hash_numbers(hash, history->free, 3 * PAIRS * PAIRS, FO_FLOAT64);
+            hash = hash_integers(hash, history->active, 4);
+        }
+        fo_history_direct(history, k == 1 ? 0.25 : 1, 0, threads, found);
+        hash = hash_params(hash_numbers(hash, found, 5, FO_FLOAT64), of);
         const int64_t moved = fo_history_try_step(history, 0.375, threads);
         new_grads(of, stored->grad_dtype, k);
         fo_history_read(history, threads, found);
