@@ -236,14 +236,42 @@ def boxed(inner: Problem, solution: Vector, seed: int) -> Problem:
     return inner._replace(name=f"{inner.name}_{seed}", low=low, high=high)
 
 
-def boxed_classic() -> dict[str, Problem]:
-    """Return the 38 problems in three boxes each. Their solutions are kept, as they were found without bounds."""
+def in_boxes(boxes: int, make: Callable[[Problem, Vector, int], Problem]) -> dict[str, Problem]:
+    """Return the 38 problems in so many boxes each. Their solutions are kept, as they were found without bounds."""
     path = FOLDER / "solutions.json"
     solutions: Mapping[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
-    problems = [
-        boxed(problem, np.array(solutions[name]), seed) for name, problem in CLASSIC.items() for seed in range(3)
-    ]
-    return {problem.name: problem for problem in problems}
+    found = [make(inner, np.array(solutions[name]), seed) for name, inner in CLASSIC.items() for seed in range(boxes)]
+    return {problem.name: problem for problem in found}
+
+
+def boxed_classic() -> dict[str, Problem]:
+    """Return the problems in boxes without half of their solutions."""
+    return in_boxes(3, boxed)
+
+
+def tight_boxes() -> dict[str, Problem]:
+    """Return the problems in boxes around their starts, of which all sides are finite."""
+
+    def around_start(inner: Problem, solution: Vector, seed: int) -> Problem:
+        rng = np.random.default_rng(seed)
+        n = len(inner.start)
+        size = np.maximum(abs(solution - inner.start), 0.1 * (1 + abs(inner.start)))
+        low, high = (inner.start + sign * size * rng.uniform(0, 1.5, n) for sign in (-1, 1))
+        return inner._replace(name=f"{inner.name}_{seed}", low=low, high=high)
+
+    return in_boxes(2, around_start)
+
+
+def corners() -> dict[str, Problem]:
+    """Return the problems in boxes that have the start at a corner, and half of the solution inside."""
+
+    def from_start(inner: Problem, solution: Vector, seed: int) -> Problem:
+        rng = np.random.default_rng(seed)
+        end = inner.start + rng.uniform(0.3, 1.7, len(inner.start)) * (solution - inner.start)
+        low, high = np.minimum(inner.start, end), np.maximum(inner.start, end)
+        return inner._replace(name=f"{inner.name}_{seed}", low=low, high=high)
+
+    return in_boxes(2, from_start)
 
 
 def obstacle(high: float, n: int = 100_000) -> Problem:
