@@ -308,6 +308,13 @@ static int NAME(look)(const fo_coding *coding, LANE *lane)
     const double largest = (double)(used > unused ? used : unused), allowed = coding->tolerance * lane->square;
     const double scale = largest > coding->l1 ? coding->l1 / largest : 1;
     const double residual = lane->square - hc - hq; /* |y - D'h|^2 */
+    if (count > 0 && lane->sweeps == 0) {
+        const double objective = 0.5 * ((residual > 0 ? residual : 0) + coding->l2 * h_square) + coding->l1 * h_sum;
+        if (!(objective <= 0.5 * lane->square)) { /* the start is worse than zeros; far away even rounding would show */
+            lane->count = 0;
+            return NAME(look)(coding, lane);
+        }
+    }
     const double gap = 0.5 * (1 + scale * scale) * (residual + coding->l2 * h_square) + coding->l1 * h_sum -
                        scale * (lane->square - hc);
     if (gap <= allowed || (lane->is_new && lane->sweeps > 0 && unused <= l1)) {

@@ -83,8 +83,8 @@ def sparse_code(
     positive : bool, default False
         Whether codes must not be negative.
     start : array of shape (n, atoms), optional
-        Where to begin: codes of similar rows or of a similar dictionary. It is not changed. Default: zeros. Negative
-        numbers in it count as zeros if ``positive``.
+        Where to begin: codes of similar rows or of a similar dictionary. It is not changed. Default: zeros, as for rows
+        whose objective is larger there than at zeros. Negative numbers in it count as zeros if ``positive``.
     tol : float, optional
         A row is done when its duality gap is at most ``tol * |x|^2``, or when no code changes any more. Default 1e-8 as
         in scikit-learn, and for float32 1e-6.

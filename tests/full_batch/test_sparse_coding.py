@@ -230,6 +230,19 @@ def test_any_start_leads_to_the_result(backend: str, positive: bool) -> None:
 
 
 @every_backend
+@every_dtype
+@pytest.mark.parametrize("size", [1e10, 1e30, -3e38])
+def test_a_start_that_is_worse_than_zeros_is_not_used(backend: str, dtype: str, size: float) -> None:
+    # More atoms than features: far away, whole directions of the codes are below what rounding leaves of the gap.
+    problem, start = planted(5, 16, 8, dtype, used=0.3), np.full((5, 16), size, dtype)
+    start[0] = problem.codes(0.2, backend=backend)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = problem.codes(0.2, start=start, backend=backend)
+    np.testing.assert_array_equal(found, problem.codes(0.2, backend=backend))
+
+
+@every_backend
 def test_views_and_orders_do_not_matter(backend: str) -> None:
     problem = planted(20, 16, 10)
     wanted = problem.codes(0.2, backend=backend)

@@ -158,6 +158,12 @@ class Rows:
         allowed = coding.tolerance * square
         scale = np.where(largest > coding.l1, coding.l1 / largest, 1.0)
         residual = square - hc - hq  # |y - D'h|^2
+        objective = 0.5 * (np.where(residual > 0, residual, 0.0) + coding.l2 * h_square) + coding.l1 * h_sum
+        is_worse = (self.counts[live] > 0) & (self.sweeps[live] == 0) & ~(objective <= 0.5 * square)
+        if is_worse.any():  # such a start is worse than zeros; far away even rounding would show
+            self.counts[live[is_worse]] = 0
+            self.h[live[is_worse]] = 0
+            return self.look(live)
         gap = 0.5 * (1 + scale * scale) * (residual + coding.l2 * h_square) + coding.l1 * h_sum - scale * (square - hc)
         is_done = (gap <= allowed) | (self.is_new[live] & (self.sweeps[live] > 0) & (unused <= self.l1))
         is_last = ~is_done & (self.sweeps[live] >= coding.max_iterations)
