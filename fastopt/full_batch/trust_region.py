@@ -24,6 +24,9 @@ SHRINKING, GROWING = 0.25, 2.0
 #: How many steps are tried from a point; each rejected one has at most a quarter of the length.
 MOST_TRIALS = 40
 
+#: The radius grows no further: its square must not overflow.
+MOST_RADIUS = 1e150
+
 #: Decreases below this fraction of the loss are rounding.
 ROUNDING = 1e-12
 
@@ -76,7 +79,7 @@ class TrustRegion(DenseMethod):
     def start(self) -> None:
         super().start()
         if not self.radius > 0:
-            self.radius = max(1.0, self.norm(self.x))
+            self.radius = min(max(1.0, self.norm(self.x)), MOST_RADIUS)
 
     def forget(self) -> None:
         self.radius = 0.0
@@ -97,7 +100,7 @@ class TrustRegion(DenseMethod):
             if ratio < POOR_RATIO:
                 self.radius = SHRINKING * (self.radius if isfinite(loss) else min(self.radius, self.norm(step)))
             elif ratio > GOOD_RATIO and is_at_edge:
-                self.radius *= GROWING
+                self.radius = min(GROWING * self.radius, MOST_RADIUS)
             if ratio > LEAST_RATIO:
                 self.accept(loss, trial.grad_max, 1.0, partial(self.keep, trial))
                 return None

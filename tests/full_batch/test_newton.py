@@ -204,6 +204,17 @@ def test_a_hessian_of_the_class_matrix() -> None:
     assert (result.status, result.iterations) == ("gtol", 1)
 
 
+@pytest.mark.parametrize("form", HESS_HVP)
+@pytest.mark.parametrize("start", [1.0, 1e200])
+def test_a_function_without_a_minimum_ends_without_an_error(form: str, start: float) -> None:
+    x = np.full(2, start)
+    hessian = np.zeros((2, 2))
+    options: dict[str, Any] = {"hess": lambda x: hessian} if form == "hess" else {"hvp": lambda x, v: hessian @ v}
+    result = fastopt.minimize(lambda x: (x.sum(), np.ones(2)), x, "newton", max_iterations=700, **options)
+    assert not result.success
+    assert result.loss == x.sum() <= 2 * start
+
+
 @pytest.mark.parametrize(("form", "says"), [("hess", "absolute values of the eigenvalues"), ("hvp", "trust region")])
 def test_a_gradient_of_the_wrong_sign(form: str, says: str) -> None:
     x = np.array([3.0, -4.0])
