@@ -75,7 +75,7 @@ def sparse_code(
     X : array of shape (n, features)
         float32 or float64.
     dictionary : array of shape (atoms, features)
-        The atoms d_j as rows, in the dtype of X. An atom of zeros is not used.
+        The atoms d_j as rows, in the dtype of X. An atom is not used if its sum of squares is 0 or underflows.
     l1 : float
         Above 0: the larger, the fewer atoms are used. From ``abs(X @ dictionary.T).max()`` on all codes are 0.
     l2 : float, default 0.0
@@ -101,7 +101,7 @@ def sparse_code(
     Raises
     ------
     TypeError
-        If an array is not of float32 or float64, or not of the dtype of X.
+        If an array is not of float32 or float64, or not of the dtype of X, or masked.
     ValueError
         If shapes do not fit, for values that are not finite or whose squares are not, and for options out of their
         ranges.
@@ -170,6 +170,8 @@ def checked_matrix(name: str, value: Any, form: str, dtype: np.dtype[Any] | None
     """Return a matrix in C order, of float32 or float64, or of this dtype; raise if it is none or not finite."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is {described(value)}; expected a NumPy array of shape {form}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; give {name}.filled(0), or its rows that have no gaps")
     if value.dtype not in ((FLOAT32, FLOAT64) if dtype is None else (dtype,)):
         expected, remedy = ("float32 or float64", "np.float64") if dtype is None else (f"{dtype}, as X", f"np.{dtype}")
         raise TypeError(f"{name} has dtype {value.dtype}; expected {expected}: write {name}.astype({remedy})")

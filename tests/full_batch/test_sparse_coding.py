@@ -328,6 +328,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "negative tol": (lambda: fastopt.sparse_code(X, D, 0.1, tol=-1e-8), ValueError, "tol=-1e-08"),
     "no iteration": (lambda: fastopt.sparse_code(X, D, 0.1, max_iterations=0), ValueError, "max_iterations=0"),
     "positive=2": (lambda: fastopt.sparse_code(X, D, 0.1, positive=2), TypeError, "positive=2"),  # type: ignore
+    "masked": (lambda: fastopt.sparse_code(np.ma.masked_greater(X, 0), D, 0.1), TypeError, "X is a masked array"),
     "other start": (lambda: fastopt.sparse_code(X, D, 0.1, start=X), ValueError, r"start has .*expected \(4, 5\)"),
     "start of NaN": (lambda: fastopt.sparse_code(X, D, 0.1, start=np.full((4, 5), np.nan)), ValueError, "start has 20"),
     "start of another dtype": (
