@@ -64,25 +64,12 @@ WITH_OBJECTS = [
     *("optimizers/test_values_by_hand", "core/test_planned_trouble", "core/test_structures", "core/test_row_sparse"),
     *("properties/test_changed_in_place", "properties/test_freed", "test_imports"),
 ]
-#: Grids whose rest is for by hand: the default tier has a part of each.
+#: Grids of what other tests do plainly, which the newest NumPy has run with both backends.
 LARGE_GRIDS = [
-    *(f"tests/core/test_planned_{name}.py" for name in ("trouble", "options", "gradients")),
     "tests/core/test_options_as_separate_calls.py",
     *(f"tests/optimizers/test_extreme_{name}.py" for name in ("options", "gradients")),
     "tests/properties/test_tiny_numbers.py",
     "tests/properties/test_floating_point_modes.py",
-]
-#: Further ones: other grids compare every instruction set, every number of threads, and the dtypes without options;
-#: each option, and each array of an optimizer, is of one kind for many optimizers.
-FURTHER_GRIDS = [
-    "(test_combined and test_every_backend_has_the_same_bits)",
-    "(test_same_bits and test_native_is_numpy_for_every_isa)",
-    "test_options_of_every_optimizer",
-    "(test_changed_in_place and (test_an_array_of_the_optimizer or test_every_optimizer))",
-    "test_every_isa_and_number_of_threads",
-    "test_native_is_numpy_in_every_storage",
-    "(test_options_same_bits and test_native_is_numpy)",
-    "(test_options_same_bits and test_special_values)",
 ]
 #: The tests that drive C with every layout, length, dtype and thread, and with what no step may take.
 FOR_SANITIZERS = [
@@ -217,22 +204,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def exhaustive(session: nox.Session) -> None:
-    """The grids and the long runs that README's command leaves out."""
-    run_tests(
-        session,
-        development(session),
-        *without([*LARGE_GRIDS, "tests/backends/cuda"], *FURTHER_GRIDS),
-        marks="exhaustive",
-    )
+    """The long runs that README's command leaves out; not the rest of grids, of whose every value it has a test."""
+    run_tests(session, development(session), "--ignore=tests/backends/cuda", marks="exhaustive and not rest_of_grid")
 
 
 @nox.session(python=False, default=False)
 def long(session: nox.Session) -> None:
     """What takes minutes or much memory: by hand, not in .ci/run."""
-    run_tests(session, development(session), marks="long")
-    further = " or ".join(FURTHER_GRIDS)
-    run_tests(session, development(session), "-k", further, marks="exhaustive")
-    run_tests(session, development(session), *LARGE_GRIDS, marks="exhaustive")
+    run_tests(session, development(session), marks="exhaustive or long")
     run_with_older_instruction_sets(session, marks=FULL)
     run_fallback(session, development(session))
     check_bits(session, "--all")
@@ -255,7 +234,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(python=False)
 def peers(session: nox.Session) -> None:
     """The numbers of torch and optax."""
-    # The session exhaustive has torch too.
+    # The session exhaustive has torch too, for the long runs.
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search("torch|optax", path.read_text("utf-8"))]
     run_tests(session, development(session), *map(str, sorted(files)), "-k", "torch or optax")
 

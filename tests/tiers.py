@@ -2,7 +2,7 @@
 
 A grid of optimizers x options x dtypes x ... takes too long for every run; ``@pytest.mark.by_turns("case")`` thins it.
 The items are grouped by case. The i-th case takes the i-th item of its group. A value of any parameter that is in no
-item so far takes its first. All other items of the grid are exhaustive.
+item so far takes its first. All other items of the grid are exhaustive, and for by hand.
 Items that the option -m leaves out are dropped as soon as they are made: the rest of all grids is twice all tests.
 """
 
@@ -23,7 +23,8 @@ def shortly(short: int, full: int) -> list[Any]:
 
 
 MARKERS = {
-    "exhaustive": "the rest of a grid, and long runs of what the default tier runs shortly; .ci/run runs these too",
+    "exhaustive": "long runs of what the default tier runs shortly, in .ci/run too; and the rest of grids",
+    "rest_of_grid": "what the default tier leaves out of a thinned grid: combinations of values that it has; by hand",
     "long": "takes minutes or much memory; runs by hand: nox -s long",
     "by_turns(*names, count=1)": "thin a grid: each value of these parameters takes `count` of its items by turns",
     "huge": "needs more than 10 GB of memory; runs where the machine has it",
@@ -65,6 +66,7 @@ def mark_grid(items: Sequence[pytest.Item]) -> None:
         for item in items:
             if item not in taken:
                 item.add_marker(exhaustive)
+                item.add_marker(pytest.mark.rest_of_grid)
 
 
 def chosen(items: list[pytest.Item], marks: str) -> list[pytest.Item]:

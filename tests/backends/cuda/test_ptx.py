@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from places import TESTS
+from tiers import exhaustive
 
 if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("needs numba-cuda (pip install fastopt[cuda])", allow_module_level=True)
@@ -207,8 +208,14 @@ def test_memory_in_few_bits(dtypes: ArrayLayout, capability: tuple[int, int]) ->
     assert registers is None or registers <= 88
 
 
+#: A rule of each number of slots; the arithmetic of every rule is in the kernels without 8 bits.
+FIRST_OF_COUNT = {len(rules.slots(rule)): name for name, (rule, _) in reversed(RULES.items())}
 IN_8_BITS = [
-    *((name, NO_ARRAYS, "float32") for name, (rule, _) in RULES.items() if rules.slots(rule)),
+    *(
+        pytest.param(name, NO_ARRAYS, "float32", marks=() if name in FIRST_OF_COUNT.values() else exhaustive)
+        for name, (rule, _) in RULES.items()
+        if rules.slots(rule)
+    ),
     *((name, NONE, "float32") for name in ("momentum", "adam")),
     ("adam", NO_ARRAYS, "bfloat16"),
 ]
