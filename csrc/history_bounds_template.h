@@ -3,20 +3,15 @@
 
    history_template.h includes this file. */
 
-/* A bound is active where an element is this near to it, times 1 + its magnitude, and the gradient points out. */
-#define NEAR_BOUND ((REAL)1e-8)
-
 /* The bounds of a block of elements. */
 typedef struct {
     REAL lower[FO_BLOCK], upper[FO_BLOCK];
 } NAME(bounds);
 
-/* Return whether a bound is active. */
+/* Return whether a bound is active: the element is at it, and the descent leads out. */
 static FO_INLINE int NAME(is_active)(REAL x, REAL g, REAL lower, REAL upper)
 {
-    const int is_low = x <= lower + NEAR_BOUND * ((REAL)1 + ABSOLUTE(lower));
-    const int is_high = x >= upper - NEAR_BOUND * ((REAL)1 + ABSOLUTE(upper));
-    return (is_low & (g > 0)) | (is_high & (g < 0));
+    return ((x <= lower) & (g > 0)) | ((x >= upper) & (g < 0));
 }
 
 /* free_grad <- the gradient, with zeros where a bound is active. */
@@ -130,5 +125,3 @@ static void NAME(set_way)(REAL *restrict d, const REAL *restrict x, const REAL *
     for (int64_t i = 0; i < length; i++)
         d[i] = x[i] - accepted[i];
 }
-
-#undef NEAR_BOUND

@@ -24,10 +24,6 @@ BoundNumbers: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]
 #: A pair joins the others if its curvature s'y is above this times |s| |y|.
 LEAST_CURVATURE = 1e-10
 
-#: A bound is active where an element is this near to it, times 1 + its magnitude, and the gradient points out.
-NEAR_BOUND = 1e-8
-
-
 #: How far the next pair is.
 NO_DIRECTION, DIRECTED, READ = range(3)
 

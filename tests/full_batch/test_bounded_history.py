@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastopt.backends.choosing import host_backend
-from fastopt.backends.history import NEAR_BOUND, NO_MOVE
+from fastopt.backends.history import NO_MOVE
 from fastopt.backends.subspace import cholesky, subspace_coefficients
 
 every_backend = pytest.mark.parametrize("backend", ["native", "numpy"])
@@ -91,8 +91,7 @@ class Run:
 
     def is_active(self) -> Any:
         g = self.grad(self.x)
-        low, high = (bound + sign * NEAR_BOUND * (1 + abs(bound)) for bound, sign in ((self.low, 1), (self.high, -1)))
-        return ((self.x <= low) & (g > 0)) | ((self.x >= high) & (g < 0))
+        return ((self.x <= self.low) & (g > 0)) | ((self.x >= self.high) & (g < 0))
 
 
 def quadratic(rng: np.random.Generator, n: int) -> Any:

@@ -318,6 +318,20 @@ def test_bounds_are_rounded_inwards() -> None:
     assert float(np.nextafter(x[0], np.float32(1))) > 0.1
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("least", [1e10 - 20, 2e10])
+def test_an_element_near_a_bound_is_free(least: float, backend: str) -> None:
+    """Near as measured by the bound's magnitude: it may still have a long way to go."""
+    x = np.array([1e10 - 50])
+
+    def fun(x: Any) -> Any:
+        return float((x - least) @ (x - least)), 2 * (x - least)
+
+    result = fastopt.minimize(fun, x, bounds=(0, 1e10), backend=backend)
+    assert result.status == "gtol", result.message
+    assert x[0] == min(least, 1e10)
+
+
 def test_starts_outside_are_moved_in() -> None:
     params = {"a": np.array([-5.0, 0.0, 7.0]), "b": np.array([1.0]), "c": np.array([9.0])}
     with pytest.warns(UserWarning, match=r"2 of 'a', 1 of 'c'") as caught:

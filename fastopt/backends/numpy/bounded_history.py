@@ -12,7 +12,6 @@ import numpy.typing as npt
 from ...arrays.dtypes import FLOAT64, Array
 from ..history import (
     DIRECTED,
-    NEAR_BOUND,
     NO_MOVE,
     READ,
     BoundNumbers,
@@ -32,10 +31,7 @@ class Bounds(NamedTuple):
 
     def active(self, x: Array, grad: Array) -> npt.NDArray[np.bool_]:
         """Return where an element is at a bound, and the descent along the gradient leads out."""
-        near, one = x.dtype.type(NEAR_BOUND), x.dtype.type(1)
-        is_low = x <= self.lower + near * (one + np.abs(self.lower))
-        is_high = x >= self.upper - near * (one + np.abs(self.upper))
-        active: npt.NDArray[np.bool_] = (is_low & (grad > 0)) | (is_high & (grad < 0))
+        active: npt.NDArray[np.bool_] = ((x <= self.lower) & (grad > 0)) | ((x >= self.upper) & (grad < 0))
         return active
 
     def clip(self, x: Array) -> Array:
