@@ -14,6 +14,14 @@ from ..options.names import hints
 from ..options.ranges import COUNT, as_number
 from .history_method import HistoryMethod
 from .searching import first_step_down, search_along, search_for
+from .starting import PACKAGE
+
+#: What users use of its methods and attributes; the rest is for the modules around it.
+PUBLIC = (
+    *("step", "reset", "freeze", "unfreeze", "state_dict", "load_state_dict"),
+    *("params", "loss", "grad_norm", "step_size", "iterations", "evaluations", "message"),
+    *("history", "gtol", "ftol", "backend", "frozen", "is_bounded"),
+)
 
 #: What to write instead of torch's keywords.
 OF_TORCH: Mapping[str, str] = {
@@ -118,6 +126,11 @@ class LBFGS(HistoryMethod):
             refuse_keyword(name)
         size = as_number("history", history, COUNT)
         super().__init__(params, size, bounds=bounds, gtol=gtol, ftol=ftol, backend=backend)
+
+    def __dir__(self) -> list[str]:
+        """Return what users use, and what a subclass of theirs defines."""
+        classes = [cls for cls in type(self).__mro__ if cls.__module__.split(".")[0] != PACKAGE]
+        return sorted({*PUBLIC, *(name for cls in classes for name in vars(cls))})
 
     def iterate(self) -> str | None:
         while True:

@@ -64,3 +64,15 @@ def test_progress_that_was_not_called() -> None:
         fastopt.minimize(bowl, np.ones(3), callback=fastopt.progress)
     with pytest.raises(ValueError, match="total=-1"):
         fastopt.progress(-1)
+
+
+def test_dir_is_what_users_use() -> None:
+    class Mine(fastopt.LBFGS):
+        def report(self) -> str:
+            return self.message
+
+    opt = Mine(np.ones(3))
+    names = [name for name in dir(opt) if not name.startswith("__")]
+    assert {"report", "step", "reset", "loss", "history", "message"} <= set(names)
+    assert not {"accept", "iterate", "table", "lr"} & set(names)
+    assert all(hasattr(opt, name) for name in names)
