@@ -76,10 +76,11 @@ class FirstOrder(Method):
 
     def iterate(self) -> str | None:
         self.moving()
-        lr = self.optimizer.step(self.next_grads).lr
+        info = self.optimizer.step(self.next_grads)
         self.next_grads = None
+        self.makes_steps = info.applied and any(info.lrs)
         loss = self.evaluate()
-        self.accept(loss, self.projected_norm(), lr, self.keep)
+        self.accept(loss, self.projected_norm(), info.lr, self.keep)
         return None
 
     def keep(self) -> None:

@@ -67,6 +67,9 @@ class Method(AcceptedPoint):
         How many evaluations :func:`fastopt.minimize` still allows.
     is_single_loss : bool
         Whether the last loss was rounded to single precision.
+    makes_steps : bool
+        Whether the last iteration was a step, so that a loss that stays the same says something: an optimizer may skip
+        one, and a schedule may begin with 0.
     caller : str
         What errors call the function.
     message : str
@@ -110,7 +113,7 @@ class Method(AcceptedPoint):
         self.given_params = params
         self.evaluations = 0
         self.evaluations_left: int | None = None
-        self.is_single_loss = False
+        self.is_single_loss, self.makes_steps = False, True
         self.caller = "closure"
         self.closure: Closure | None = None
         self.grads: Any = None
@@ -404,7 +407,7 @@ class Method(AcceptedPoint):
         self.decrease = before.loss - now.loss
         if now.grad_norm <= self.gtol or now.grad_norm == 0:
             return "gtol"
-        if self.ftol > 0 and 0 <= self.decrease <= self.ftol:
+        if self.ftol > 0 and self.makes_steps and 0 <= self.decrease <= self.ftol:
             return "ftol"
         return status
 
