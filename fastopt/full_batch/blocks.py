@@ -245,6 +245,8 @@ class MethodBlock(NamedTuple):
         options = {**self.options, "max_evaluations": min(limits, default=None)}
         result = minimize(partial(self.loss_and_grads, cycles), self.arrays, **options)
         cycles.count(result.evaluations)
+        if left is not None and result.evaluations == left - 1:
+            cycles.is_cut = True
         return result.loss
 
     def loss_and_grads(self, cycles: Cycles, arrays: Any) -> tuple[Any, dict[str, Any]]:
@@ -273,6 +275,8 @@ class Cycles(Method):
         Whether fun returns gradients; None: the first evaluation will tell.
     gradients_are_current : bool
         Whether the last evaluation was at the parameters as they are.
+    is_cut : bool
+        Whether ``max_evaluations`` has ended this cycle, or a block in it.
     """
 
     has_search: ClassVar[bool] = False
@@ -293,7 +297,7 @@ class Cycles(Method):
         self.blocks = blocks_of(dict(zip(parameters.names, parameters.arrays, strict=True)), blocks, method)
         self.caller = "fun"
         self.has_grads = True if any(block.needs_grads for block in self.blocks) else None
-        self.gradients_are_current = False
+        self.gradients_are_current = self.is_cut = False
         #: The accepted point, and the largest loss so far.
         self.copies: list[Array] = []
         self.largest = 0.0
@@ -315,21 +319,22 @@ class Cycles(Method):
 
     def iterate(self) -> str | None:
         self.moving()
-        loss, status = self.loss, None
+        loss = self.loss
         self.largest = max(self.largest, abs(loss))
         self.gradients_are_current = True
+        self.is_cut = False
         for k, block in enumerate(self.blocks):
             # One evaluation is for the end of the cycle.
             if self.evaluations_left is not None and self.evaluations_left < 2:
                 if k == 0:
                     return "max_evaluations"
-                status = "max_evaluations"
+                self.is_cut = True
                 break
             loss = self.minimize(block, loss)
         if self.has_grads and not self.gradients_are_current:
             loss = self.evaluate()
         self.accept(loss, self.projected_norm(), 1.0, self.keep)
-        return status
+        return "max_evaluations" if self.is_cut else None
 
     def minimize(self, block: Block, loss: float) -> float:
         """Minimize over a block from a point with this loss, and put it back if that is above; return the loss."""

@@ -407,7 +407,8 @@ class Method(AcceptedPoint):
         self.decrease = before.loss - now.loss
         if now.grad_norm <= self.gtol or now.grad_norm == 0:
             return "gtol"
-        if self.ftol > 0 and self.makes_steps and 0 <= self.decrease <= self.ftol:
+        can_converge = self.makes_steps and status != "max_evaluations"
+        if can_converge and self.ftol > 0 and 0 <= self.decrease <= self.ftol:
             return "ftol"
         return status
 

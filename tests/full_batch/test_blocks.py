@@ -277,6 +277,15 @@ def test_start_that_is_not_finite() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["patterns", "patterns by bfgs", "exact and a method"])
+def test_a_cycle_that_max_evaluations_cuts_is_no_convergence(name: str) -> None:
+    least = 0.5 * SOLUTION @ A @ SOLUTION - B @ SOLUTION
+    for most in range(1, 40):
+        result = fastopt.block_coordinate_descent(quadratic, split_params(), *BLOCKS[name], max_evaluations=most)
+        assert result.evaluations <= most
+        assert result.loss - least < 1e-6 if result.success else result.status == "max_evaluations"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 @pytest.mark.parametrize("name", ["exact", "patterns", "coordinates"])
 def test_an_exception_leaves_the_last_cycle(name: str, error: type[BaseException]) -> None:
