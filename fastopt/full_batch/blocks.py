@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from ..arrays.dtypes import FLOAT32, FLOAT64, Array
-from ..arrays.memory import described, in_memory_order, shown
+from ..arrays.memory import in_memory_order, shown
 from ..arrays.structure import is_container
 from ..options.group_by import matching
 from ..options.ranges import as_number
+from .block_arguments import EXPECTED, How, checked_how, checked_pairs
 from .box import copies_of, in_a_row, write_back
-from .driver import MAX_ITERATIONS, MOST_EVALUATIONS, MOST_ITERATIONS, Callback, Given, Run, method_of, minimize
+from .driver import (
+    MAX_ITERATIONS,
+    MOST_EVALUATIONS,
+    MOST_ITERATIONS,
+    Callback,
+    Given,
+    Run,
+    check_callback,
+    method_of,
+    minimize,
+)
 from .evaluation import checked_evaluation, checked_loss, is_single
 from .method import Method
 from .progress_bar import Progress
 from .results import MinimizeResult
 
-#: How a block is minimized: a minimizer of one's own, a method of minimize, or minimize's keywords.
-How: TypeAlias = Callable[..., Any] | str | type | Mapping[str, Any]
-
 #: A rise of the loss by a block is rounding up to this many times the resolution of the largest loss so far.
 ROUNDING = 1e3
-
-EXPECTED = 'expected a dict of patterns and minimizers, a list of patterns, or "coordinates"'
 
 
 def block_coordinate_descent(
@@ -99,7 +105,7 @@ def block_coordinate_descent(
     Warns
     -----
     UserWarning
-        If a block's minimizer has raised the loss, once for each block.
+        If a block's minimizer has raised the loss, or has returned values and changed nothing; once for each block.
 
     Notes
     -----
@@ -148,8 +154,7 @@ def block_coordinate_descent(
     """
     if not callable(fun):
         raise TypeError(f"fun={shown(fun):.80}: expected a function of the parameters that returns (loss, grads)")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback={shown(callback):.80}: expected a function of a state, or None")
+    check_callback(callback)
     max_iterations = as_number("max_iterations", max_iterations, MOST_ITERATIONS)
     max_evaluations = as_number("max_evaluations", max_evaluations, MOST_EVALUATIONS)
     cycles = Cycles(params, blocks, method, gtol=gtol, ftol=ftol, backend=backend)
@@ -182,6 +187,10 @@ class Block(Protocol):
     @property
     def needs_grads(self) -> bool: ...
 
+    @property
+    def advice(self) -> str:
+        """What to do if it has raised the loss."""
+
     def minimize(self, cycles: Cycles) -> float:
         """Minimize over the block; return the loss."""
 
@@ -197,14 +206,18 @@ class OwnBlock(NamedTuple):
     def needs_grads(self) -> bool:
         return False
 
+    @property
+    def advice(self) -> str:
+        return "its minimizer may be that of another function than fun"
+
     def minimize(self, cycles: Cycles) -> float:
         params = cycles.given_params
         if self.elements is None:
-            self.minimizer(params)
+            cycles.returned = self.minimizer(params)
         else:
             for name, array in self.elements:
                 for index in np.ndindex(array.shape):
-                    self.minimizer(params, name, index)
+                    cycles.returned = self.minimizer(params, name, index)
         cycles.gradients_are_current = True
         return cycles.evaluate()
 
@@ -221,6 +234,10 @@ class MethodBlock(NamedTuple):
         return True
 
     @property
+    def advice(self) -> str:
+        return "its method overshoots: give it a smaller lr, or more iterations"
+
+    @property
     def arrays(self) -> dict[str, Array]:
         return {part.name: part.array for part in self.parts}
 
@@ -230,9 +247,11 @@ class MethodBlock(NamedTuple):
         common = {name: options.pop(name, None) for name in ("bounds", "gtol", "ftol")}
         method, history = options.pop("method"), options.pop("history", 10)
         hess, hvp, most = (options.pop(name, None) for name in ("hess", "hvp", "max_iterations"))
-        for name in ("callback", "max_evaluations"):
-            options.pop(name, None)
+        callback, evaluations = (options.pop(name, None) for name in ("callback", "max_evaluations"))
         try:
+            check_callback(callback)
+            as_number("max_iterations", most, MOST_ITERATIONS)
+            as_number("max_evaluations", evaluations, MOST_EVALUATIONS)
             method_of(method, self.arrays, Given(history, hess, hvp, most, options), common)
         except (TypeError, ValueError) as error:
             raise type(error)(f"blocks: {self.title!r}: {error}") from error
@@ -301,7 +320,9 @@ class Cycles(Method):
         #: The accepted point, and the largest loss so far.
         self.copies: list[Array] = []
         self.largest = 0.0
-        #: The blocks that have raised the loss.
+        #: What a minimizer of the user's own has returned.
+        self.returned: Any = None
+        #: The blocks of which a warning was given.
         self.warned: set[str] = set()
         has_single = any(array.dtype == FLOAT32 for array in parameters.arrays)
         self.rounding = ROUNDING * float(np.finfo(FLOAT32 if has_single else FLOAT64).eps)
@@ -338,21 +359,36 @@ class Cycles(Method):
 
     def minimize(self, block: Block, loss: float) -> float:
         """Minimize over a block from a point with this loss, and put it back if that is above; return the loss."""
-        before = copies_of(self.arrays)
+        before, self.returned = copies_of(self.arrays), None
         found = block.minimize(self)
+        if found == loss and self.has_returned_values():
+            self.warn(
+                block, "has returned values and changed nothing; write them into the arrays: params[...][...] = ..."
+            )
         if found <= loss:
             return found
         write_back(self.arrays, before)
         self.gradients_are_current = False
-        if not found <= loss + self.rounding * self.largest and block.title not in self.warned:
+        if not found <= loss + self.rounding * self.largest:
+            rise = f"has raised the loss from {loss:.6g} to {found:.6g}, and was undone"
+            self.warn(block, f"{rise}; {block.advice}")
+        return loss
+
+    def has_returned_values(self) -> bool:
+        """Return whether a minimizer has returned arrays, or an element, other than the user's own."""
+        own = [self.given_params, *self.parts.parameters.arrays]
+        is_value = isinstance(self.returned, (np.ndarray, np.floating)) or (
+            is_container(self.returned) and not isinstance(self.returned, MinimizeResult)
+        )
+        return is_value and not any(self.returned is each for each in own)
+
+    def warn(self, block: Block, text: str) -> None:
+        """Warn, once for each block."""
+        if block.title not in self.warned:
             self.warned.add(block.title)
             warnings.warn(
-                f"block_coordinate_descent: minimizing over {block.title!r} has raised the loss from {loss:.6g} to "
-                f"{found:.6g}, and was undone; its minimizer may be that of another function than fun",
-                UserWarning,
-                stacklevel=2,
+                f"block_coordinate_descent: minimizing over {block.title!r} {text}", UserWarning, stacklevel=3
             )
-        return loss
 
     def evaluate(self) -> float:
         if self.has_grads:
@@ -433,39 +469,3 @@ def blocks_of_elements(
                 block.check()
                 is_checked = True
             yield block
-
-
-def checked_pairs(blocks: Any, method: How | None) -> list[tuple[str, Any]]:
-    """Return patterns and how to minimize over each."""
-    if isinstance(blocks, Mapping):
-        items: Iterable[Any] = blocks.items()
-    elif is_container(blocks):
-        items = [(item, method or "lbfgs") if isinstance(item, str) else item for item in blocks]
-        if method is not None and not any(isinstance(item, str) for item in blocks):
-            blocks = dict(items)
-    else:
-        raise TypeError(f"blocks: {EXPECTED}, got a value {described(blocks)}")
-    if method is not None and isinstance(blocks, Mapping):
-        raise TypeError(f"method={shown(method):.80}: each block says how it is minimized; leave method out")
-    pairs = list(items)
-    if not pairs:
-        raise ValueError(f"blocks: there is none; {EXPECTED}")
-    for item in pairs:
-        if not isinstance(item, (tuple, list)) or len(item) != 2 or not isinstance(item[0], str):
-            raise TypeError(f"blocks: expected pairs of a pattern and a minimizer, got {shown(item):.80}")
-    return [(pattern, how) for pattern, how in pairs]
-
-
-def checked_how(title: str, how: Any) -> Callable[..., Any] | Mapping[str, Any]:
-    """Return a minimizer of one's own, or keywords of minimize."""
-    if isinstance(how, (str, type)):
-        return {"method": how}
-    if isinstance(how, Mapping):
-        return {"method": "lbfgs", **how}
-    if not callable(how):
-        raise TypeError(
-            f"blocks: {title!r}: expected a function that minimizes over the block, the name of a method, or a dict of "
-            f"minimize's keywords, got {shown(how):.80}"
-        )
-    function: Callable[..., Any] = how
-    return function

@@ -185,8 +185,7 @@ def minimize(
     """
     if not callable(fun):
         raise TypeError(f"fun={shown(fun):.80}: expected a function of the parameters that returns (loss, grads)")
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback={shown(callback):.80}: expected a function of a state, or None")
+    check_callback(callback)
     max_iterations = as_number("max_iterations", max_iterations, MOST_ITERATIONS)
     max_evaluations = as_number("max_evaluations", max_evaluations, MOST_EVALUATIONS)
     history = as_number("history", history, COUNT)
@@ -258,6 +257,11 @@ class Run:
             return "max_iterations"
         left = self.method.evaluations_left
         return "max_evaluations" if left is not None and left <= 0 else None
+
+
+def check_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback={shown(callback):.80}: expected a function of a state, or None")
 
 
 def stops(callback: Callback, state: MinimizeState) -> bool:

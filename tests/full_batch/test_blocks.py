@@ -239,6 +239,48 @@ def test_a_rise_by_rounding_is_silent() -> None:
     assert quadratic(params)[0] <= quadratic({"first": before[:2], "second": {"w": before[2:]}})[0]
 
 
+def best_second_returned(params: Any) -> Any:
+    return {"second": {"w": (B[2:] - A[2:, :2] @ params["first"]) / A[2, 2]}}
+
+
+def best_element_returned(w: Any, name: str, index: tuple[int, ...]) -> Any:
+    return w[index] + (B - A @ w)[index] / A[index][index]
+
+
+def test_values_that_a_minimizer_returns_are_not_lost_without_a_word() -> None:
+    with pytest.warns(
+        UserWarning, match=r"over 'second.\*' has returned values and changed nothing; write them"
+    ) as found:
+        fastopt.block_coordinate_descent(
+            quadratic, split_params(), {"first": best_first, "second.*": best_second_returned}
+        )
+    assert len(found) == 1
+    with pytest.warns(UserWarning, match="over 'coordinates' has returned values"):
+        fastopt.block_coordinate_descent(
+            lambda w: 0.5 * w @ A @ w - B @ w, np.zeros(3), "coordinates", best_element_returned
+        )
+
+
+def test_a_minimizer_may_return_what_it_has_changed() -> None:
+    def first_returned(params: Any) -> Any:
+        best_first(params)
+        return params["first"]
+
+    def second_returned(params: Any) -> Any:
+        best_second(params)
+        return params
+
+    params = split_params()
+    for _ in range(2):  # the second run begins at the minimum
+        fastopt.block_coordinate_descent(quadratic, params, {"first": first_returned, "second.*": second_returned})
+
+
+def test_a_method_that_overshoots_gets_other_advice_than_a_minimizer() -> None:
+    blocks = {"*": {"method": "sgd", "lr": 10.0, "max_iterations": 1}}
+    with pytest.warns(UserWarning, match="has raised the loss .* undone; its method overshoots: give it a smaller lr"):
+        fastopt.block_coordinate_descent(quadratic, split_params(), blocks)
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 9, 20])
 @pytest.mark.parametrize("name", ["exact", "patterns", "coordinates"])
 def test_limit_of_evaluations_is_kept(name: str, most: int) -> None:
@@ -356,6 +398,22 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "unknown option": (lambda: run({"*": {"histroy": 3}}), TypeError, r"blocks: '\*': .*history"),
     "adam without an end": (lambda: run(["*"], "adam"), ValueError, "max_iterations"),
     "unknown method of elements": (lambda: run("coordinates", "lbgfs"), ValueError, r"'first\[0\]': method="),
+    "numbers beside a method": (
+        lambda: run([3, 4], "bfgs"),
+        TypeError,
+        "expected pairs of a pattern and a minimizer, got 3",
+    ),
+    "a block's callback": (lambda: run({"*": {"callback": 3}}), TypeError, r"blocks: '\*': callback=3"),
+    "a block's iterations": (
+        lambda: run({"*": {"max_iterations": -1}}),
+        ValueError,
+        r"blocks: '\*': max_iterations=-1",
+    ),
+    "a block's evaluations": (
+        lambda: run({"*": {"max_evaluations": 0}}),
+        ValueError,
+        r"blocks: '\*': max_evaluations=0",
+    ),
     "method beside a dict": (lambda: run(EXACT, "lbfgs"), TypeError, "leave method out"),
     "method beside pairs": (lambda: run(list(EXACT.items()), "lbfgs"), TypeError, "leave method out"),
     "negative gtol": (lambda: run(gtol=-1), ValueError, "gtol=-1"),
