@@ -227,7 +227,6 @@ void fo_history_direct(const fo_history *history, double step, double of_grad, i
     const fo_mode before = fo_use_default_mode();
     if (of_grad == 0)
         of_grad = set_factors(history);
-    fo_restore_mode(before);
     fo_history_pass pass = pass_of(history, history->state[COUNT]); /* of all pairs */
     make_room(history);
     pass.direction = direction_of(history);
@@ -250,11 +249,14 @@ void fo_history_direct(const fo_history *history, double step, double of_grad, i
     }
     const double found[] = {totals[0], totals[1], (double)moved, step, longest};
     memcpy(move, found, sizeof found);
+    fo_restore_mode(before);
 }
 
 int64_t fo_history_try_step(const fo_history *history, double step, int32_t threads)
 {
+    const fo_mode before = fo_use_default_mode();
     history->trial[STEP] = step / history->trial[FIRST_STEP];
+    fo_restore_mode(before);
     history->state[IS_AWAY] = 1;
     history->state[STAGE] = DIRECTED;
     fo_history_pass pass = pass_of(history, 0);
