@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from full_batch import evaluations
+from full_batch import evaluations, problems
 from full_batch.evaluations import FAMILIES, geometric_mean, summary
 from full_batch.problems import INEXACT
+
+import fastopt
 
 RECORD = evaluations.read()
 #: Of scikit-learn's digits.
@@ -58,3 +61,17 @@ def test_evaluations_of_live_scipy(name: str) -> None:
     its = summary(counts)
     assert its.solved >= its.solved_by_scipy
     assert its.mean <= 1.07 * its.mean_of_scipy
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1e-2])
+def test_digits_have_the_minimum_of_scikit_learn(l2: float) -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="compares with the live scikit-learn")
+    x, target = problems.digits()
+    problem = problems.logistic(x, target, l2)
+    w = problem.start.copy()
+    result = fastopt.minimize(problem.function, w, gtol=1e-7, ftol=0)
+    theirs = linear_model.LogisticRegression(C=1 / (l2 * len(x)), tol=1e-7, max_iter=10_000).fit(x, target)
+    their_loss, _ = problem.function(np.concatenate([theirs.coef_.T.ravel(), theirs.intercept_]))
+    assert result.success
+    assert result.loss == pytest.approx(their_loss, rel=1e-9)
+    np.testing.assert_allclose(w[:640].reshape(64, 10), theirs.coef_.T, rtol=0, atol=1e-3)
