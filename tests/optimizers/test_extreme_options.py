@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CASES, MATRIX_CASES, Case, native, needs_native
-from tiers import exhaustive
 
 import fastopt
 from fastopt import schedules
@@ -113,7 +112,7 @@ def test_own_options_at_their_edges(case: Case) -> None:
         check_steps(case, options, np.float64, backend)
 
 
-@exhaustive
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
 @pytest.mark.parametrize("lr", [0.1, 1e200])
 @pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
