@@ -164,6 +164,7 @@ GROUPS = {
         BOXED_WORKS,
         BOXED,
         LBFGS_BOXED,
+        each_thread_count=True,
         pairs=[("SciPy", "fastopt")],
     ),
     "minimize-bfgs": Group(

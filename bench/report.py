@@ -44,7 +44,6 @@ def machine(threads: int) -> str:
         "GPU": gpu(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "huge pages": first_line(Path("/sys/kernel/mm/transparent_hugepage/enabled")),
-        "load average at the end": load(),
         "compiler": compiler(),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": versions(*PACKAGES),
@@ -69,8 +68,10 @@ def memory() -> str:
 
 
 def load() -> str:
-    """Load averages, where the system has them."""
-    return " ".join(f"{each:.1f}" for each in os.getloadavg()) if hasattr(os, "getloadavg") else ""
+    """How busy the machine was in the last minutes, where the system tells; what was measured is part of it."""
+    if not hasattr(os, "getloadavg"):
+        return ""
+    return f", with a load average of {os.getloadavg()[1]:.0f} at the end"
 
 
 def first_line(path: Path) -> str:

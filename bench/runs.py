@@ -70,9 +70,12 @@ class Pause:
             self.error = error
             self.stopped.release()
 
-    def close(self) -> None:
+    def close(self, thread: threading.Thread) -> None:
+        """End the thread. One that still is in C++ when Python ends would abort the process."""
         self.is_closed = True
         self.go.release()
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 class RunStepper(Stepper):
@@ -88,8 +91,9 @@ class RunStepper(Stepper):
         super().__init__(lambda _: self.seconds(1), [None])
         self.before = lambda _: None  # the function: each step is timed alone
         self.pause = Pause(warm)
-        weakref.finalize(self, self.pause.close)
-        threading.Thread(target=self.pause.work, args=(solve,), daemon=True).start()
+        thread = threading.Thread(target=self.pause.work, args=(solve,), daemon=True)
+        weakref.finalize(self, self.pause.close, thread)
+        thread.start()
 
     def seconds(self, steps: int) -> float:
         """The solver's own time for an evaluation, the mean of so many."""

@@ -71,5 +71,4 @@ def test_the_thread_ends_with_the_stepper() -> None:
     (thread,) = set(threading.enumerate()) - before
     del stepper
     gc.collect()
-    thread.join(timeout=60)
     assert not thread.is_alive()
