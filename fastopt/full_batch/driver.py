@@ -118,7 +118,8 @@ def minimize(
         with a warning. Not for "bfgs" and "newton".
     callback : callable, optional
         ``callback(state)`` is called after each iteration with a :class:`fastopt.MinimizeState`. It stops by returning
-        True or raising StopIteration. :func:`fastopt.progress` is one with a bar.
+        True or raising StopIteration. It must not change the parameters: :class:`fastopt.LBFGS` is for such loops.
+        :func:`fastopt.progress` is one with a bar.
     max_iterations : int, optional
         At least 0; default 15,000.
     max_evaluations : int, optional
