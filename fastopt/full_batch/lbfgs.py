@@ -37,6 +37,13 @@ OF_TORCH: Mapping[str, str] = {
 }
 
 
+class Absent(Elsewhere):
+    """An attribute of torch's class that is not here: reading and setting it say what to write."""
+
+    def __set__(self, opt: Any, value: Any) -> None:
+        self.__get__(opt, type(opt))
+
+
 class LBFGS(HistoryMethod):
     """L-BFGS: one iteration a step; call :meth:`reset` after you have changed parameters or data between steps.
 
@@ -106,10 +113,10 @@ class LBFGS(HistoryMethod):
 
     shown: ClassVar[tuple[str, ...]] = ("history",)
 
-    lr = Elsewhere("the line search finds the step size; read opt.step_size for the last one")
-    param_groups = Elsewhere("its groups have no options; read opt.params")
-    add_param_group = Elsewhere("what was learned is of the present arrays; build a new one for more")
-    zero_grad = Elsewhere("the closure returns the gradients; leave it out")
+    lr = Absent("the line search finds the step size; read opt.step_size for the last one")
+    param_groups = Absent("its groups have no options; read opt.params")
+    add_param_group = Absent("what was learned is of the present arrays; build a new one for more")
+    zero_grad = Absent("the closure returns the gradients; leave it out")
 
     def __init__(
         self,

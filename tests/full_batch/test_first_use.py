@@ -55,8 +55,11 @@ def test_two_pairs_of_scipy_are_no_bounds_of_an_array() -> None:
     ],
 )
 def test_attributes_of_torch(name: str, remedy: str) -> None:
+    opt = fastopt.LBFGS(np.ones(3))
     with pytest.raises(AttributeError, match=f"LBFGS has no '{name}': {remedy}"):
-        getattr(fastopt.LBFGS(np.ones(3)), name)
+        getattr(opt, name)
+    with pytest.raises(AttributeError, match=f"LBFGS has no '{name}': {remedy}"):
+        setattr(opt, name, 0.1)
 
 
 def test_progress_that_was_not_called() -> None:
