@@ -351,7 +351,9 @@ def check_is_params(where: str, params: Any, advice: str) -> None:
     if hasattr(params, "param_groups"):
         raise TypeError(f"{where}: expected the parameters, got an optimizer; write {advice}")
     if not (is_container(params) or hasattr(params, "shape")):
-        raise TypeError(f"{where}: expected an array or a structure of arrays, got {described(params)}; write {advice}")
+        raise TypeError(
+            f"{where}: expected an array or a structure of arrays, got one {described(params)}; write {advice}"
+        )
 
 
 def metric_of(metric: Any, advice: str) -> float:

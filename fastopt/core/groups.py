@@ -231,7 +231,10 @@ class Groups:
             arrays = sorted(group["params"])
             k = next((k for k, names in enumerate(members) if k not in found and sorted(names) == arrays), None)
             if k is None:
-                text = f"param_groups[{j}] is of the arrays {group['params']}; the groups here are of {list(members)}"
+                text = (
+                    f"param_groups[{j}] is of the arrays {group['params']}; the groups here are of {list(members)}; "
+                    "make the same ones first, with fastopt.group_by or opt.set"
+                )
                 misfits.append(Misfit(f"param_groups[{j}]", False, True, text))
                 continue
             current = {name: value for name, value in self.param_groups[k].items() if name not in NO_OPTIONS}

@@ -170,7 +170,7 @@ def matching(pattern: str, names: Sequence[str]) -> list[str]:
     """
     if not isinstance(pattern, str):
         advice = "give its name" if hasattr(pattern, "shape") else "make a call for each: for name in names: ...(name)"
-        raise TypeError(f"expected a name or a pattern of names, got {described(pattern)}; {advice}")
+        raise TypeError(f"expected a name or a pattern of names, got a value {described(pattern)}; {advice}")
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
         raise ValueError(f"no array's name matches {pattern!r}; the names are {list(names)}")

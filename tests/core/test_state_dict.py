@@ -345,8 +345,13 @@ def test_other_groups() -> None:
     params = {"a": np.ones(1), "b": np.ones(1)}
     opt = fastopt.SGD(fastopt.group_by(params, {"a": {}, "b": {"lr": 0.5}}))
     other = fastopt.SGD({"a": np.ones(1), "b": np.ones(1)})
-    with pytest.raises(ValueError, match=r"param_groups\[0\] is of the arrays \['a'\]; the groups here are of"):
+    with pytest.raises(
+        ValueError, match=r"param_groups\[0\] is of the arrays \['a'\]; the groups here are of .* with .* opt.set"
+    ):
         other.load_state_dict(opt.state_dict())
+    other.set("b", lr=0.1)
+    other.load_state_dict(opt.state_dict())
+    assert other.lr == opt.lr
 
 
 class WithMore(fastopt.SGD):
