@@ -159,7 +159,12 @@ def block_coordinate_descent(
     max_evaluations = as_number("max_evaluations", max_evaluations, MOST_EVALUATIONS)
     cycles = Cycles(params, blocks, method, gtol=gtol, ftol=ftol, backend=backend)
     cycles.evaluations_left = max_evaluations
-    run = Run(cycles, partial(fun, params), callback, MAX_ITERATIONS if max_iterations is None else max_iterations)
+    run = Run(
+        cycles,
+        partial(fun, cycles.given_params),
+        callback,
+        MAX_ITERATIONS if max_iterations is None else max_iterations,
+    )
     if not isinstance(callback, Progress):
         return run.result()
     with callback.of_run(max_iterations):

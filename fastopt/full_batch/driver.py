@@ -195,7 +195,12 @@ def minimize(
     running.caller = "fun"
     if max_evaluations is not None:
         running.evaluations_left = max_evaluations - running.evaluations_at_end
-    run = Run(running, partial(fun, params), callback, MAX_ITERATIONS if max_iterations is None else max_iterations)
+    run = Run(
+        running,
+        partial(fun, running.given_params),
+        callback,
+        MAX_ITERATIONS if max_iterations is None else max_iterations,
+    )
     if not isinstance(callback, Progress):
         return run.result()
     with callback.of_run(max_iterations):

@@ -15,6 +15,7 @@ from ..backends.backend import Backend
 from ..core.gradients import Gradients
 from ..core.parameters import Parameters
 from ..core.turns import Turns, change
+from ..options.group_by import Grouped
 from ..options.ranges import Range, as_number
 from .accepted_point import AcceptedPoint, Point
 from .box import Box, copies_of, largest_projected, write_back
@@ -110,7 +111,7 @@ class Method(AcceptedPoint):
         self.gtol, self.ftol = (
             default if given is None else given for given, default in zip((gtol, ftol), defaults, strict=True)
         )
-        self.given_params = params
+        self.given_params = params.params if isinstance(params, Grouped) else params
         self.evaluations = 0
         self.evaluations_left: int | None = None
         self.is_single_loss, self.makes_steps = False, True

@@ -12,7 +12,6 @@ import numpy as np
 from ..arrays.dtypes import Array, is_float
 from ..arrays.memory import described
 from ..backends.inverse_hessian import Vector
-from ..options.group_by import Grouped
 from .dense import DenseMethod
 from .line_search import FLOAT32_ROUNDING
 
@@ -164,7 +163,7 @@ class TrustRegion(DenseMethod):
         if parameters.is_grouped:
             vectors = [{"params": like(group["params"], each)} for group, each in zip(given, built, strict=True)]
         else:
-            vectors = like(given.params if isinstance(given, Grouped) else given, built)
+            vectors = like(given, built)
         returned = self.hvp(given, vectors)
         leaves = parameters.leaves(returned, "hvp")
         product = self.elements.joined(

@@ -60,6 +60,17 @@ def test_structures(structure: str, backend: str) -> None:
     assert (result.loss, len(seen)) == (bowl(params)[0], result.evaluations)
 
 
+def test_functions_get_the_structure_that_group_by_got() -> None:
+    def fun(params: Any) -> Any:
+        return float(params["a"] @ params["a"]), {"a": 2 * params["a"]}
+
+    for options in ({}, {"method": "adam", "lr": 0.1, "max_iterations": 2}):
+        fastopt.minimize(fun, fastopt.group_by({"a": np.ones(2)}, {"a": {}}), **options)
+    fastopt.block_coordinate_descent(fun, fastopt.group_by({"a": np.ones(2)}, {"a": {}}), ["a"])
+    params = {"a": np.ones(2)}
+    assert fastopt.LBFGS(fastopt.group_by(params, {"a": {}})).params is params
+
+
 def test_nothing_to_minimize() -> None:
     result = fastopt.minimize(lambda x: (2.5, np.zeros_like(x)), np.zeros((0, 3)))
     assert result[:5] == (2.5, 0.0, 0, 1, "gtol")
