@@ -251,10 +251,10 @@ def warn_of_few_rows(rows: int, atoms: int, features: int, dtype: np.dtype[Any])
     if atoms <= ATOMS_PER_ROW * rows or float(atoms) ** 2 * features <= SMALL_GRAM:
         return
     warnings.warn(
-        f"sparse_code: {rows} {'row is' if rows == 1 else 'rows are'} too few to pay for the Gram matrix of {atoms} atoms, which has "
-        f"{atoms**2 * dtype.itemsize / 1e9:.2g} GB and takes most of the time; give many rows at once, or solve a "
-        "single lasso without it: sklearn.linear_model.Lasso(l1 / features, fit_intercept=False).fit(dictionary.T, X.T)"
-        ", with l2 ElasticNet",
+        f"sparse_code: {rows} {'row is' if rows == 1 else 'rows are'} too few to pay for the Gram matrix of {atoms} "
+        f"atoms, which has {atoms**2 * dtype.itemsize / 1e9:.2g} GB and takes most of the time; give many rows at "
+        "once, or solve a single lasso without it: sklearn.linear_model.Lasso(l1 / features, fit_intercept=False)"
+        ".fit(dictionary.T, X.T), with l2 ElasticNet",
         UserWarning,
         stacklevel=3,
     )
