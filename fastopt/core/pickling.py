@@ -51,7 +51,7 @@ def reduced(opt: Any) -> tuple[Any, ...]:
             f"{type(opt).__name__}: an optimizer of arrays on a GPU can't be copied or pickled; use fastopt.save and "
             "fastopt.load"
         )
-    return asleep, (type(opt),), opt.parts.turns.run("pickle", Kind.READER, contents_of, opt)
+    return sleeper, (type(opt),), opt.parts.turns.run("pickle", Kind.READER, contents_of, opt)
 
 
 def contents_of(opt: Picklable) -> dict[str, Any]:
@@ -75,14 +75,14 @@ def contents_of(opt: Picklable) -> dict[str, Any]:
     }
 
 
-def asleep(cls: type) -> Any:
-    """Return an optimizer that sleeps; :meth:`Asleep.__setstate__` gives it its contents."""
+def sleeper(cls: type) -> Any:
+    """Return an optimizer that sleeps; :meth:`Sleeper.__setstate__` gives it its contents."""
     if cls not in CLASSES:
-        CLASSES[cls] = type(cls.__name__, (Asleep, cls), {"__module__": cls.__module__, "kind": weakref.ref(cls)})
+        CLASSES[cls] = type(cls.__name__, (Sleeper, cls), {"__module__": cls.__module__, "kind": weakref.ref(cls)})
     return object.__new__(CLASSES[cls])
 
 
-class Asleep:
+class Sleeper:
     """An optimizer that was loaded, and not used since."""
 
     kind: Any
@@ -174,7 +174,7 @@ def references(holder: Any, key: Any) -> int:
 
 def follow(opt: Any, driver: Follower) -> None:
     """Have a driver that was loaded follow its optimizer, which may sleep."""
-    if isinstance(opt, Asleep):
+    if isinstance(opt, Sleeper):
         object.__getattribute__(opt, "followers").append(weakref.ref(driver))
     else:
         opt.parts.groups.followers.add(driver)
