@@ -133,6 +133,7 @@ class LBFGS(HistoryMethod):
             refuse_keyword(name)
         size = as_number("history", history, COUNT)
         super().__init__(params, size, bounds=bounds, gtol=gtol, ftol=ftol, backend=backend)
+        self.has_used_pairs = False
 
     def __dir__(self) -> list[str]:
         """Return what users use, and what a subclass of theirs defines."""
@@ -142,6 +143,7 @@ class LBFGS(HistoryMethod):
     def iterate(self) -> str | None:
         while True:
             reading, has_pairs = self.reading, self.pairs.count > 0
+            self.has_used_pairs = has_pairs
             is_known = has_pairs or self.is_boxed
             first_step = 1.0 if is_known else first_step_down(reading.grad_square, reading.grad_max)
             self.moving()
@@ -158,6 +160,13 @@ class LBFGS(HistoryMethod):
             if not has_pairs:
                 return "line_search"
             self.pairs.forget()  # and try steepest descent once
+
+    def confirms(self) -> bool:
+        """Return whether the last direction was the gradient's, where bounds may leave little of any other one."""
+        is_sure = not (self.is_bounded and self.has_used_pairs)
+        if not is_sure:
+            self.pairs.forget()
+        return is_sure
 
     # --- the state ---
 

@@ -148,6 +148,10 @@ class Method(AcceptedPoint):
     def forget(self) -> None:
         """Forget what was learned from earlier points."""
 
+    def confirms(self) -> bool:
+        """Return whether a small decrease in the last iteration says that it has converged."""
+        return True
+
     def evaluate(self) -> float:
         """Return the loss of the parameters as they are, and hand their gradients to the table.
 
@@ -409,7 +413,7 @@ class Method(AcceptedPoint):
         if now.grad_norm <= self.gtol or now.grad_norm == 0:
             return "gtol"
         can_converge = self.makes_steps and status != "max_evaluations"
-        if can_converge and self.ftol > 0 and 0 <= self.decrease <= self.ftol:
+        if can_converge and self.ftol > 0 and 0 <= self.decrease <= self.ftol and self.confirms():
             return "ftol"
         return status
 

@@ -313,3 +313,21 @@ def test_repr() -> None:
         "LBFGS(2 arrays, 9 elements, 1 frozen, history=5, gtol=1e-05, ftol=2.2e-09, iterations=0, loss=nan, "
         f"backend={opt.backend!r})"
     )
+
+
+@pytest.mark.parametrize("seed", [68, 261, 533])
+def test_little_left_of_a_direction_within_bounds_is_no_convergence(seed: int) -> None:
+    """Clipped to the bounds, a direction may lower the loss by next to nothing, far from the minimum."""
+    rng = np.random.default_rng(seed)
+    n = 15
+    root = rng.normal(size=(n, n))
+    hessian, target = root @ root.T + 1e-3 * np.eye(n), 10 * rng.normal(size=n)
+    low = np.where(rng.random(n) < 0.2, -np.inf, rng.normal(size=n) - 1)
+    high = np.where(np.isfinite(low), low, 0) + 3 * rng.random(n)
+    x = np.clip(3 * rng.normal(size=n), low, high)
+
+    def fun(x: Any) -> Any:
+        return float(0.5 * x @ hessian @ x - target @ x), hessian @ x - target
+
+    loss = fastopt.minimize(fun, x, bounds=(low, high)).loss
+    assert loss == pytest.approx(fastopt.minimize(fun, x, bounds=(low, high), gtol=1e-8, ftol=0).loss, rel=1e-5)
