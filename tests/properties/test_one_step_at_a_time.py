@@ -207,7 +207,7 @@ GLANCES = {
     "step_count",
 }
 #: The part of a step and of a reader that both of them call.
-INNER = {"attributes_to_pickle", "make_parts", "ready", "set_pickled"}
+INNER = {"attributes_to_pickle", "make_parts", "ready", "saving", "set_pickled"}
 #: The modes of Schedule-Free, which have a test of their own.
 MODES = {"train", "eval"}
 
