@@ -21,8 +21,8 @@ from .driver import (
     MAX_ITERATIONS,
     MOST_EVALUATIONS,
     MOST_ITERATIONS,
+    Arguments,
     Callback,
-    Given,
     Run,
     check_callback,
     method_of,
@@ -257,7 +257,7 @@ class MethodBlock(NamedTuple):
             check_callback(callback)
             as_number("max_iterations", most, MOST_ITERATIONS)
             as_number("max_evaluations", evaluations, MOST_EVALUATIONS)
-            method_of(method, self.arrays, Given(history, hess, hvp, most, options), common)
+            method_of(method, self.arrays, Arguments(history, hess, hvp, most, options), common)
         except (TypeError, ValueError) as error:
             raise type(error)(f"blocks: {self.title!r}: {error}") from error
 

@@ -190,7 +190,7 @@ def minimize(
     max_iterations = as_number("max_iterations", max_iterations, MOST_ITERATIONS)
     max_evaluations = as_number("max_evaluations", max_evaluations, MOST_EVALUATIONS)
     history = as_number("history", history, COUNT)
-    given = Given(history, hess, hvp, max_iterations, options)
+    given = Arguments(history, hess, hvp, max_iterations, options)
     running = method_of(method, params, given, {"bounds": bounds, "gtol": gtol, "ftol": ftol})
     running.caller = "fun"
     if max_evaluations is not None:
@@ -207,7 +207,7 @@ def minimize(
         return run.result()
 
 
-class Given(NamedTuple):
+class Arguments(NamedTuple):
     """What minimize was given that only some methods take."""
 
     history: int
@@ -279,9 +279,9 @@ def stops(callback: Callback, state: MinimizeState) -> bool:
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
-def method_of(method: str | type, params: Any, given: Given, common: dict[str, Any]) -> Method:
+def method_of(method: str | type, params: Any, given: Arguments, common: dict[str, Any]) -> Method:
     """Return the method that was asked for, with these parameters and common options."""
-    found = named(method) if isinstance(method, str) else method
+    found = method_by_name(method) if isinstance(method, str) else method
     if isinstance(found, type) and issubclass(found, Optimizer):
         refuse_of_newton(found.__name__, given)
         refuse_history(found.__name__, given)
@@ -313,7 +313,7 @@ def method_of(method: str | type, params: Any, given: Given, common: dict[str, A
     return built
 
 
-def class_of(method: str, given: Given, common: dict[str, Any]) -> Callable[..., Any]:
+def class_of(method: str, given: Arguments, common: dict[str, Any]) -> Callable[..., Any]:
     """Return the class of a full-batch method, and add what it needs to its options."""
     if method == "lbfgs":
         return LBFGS
@@ -332,7 +332,7 @@ def class_of(method: str, given: Given, common: dict[str, Any]) -> Callable[...,
     return found_class
 
 
-def named(method: str) -> str | type[Optimizer]:
+def method_by_name(method: str) -> str | type[Optimizer]:
     """Return the full-batch method of this name, or the class of a first-order optimizer."""
     word = method.lower().replace("-", "").replace("_", "")
     if word in FULL_BATCH:
@@ -382,12 +382,12 @@ def checked_function(name: str, function: Any) -> Any:
     return function
 
 
-def refuse_of_newton(method: str, given: Given) -> None:
+def refuse_of_newton(method: str, given: Arguments) -> None:
     for name in ("hess", "hvp"):
         if getattr(given, name) is not None:
             raise TypeError(f'{name}: method={method!r} does not use it; write method="newton", or leave it out')
 
 
-def refuse_history(method: str, given: Given) -> None:
+def refuse_history(method: str, given: Arguments) -> None:
     if given.history != 10:
         raise TypeError(f'history={given.history}: only method="lbfgs" has one, not {method!r}; leave it out')

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 from ..arrays.texts import counted
 
 
-class Stopped(Protocol):
+class End(Protocol):
     """A method, as far as a message needs it."""
 
     gtol: float
@@ -34,7 +34,7 @@ class Stopped(Protocol):
     def is_bounded(self) -> bool: ...
 
 
-def message_of(status: str, end: Stopped) -> str:
+def message_of(status: str, end: End) -> str:
     """Return why a method stopped with this status."""
     made = f"after {counted(end.iterations, 'iteration')} and {counted(end.evaluations, 'evaluation')}"
     kind = "projected gradient" if end.is_bounded else "gradient"

@@ -315,7 +315,7 @@ class Method(AcceptedPoint):
     @change
     def begin(self, closure: Closure) -> MinimizeState:
         """Evaluate at the start, without an iteration."""
-        return self.run(closure, self.started)
+        return self.run(closure, self.evaluate_start)
 
     def finish(self, closure: Closure, state: MinimizeState) -> MinimizeState:
         """Return the state after the last iteration of a run."""
@@ -398,7 +398,7 @@ class Method(AcceptedPoint):
     def iteration(self) -> str | None:
         """Make an iteration; return the status."""
         if self.settled is None or self.settled is not self.point:
-            status = self.started()
+            status = self.evaluate_start()
             if status is not None:
                 return status
         before = self.point
@@ -417,7 +417,7 @@ class Method(AcceptedPoint):
             return "ftol"
         return status
 
-    def started(self) -> str | None:
+    def evaluate_start(self) -> str | None:
         """Evaluate at the parameters as they are; return the status."""
         found = copies_of(self.arrays)
         try:

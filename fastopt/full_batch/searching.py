@@ -38,7 +38,7 @@ class Evaluator(Protocol):
     def evaluate(self) -> float: ...
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """A point that a search has found; the parameters are there."""
 
     loss: float
@@ -67,14 +67,14 @@ def search_for(
     return LineSearch(loss, slope, first_step, max_step=min(longest, MAX_STEP), rounding=rounding)
 
 
-def search_along(method: Evaluator, line: Line, search: LineSearch, moved: int) -> Found | None:
+def search_along(method: Evaluator, line: Line, search: LineSearch, moved: int) -> SearchResult | None:
     """Evaluate at the trials of a search until it ends; None: it found no point.
 
     The parameters are at its first trial already, and ``moved`` of their elements differ from the accepted point.
     """
     at, loss = search.step_size, math.nan
     last: Trial | None = None
-    best: Found | None = None
+    best: SearchResult | None = None
     while search.status is None:
         if method.evaluations_left == 0:
             if best is not None:
@@ -90,7 +90,7 @@ def search_along(method: Evaluator, line: Line, search: LineSearch, moved: int) 
         last = line.read()
         search.report(loss, math.nan if last.nonfinite else last.slope)
         if search.best is not None and search.best.step_size == at and search.best.loss == loss:
-            best = Found(loss, last, at, False)
+            best = SearchResult(loss, last, at, False)
     if search.status == "failed" or last is None:
         return None
-    return Found(loss, last, at, True)
+    return SearchResult(loss, last, at, True)
