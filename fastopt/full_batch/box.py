@@ -52,8 +52,9 @@ def move_in(array: Array, box: Box) -> int:
     for at in blocks(flat):
         lower, upper = box.in_place(at)
         values = flat[at]
-        count += int(np.count_nonzero((values < lower) | (values > upper)))
-        np.clip(values, lower, upper, out=values)
+        for bound, is_outside in ((lower, values < lower), (upper, values > upper)):
+            np.copyto(values, bound, where=is_outside)  # np.clip gives some zeros another sign
+            count += int(np.count_nonzero(is_outside))
     return count
 
 

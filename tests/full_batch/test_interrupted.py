@@ -240,6 +240,7 @@ def test_start_that_was_moved_in_is_put_back() -> None:
     assert bits(params) == bits(start())
 
 
+@pytest.mark.filterwarnings("error")
 def test_warnings_that_are_errors_move_nothing() -> None:
     params = start()
     with pytest.raises(UserWarning, match=r"1 of 'x', 1 of 'y'"):
