@@ -1,4 +1,4 @@
-/* What the kernels of sparse coding share (coordinates_template.h). */
+/* The structs and constants that the kernels of sparse coding share (coordinates_template.h). */
 #ifndef FO_COORDINATES_H
 #define FO_COORDINATES_H
 

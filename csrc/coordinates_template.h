@@ -32,7 +32,7 @@ typedef struct {
     int64_t length; /* of p, and of the rows of the Gram matrix that belong to it */
     REAL *compact;  /* CODING_COMPACT elements for p, and the Gram matrix of that many atoms */
     double *jump;   /* memory of jump(): a matrix and a vector of CODING_COMPACT rows */
-    /* Of each atom in use: its code, diagonal element of the Gram matrix, inverse (fo_coding), diagonal element + l2; a
+    /* For each atom in use: its code, diagonal element of the Gram matrix, inverse (fo_coding), diagonal element + l2; a
        number for the meantime. */
     REAL *h, *diagonal, *inverse, *weight, *coefficients;
     const REAL **gram, **rows; /* its row of the Gram matrix: the one that belongs to p; the whole one */

@@ -28,7 +28,7 @@ typedef struct {
     int64_t grad, old_grad, direction; /* numbers of vectors */
 } fo_history_pass;
 
-/* What a pass finds in one chunk. */
+/* The findings of a pass in one chunk. */
 typedef struct {
     double largest; /* magnitude in the projected gradient, or excess of the step: see bounded_history.py */
     int64_t count;  /* of elements that are not finite, that moved, or that are not free */

@@ -1,4 +1,4 @@
-"""What to write instead of a parameter that is not a NumPy array: errors end with it."""
+"""The advice at the end of an error about a parameter that is not a NumPy array."""
 
 from __future__ import annotations
 

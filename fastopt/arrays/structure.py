@@ -189,7 +189,7 @@ class Branch:
 
 
 class Nothing(Branch):
-    """What stands for None among the parameters, such as the bias of a layer that has none: it has no leaves."""
+    """The branch of a None among the parameters, such as the bias of a layer that has none: it has no leaves."""
 
     def __init__(self, path: tuple[str, ...]) -> None:
         super().__init__({}, path)

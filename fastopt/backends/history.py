@@ -27,12 +27,12 @@ LEAST_CURVATURE = 1e-10
 #: How far the next pair is.
 NO_DIRECTION, DIRECTED, READ = range(3)
 
-#: What must come before an operation of a history.
+#: The operation that must come before another one of a history.
 EARLIER = {"try_step": "direct", "read": "direct or try_step", "accept": "read"}
 
 
 class Reading(NamedTuple):
-    """What is read at a trial point. All sums are made in double precision, in the order of numpy/lanes.py.
+    """The numbers that are read at a trial point. Sums are made in double precision, in the order of numpy/lanes.py.
 
     The free gradient is the gradient with zeros where a bound is active: there its descent leads out of the bounds.
     """
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What is known of a direction and the first trial on it."""
+    """The numbers of a direction and the first trial on it."""
 
     #: The product of the direction with the free gradient at the accepted point.
     slope: float
@@ -83,7 +83,7 @@ class History(Protocol):
 
     #: How many pairs there is room for.
     size: int
-    #: What is saved of it, between steps.
+    #: The two parts that are saved, between steps.
     pairs: Pairs
     vectors: Vectors
     #: Whether there are bounds.

@@ -1,4 +1,4 @@
-"""What saving and restoring a run ask of an optimizer, or of a full-batch method."""
+"""The interface of an optimizer, or of a full-batch method, for saving and restoring a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Load(NamedTuple):
 
 
 class Saving(Protocol):
-    """What is saved of one optimizer, and how it is loaded."""
+    """The state of one optimizer for a file, and how it is loaded."""
 
     def check(self, what: str) -> None:
         """Raise if the parameters have other values for the moment; ``what`` names the call."""

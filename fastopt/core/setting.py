@@ -15,7 +15,7 @@ from .parts import Parts
 
 
 class Part(NamedTuple):
-    """What becomes of a group: its options, and the places of its arrays that get them."""
+    """The part of a group that gets new options, and these."""
 
     number: int
     checked: CheckedGroup

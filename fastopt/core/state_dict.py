@@ -170,12 +170,7 @@ def plan(
     TypeError, ValueError
         As :meth:`fastopt.Optimizer.load_state_dict`.
     """
-    check_form(saved)
-    if saved["optimizer"] != type(opt).__name__:
-        raise ValueError(
-            f"state_dict: it is that of the optimizer {saved['optimizer']!r}, this is {type(opt).__name__!r}; build "
-            "the same one"
-        )
+    check_form(saved, type(opt).__name__)
     opt.ready()
     opt.parts.progress.undo_skipped_step()
     wrong: list[str] = []
@@ -337,8 +332,8 @@ def carry_out(opt: Saved, plan: Plan) -> None:
     parts.forget_workspace()
 
 
-def check_form(saved: Any) -> None:
-    """Raise unless ``saved`` has the entries of a saved state, each of its type.
+def check_form(saved: Any, optimizer: str) -> None:
+    """Raise unless ``saved`` has the entries of a saved state of this optimizer, each of its type.
 
     Raises
     ------
@@ -367,6 +362,10 @@ def check_form(saved: Any) -> None:
         wrong = [key for key in (name, *entries) if not isinstance(key, str)]
         if wrong:
             raise TypeError(f"state_dict: 'state' has the keys {shown(wrong)}; expected the names of arrays and slots")
+    if saved["optimizer"] != optimizer:
+        raise ValueError(
+            f"state_dict: it is that of the optimizer {saved['optimizer']!r}, this is {optimizer!r}; build the same one"
+        )
 
 
 def advice_for(saved: Any) -> str:

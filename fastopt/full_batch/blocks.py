@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,19 +18,17 @@ from ..options.ranges import as_number
 from .block_arguments import EXPECTED, How, checked_how, checked_pairs
 from .box import copies_of, in_a_row, write_back
 from .driver import (
-    MAX_ITERATIONS,
     MOST_EVALUATIONS,
     MOST_ITERATIONS,
     Arguments,
     Callback,
-    Run,
     check_callback,
     method_of,
     minimize,
+    result_of,
 )
 from .evaluation import checked_evaluation, checked_loss, is_single
 from .method import Method
-from .progress_bar import Progress
 from .results import MinimizeResult
 
 #: A rise of the loss by a block is rounding up to this many times the resolution of the largest loss so far.
@@ -159,16 +157,7 @@ def block_coordinate_descent(
     max_evaluations = as_number("max_evaluations", max_evaluations, MOST_EVALUATIONS)
     cycles = Cycles(params, blocks, method, gtol=gtol, ftol=ftol, backend=backend)
     cycles.evaluations_left = max_evaluations
-    run = Run(
-        cycles,
-        partial(fun, cycles.given_params),
-        callback,
-        MAX_ITERATIONS if max_iterations is None else max_iterations,
-    )
-    if not isinstance(callback, Progress):
-        return run.result()
-    with callback.of_run(max_iterations):
-        return run.result()
+    return result_of(cycles, fun, callback, max_iterations)
 
 
 class Part(NamedTuple):
@@ -184,7 +173,7 @@ class Part(NamedTuple):
 
 
 class Block(Protocol):
-    """What is minimized at once."""
+    """A part of the parameters that is minimized at once."""
 
     @property
     def title(self) -> str: ...
@@ -194,7 +183,7 @@ class Block(Protocol):
 
     @property
     def advice(self) -> str:
-        """What to do if it has raised the loss."""
+        """The advice for a user whose loss it has raised."""
 
     def minimize(self, cycles: Cycles) -> float:
         """Minimize over the block; return the loss."""
@@ -303,8 +292,6 @@ class Cycles(Method):
         Whether ``max_evaluations`` has ended this cycle, or a block in it.
     """
 
-    has_search: ClassVar[bool] = False
-
     def __init__(
         self,
         params: Any,
@@ -325,7 +312,7 @@ class Cycles(Method):
         #: The accepted point, and the largest loss so far.
         self.copies: list[Array] = []
         self.largest = 0.0
-        #: What a minimizer of the user's own has returned.
+        #: The value that a minimizer of the user's own has returned.
         self.returned: Any = None
         #: The blocks of which a warning was given.
         self.warned: set[str] = set()

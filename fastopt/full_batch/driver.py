@@ -37,7 +37,7 @@ DENSE: Mapping[str, tuple[str, str]] = {
     "newton hvp": ("trust_region", "TrustRegion"),
 }
 
-#: What to write instead of SciPy's keywords, and torch's.
+#: The remedy for each of SciPy's keywords, and torch's.
 OF_OTHERS: Mapping[str, str] = {
     "jac": "fun returns both: return loss, grads",
     "args": "write minimize(lambda params: fun(params, *args), params)",
@@ -64,7 +64,7 @@ OF_OTHERS: Mapping[str, str] = {
 #: Those among them that optimizers have.
 OF_OPTIMIZERS = ("lr",)
 
-#: What to write instead of SciPy's methods.
+#: The method to write instead of each of SciPy's.
 METHODS_OF_OTHERS: Mapping[str, str] = {
     "lbfgsb": "lbfgs",
     "newtoncg": "newton",
@@ -195,12 +195,15 @@ def minimize(
     running.caller = "fun"
     if max_evaluations is not None:
         running.evaluations_left = max_evaluations - running.evaluations_at_end
-    run = Run(
-        running,
-        partial(fun, running.given_params),
-        callback,
-        MAX_ITERATIONS if max_iterations is None else max_iterations,
-    )
+    return result_of(running, fun, callback, max_iterations)
+
+
+def result_of(
+    method: Method, fun: Callable[[Any], Any], callback: Callback | None, max_iterations: int | None
+) -> MinimizeResult:
+    """Run a method until there is a reason to stop; None: for MAX_ITERATIONS at most."""
+    most = MAX_ITERATIONS if max_iterations is None else max_iterations
+    run = Run(method, partial(fun, method.given_params), callback, most)
     if not isinstance(callback, Progress):
         return run.result()
     with callback.of_run(max_iterations):
@@ -208,7 +211,7 @@ def minimize(
 
 
 class Arguments(NamedTuple):
-    """What minimize was given that only some methods take."""
+    """The arguments of minimize that only some methods take."""
 
     history: int
     hess: Callable[[Any], Any] | None

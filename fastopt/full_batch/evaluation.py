@@ -1,4 +1,4 @@
-"""What a function returned for the loss and the gradients, checked before anything is changed by it."""
+"""Checks of the loss and the gradients that a function returned, before anything is changed by them."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from .history_method import HistoryMethod
 from .searching import first_step_down, search_along, search_for
 from .starting import PACKAGE
 
-#: What users use of its methods and attributes; the rest is for the modules around it.
+#: The methods and attributes for users; the rest is for the modules around it.
 PUBLIC = (
     *("step", "reset", "freeze", "unfreeze", "state_dict", "load_state_dict"),
     *("params", "loss", "grad_norm", "step_size", "iterations", "evaluations", "message"),
     *("history", "gtol", "ftol", "backend", "frozen", "is_bounded"),
 )
 
-#: What to write instead of torch's keywords.
+#: The remedy for each of torch's keywords.
 OF_TORCH: Mapping[str, str] = {
     "lr": "leave it out: the line search finds the step size",
     "max_iter": "leave it out: a step is one iteration; make more in a loop, or give max_iterations to "
@@ -57,7 +57,8 @@ class LBFGS(HistoryMethod):
     params : array or structure of arrays
         float32 or float64, changed in place. Groups (dicts with the key ``"params"``) have no options but ``bounds``.
     history : int, default 10
-        How many pairs to keep, at least 1. The memory is that of ``2 * history + 3`` copies of the parameters.
+        How many pairs to keep, at least 1. The memory is that of ``2 * history + 3`` copies of the
+        parameters, with bounds one more.
     bounds : pair, optional
         ``(lo, hi)``, each a number, None, or a structure like the parameters, with None where there is no bound. They
         are rounded inwards to the parameters' dtype. Parameters that are outside are moved in, with a warning.

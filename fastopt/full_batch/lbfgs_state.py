@@ -211,12 +211,7 @@ def plan(
     TypeError, ValueError
         As :meth:`fastopt.LBFGS.load_state_dict`.
     """
-    check_form(saved)
-    if saved["optimizer"] != type(opt).__name__:
-        raise ValueError(
-            f"state_dict: it is that of the optimizer {saved['optimizer']!r}, this is {type(opt).__name__!r}; build "
-            "the same one"
-        )
+    check_form(saved, type(opt).__name__)
     parameters, wrong = opt.parts.parameters, wrong_options(saved["options"])
     options: NewOptions | None = None
     state: NewState | None = None

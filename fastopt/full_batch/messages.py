@@ -1,4 +1,4 @@
-"""What a result's message says: why the method stopped, with numbers, and what to do."""
+"""The message of a result: why the method stopped, with numbers, and what to do."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class End(Protocol):
     ftol: float
     #: How much the last iteration has lowered the loss.
     decrease: float
-    #: What was not finite at the start.
+    #: Names the loss or the gradients that were not finite at the start.
     trouble: str
-    #: What was moved into its bounds.
+    #: Names the arrays that were moved into their bounds.
     moved_in: str
     #: Where it looks for a step that lowers the loss; "": nowhere.
     searches: ClassVar[str]

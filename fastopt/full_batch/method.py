@@ -25,7 +25,7 @@ from .own_parameters import own_parameters
 from .results import MinimizeState
 from .starting import check_unchanged, move_all_in, nonfinite
 
-#: What a full-batch method minimizes, without arguments: it returns the loss and the gradients.
+#: The function to minimize, without arguments: it returns the loss and the gradients.
 Closure = Callable[[], Any]
 
 #: The defaults of gtol and ftol: in double precision, and where an array is float32.
@@ -34,7 +34,7 @@ TOLERANCE = Range(0.0, optional=True)
 
 
 class MethodParts(NamedTuple):
-    """What the other modules of fastopt use of a method."""
+    """The parts of a method, for the other modules of fastopt."""
 
     parameters: Parameters
     backend: Backend
@@ -86,7 +86,7 @@ class Method(AcceptedPoint):
     searches: ClassVar[str] = "along the last direction, nor along the gradient,"
     #: The attributes that its ``repr`` shows besides those of every method.
     shown: ClassVar[tuple[str, ...]] = ()
-    #: What errors call the method; "": by its class.
+    #: The method's name in errors; "": that of its class.
     title: str = ""
     #: How many evaluations :meth:`finish` needs.
     evaluations_at_end: int = 0

@@ -1,4 +1,4 @@
-"""What the full-batch methods return."""
+"""The results of the full-batch methods."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class MinimizeState(NamedTuple):
 
 
 class MinimizeResult(NamedTuple):
-    """What :func:`fastopt.minimize` found. The parameters themselves are where they were given: changed in place.
+    """The result of :func:`fastopt.minimize`. The parameters themselves are where they were given: changed in place.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ class Line(Protocol):
 
 
 class Trial(Protocol):
-    """What is read at a trial."""
+    """The numbers that are read at a trial."""
 
     @property
     def slope(self) -> float: ...

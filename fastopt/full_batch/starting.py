@@ -1,4 +1,4 @@
-"""What is checked once, where a method starts: bounds, numbers that are not finite, functions that move themselves."""
+"""Checks that a method makes once, at its start: bounds, numbers that are not finite, functions that move things."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ RENAMED: Mapping[str, str] = {"max_norm": "max_weight_norm", "max_norm_axis": "m
 #: The other meaning that users may have had in mind with an old name.
 OTHER_MEANINGS: Mapping[str, str] = {"max_norm": "; to clip gradients, write 'clip_global_norm'"}
 
-#: What is to be said of an option where a name of another kind was meant for it.
+#: The note on an option for whoever has written a name of another kind.
 FORMS: Mapping[str, str] = {"betas": ", a tuple of all", "clip_global_norm": ", the norm of all gradients together"}
 
 #: Names of options in other libraries, in one word, and what they may be here: an optimizer has one of them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full_batch import evaluations
 from full_batch.problems import CLASSIC, Function, Problem
+from places import ROOT
 
 import fastopt
 
@@ -99,6 +102,18 @@ def test_all_classic_problems_are_solved(method: str) -> None:
     assert len(unsolved) <= 1, unsolved
     assert method != "bfgs" or unsolved <= {"meyer"}  # where the loss is too large to show the last decreases
     assert geometric_mean([count for count in counts.values() if count is not None]) <= 1.05 * MEANS[method]
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="needs the source tree")
+def test_evaluations_in_the_docs() -> None:
+    """The table of docs/full_batch.rst has the geometric means over the problems that all methods solve."""
+    counts = [{name: pair[0] for name, pair in evaluations.read()["classic"].items()}, *map(our_counts, METHODS)]
+    both = [name for name in CLASSIC if all(its[name] is not None for its in counts)]
+    table = (ROOT / "docs" / "full_batch.rst").read_text(encoding="utf-8").split("Which method when")[1]
+    shown = [int(number) for number in re.findall(r"^     - (\d+)$", table.split("Evaluations are")[0], re.M)]
+    means = [geometric_mean([its[name] for name in both]) for its in counts]  # type: ignore[misc]
+    assert len(both) >= 36
+    assert shown == pytest.approx(means, abs=0.7)
 
 
 @pytest.mark.parametrize("method", METHODS)
