@@ -8,8 +8,8 @@ version = release = fastopt.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
 exclude_patterns = ["_build"]
-html_theme = "alabaster"
-html_theme_options = {"description": "The optimizer step for NumPy training code"}
+html_theme = "furo"
+html_title = "fastopt"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the sections of the docstrings say the types

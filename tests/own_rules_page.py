@@ -1,4 +1,4 @@
-"""The optimizers that docs/own_rules.rst shows."""
+"""The optimizers that docs/guide/own_rules.rst shows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from pages import names_of, page_of
 
-PAGE = page_of("own_rules")
+PAGE = page_of("guide/own_rules")
 
 #: Those that others have.
 NAMES = ("QHAdam", "LaProp", "ADOPT", "MADGRAD", "AdaBound", "NAdamW", "Padam", "SMORMS3")
@@ -14,4 +14,4 @@ NAMES = ("QHAdam", "LaProp", "ADOPT", "MADGRAD", "AdaBound", "NAdamW", "Padam", 
 
 def shown() -> dict[str, Any]:
     """Return the names that the page's examples define, run in order."""
-    return names_of("own_rules")
+    return names_of("guide/own_rules")

@@ -8,17 +8,16 @@ import importlib
 import inspect
 import pkgutil
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import shell_blocks
 from places import ROOT
 
 import fastopt
@@ -66,54 +65,23 @@ def test_every_block_of_the_documents_has_a_known_language() -> None:
         assert languages <= {"python", "py", "text", *SHELLS}, document
 
 
-def commands(script: str) -> list[list[str]]:
-    """Return the words of each simple command of a shell script, without variables that are set before it."""
-    lexer = shlex.shlex(script.replace("\\\n", " ").replace("\n", ";"), posix=True, punctuation_chars=";&|")
-    lexer.whitespace_split = True
-    found: list[list[str]] = [[]]
-    for word in lexer:
-        if set(word) <= set(";&|"):
-            found.append([])
-        elif found[-1] or not re.match(r"\w+=", word):
-            found[-1].append(word)
-    return [words for words in found if words]
-
-
-def modules_of_python_dash_m() -> list[list[str]]:
-    """Return what follows ``-m`` in README's commands, in blocks and in the text."""
-    scripts = [*blocks("README.md", *SHELLS), *re.findall(r"`(python[^`\n]*)`", text_of("README.md"))]
-    return [words[words.index("-m") + 1 :] for script in scripts for words in commands(script) if "-m" in words]
-
-
 @needs_source
 @needs_bash
 def test_shell_blocks_of_readme() -> None:
     """They parse, and the programs, extras and commands that they name are there."""
     scripts = blocks("README.md", *SHELLS)
     assert len(scripts) >= 2
-    extras = re.findall(r"^(\w+) = \[", text_of("pyproject.toml").split("[project.optional-dependencies]")[1], re.M)
-    in_venv = {"python", "python3", "pip", "pytest"}
     for script in scripts:
-        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-        for words in commands(script):
-            program = words[0]
-            if program.startswith(".venv/bin/"):
-                assert program.removeprefix(".venv/bin/") in in_venv
-            else:
-                shell_knows = subprocess.run(["bash", "-c", f"type {shlex.quote(program)}"], capture_output=True)
-                assert shell_knows.returncode == 0 or program in in_venv, program
-            for listed in re.findall(r"(?:\.|fastopt)\[([\w,]+)\]", " ".join(words)):
-                assert set(listed.split(",")) <= set(extras)
+        shell_blocks.check(script)
 
 
 @needs_source
 def test_modules_and_commands_of_readme_exist() -> None:
-    named = modules_of_python_dash_m()
-    assert ["fastopt", "demo"] in [words[:2] for words in named]
-    for module, *arguments in named:
-        assert find_spec(module) is not None, module
-        if module == "fastopt" and arguments and not arguments[0].startswith("-"):
-            assert arguments[0] in COMMANDS
+    """Those in its text too."""
+    scripts = [*blocks("README.md", *SHELLS), *re.findall(r"`(python[^`\n]*)`", text_of("README.md"))]
+    assert any("python -m fastopt demo" in script for script in scripts)
+    for script in scripts:
+        shell_blocks.check_modules(script)
 
 
 @needs_source
@@ -159,30 +127,6 @@ def test_environment_variables_of_readme_are_read() -> None:
     sources = [*(ROOT / "fastopt").rglob("*.py"), ROOT / "setup.py"]
     read = {name for source in sources for name in re.findall(r"FASTOPT_[A-Z_]*[A-Z]", source.read_text("utf-8"))}
     assert set(re.findall(r"FASTOPT_[A-Z_]*[A-Z]", text_of("README.md"))) == read
-
-
-# --- The pages of docs/ -----------------------------------------------------------------------------------------------
-
-NOT_PUBLIC = {
-    "__main__",
-    "_native",
-    "about",
-    "arithmetic",
-    "arrays",
-    "backends",
-    "commands",
-    "core",
-    "full_batch",
-    "options",
-}
-
-
-@needs_source
-def test_every_public_module_has_a_page() -> None:
-    pages = {page.stem for page in (ROOT / "docs").glob("*.rst")} - {"index"}
-    assert set(re.findall(r"^   (\w+)$", text_of("docs/index.rst"), re.M)) == pages
-    pages -= {"own_rules", "full_batch"}  # these tell how; other tests run their examples
-    assert pages == {module.name for module in pkgutil.iter_modules(fastopt.__path__)} - NOT_PUBLIC | {"fastopt"}
 
 
 # --- Docstrings -------------------------------------------------------------------------------------------------------

@@ -1,48 +1,79 @@
-"""docs/full_batch.rst: its examples run, and its tables are complete."""
+"""The pages of docs/: their examples run, their commands exist, and each is in the table of contents."""
 
 from __future__ import annotations
 
+import pkgutil
 import re
+import shutil
 
-import numpy as np
 import pytest
-from pages import names_of, page_of
+import shell_blocks
+from pages import DOCS, blocks, every_page, names_of, needs, text_of
 
 import fastopt
 
-PAGE = page_of("full_batch")
-pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the source tree is not here")
+PAGES = every_page()
+
+pytestmark = [
+    pytest.mark.skipif(not PAGES, reason="the source tree is not here"),
+    pytest.mark.usefixtures("restored"),
+]
+each_page = pytest.mark.parametrize("page", PAGES)
 
 
-def first_column(title: str) -> list[str]:
-    """Return the first cells of the table in the section of this title."""
-    section = PAGE.read_text("utf-8").split(f"\n{title}\n---")[1]
-    table = re.split(r"^\S.*\n---", section, flags=re.M)[0]
-    return re.findall(r"^   \* - (.*)$", table, re.M)[1:]
+@each_page
+def test_examples_run(page: str) -> None:
+    for package in needs(page):
+        pytest.importorskip(package)
+    names_of(page)
 
 
-def test_the_examples_run() -> None:
-    assert names_of("full_batch")["result"].success
+def test_examples_are_found() -> None:
+    """Without this, a search that found no example would pass for one where all of them run."""
+    assert names_of("guide/full_batch")["result"].success
 
 
-def test_the_page_explains_every_status() -> None:
-    explained = {status for cell in first_column("When it stops") for status in re.findall(r'"(\w+)"', cell)}
-    assert explained == set(re.findall(r'"(\w+)"', (fastopt.MinimizeResult.__doc__ or "").split("status : str")[1]))
+@each_page
+def test_every_block_has_a_known_language(page: str) -> None:
+    """One of another language, or one that names none, would be tested by nothing."""
+    text = text_of(page)
+    assert {language for language, _ in blocks(page)} <= {"python", "sh", "text", "c"}
+    assert len(blocks(page)) == len(re.findall(r"^ *\.\. code-block::", text, re.M))
+    assert not re.findall(r"^ *\.\. (?:code|sourcecode|highlight|parsed-literal|doctest|plot)::", text, re.M)
+    assert not re.findall(r"^(?! *\.\. ).*::$", text, re.M), "a literal block without a language"
+    assert not re.findall(r"^ *>>> ", text, re.M)
 
 
-@pytest.mark.parametrize(
-    ("title", "names"),
-    [
-        ("Coming from SciPy", {"args", "jac", "options", "disp"}),
-        (
-            "Coming from torch",
-            {"history_size", "tolerance_grad", "tolerance_change", "lr", "line_search_fn", "max_iter"},
-        ),
-    ],
-)
-def test_names_of_others_are_errors_with_a_remedy(title: str, names: set[str]) -> None:
-    found = {name for cell in first_column(title) for name in re.findall(r"\b([a-z_]+)(?==|``)", cell)}
-    assert names <= found
-    for name in names:
-        with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}'.*; "):
-            fastopt.minimize(lambda x: (x @ x, 2 * x), np.ones(2), **{name: None})
+@each_page
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_shell_blocks(page: str) -> None:
+    for language, script in blocks(page):
+        if language == "sh":
+            shell_blocks.check(script)
+
+
+def listed_in(index: str) -> list[str]:
+    """Return the pages of an index's tables of contents, by their paths in docs/."""
+    trees = re.findall(r"^\.\. toctree::\n(?:   :.*\n)*\n((?:   \S.*\n|\n)+)", text_of(index), re.M)
+    folder = index.removesuffix("index")
+    return [folder + name for tree in trees for name in tree.split()]
+
+
+def test_every_page_is_in_the_table_of_contents_once() -> None:
+    indices = [page for page in PAGES if page.endswith("index")]
+    listed = [page for index in indices for page in listed_in(index) if not page.startswith("gallery/")]
+    assert sorted([*listed, "index"]) == PAGES
+
+
+#: What stands directly in fastopt/ and is not public.
+NOT_PUBLIC = {"__main__", "_native", "about", "arithmetic", "arrays", "backends", "commands", "core", "full_batch"}
+NOT_PUBLIC |= {"options"}
+#: Public modules that need another library, with their pages.
+HOSTS = {"thinc": "hosts/spacy", "torch": "hosts/torch"}
+
+
+def test_every_public_module_has_a_page() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(fastopt.__path__)} - NOT_PUBLIC | {"fastopt"}
+    pages = {page.stem for page in (DOCS / "api").glob("*.rst")} - {"index"}
+    assert pages == modules - HOSTS.keys()
+    assert {HOSTS[module] for module in modules & HOSTS.keys()} <= set(PAGES)

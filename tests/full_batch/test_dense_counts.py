@@ -106,10 +106,10 @@ def test_all_classic_problems_are_solved(method: str) -> None:
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="needs the source tree")
 def test_evaluations_in_the_docs() -> None:
-    """The table of docs/full_batch.rst has the geometric means over the problems that all methods solve."""
+    """The table of docs/guide/full_batch.rst has the geometric means over the problems that all methods solve."""
     counts = [{name: pair[0] for name, pair in evaluations.read()["classic"].items()}, *map(our_counts, METHODS)]
     both = [name for name in CLASSIC if all(its[name] is not None for its in counts)]
-    table = (ROOT / "docs" / "full_batch.rst").read_text(encoding="utf-8").split("Which method when")[1]
+    table = (ROOT / "docs" / "guide" / "full_batch.rst").read_text(encoding="utf-8").split("Which method when")[1]
     shown = [int(number) for number in re.findall(r"^     - (\d+)$", table.split("Evaluations are")[0], re.M)]
     means = [geometric_mean([its[name] for name in both]) for its in counts]  # type: ignore[misc]
     assert len(both) >= 36

@@ -1,4 +1,4 @@
-"""The optimizers of docs/own_rules.rst have the numbers of the packages that the page names."""
+"""The optimizers of docs/guide/own_rules.rst have the numbers of the packages that the page names."""
 
 from __future__ import annotations
 

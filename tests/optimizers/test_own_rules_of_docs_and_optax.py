@@ -1,4 +1,4 @@
-"""The optimizers of docs/own_rules.rst that optax has too: the same numbers over 50 steps."""
+"""The optimizers of docs/guide/own_rules.rst that optax has too: the same numbers over 50 steps."""
 
 from __future__ import annotations
 
