@@ -42,7 +42,7 @@ def main() -> None:
         args.rows.write_text(json.dumps([asdict(row) for row in rows]))
         return
 
-    from bench import report
+    from bench import pictures, report
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sections = sections_of(args.out) if args.group else {}
@@ -60,7 +60,7 @@ def main() -> None:
             part = f"## {group.title}\n\n{report.table(group, rows)}"
             if args.plot and "limit" in group.contenders:
                 picture = args.out.with_name(f"{args.out.stem}-{name}.png")
-                report.draw(group, rows, picture)
+                pictures.draw(group, rows, picture)
                 part += f"\n![{group.title}]({picture.name})\n"
         part += f"\nMeasured on {date.today().isoformat()}{report.load()}.\n"
         print(part, flush=True)

@@ -242,6 +242,7 @@ STEP: dict[str, Contender] = {
 # torch's zero_grad by default drops the gradients and leaves clearing to the next backward pass: both are shown.
 WHOLE = STEP | {"torch fused, grads dropped": partial(torch_step, kind="fused", set_to_none=True)}
 FAST = {name: STEP[name] for name in ("limit", "fastopt", "torch fused", "DeepSpeed", "optax jit")}
+UPDATE = {name: STEP[name] for name in ("limit", "fastopt", "torch fused", "naive NumPy")}
 BRIEF = {name: STEP[name] for name in ("limit", "fastopt", "torch fused", "torch foreach", "optax jit")}
 NORMS: dict[str, Contender] = {
     "limit": limit,

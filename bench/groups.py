@@ -6,7 +6,7 @@ from bench.building import BUILD
 from bench.case import Case, Work
 from bench.combined import COMBINED, PAIR_SETS, PAIRS_OF_OPTIMIZERS
 from bench.compiled import BUILT_IN, COMPILED, IN_CACHE, OWN, OWN_RULES, OWN_SETS, PAIRS
-from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, WHOLE, Contender
+from bench.contenders import BRIEF, FAST, NORMS, OPTIONS, STEP, UPDATE, WHOLE, Contender
 from bench.cuda import CUDA
 from bench.dead import DEAD, DEAD_RULES, DEAD_SETS
 from bench.full_batch import (
@@ -23,7 +23,7 @@ from bench.full_batch import (
 from bench.networks import LOOP, OVERHEAD
 from bench.products import BEHIND
 from bench.rules import CLIP, LOOP_RULES, NORM, OTHERS, OVERHEAD_RULES, RULES
-from bench.shapes import ARRAYS, GIGA, MANY, NETS, SIZES, TINY, ArraySet
+from bench.shapes import ARRAYS, DECADES, GIGA, MANY, NETS, SIZES, TINY, ArraySet
 from bench.sparse import SPARSE, TABLE
 from bench.sparse_codes import CODES, CODES_WORKS, ROWS
 
@@ -41,6 +41,7 @@ class Group:
     busy: bool = False  # with a spinning process on every core
     behind_product: bool = False  # each step right after a matrix product
     per_element: bool = False  # show nanoseconds per element in place of microseconds
+    by_elements: bool = False  # draw times against the number of elements, in place of percents of the limit
     each_thread_count: bool = False  # once for 1, 2, ... threads, each in a process of its own
     blas_threads: tuple[int, ...] = ()  # rows for each of these numbers of threads of NumPy's BLAS
     pairs: list[tuple[str, str]] = field(default_factory=list)  # contenders whose ratio is shown, with its median
@@ -93,6 +94,9 @@ GROUPS = {
     "clip": Group("Clip the gradients by their global norm", CLIP, contenders=NORMS),
     "sizes": Group(
         "Adam, one array of each size: nanoseconds per element", RULES["adam"], SIZES, FAST, per_element=True
+    ),
+    "update": Group(
+        "Adam, one array of 10 to 100 million float32 parameters", RULES["adam"], DECADES, UPDATE, by_elements=True
     ),
     "threads": Group(
         "Adam, threads", RULES["adam"], only("ResNet", "one of 200k", "MLP"), FAST, each_thread_count=True

@@ -170,28 +170,3 @@ def left_out(rows: list[Row]) -> str:
         for text, labels in reasons.items()
     )
     return "\nLeft out:\n\n" + "\n".join(lines) + "\n"
-
-
-def draw(group: Group, rows: list[Row], path: Path) -> None:
-    """A picture of one group: bars of percent of the limit, or time per element against the number of elements."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(7, 1.6 * len(rows)), 4.5), layout="constrained")
-    axes = figure.add_subplot(title=group.title)
-    names = contenders(group, rows)
-    if group.per_element:
-        for name in names:
-            points = [(row.elements, 1000 * row.micros[name] / row.elements) for row in rows if name in row.micros]
-            axes.plot(*zip(*points, strict=True), label=name, marker=".", color="grey" if name == "limit" else None)
-        axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="ns per element")
-    else:
-        names = [name for name in names if name != "limit"]
-        width = 0.8 / len(names)
-        for i, name in enumerate(names):
-            places = [place + (i + 0.5) * width - 0.4 for place in range(len(rows))]
-            axes.bar(places, [row.percent.get(name, 0) for row in rows], width, label=name)
-        axes.axhline(100, color="grey", linewidth=1)
-        axes.set_xticks(range(len(rows)), [row.label.replace(", ", "\n") for row in rows], fontsize="small")
-        axes.set_ylabel("percent of the limit")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)

@@ -71,3 +71,6 @@ SIZES = {
     f"{size >> 20}M" if size >= 1 << 20 else f"{size >> 10}K": ArraySet([(size,)])
     for size in (1 << power for power in range(10, 29, 2))
 }
+DECADES = {
+    f"{size:,}": ArraySet([(size,)]) for power in range(1, 9) for size in (10**power, 3 * 10**power) if size <= 10**8
+}
