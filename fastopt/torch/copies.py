@@ -1,0 +1,48 @@
+"""Copies of parameters in the state, which must follow what is written into the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from ..core.optimizer import Optimizer
+
+version_of = attrgetter("_version")
+
+
+class Copies:
+    """The masters of half precision and the ``z`` of Schedule-Free, as far as they are copies.
+
+    torch counts the changes of a tensor. A step computes a parameter of its copy, so that the values which somebody
+    else wrote into it would be lost.
+    """
+
+    def __init__(self, inner: Optimizer) -> None:
+        parts = inner.parts
+        is_half = parts.backend.ops.is_half
+        has_masters = any(is_half(array.dtype) for array in parts.parameters.arrays)
+        self.are_there = has_masters or "z" in inner.copied
+        self.inner, self.versions = inner, [-1] * len(parts.parameters.names)
+
+    def follow(self, params: Sequence[Any]) -> None:
+        """Take over what was written into these parameters since the last step."""
+        versions = list(map(version_of, params))
+        if versions == self.versions:
+            return
+        for name, array, before, now in zip(
+            self.inner.parts.parameters.names, self.inner.parts.parameters.arrays, self.versions, versions, strict=True
+        ):
+            if before not in (-1, now) and not self.is_of_master(name, array):
+                self.inner.reload_params(name)
+
+    def is_of_master(self, name: str, array: Any) -> bool:
+        """Return whether a parameter has the rounded values of its master."""
+        master = self.inner.state[name].get("master")
+        return master is not None and np.array_equal(master.astype(array.dtype), array, equal_nan=True)
+
+    def note(self, params: Sequence[Any]) -> None:
+        """Note the changes that torch has counted."""
+        self.versions = list(map(version_of, params))

@@ -1,0 +1,285 @@
+"""The base of all optimizers of tensors: torch's optimizer outside, fastopt's inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from torch.optim.optimizer import Optimizer as TorchOptimizer
+
+from ..arrays.dtypes import Array
+from ..core import optimizer as core
+from ..core.results import StepInfo
+from ..options.group_by import Grouped
+from ..options.ranges import Group
+from . import hooks
+from .copies import Copies
+from .gradients import Gradients, place_of
+from .groups import Names, Written
+from .memory import Order, as_array, as_arrays, check_param, order_of
+from .state_dict import State, live_state, load, state_of
+
+
+class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not read
+    """The base of all optimizers of :mod:`fastopt.torch`: a ``torch.optim.Optimizer`` whose step is fastopt's.
+
+    Parameters
+    ----------
+    params : iterable of tensor, of (name, tensor), or of dict
+        As ``torch.optim`` takes them, on the CPU: float32, float64, float16 or bfloat16. float16 and bfloat16 get a
+        float32 master in the state.
+    *arguments, **options
+        Those of the optimizer of the same name in :mod:`fastopt`, in its order, and all common ones. A structure in
+        ``bounds`` and ``copy_to`` is a list with an entry for each parameter, of tensors. ``foreach`` and ``fused``
+        have no effect; ``decoupled_weight_decay``, where torch has it, is ``decoupled``.
+
+    Attributes
+    ----------
+    inner : fastopt.Optimizer
+        The optimizer that makes the steps, over NumPy arrays in the tensors' memory. It has what torch has no name for:
+        ``inner.averaged()``, ``inner.ema``, ``inner.clip_global_norm``, ``inner.flush()``.
+    info : fastopt.StepInfo or None
+        The result of the last step.
+    optimizer : type
+        The class of ``inner``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For tensors that can't be changed in place, and options out of their ranges.
+
+    Notes
+    -----
+    A parameter without a gradient is skipped, and one that was frozen since (``requires_grad_(False)``) too. Assigning
+    ``p.data`` is noticed: the state goes on with the new tensor. Where the state holds copies of parameters (masters of
+    half precision, Schedule-Free's ``z``), values written into a parameter are taken over by the next step, but for
+    those written through ``p.data``, which torch does not count: then call ``inner.reload_params()``.
+
+    Examples
+    --------
+    >>> import torch, fastopt.torch
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> model.weight.data.fill_(1.0)
+    tensor([[1., 1.]])
+    >>> opt = fastopt.torch.SGD(model.parameters(), lr=0.5, clip_global_norm=1.0)
+    >>> model(torch.tensor([3.0, 4.0])).sum().backward()
+    >>> opt.step()
+    >>> model.weight.detach(), opt.info.grad_norm
+    (tensor([[0.7000, 0.6000]]), 5.0)
+    """
+
+    optimizer: ClassVar[type[core.Optimizer]]
+    names: ClassVar[Names]
+
+    info: StepInfo | None = None
+
+    def __init__(self, params: Any, *arguments: Any, **options: Any) -> None:
+        defaults, self.whole_options = self.names.split(arguments, options)
+        super().__init__(params, defaults)
+        self.build()
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    @property
+    def params(self) -> Sequence[Any]:
+        """The tensors of all groups, in order."""
+        groups = self.param_groups
+        if len(groups) == 1:
+            return groups[0]["params"]  # type: ignore[no-any-return]
+        return list(chain.from_iterable(group["params"] for group in groups))
+
+    def build(self) -> None:
+        """Make ``inner`` for the groups as they are, without a state."""
+        self.take(self.new_inner())
+
+    def new_inner(self) -> core.Optimizer:
+        """Return a new optimizer of the parameters' arrays, with the options of the groups."""
+        groups = self.param_groups
+        keys = self.keys_of(groups)
+        arrays = self.arrays_of(keys, list(chain.from_iterable(group["params"] for group in groups)))
+        group_of = dict(zip(keys, (k for k, group in enumerate(groups) for _ in group["params"]), strict=True))
+        params = dict(zip(keys, arrays, strict=True)) if self.are_named else arrays
+        grouped = Grouped(params, [self.names.options(group) for group in groups], group_of)
+        return self.optimizer(grouped, **{name: as_arrays(value) for name, value in self.whole_options.items()})
+
+    def take(self, inner: core.Optimizer) -> None:
+        """Make steps with this optimizer from now on."""
+        self.inner = inner
+        self.written = Written(self.names)
+        self.follow()
+
+    def follow(self) -> None:
+        """Note where the parameters are, and what their groups hold."""
+        params, self.keys = self.params, self.inner.parts.parameters.names
+        self.copies = Copies(self.inner)
+        self.written.see(self.param_groups)
+        self.places = list(map(place_of, params))
+        self.orders = list(map(self.order_of, params))
+        self.gradients = Gradients(params, self.inner.parts.parameters.arrays, self.orders)
+
+    @property
+    def are_named(self) -> bool:
+        """Whether the parameters came with names."""
+        return "param_names" in self.param_groups[0]
+
+    def keys_of(self, groups: Iterable[Group], first: int = 0) -> list[str]:
+        """Return the name of each parameter of these groups in ``inner``; unnamed ones are counted from ``first``."""
+        groups = list(groups)
+        if self.are_named:
+            return [name for group in groups for name in group["param_names"]]
+        return [str(first + i) for i in range(sum(len(group["params"]) for group in groups))]
+
+    def arrays_of(self, keys: Sequence[str], params: Sequence[Any]) -> list[Array]:
+        """Return the arrays that ``inner`` changes for these parameters."""
+        arrays = []
+        for key, param in zip(keys, params, strict=True):
+            check_param(f"params: {key!r}", param)
+            arrays.append(as_array(param, order_of(f"params: {key!r}", param)))
+        return arrays
+
+    def order_of(self, param: Any) -> Order:
+        return order_of("params", param)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group, as torch does: a dict with the key ``"params"`` and options of its own."""
+        self.names.check_group(param_group)
+        param_group = {self.names.theirs(name): value for name, value in param_group.items()}
+        super().add_param_group(param_group)
+        if not hasattr(self, "inner"):
+            return
+        try:
+            first = len(self.inner.parts.parameters.names)
+            keys, params = self.keys_of([param_group], first), param_group["params"]
+            arrays = self.arrays_of(keys, params)
+            named = dict(zip(keys, arrays, strict=True)) if self.are_named else arrays
+            self.inner.add_param_group({"params": named, **self.names.options(param_group)})
+        except BaseException:
+            self.param_groups.pop()
+            raise
+        self.follow()
+
+    def rebuild(self) -> None:
+        """Go on with the tensors that the parameters have now, with the same state.
+
+        Raises
+        ------
+        ValueError
+            If there are other parameters than before, or other shapes or dtypes.
+        """
+        arrays = self.inner.parts.parameters.arrays
+        new = [as_array(param, self.order_of(param)) for param in self.params]
+        if len(new) != len(arrays) or any(
+            (a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(new, arrays, strict=True)
+        ):
+            raise ValueError(
+                "params: the parameters are no longer those that the optimizer was given, or have another shape or "
+                "dtype; use add_param_group, or build a new optimizer"
+            )
+        saved = self.inner.state_dict()
+        inner = self.new_inner()
+        inner.load_state_dict(saved)
+        self.take(inner)
+        inner.reload_params()
+
+    # --- the step -----------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step with the gradients of the parameters.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the loss and its gradients first.
+
+        Returns
+        -------
+        object
+            What ``closure`` returns; None without one. :attr:`info` has the result of the step.
+        """
+        return hooks.step_with_hooks(self, closure) if hooks.are_due(self) else self.make_step(closure)
+
+    #: torch shall not wrap it: the wrapper takes longer than a small step.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def make_step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        params = self.params
+        if list(map(place_of, params)) != self.places:
+            self.rebuild()
+        self.written.take(self.param_groups, self.inner)
+        if self.copies.are_there:
+            self.copies.follow(params)
+        grads = self.gradients.of(params)
+        self.info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.are_named else grads)
+        torch.autograd.graph.increment_version(params)
+        if self.copies.are_there:
+            self.copies.note(params)
+        return loss
+
+    # --- the state ----------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Any:
+        """For each parameter with a step, its state as tensors in the memory of ``inner``'s, by torch's names."""
+        return live_state(self)
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        if hasattr(self, "inner"):
+            State().refuse()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state in torch's form: torch's optimizer of this name loads it.
+
+        Returns
+        -------
+        dict
+            ``"state"`` and ``"param_groups"`` as torch has them, and ``"fastopt"`` with the rest. The tensors are those
+            of the state, as in torch.
+        """
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        saved = state_of(self)
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            saved = replaced(saved, hook(self, saved))
+        return saved
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Load the state of this optimizer, or of torch's optimizer of the same name.
+
+        Options that torch lacks keep their values then. Everything is checked before it is loaded.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it does not fit. Nothing has changed then.
+        """
+        saved = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            saved = replaced(saved, hook(self, saved))
+        load(self, saved)
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "defaults": self.defaults,
+            "param_groups": self.param_groups,
+            "whole_options": self.whole_options,
+            "saved": state_of(self),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = state.pop("saved")
+        super().__setstate__(state)
+        self.build()
+        load(self, saved)
+
+
+def replaced(value: Any, by: Any) -> Any:
+    return value if by is None else by

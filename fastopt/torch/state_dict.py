@@ -1,0 +1,205 @@
+"""The state of an optimizer in torch's form: tensors under torch's names, and a ``state_dict`` that torch loads.
+
+Besides torch's two entries there is ``"fastopt"``, with what torch has no place for. torch's optimizers pass over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from ..convert import as_number, as_options
+from ..core import state_dict
+from ..core.turns import Kind
+from ..options.ranges import Group, plain
+from ..options.values import value_at
+from .memory import Order, as_array, as_arrays, as_tensor, as_tensors
+
+#: The entry that torch does not know, and the parts of our state that are in it.
+OURS = "fastopt"
+PARTS = ("optimizer", "step_count", "options", "frozen", "extra")
+
+
+class Entries(dict[str, Any]):
+    """The state of one parameter: tensors in the memory of the state. Writing an entry copies the values into it."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self:
+            raise KeyError(f"state: there is no {name!r}; there are {list(self)}")
+        self[name].copy_(value)
+
+
+class State(dict[Any, Entries]):
+    """The state of each parameter that has one; a parameter without a step has none, as in torch."""
+
+    def __missing__(self, param: Any) -> Entries:
+        return Entries()
+
+    def refuse(self, *arguments: Any) -> NoReturn:
+        raise TypeError(
+            "state: entries can't be replaced; write into their tensors, or build a new optimizer to begin again"
+        )
+
+    __setitem__ = __delitem__ = pop = popitem = clear = update = setdefault = refuse  # type: ignore[assignment]
+
+
+def slot_name(opt: Any, name: str, array: Any, entries: Mapping[str, Any]) -> str:
+    """Return the name of a slot in torch: ours if torch could not read it."""
+    is_plain = f"{name}_scale" not in entries and array.dtype in (np.float32, np.float64)
+    return opt.names.their_slots.get(name, name) if is_plain else name
+
+
+def tensor_of(array: Any, like: Any, order: Order) -> Any:
+    """Return an array of the state as a tensor; one of its parameter's shape has the parameter's axes."""
+    return as_tensor(array, order if array.shape == like.shape else None)
+
+
+def has_begun(entries: Mapping[str, Any]) -> bool:
+    """Return whether an array has made a step, or has gradients that accumulate."""
+    return bool(entries["step"] or entries.get("accumulated_calls", 0))
+
+
+def tensors_of(opt: Any, i: int, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of parameter number ``i`` as tensors in the same memory, by torch's names."""
+    array, order = opt.inner.parts.parameters.arrays[i], opt.orders[i]
+    return {slot_name(opt, slot, each, entries): tensor_of(each, array, order) for slot, each in entries.items()}
+
+
+def live_state(opt: Any) -> State:
+    """Return the state of all parameters, as it lies in memory."""
+    state = State()
+    for i, (param, entries) in enumerate(zip(opt.params, opt.inner.state.values(), strict=True)):
+        if has_begun(entries):
+            dict.__setitem__(state, param, Entries(tensors_of(opt, i, entries)))
+    return state
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+
+def state_of(opt: Any) -> dict[str, Any]:
+    """Return the state in torch's form. Its tensors lie in the memory of the state, as torch's do."""
+    saved = opt.inner.parts.turns.run("state_dict", Kind.READER, state_dict.of, opt.inner, copy=False)
+    groups: list[Group] = []
+    states: dict[int, Any] = {}
+    i = 0
+    for group, its in zip(opt.param_groups, saved["param_groups"], strict=True):
+        options = {opt.names.theirs(name): its[name] for name in opt.names.of_group}
+        groups.append({**group, **options, "params": list(range(i, i + len(its["params"])))})
+        for name in its["params"]:
+            entries = saved["state"][name]
+            if has_begun(entries):
+                states[i] = {**tensors_of(opt, i, entries), **counts_of(opt, group, int(entries["step"]))}
+            i += 1
+    return {"state": states, "param_groups": groups, OURS: as_tensors({part: saved[part] for part in PARTS})}
+
+
+def counts_of(opt: Any, group: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Return the step count of a parameter in torch's form, and the numbers that torch keeps beside it."""
+    counterpart = opt.names.counterpart
+    if counterpart is None:
+        return {"step": torch.tensor(float(steps))}
+    options = {name: plain(group[opt.names.theirs(name)]) for name in counterpart.options}
+    values = {name: value_at(value, opt.inner.step_count) for name, value in options.items()}
+    numbers = {name: torch.tensor(value) for name, value in counterpart.numbers(values, steps).items()}
+    return {"step": steps if counterpart.counts is int else torch.tensor(float(steps)), **numbers}
+
+
+# --- in ---------------------------------------------------------------------------------------------------------------
+
+
+def load(opt: Any, saved: Mapping[str, Any]) -> None:
+    """Load a state in torch's form: that of :func:`state_of`, or of torch's optimizer of the same name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, or does not fit. Nothing has changed then.
+    """
+    check_form(opt, saved)
+    names = opt.inner.parts.parameters.names
+    groups = saved["param_groups"]
+    indices = [index for group in groups for index in group["params"]]
+    inner = opt.new_inner()
+    wanted = inner.state_dict()
+    if OURS in saved:
+        wanted |= as_arrays(dict(saved[OURS]))
+    else:
+        wanted["options"] = opt.inner.state_dict()["options"]
+    for its, group in zip(wanted["param_groups"], groups, strict=True):
+        its |= options_of(opt, group, OURS in saved)
+    for i, index in enumerate(indices):
+        its = saved["state"].get(index, {})
+        wanted["state"][names[i]] |= entries_of(opt, i, its, wanted["state"][names[i]], OURS in saved)
+    if OURS not in saved:
+        wanted["step_count"] = max(int(entries["step"]) for entries in wanted["state"].values())
+    inner.load_state_dict(wanted)
+    for group, new, its in zip(opt.param_groups, groups, inner.param_groups, strict=True):
+        labels = {name: value for name, value in opt.names.labels(new).items() if name != "params"}
+        group.update(labels)
+        for name in opt.names.of_group:
+            group[opt.names.theirs(name)] = its[name]
+    opt.take(inner)
+
+
+def check_form(opt: Any, saved: Any) -> None:
+    """Raise unless a state is one of torch's form, for as many parameters in as many groups.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Says what differs.
+    """
+    if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= set(saved):
+        raise TypeError("state_dict: expected a dict with the keys 'state' and 'param_groups'; give opt.state_dict()")
+    here = [len(group["params"]) for group in opt.param_groups]
+    there = [len(group["params"]) for group in saved["param_groups"]]
+    if here != there:
+        raise ValueError(
+            f"state_dict: expected groups of {here} parameters, got groups of {there}; build the same groups first"
+        )
+    if OURS not in saved and opt.names.counterpart is None:
+        raise ValueError(f"state_dict: it has no entry {OURS!r}, and torch has no {opt.names.optimizer}")
+    if OURS in saved and saved[OURS]["optimizer"] != opt.names.optimizer:
+        raise ValueError(
+            f"state_dict: it is that of {saved[OURS]['optimizer']}, this is {opt.names.optimizer}; build the same one"
+        )
+
+
+def options_of(opt: Any, group: Mapping[str, Any], is_ours: bool) -> Group:
+    """Return the options of a saved group by our names."""
+    if is_ours:
+        return dict(opt.names.options(dict(group)))
+    counterpart = opt.names.counterpart
+    missing = [name for name in counterpart.options if counterpart.renamed.get(name, name) not in group]
+    if missing:
+        raise ValueError(
+            f"state_dict: a group has no {missing}; expected the state of torch's {counterpart.name}, or of this one"
+        )
+    return as_options(counterpart, group)
+
+
+def entries_of(opt: Any, i: int, its: Mapping[str, Any], new: Mapping[str, Any], is_ours: bool) -> dict[str, Any]:
+    """Return the entries of parameter number ``i`` by our names; ``new`` are those of an array without a step."""
+    array, order = opt.inner.parts.parameters.arrays[i], opt.orders[i]
+    if is_ours:
+        slots = {opt.names.our_slots.get(name, name): value for name, value in its.items()}
+        slots = {name: value for name, value in slots.items() if name in new}
+    else:
+        slots = {slot: its.get(name) for slot, name in opt.names.their_slots.items()}
+        slots = {slot: value for slot, value in slots.items() if isinstance(value, torch.Tensor) and slot in new}
+    found: dict[str, Any] = {}
+    for slot, value in slots.items():
+        if slot == "step":
+            continue
+        tensor = torch.as_tensor(value)
+        if order is not None and tensor.ndim == len(order) and tensor.permute(order).shape == array.shape:
+            tensor = tensor.permute(order)
+        found[slot] = as_array(tensor.cpu())
+        if not is_ours:
+            found[slot] = found[slot].astype(new[slot].dtype)
+    steps = as_number(its["step"]) if "step" in its else 1 if found else 0
+    return {**found, "step": np.array(int(steps))}
