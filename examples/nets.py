@@ -15,12 +15,13 @@ The first axis of an input counts the examples. Images are (examples, channels, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+import fastopt
 from fastopt import init as initial
 
 
@@ -219,6 +220,44 @@ def along_features(values: np.ndarray, ndim: int) -> np.ndarray:
     return values.reshape(-1, *(1,) * (ndim - 2))
 
 
+class Recurrent(Layer):
+    """``h = tanh(x[:, t] @ U + h @ W)`` for each time t, from zeros; returns the last h.
+
+    The input is (examples, times, inputs). `init` makes W.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        inputs: int,
+        outputs: int,
+        init: Callable[..., np.ndarray] = initial.orthogonal,
+        dtype: type = np.float32,
+    ) -> None:
+        super().__init__()
+        U = initial.xavier_normal(rng, (inputs, outputs), dtype=dtype)
+        self.params = {"U": U, "W": init(rng, (outputs, outputs), dtype=dtype)}
+
+    def forward(self, x: np.ndarray, train: bool = True) -> np.ndarray:
+        self.x = x
+        self.h = [np.zeros((len(x), len(self.params["W"])), x.dtype)]
+        for time in range(x.shape[1]):
+            self.h.append(np.tanh(x[:, time] @ self.params["U"] + self.h[-1] @ self.params["W"]))
+        return self.h[-1]
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        for name, array in self.params.items():
+            self.grads[name] = np.zeros_like(array)
+        dx = np.empty_like(self.x)
+        for time in reversed(range(self.x.shape[1])):
+            dz = dy * (1 - self.h[time + 1] ** 2)
+            self.grads["U"] += self.x[:, time].T @ dz
+            self.grads["W"] += self.h[time].T @ dz
+            dx[:, time] = dz @ self.params["U"].T
+            dy = dz @ self.params["W"].T
+        return dx
+
+
 class Activation(Layer):
     """The base of functions of each value; ``forward`` keeps their derivative, which is all that ``backward`` needs."""
 
@@ -332,3 +371,14 @@ def squared_error(y: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the fraction of examples whose label has the largest logit."""
     return float((logits.argmax(axis=-1) == labels).mean())
+
+
+def train(net: Layer, opt: fastopt.Optimizer, x: np.ndarray, labels: np.ndarray, batches: Iterable[Any]) -> np.ndarray:
+    """Make a step with the cross-entropy of each of `batches`, which index x and labels, and return the losses."""
+    losses = []
+    for batch in batches:
+        loss, dlogits = softmax_cross_entropy(net.forward(x[batch]), labels[batch])
+        net.backward(dlogits)
+        opt.step(net.grads)
+        losses.append(loss)
+    return np.array(losses)

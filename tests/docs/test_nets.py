@@ -51,6 +51,7 @@ LAYERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "Dropout of images": (lambda nets: nets.Dropout(generator(), 0.4), IMAGES),
     "BatchNorm": (lambda nets: nets.BatchNorm(5, dtype=float), ROWS),
     "BatchNorm of images": (lambda nets: nets.BatchNorm(2, dtype=float), IMAGES),
+    "Recurrent": (lambda nets: nets.Recurrent(generator(), 5, 3, dtype=float), (2, 4, 5)),
     "ReLU": (lambda nets: nets.ReLU(), ROWS),
     "LeakyReLU": (lambda nets: nets.LeakyReLU(0.2), IMAGES),
     "RReLU": (lambda nets: nets.RReLU(generator()), ROWS),
@@ -166,7 +167,7 @@ def test_float32_stays_float32(nets: ModuleType, name: str) -> None:
 
 def test_layers_are_float32_unless_told_otherwise(nets: ModuleType) -> None:
     rng = generator()
-    layers = [nets.Dense(rng, 5, 4), nets.Conv2D(rng, 2, 3), nets.BatchNorm(5), nets.PReLU()]
+    layers = [nets.Dense(rng, 5, 4), nets.Conv2D(rng, 2, 3), nets.BatchNorm(5), nets.Recurrent(rng, 5, 4), nets.PReLU()]
     for layer in layers:
         assert {array.dtype for array in layer.params.values()} == {np.dtype(np.float32)}
 
@@ -235,12 +236,7 @@ def test_an_optimizer_takes_a_net_as_it_is(nets: ModuleType) -> None:
     x = rng.normal(size=(60, 5)).astype(np.float32)
     labels = x[:, :3].argmax(axis=1)
     opt = fastopt.AdamW(net.params, lr=0.01)
-    losses = []
-    for _ in range(100):
-        loss, dlogits = nets.softmax_cross_entropy(net.forward(x), labels)
-        losses.append(loss)
-        net.backward(dlogits)
-        opt.step(net.grads)
+    losses = nets.train(net, opt, x, labels, [np.arange(60)] * 100)
     assert net.params["hidden"]["W"] is net.layers["hidden"].params["W"]
     assert losses[-1] < 0.5 * losses[0]
 
