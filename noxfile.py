@@ -121,7 +121,7 @@ def environment(
 
 
 def development(session: nox.Session) -> str:
-    return environment(session, "development", "-e", ".[test,peers]", "jax", "jaxlib", "optax")
+    return environment(session, "development", "-e", ".[test,peers,docs]", "jax", "jaxlib", "optax")
 
 
 def checkers(session: nox.Session) -> str:
@@ -224,11 +224,12 @@ def long(session: nox.Session) -> None:
         run_on_stand_in(session, python, "-m", DEFAULT, "-k", "test_options and float64")
 
 
-@nox.session(python=False, default=False)
+@nox.session(python=False)
 def docs(session: nox.Session) -> None:
-    """The pages of docs/, made without a warning."""
-    python = environment(session, "docs", "-e", ".[docs]")
-    session.run(python, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", "docs/_build", external=True)
+    """The site, made without a warning: each script of examples/ runs, in the short setting."""
+    variables = {"FASTOPT_EXAMPLES": "short", "OPENBLAS_NUM_THREADS": "1"}
+    options = ["-W", "--keep-going", "-q", "-j", "2"]
+    session.run(development(session), "-m", "sphinx", *options, "docs", "docs/_build", env=variables, external=True)
 
 
 @nox.session(python=False)

@@ -1,8 +1,12 @@
-"""Learn a dictionary: images of digits as sums of few strokes, which are found with them.
+"""
+Learning a dictionary
+=====================
+
+Images of digits become sums of few strokes, and the strokes are learned with them.
 
 The codes, given the dictionary, are a lasso for each image: fastopt.sparse_code. The atoms, given the codes, are least
 squares, one after the other. Block coordinate descent takes turns. Needs scikit-learn, for the images; with the name of
-a file it also draws the atoms, with matplotlib:
+a file it also draws the atoms, with matplotlib::
 
     python examples/dictionary_learning.py
     python examples/dictionary_learning.py atoms.png

@@ -1,8 +1,12 @@
-"""Fine-tune a saved model: a new head, a lower rate for the old layer, and a checkpoint to resume from.
+"""
+Fine-tuning from a checkpoint
+=============================
+
+A saved model gets a new head and a lower rate for its old layer, and the run a checkpoint to resume from.
 
 A linear model learns one task and is saved. Its features then serve another task: they are frozen at first, and later
 learn more slowly than the new head. The second run saves a checkpoint half-way; resuming from it ends with the same
-bits. Needs fastopt only:
+bits. Needs fastopt only::
 
     python examples/fine_tune.py
 """

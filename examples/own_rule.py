@@ -1,8 +1,12 @@
-"""Write an optimizer of your own: a rule, and the options that it reads.
+"""
+An optimizer of your own
+========================
+
+An optimizer is a rule, and the options that the rule reads.
 
 The rule below steps by momentum divided by its own magnitude, softened by eps: the sign of the momentum where it is
 large, and a smooth transition where it is small. Schedules, clipping, decay, averages, saving and the rest work as for
-any other optimizer. Needs fastopt only; with llvmlite (the extra "rules") the rule is compiled:
+any other optimizer. Needs fastopt only; with llvmlite (the extra "rules") the rule is compiled::
 
     python examples/own_rule.py
 """

@@ -1,7 +1,9 @@
-"""Train a small network on generated data.
+"""
+A small network
+===============
 
 The network classifies the points of two spirals. The example shows a schedule, clipping by the global norm, weight
-decay on the weights alone, and averaged parameters. Needs fastopt only:
+decay on the weights alone, and averaged parameters. Needs fastopt only::
 
     python examples/train_mlp.py
 """

@@ -77,7 +77,7 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
         At least 0. With infinity nothing is clipped; but as in torch, an infinite norm makes all gradients NaN then,
         which the option ``clip_global_norm=inf`` does not.
     norm_type : float, default 2.0
-        As in :func:`global_norm`.
+        As in :func:`fastopt.clip.global_norm`.
     error_if_nonfinite : bool, default False
         Raise for an infinite or NaN norm, instead of scaling by it.
 
@@ -89,8 +89,8 @@ def clip_grad_norm_(grads: Any, max_norm: float, norm_type: float = 2.0, error_i
     Raises
     ------
     TypeError, ValueError
-        As in :func:`global_norm`; also for a read-only array, a negative ``max_norm``, or with ``error_if_nonfinite`` a
-        norm that is not finite. Nothing is changed then.
+        As in :func:`fastopt.clip.global_norm`; also for a read-only array, a negative ``max_norm``, or with
+        ``error_if_nonfinite`` a norm that is not finite. Nothing is changed then.
 
     Examples
     --------

@@ -72,8 +72,7 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
     map : "signed" or "root"
         The codec; see the module.
     random : uint32 array of as many elements, optional
-        16 random bits for each element, as from :func:`fastopt.arithmetic.dither.random_bits`, in the order of the
-        blocks. None: round to the nearer code.
+        16 random bits for each element, in the order of the blocks. None: round to the nearer code.
 
     Returns
     -------

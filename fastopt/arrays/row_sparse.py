@@ -23,11 +23,11 @@ class RowSparse:
     r"""The gradient of an array of which only some rows (entries of its first axis) have a gradient.
 
     A step with it reads and writes these rows and their slots alone; weight decay and momentum leave the other rows
-    alone too. The step takes time in proportion to the number of these rows. :meth:`SGD.step`, :meth:`Adagrad.step`,
-    :meth:`Adam.step` and those of their subclasses accept it wherever they accept a gradient. Four options exclude it:
-    averages (each step changes every row's average), ``accumulate_steps`` (concatenate the indices and the values of
-    several calls instead), 8-bit slots (several rows share a scale), and ``max_weight_norm`` over axis 0 (each unit has
-    weights in every row). ``zero_grads`` clears ``values``.
+    alone too. The step takes time in proportion to the number of these rows. :class:`fastopt.SGD`,
+    :class:`fastopt.Adagrad`, :class:`fastopt.Adam`, :class:`fastopt.FTRL` and their subclasses accept it wherever they
+    accept a gradient. Four options exclude it: averages (each step changes every row's average), ``accumulate_steps``
+    (concatenate the indices and the values of several calls instead), 8-bit slots (several rows share a scale), and
+    ``max_weight_norm`` over axis 0 (each unit has weights in every row). ``zero_grads`` clears ``values``.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ class Hooks:
         """Return the rule's scalars, in double precision, for arrays of which this is step number ``step``, from 1.
 
         ``group`` has the options of the group and the ``numbers`` of the array. A step like the last one skips the call
-        where :func:`same_from` allows it.
+        where ``same_from`` allows it.
         """
         raise NotImplementedError
 

@@ -1,7 +1,7 @@
 """Drivers of the learning rate with torch's names, arguments and numbers, for training loops in torch's style.
 
 ``scheduler = StepLR(opt, 30); ...; opt.step(grads); ...; scheduler.step()`` writes ``group["lr"]`` of every group, as
-in :mod:`torch.optim.lr_scheduler`. In new code, prefer one of :mod:`fastopt.schedules` as ``lr``: there is then no
+in ``torch.optim.lr_scheduler``. In new code, prefer one of :mod:`fastopt.schedules` as ``lr``: there is then no
 second object to step, save and load. A driver evaluates these schedules: the rate after step n is their value at n,
 and rounding errors do not add up. If something else changed the rate since the driver's last step (another driver, as
 in :class:`ChainedScheduler`, or the user), the driver multiplies that rate by the ratio of its last two values.

@@ -349,7 +349,7 @@ class CosineAnnealingLR(LRScheduler):
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    """:class:`fastopt.schedules.cosine_restarts`, which :meth:`step` can also set to a fraction of an epoch.
+    """:class:`fastopt.schedules.cosine_restarts`, which ``step`` can also set to a fraction of an epoch.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ class Combined(Optimizer):
     a part, structures of bounds for all arrays here.
 
     Each part makes a group of ``param_groups``, in the order of the parts. A group has the options of its class, with
-    the same ranges, and ``"optimizer"``, the name of the class, which can't be changed. :meth:`add_param_group` needs
+    the same ranges, and ``"optimizer"``, the name of the class, which can't be changed. ``add_param_group`` needs
     this entry too; the options that it leaves out are those of the first part of this class.
 
     Each array has the state that it would have with its own optimizer alone. Parts of one class are groups of one

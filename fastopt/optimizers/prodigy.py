@@ -74,7 +74,7 @@ class Prodigy(ArrayOptimizer):
     Notes
     -----
     ``betas``, ``beta3``, ``d0``, ``d_coef`` and ``growth_rate`` must be the same in all groups. Arrays without a
-    gradient count in none of the sums. ``prox_l1`` works with ``rate`` too. :meth:`reload_params` makes of what it
+    gradient count in none of the sums. ``prox_l1`` works with ``rate`` too. ``reload_params()`` makes of what it
     finds the new ``p0``; ``d`` goes on.
 
     The sums are added in double precision, with the same bits on every machine; on a GPU each step waits for them.

@@ -189,7 +189,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     Notes
     -----
     State: ``z``, with the shape and dtype of its parameter; ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d
-    float64. After a write of yours into the parameters call :meth:`reload_params`: it sets ``z`` too.
+    float64. After a write of yours into the parameters call ``reload_params()``: it sets ``z`` too.
 
     ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1``, ``max_weight_norm`` and
     ``bounds``, which would change ``y`` and neither ``x`` nor ``z``, ``cautious_decay``, as decay is a part of the step
@@ -289,7 +289,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     -----
     State, each with the shape and dtype of its parameter: ``z`` (``state_dtype`` does not change it), ``v`` (second
     moment); ``weight_sum``, ``largest_lr``, ``is_training``, each 0-d float64. After a write of yours into the
-    parameters call :meth:`reload_params`: it sets ``z`` too.
+    parameters call ``reload_params()``: it sets ``z`` too.
 
     ``ema_decay`` and ``polyak`` are errors: ``x`` is an average already. So are ``prox_l1``, ``max_weight_norm`` and
     ``bounds``, which would change ``y`` and neither ``x`` nor ``z``, ``cautious_decay``, as decay is a part of the step

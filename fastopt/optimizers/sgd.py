@@ -117,7 +117,7 @@ class SGD(Optimizer):
         ------
         ValueError
             For a group with ``nesterov=True``, whose step is already rearranged for gradients at the parameters.
-            Inside, for a step and whatever else :meth:`averaged` refuses there.
+            Inside, for a step and whatever else :meth:`~fastopt.Optimizer.averaged` refuses there.
 
         Notes
         -----

@@ -1,8 +1,10 @@
-"""The examples run, and reach what they set out to."""
+"""The scripts of examples/: their form, and what the short programs print. The gallery runs the lectures."""
 
 from __future__ import annotations
 
+import ast
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,14 @@ from places import ROOT
 
 import fastopt
 
-EXAMPLES = [
-    ROOT / "examples" / name for name in ("dictionary_learning.py", "fine_tune.py", "own_rule.py", "train_mlp.py")
-]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+GALLERY = runpy.run_path(str(ROOT / "docs" / "gallery_scripts.py")) if EXAMPLES else {}
+LECTURES, PROGRAMS, HELPERS = (GALLERY.get(name, ()) for name in ("LECTURES", "PROGRAMS", "HELPERS"))
+LECTURES = [name for name in LECTURES if (ROOT / "examples" / name).exists()]
+#: The most lines of those that may be longer than others.
+LINES = {"character_transformer.py": 200}
 
-pytestmark = pytest.mark.skipif(not EXAMPLES[0].exists(), reason="the source tree is not here")
+pytestmark = pytest.mark.skipif(not EXAMPLES, reason="the source tree is not here")
 
 
 def output_of(name: str) -> str:
@@ -28,10 +33,36 @@ def output_of(name: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_its_comment_says_how_to_run_it(example: Path) -> None:
-    docstring = example.read_text(encoding="utf-8").split('"""')[1]
-    assert f"    python examples/{example.name}\n" in docstring
+def test_the_gallery_lists_every_script() -> None:
+    assert {path.name for path in EXAMPLES} <= {*LECTURES, *PROGRAMS, *HELPERS}
+
+
+def docstring_of(name: str) -> str:
+    return ast.get_docstring(ast.parse((ROOT / "examples" / name).read_text(encoding="utf-8"))) or ""
+
+
+@pytest.mark.parametrize("name", [*LECTURES, *PROGRAMS])
+def test_its_docstring_begins_with_a_title(name: str) -> None:
+    title, underline, blank, text, *_ = docstring_of(name).split("\n")
+    assert underline == "=" * len(title)
+    assert title
+    assert not blank
+    assert text
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_its_docstring_says_how_to_run_it(name: str) -> None:
+    assert f"    python examples/{name}\n" in docstring_of(name) + "\n"
+
+
+@pytest.mark.parametrize("name", LECTURES)
+def test_a_lecture_is_short_and_ends_with_what_it_has_shown(name: str) -> None:
+    """The session ``docs`` of the gate runs it."""
+    text = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    assert 40 <= text.count("\n") <= LINES.get(name, 120)
+    *_, last = [node for node in ast.parse(text).body if ast.unparse(node) != "pictures.show()"]
+    assert any(isinstance(node, ast.Assert) for node in ast.walk(last))
+    assert len(re.findall("^# %%$|^# %% ", text, re.M)) >= 2, "text between the code is behind # %%"
 
 
 def test_train_mlp_learns() -> None:
