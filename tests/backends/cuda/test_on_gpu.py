@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import TINY_CASES, Case, built, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_case
+from pages import names_of, page_of
 from tiny_numbers import with_tiny_numbers
 
 import fastopt
@@ -417,3 +418,9 @@ def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", STEPS]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not page_of("guide/gpu").exists(), reason="the source tree is not here")
+def test_the_examples_of_the_page_run() -> None:
+    """Where there is no GPU, tests/docs runs them as far as they go."""
+    assert names_of("guide/gpu")["info"].applied
