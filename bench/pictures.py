@@ -50,6 +50,7 @@ def curves(axes: Any, group: Group, rows: list[Row]) -> None:
         axes.plot(*zip(*points, strict=True), color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5)
         ends[name] = points[-1], colour
     axes.set(xscale="log", yscale="log", xlabel="number of parameters")
+    axes.xaxis.set_major_formatter(count)
     axes.grid()
     if group.per_element:
         axes.set_ylabel("nanoseconds of an update, per parameter")
@@ -71,6 +72,12 @@ def spread(heights: list[float], limits: tuple[float, float]) -> list[float]:
     return places
 
 
+def count(number: float, position: Any = None) -> str:
+    """Return a number of parameters with k for thousand and M for million."""
+    scale, unit = next((scale, unit) for scale, unit in ((1e6, " M"), (1e3, " k"), (0, "")) if number >= scale)
+    return f"{number / (scale or 1):g}{unit}"
+
+
 def duration(seconds: float, position: Any = None) -> str:
     """Return a time with its unit."""
     scale, unit = next(((scale, unit) for scale, unit in UNITS if seconds >= 0.999 * scale), UNITS[-1])
@@ -87,6 +94,6 @@ def bars(axes: Any, group: Group, rows: list[Row]) -> None:
         heights = [row.percent.get(name, 0) for row in rows]
         axes.bar(places, heights, width, label=name, color=colour, hatch=hatch, edgecolor="none")
     axes.axhline(100, color=GREY, linewidth=1)
-    axes.set_xticks(range(len(rows)), labels(rows), fontsize="small")
+    axes.set_xticks(range(len(rows)), [row.label.replace(", ", "\n") for row in rows], fontsize="small")
     axes.set_ylabel("percent of the limit")
     axes.legend(fontsize="small")

@@ -87,3 +87,44 @@ def test_each_step_of_building_is_that_of_a_new_optimizer(
     stepper = building.fastopt_building(case)
     assert all(stepper.seconds(1) > 0 for _ in range(3))
     assert [opt.step_count for opt in built] == [1, 1, 1]
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    pytest.importorskip("matplotlib", reason="matplotlib is the optional extra plot")
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("bench.pictures")
+
+
+@pytest.mark.parametrize("name", ["update", "sizes", "adam", "options"])
+def test_pictures_of_groups(pictures: ModuleType, tmp_path: Path, name: str) -> None:
+    """Without a background of its own, so that it is legible on white and on near-black pages."""
+    group, row = importlib.import_module("bench.groups").GROUPS[name], importlib.import_module("bench.harness").Row
+    rows = []
+    for label, elements in (("10", 10), ("1,000, of one", 1000)):
+        times = {each: 2.0 + i for i, each in enumerate(group.contenders)}
+        rows.append(row(label, elements, times, percent=dict.fromkeys(times, 50.0)))
+    pictures.draw(group, rows, tmp_path / "picture.png")
+    from matplotlib.image import imread
+
+    opacity = imread(tmp_path / "picture.png")[..., 3]
+    assert opacity[0, 0] == 0
+    assert opacity.max() == 1
+
+
+def test_texts_of_pictures(pictures: ModuleType) -> None:
+    assert [pictures.count(10.0**power) for power in range(1, 9)] == [
+        *("10", "100", "1 k", "10 k", "100 k", "1 M", "10 M", "100 M")
+    ]
+    assert [pictures.duration(10.0**power) for power in (-10, -8, -6, -5, -3, -1, 0, 1)] == [
+        *("0 ns", "10 ns", "1 µs", "10 µs", "1 ms", "100 ms", "1 s", "10 s")
+    ]
+
+
+def test_labels_of_curves_do_not_overlap(pictures: ModuleType) -> None:
+    low, high = 1e-6, 1.0
+    places = pictures.spread([0.5, 1e-3, 1.01e-3, 1.02e-3], (low, high))
+    assert places[:2] == [0.5, 1e-3]
+    least = (high / low) ** 0.05
+    assert places[2] >= least * places[1]
+    assert places[3] >= least * places[2]
