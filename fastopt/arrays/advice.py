@@ -24,6 +24,8 @@ def instead_of(value: Any) -> str:
     if library_of(value) == "torch":
         if hasattr(value, "named_parameters"):
             return "give {name: p.detach().numpy() for name, p in model.named_parameters()}, which share their memory"
+        if hasattr(value, "is_neg") and value.is_neg():
+            return "make it a tensor of its own first, tensor = tensor.resolve_neg(), and give tensor.detach().numpy()"
         return "give tensor.detach().numpy(), which shares its memory, so that torch sees each step"
     if library_of(value) in ("jax", "jaxlib"):
         return (

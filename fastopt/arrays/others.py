@@ -55,10 +55,19 @@ def tensor_as_numpy(tensor: Any) -> Any:
     return tensor.view(sys.modules["torch"].int16).numpy().view(ml_dtypes.bfloat16)
 
 
+def dense_tensor(tensor: Any) -> str:
+    """Return the expression of a tensor that NumPy can read, for one that it can't."""
+    if str(tensor.layout) != "torch.strided":
+        return "tensor.to_dense()"
+    if tensor.is_conj():
+        return "real numbers, such as torch.view_as_real(tensor.resolve_conj())"
+    return "tensor.resolve_neg()" if tensor.is_neg() else "a NumPy array"
+
+
 def remedy(value: Any, library: str) -> str:
     """Return what to do about an array that can't be read."""
     if library == "torch":
-        return " (give tensor.to_dense())" if getattr(value, "is_sparse", False) else " (give a NumPy array)"
+        return f" (give {dense_tensor(value)})"
     if library in JAX:
         return " (call step outside of the functions that JAX traces, with what they return)"
     return " (give a NumPy array)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..options.common import Common
-from ..options.names import OTHER_MEANINGS, meant
+from ..options.names import OTHER_MEANINGS, SPELLINGS, meant
 from ..options.ranges import RANGES, Group
 from .documentation import Documentation, Signature
 from .hooks import Hooks
@@ -49,8 +49,16 @@ class Attributes(Hooks):
 
     zero_grad = Elsewhere("gradients are given to each step; leave it out, or build with zero_grads=True to clear them")
     apply_gradients = Elsewhere("write opt.step(grads)")
+    apply = Elsewhere("write opt.step(grads)")
+    minimize = Elsewhere(
+        "a step takes gradients: write opt.step(grads); fastopt.minimize(function, params) steps until it converges"
+    )
+    init = Elsewhere("the optimizer has its parameters and its state; write opt.step(grads)")
     get_last_lr = Elsewhere("read opt.lr, or the lr of what step returns")
     parameters = Elsewhere("read opt.params")
+    trainable_variables = Elsewhere("read opt.params")
+    variables = Elsewhere("read opt.state")
+    iterations = Elsewhere("read opt.step_count")
 
     __signature__ = Signature()
 
@@ -132,6 +140,25 @@ class Absent:
         place = place_of(opt, self.name)
         advice = f"read {place}" if place else "it is fixed when the optimizer is built"
         raise AttributeError(f"{kind.__name__}: {self.name!r} is an option, not an attribute; {advice}")
+
+
+class Misnamed(Absent):
+    """The error of another library's name of an option that is read as an attribute."""
+
+    def __get__(self, opt: Attributes | None, kind: type) -> Any:
+        option = None if opt is None or self.name in options_of(opt) else meant(self.name, options_of(opt))
+        if opt is None or option is None:
+            return super().__get__(opt, kind)
+        place = place_of(opt, option)
+        advice = f"read {place}" if place else f"{option!r} is fixed when the optimizer is built"
+        raise AttributeError(
+            f"{kind.__name__}: {self.name!r} is neither an attribute nor an option; {advice}"
+            f"{OTHER_MEANINGS.get(self.name, '')}"
+        )
+
+
+for spelling in SPELLINGS:
+    setattr(Attributes, spelling, Misnamed(spelling))
 
 
 def arguments_of(cls: type) -> Sequence[str]:

@@ -52,6 +52,11 @@ class CheckedGroup(NamedTuple):
     option_set: OptionSet
 
 
+def place(k: int) -> str:
+    """Return how errors about the options of group number ``k`` begin."""
+    return f"param_groups[{k}]: " if k else ""
+
+
 class Follower(Protocol):
     """A driver of the rates, as far as groups know it."""
 
@@ -97,9 +102,10 @@ class Groups:
         for group, each in zip(self.param_groups, checked, strict=True):
             group["lr"] = each
 
-    def check_group(self, options: Group, k: int, option_set: OptionSet, rule: Callable[[Group], Rule]) -> CheckedGroup:
-        """Check the options of group number ``k``, and derive what follows from them."""
-        where = f"param_groups[{k}]: " if k else ""
+    def check_group(
+        self, options: Group, where: str, option_set: OptionSet, rule: Callable[[Group], Rule]
+    ) -> CheckedGroup:
+        """Check the options of a group, and derive what follows from them; errors begin with where it is."""
         options = {
             name: value if name == "params" else option_set.check(name, value, where) for name, value in options.items()
         }
@@ -134,7 +140,7 @@ class Groups:
         """Check the options of new groups, and return them; nothing changes yet."""
         first = len(self.param_groups)
         return [
-            self.check_group({"params": its, **option_set.defaults, **options}, first + k, option_set, rule)
+            self.check_group({"params": its, **option_set.defaults, **options}, place(first + k), option_set, rule)
             for k, (its, option_set, options) in enumerate(zip(members, option_sets, groups, strict=True))
         ]
 
@@ -173,7 +179,7 @@ class Groups:
                         f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
                         f"{hints(unknown, checked.option_set.defaults)}"
                     )
-                new = self.check_group(group, k, checked.option_set, rule)
+                new = self.check_group(group, place(k), checked.option_set, rule)
                 group.update({name: value for name, value in new.options.items() if value is not group[name]})
                 # In this order: after an interrupt in between, the table is made again and no limit is left out.
                 self.rules_changed |= new.rule is not checked.rule
@@ -250,7 +256,7 @@ class Groups:
                 continue
             try:
                 options = {name: decode(given[name], current[name]) for name in current}
-                checked = self.check_group(options, 0, self.checked[k].option_set, rule)
+                checked = self.check_group(options, place(0), self.checked[k].option_set, rule)
                 found[k] = SavedGroup(checked.options, group.get("initial_lr"), checked.rule)
             except (TypeError, ValueError, OverflowError) as error:
                 wrong.append(f"param_groups[{j}]: {error}")

@@ -38,12 +38,15 @@ def set_options(hooks: AddingHooks, parts: Parts, pattern: str, options: Mapping
     for i, (name, k) in enumerate(zip(parts.parameters.names, parts.parameters.group_of.tolist(), strict=True)):
         if name in wanted:
             members[k].append(i)
-    planned = [part_of(hooks, parts, k, places, options) for k, places in enumerate(members) if places]
+    where = f"set({pattern!r}): "
+    planned = [part_of(hooks, parts, k, places, options, where) for k, places in enumerate(members) if places]
     uninterrupted(lambda: carry_out(parts, planned))
     return names
 
 
-def part_of(hooks: AddingHooks, parts: Parts, k: int, places: Sequence[int], options: Mapping[str, Any]) -> Part:
+def part_of(
+    hooks: AddingHooks, parts: Parts, k: int, places: Sequence[int], options: Mapping[str, Any], where: str
+) -> Part:
     """Check the new options of some arrays of group number ``k``; nothing changes yet."""
     group, option_set = parts.groups.param_groups[k], parts.groups.checked[k].option_set
     option_set.check_known(dict(options))
@@ -56,14 +59,14 @@ def part_of(hooks: AddingHooks, parts: Parts, k: int, places: Sequence[int], opt
         new["initial_lr"] = group["initial_lr"] if ratio == 1.0 else plain(group["initial_lr"]) * ratio
     if not is_whole:
         new["params"] = tuple(at[i] for i in places)
-    checked = parts.groups.check_group(new, k if is_whole else len(parts.groups.param_groups), option_set, hooks.rule)
+    checked = parts.groups.check_group(new, where, option_set, hooks.rule)
     for i in places:
         name, array = parts.parameters.names[i], parts.parameters.arrays[i]
         number_pair(name, str(array.dtype), checked.values["bounds"])
     rest = None
     if not is_whole:
         others = tuple(at[i] for i in in_group if i not in set(places))
-        rest = parts.groups.check_group({**group, "params": others}, k, option_set, hooks.rule)
+        rest = parts.groups.check_group({**group, "params": others}, where, option_set, hooks.rule)
     return Part(k, checked, rest, places, ratio)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..backends.backend import Backend
 from ..backends.choosing import backend_for
 from ..backends.coordinates import Coding, empty_padded, padded
 from ..backends.table import LANES
+from ..options.names import with_advice
 from ..options.ranges import NON_NEGATIVE, OPTIONAL, POSITIVE, Range, as_number, check
 
 #: The default of ``tol``: in double and in single precision.
@@ -47,7 +48,28 @@ SMALL_GRAM = 2e9
 #: How many rows a warning names.
 MOST_NAMED = 5
 
+#: What to write instead of scikit-learn's keywords.
+OF_SCIKIT_LEARN: Mapping[str, str] = {
+    "alpha": "write l1, which is sparse_encode's alpha, and a Lasso's alpha * features",
+    "l1_ratio": "write l1 and l2: l1 = alpha * l1_ratio * features, l2 = alpha * (1 - l1_ratio) * features",
+    "D": "write dictionary",
+    "y": "write X, with a row for each target",
+    "init": "write start",
+    "code_init": "write start",
+    "max_iter": "write max_iterations",
+    "n_jobs": "leave it out; fastopt.set_num_threads sets the number of threads",
+    "algorithm": "leave it out: coordinate descent finds the codes",
+    "gram": "leave it out: the Gram matrix is made where it pays",
+    "cov": "leave it out",
+    "copy_cov": "leave it out",
+    "check_input": "leave it out",
+    "verbose": "leave it out",
+    "fit_intercept": "leave it out: subtract the means from X first",
+    "n_nonzero_coefs": "leave it out: a larger l1 uses fewer atoms",
+}
 
+
+@with_advice(OF_SCIKIT_LEARN)
 def sparse_code(
     X: Array,
     dictionary: Array,
@@ -256,7 +278,7 @@ def warn_of_few_rows(rows: int, atoms: int, features: int, dtype: np.dtype[Any])
         "once, or solve a single lasso without it: sklearn.linear_model.Lasso(l1 / features, fit_intercept=False)"
         ".fit(dictionary.T, X.T), with l2 ElasticNet",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,  # past with_advice
     )
 
 
@@ -272,5 +294,5 @@ def warn_of_gaps(gaps: npt.NDArray[np.float64], tol: float, max_iterations: int)
         f"the largest duality gap is {gaps[worst]:.3g} times |x|^2, of row {worst}, and tol={tol:g}; give a larger "
         "tol, max_iterations, l1 or l2, or these codes as start",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,  # past with_advice
     )

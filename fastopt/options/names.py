@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import wraps
+from typing import Any, TypeVar
 
 from .common import Common
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: The present names of options by their old ones, which saved states may still have.
 RENAMED: Mapping[str, str] = {"max_norm": "max_weight_norm", "max_norm_axis": "max_weight_norm_axis"}
@@ -51,6 +56,26 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("lossscale", "lossscalefactor"), ("grad_scale",)),
     **dict.fromkeys(("randomstate", "randomseed", "rng"), ("seed",)),
 }
+
+#: How other libraries spell options that they have as attributes, for those who read them here.
+SPELLINGS = (
+    *(
+        "learning_rate",
+        "base_lr",
+        "initial_lr",
+        "epsilon",
+        "beta1",
+        "beta2",
+        "beta_1",
+        "beta_2",
+        "b1",
+        "b2",
+        "mu",
+        "decay",
+    ),
+    *("clipnorm", "global_clipnorm", "clipvalue", "use_ema", "ema_momentum", "loss_scale", "weight_decay_rate"),
+    *("gradient_accumulation_steps", "max_grad_norm", "max_norm"),
+)
 
 #: Options of other libraries that there is no need for, in one word, and why.
 NEEDLESS: Mapping[str, str] = {
@@ -107,3 +132,27 @@ def check_keywords(optimizer: str, unknown: Iterable[str], options: Iterable[str
             f"; its own options are {own}, and help({optimizer}) has all"
         )
         raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{advice}")
+
+
+def with_advice(of_others: Mapping[str, str]) -> Callable[[Function], Function]:
+    """Make a function's TypeError for keywords that it does not know say what to write.
+
+    Parameters
+    ----------
+    of_others : dict
+        What to do instead, by names of another library.
+    """
+
+    def decorate(function: Function) -> Function:
+        known = inspect.signature(function).parameters
+
+        @wraps(function)
+        def checked(*arguments: Any, **options: Any) -> Any:
+            for name in options.keys() - known.keys():
+                advice = f"; {of_others[name]}" if name in of_others else hints([name], known)
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{advice}")
+            return function(*arguments, **options)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate

@@ -4,7 +4,8 @@
 no state, its repr can be evaluated, and it compares, hashes and pickles. After its end it keeps its last value. Rates
 are finite numbers >= 0 and may rise as well as fall: a `floor` above `lr0` is fine.
 
-``schedule * 0.5``, ``schedule * other``, ``schedule + 0.1`` and ``schedule + other`` are schedules too.
+``schedule * 0.5``, ``schedule / 2``, ``schedule + 0.1`` and ``1 - schedule`` are schedules too, and so is each with
+another schedule instead of the number.
 
 Arguments are checked when a schedule is made: the wrong type raises TypeError, a value out of range ValueError. A step
 that is not an integer >= 0 raises them when the schedule is called.
@@ -16,7 +17,7 @@ Examples
 (0.0005, 0.001, 0.0)
 """
 
-from .base import Schedule, chain, constant, lambda_, sum_of
+from .base import Schedule, chain, constant, difference, lambda_, quotient, sum_of
 from .combinations import join, per_epoch
 from .cycles import cosine_restarts, exp_range, one_cycle, triangular, triangular2
 from .decays import (
@@ -39,6 +40,7 @@ __all__ = [
     "constant",
     "cosine",
     "cosine_restarts",
+    "difference",
     "examples",
     "exp_range",
     "exponential",
@@ -54,6 +56,7 @@ __all__ = [
     "piecewise_constant",
     "plot",
     "polynomial",
+    "quotient",
     "step_decay",
     "sum_of",
     "triangular",

@@ -150,17 +150,31 @@ class Schedule:
 
     def __mul__(self, other: Any) -> "Schedule":
         """Return the product with a number, or with another schedule: a `chain`."""
-        return of_operator(chain, self, other)
+        return of_operator(product, self, other)
 
     def __rmul__(self, other: Any) -> "Schedule":
-        return of_operator(chain, other, self)
+        return of_operator(product, other, self)
+
+    def __truediv__(self, other: Any) -> "Schedule":
+        """Return the quotient by a number, or by another schedule: a `quotient`."""
+        return of_operator(quotient, self, other)
+
+    def __rtruediv__(self, other: Any) -> "Schedule":
+        return of_operator(quotient, other, self)
 
     def __add__(self, other: Any) -> "Schedule":
         """Return the sum with a number, or with another schedule: a `sum_of`."""
-        return of_operator(sum_of, self, other)
+        return of_operator(total, self, other)
 
     def __radd__(self, other: Any) -> "Schedule":
-        return of_operator(sum_of, other, self)
+        return of_operator(total, other, self)
+
+    def __sub__(self, other: Any) -> "Schedule":
+        """Return the difference from a number, or from another schedule: a `difference`."""
+        return of_operator(difference, self, other)
+
+    def __rsub__(self, other: Any) -> "Schedule":
+        return of_operator(difference, other, self)
 
 
 @dataclass(frozen=True)
@@ -255,9 +269,76 @@ class sum_of(Schedule):
         return sum(schedule(step) for schedule in self.schedules)
 
 
-def of_operator(kind: type[chain] | type[sum_of], left: Any, right: Any) -> Schedule:
+@dataclass(frozen=True)
+class difference(Schedule):
+    """The difference of two schedules: ``first(step) - second(step)``.
+
+    ``schedule - other`` and ``schedule - 0.1`` make one; a number is a `constant` then.
+
+    Parameters
+    ----------
+    first, second : Schedule or callable
+        A plain callable is wrapped in `lambda_`. A rate must not fall below 0: a step with a negative one raises.
+
+    Examples
+    --------
+    >>> schedule = 1 - exponential(1.0, gamma=0.5)
+    >>> schedule(0), schedule(1), schedule(2)
+    (0.0, 0.5, 0.75)
+    """
+
+    first: OneSchedule
+    second: OneSchedule
+
+    def at(self, step: int) -> float:
+        return self.first(step) - self.second(step)
+
+
+@dataclass(frozen=True)
+class quotient(Schedule):
+    """The quotient of two schedules: ``first(step) / second(step)``.
+
+    ``schedule / 2`` and ``schedule / other`` make one; a number is a `constant` then.
+
+    Parameters
+    ----------
+    first, second : Schedule or callable
+        A plain callable is wrapped in `lambda_`. A step at which `second` is 0 raises ValueError, and so does 0 itself
+        as `second`, when the schedule is made.
+
+    Examples
+    --------
+    >>> schedule = linear(1.0, 0.0, total=10) / 4
+    >>> schedule(0), schedule(5)
+    (0.25, 0.125)
+    """
+
+    first: OneSchedule
+    second: OneSchedule
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.second, constant):
+            self.at(0)
+
+    def at(self, step: int) -> float:
+        divisor = self.second(step)
+        if divisor == 0:
+            raise ValueError(f"quotient: second={shown(self.second)} is 0 at step {step}; expected another number")
+        return self.first(step) / divisor
+
+
+def product(left: Schedule, right: Schedule) -> Schedule:
+    return chain([left, right])
+
+
+def total(left: Schedule, right: Schedule) -> Schedule:
+    return sum_of([left, right])
+
+
+def of_operator(make: Callable[[Any, Any], Schedule], left: Any, right: Any) -> Schedule:
     """Return the schedule that an operator makes of schedules, functions of the step, and numbers."""
     operands = [each if callable(each) else plain(each) for each in (left, right)]
     if not all(callable(each) or (isinstance(each, (int, float)) and not isinstance(each, bool)) for each in operands):
         return NotImplemented  # type: ignore[no-any-return]
-    return kind([each if callable(each) else constant(each) for each in operands])
+    return make(*(each if callable(each) else constant(each) for each in operands))

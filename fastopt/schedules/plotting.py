@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arrays.texts import brief
 from . import combinations, cycles, decays, warmups
-from .base import Schedule, chain, constant, lambda_, sum_of
+from .base import Schedule, chain, constant, difference, lambda_, quotient, sum_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +46,8 @@ def examples() -> tuple[Schedule, ...]:
         ),
         chain([decays.cosine(0.1, total=900), cycles.triangular(1.0, 0.5, step_size_up=50)]),
         sum_of([decays.exponential(0.08, gamma=0.99), cycles.triangular(0.0, 0.02, step_size_up=100)]),
+        difference(0.1 * cycles.triangular(1.0, 0.5, step_size_up=250), decays.linear(0.04, 0.0, total=600)),
+        quotient(warmups.warmup_constant(0.1, warmup=200), decays.linear(1.0, 4.0, total=900)),
         combinations.per_epoch(decays.exponential(0.1, gamma=0.7), steps_per_epoch=100),
     )
 

@@ -11,7 +11,9 @@ import pytest
 from cases import CASES, Case, needs_native
 
 import fastopt
+from fastopt.core.attributes import options_of
 from fastopt.options.common import Common, StepOptions
+from fastopt.options.names import SPELLINGS, meant
 
 EACH = {case.optimizer: case for case in CASES}.values()
 
@@ -70,6 +72,54 @@ def test_what_to_write(name: str, says: str) -> None:
     with pytest.raises(AttributeError, match=rf"^{name}=3: .*{says}"):
         setattr(opt, name, 3)
     assert not is_there(opt, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("learning_rate", r"Adam: 'learning_rate' is neither an attribute nor an option; read opt\.lr$"),
+        ("beta_1", r'read opt\.param_groups\[k\]\["betas"\]$'),
+        (
+            "max_norm",
+            r'read opt\.param_groups\[k\]\["max_weight_norm"\]; to clip gradients, write \'clip_global_norm\'$',
+        ),
+        ("global_clipnorm", r"read opt\.clip_global_norm$"),
+        ("use_ema", r"'ema_decay' is fixed when the optimizer is built$"),
+        ("minimize", r"Adam has no 'minimize': .*write opt\.step\(grads\); fastopt\.minimize\(function, params\) "),
+        ("apply", r"Adam has no 'apply': write opt\.step\(grads\)$"),
+        ("init", r"write opt\.step\(grads\)$"),
+        ("iterations", r"Adam has no 'iterations': read opt\.step_count$"),
+        ("variables", r"Adam has no 'variables': read opt\.state$"),
+        ("trainable_variables", r"Adam has no 'trainable_variables': read opt\.params$"),
+    ],
+)
+def test_what_to_read(name: str, says: str) -> None:
+    opt = fastopt.Adam([{"params": np.ones(1)}, {"params": np.ones(2)}])
+    assert name not in dir(opt)
+    with pytest.raises(AttributeError, match=says):
+        getattr(opt, name)
+    assert not hasattr(fastopt.Adam, name)
+
+
+def test_spellings_of_others_mean_an_option() -> None:
+    """All of them for some optimizer, and none is an option of its own."""
+    everywhere = [case.build(np.ones((2, 2))) for case in EACH]
+    for name in SPELLINGS:
+        found = [opt for opt in everywhere if meant(name, options_of(opt))]
+        assert found, name
+        assert not any(name in options_of(opt) for opt in everywhere)
+
+
+def test_a_rule_of_ones_own_may_have_such_names() -> None:
+    @fastopt.optimizer(lr=0.1, mu=0.5, b1=0.25)
+    def Own(h: Any, p: Any, g: Any, m: Any) -> Any:
+        m = h.mu * m + h.b1 * g
+        return p - h.lr * m, m
+
+    opt = Own(np.ones(1))
+    for name in ("mu", "b1"):
+        with pytest.raises(AttributeError, match=rf"'{name}' is an option, not an attribute; read opt\.param_groups"):
+            getattr(opt, name)
 
 
 def test_learning_rate_of_all_groups() -> None:

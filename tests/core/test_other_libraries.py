@@ -244,3 +244,33 @@ def test_clipping_tensors_in_place() -> None:
     assert fastopt.clip.global_norm({"W": jax.numpy.asarray([3.0, 4.0])}) == 5.0
     with pytest.raises(ValueError, match="is read-only"):
         fastopt.clip_grad_norm_(jax.numpy.ones(2), 1.0)
+
+
+def test_tensors_with_a_bit_for_what_is_still_to_do() -> None:
+    """Neither as gradient nor as parameter, and the advice works."""
+    torch = pytest.importorskip("torch")
+    numbers = torch.tensor([1 + 2j, 3 - 1j])
+    negative = numbers.conj().imag
+    theta = np.zeros(2, np.float32)
+    opt = fastopt.SGD(theta, lr=1.0)
+    with pytest.raises(TypeError, match=r"\(give tensor\.resolve_neg\(\)\)$"):
+        opt.step(negative)
+    opt.step(negative.resolve_neg())
+    assert theta.tolist() == [2.0, -1.0]
+    with pytest.raises(
+        TypeError, match=r"\(give real numbers, such as torch\.view_as_real\(tensor\.resolve_conj\(\)\)\)$"
+    ):
+        opt.step(numbers.conj())
+    pairs = np.zeros((2, 2), np.float32)
+    fastopt.SGD(pairs, lr=1.0).step(torch.view_as_real(numbers.conj().resolve_conj()))
+    assert pairs.tolist() == [[-1.0, 2.0], [-3.0, -1.0]]
+    with pytest.raises(
+        TypeError, match=r"\(make it a tensor of its own first, tensor = tensor\.resolve_neg\(\), and give "
+    ):
+        fastopt.SGD(negative)
+    tensor = negative.resolve_neg()
+    fastopt.SGD(tensor.detach().numpy(), lr=1.0).step(np.ones(2, np.float32))
+    assert tensor.tolist() == [-3.0, 0.0]
+    for sparse in (torch.ones(2).to_sparse(), torch.ones((2, 2)).to_sparse()):
+        with pytest.raises(TypeError, match=r"\(give tensor\.to_dense\(\)\)$"):
+            opt.step(sparse)

@@ -380,3 +380,18 @@ def test_gram_matrix_in_parts(backend: str, dtype: str, monkeypatch: pytest.Monk
     np.testing.assert_allclose(found[:, :150], atoms @ atoms.T, atol=1e-6 if dtype == "float32" else 1e-14)
     assert not found[:, 150:].any()
     assert len(list(sparse_coding.parts(150, 150 * 20, sparse_coding.PARTS_OF_GRAM))) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"alpha": 0.1}, "; write l1, which is sparse_encode's alpha, "),
+        ({"l1": 0.1, "max_iter": 3}, "; write max_iterations$"),
+        ({"l1": 0.1, "n_jobs": 2}, "; leave it out; fastopt.set_num_threads "),
+        ({"l1": 0.1, "positve": True}, "; for 'positve' write 'positive'$"),
+        ({"l1": 0.1, "nothing": True}, "$"),
+    ],
+)
+def test_names_of_others(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=rf"^sparse_code\(\) got an unexpected keyword argument '\w+'.*{says}"):
+        fastopt.sparse_code(np.eye(2), np.eye(2), **options)

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, replace
+from operator import sub, truediv
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from fastopt.schedules import (
     constant,
     cosine,
     cosine_restarts,
+    difference,
     exp_range,
     exponential,
     inverse_sqrt,
@@ -34,6 +36,7 @@ from fastopt.schedules import (
     per_epoch,
     piecewise_constant,
     polynomial,
+    quotient,
     step_decay,
     sum_of,
     triangular,
@@ -89,6 +92,8 @@ CASES = [
     Case(join([linear(0, 1, total=4), cosine(1, total=4)], [4]), {2: 0.5, 4: 1, 6: 0.5, 8: 0}, end=8),
     Case(chain([linear(1, 0.5, total=4), step_decay(1, step_size=2)]), {0: 1, 2: 0.375, 4: 0.125}),
     Case(sum_of([linear(1, 0.5, total=4), step_decay(1, step_size=2)]), {0: 2.0, 2: 1.25, 4: 0.75}),
+    Case(difference(linear(1, 0.5, total=4), step_decay(0.5, step_size=2)), {0: 0.5, 2: 0.5, 4: 0.375}),
+    Case(quotient(linear(1, 0.5, total=4), step_decay(2, step_size=2)), {0: 0.5, 2: 0.75, 4: 1.0}),
     Case(per_epoch(step_decay(1, step_size=1), steps_per_epoch=3), {2: 1, 3: 0.5, 8: 0.25}),
 ]
 
@@ -403,12 +408,41 @@ def test_operators():
     assert pickle.loads(pickle.dumps(both)) == both
     assert sum([falling, rising])(2) == 1.25
     for wrong in ("2", True, None, [1], 1j):
+        for operator in (truediv, sub):
+            with pytest.raises(TypeError):
+                operator(falling, wrong)
+            with pytest.raises(TypeError):
+                operator(wrong, falling)
         with pytest.raises(TypeError):
             falling * wrong
         with pytest.raises(TypeError):
             falling + wrong
     with pytest.raises(ValueError, match="value=-1: expected a finite number of at least 0"):
         falling * -1
+
+
+def test_operators_of_two_sides():
+    falling, rising = linear(1, 0.5, total=4), linear(0, 1, total=4)
+    assert falling / 2 == quotient(falling, constant(2))
+    assert 2 / falling == quotient(constant(2), falling)
+    assert falling / reciprocal == quotient(falling, reciprocal)
+    assert reciprocal / falling == quotient(reciprocal, falling)
+    assert falling - 0.25 == difference(falling, constant(0.25))
+    assert 1 - falling == difference(constant(1), falling)
+    assert falling - reciprocal == difference(falling, reciprocal)
+    assert reciprocal - falling == difference(reciprocal, falling)
+    for number in (np.float64(0.5), np.float32(0.5), np.array(0.5)):
+        assert falling / number == falling / 0.5
+        assert number - falling == 0.5 - falling
+    both = 1 - (falling - 0.25) / 3
+    assert [both(step) for step in (0, 2, 4)] == [1 - 0.75 / 3, 1 - 0.5 / 3, 1 - 0.25 / 3]
+    assert eval(repr(both), vars(schedules)) == both
+    assert pickle.loads(pickle.dumps(both)) == both
+    with pytest.raises(ValueError, match=r"^quotient: second=constant\(value=0\.0\) is 0 at step 0; "):
+        falling / 0
+    with pytest.raises(ValueError, match=r"^quotient: second=linear\(.*\) is 0 at step 0; expected another number$"):
+        (falling / rising)(0)
+    assert (falling / rising)(4) == 0.5
 
 
 def test_plot_has_labels():
