@@ -11,6 +11,7 @@ from fastopt.options.common import Common
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import pictures_of_pages
 from gallery_scripts import HELPERS
 
 project = "fastopt"
@@ -69,5 +70,6 @@ def show_signature_as_written(app: Any, kind: str, name: str, item: Any, *_: Any
 
 
 def setup(app: Any) -> None:
+    app.connect("builder-inited", lambda _: pictures_of_pages.draw())
     app.connect("autodoc-process-docstring", show_docstring_as_written, priority=100)
     app.connect("autodoc-process-signature", show_signature_as_written, priority=600)

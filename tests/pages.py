@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import tempfile
@@ -57,7 +58,9 @@ def names_of(name: str) -> dict[str, Any]:
         try:
             examples = [code for language, code in blocks(name) if language == "python"]
             for number, example in enumerate(examples, 1):
-                exec(compile(example, f"{name}.rst, example {number}", "exec"), names)
+                file = f"{name}.rst, example {number}"
+                linecache.cache[file] = (len(example), None, example.splitlines(keepends=True), file)  # for tracebacks
+                exec(compile(example, file, "exec"), names)
         finally:
             os.chdir(before)
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 import re
 import shutil
@@ -9,8 +10,10 @@ import shutil
 import pytest
 import shell_blocks
 from pages import DOCS, blocks, every_page, names_of, needs, text_of
+from places import ROOT
 
 import fastopt
+from fastopt import schedules
 
 PAGES = every_page()
 
@@ -77,3 +80,36 @@ def test_every_public_module_has_a_page() -> None:
     pages = {page.stem for page in (DOCS / "api").glob("*.rst")} - {"index"}
     assert pages == modules - HOSTS.keys()
     assert {HOSTS[module] for module in modules & HOSTS.keys()} <= set(PAGES)
+
+
+def test_benchmarks_shows_the_measured_figures() -> None:
+    """Each table has the title of one of bench/results.md, and in each row cells of one row there."""
+    results = (ROOT / "bench" / "results.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\.\. list-table:: (.*)\n(?:   :.*\n)+\n((?:   .*\n)+)", text_of("benchmarks"), re.M)
+    assert len(tables) == 3
+    for title, table in tables:
+        section = results.split(f"\n## {title}\n")[1].split("\n## ")[0]
+        measured = [line.strip("| ").split(" | ") for line in section.split("\n") if line.startswith("|")]
+        columns, *rows = [re.findall(r"^   [* ] - (.*)$", "   * - " + row, re.M) for row in table.split("   * - ")[1:]]
+        places = [measured[0].index(column) for column in columns]
+        assert {tuple(row) for row in rows} <= {tuple(row[k] for k in places) for row in measured}, title
+
+
+def test_schedules_lists_every_schedule() -> None:
+    listed = re.findall(r"^   \* - :class:`~fastopt\.schedules\.(\w+)`", text_of("guide/schedules"), re.M)
+    assert sorted(listed) == sorted(set(schedules.__all__) - {"Schedule", "examples", "plot"})
+
+
+#: The modules whose public names the pages of docs/api describe; the rules are shown as they are written.
+MODULES = ("averaging", "checkpoint", "clip", "convert", "init", "lr_scheduler", "optimizers", "quantize", "schedules")
+
+
+def test_every_public_name_is_in_the_api() -> None:
+    described = set()
+    for page in [page for page in PAGES if page.startswith("api/")]:
+        names = re.findall(r"^\.\. auto(?:class|function|exception|data):: (\S+)", text_of(page), re.M)
+        described |= {name.rpartition(".")[2] for name in names}
+    names = {name for name in fastopt.__all__ if not inspect.ismodule(getattr(fastopt, name))}
+    for module in (*MODULES, "training"):
+        names |= set(dir(getattr(fastopt, module)))
+    assert names - described == {"FORMAT_VERSION"}  # for those who read a file without fastopt
