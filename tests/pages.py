@@ -5,11 +5,13 @@ from __future__ import annotations
 import linecache
 import os
 import re
+import sys
 import tempfile
 import textwrap
 import warnings
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from places import ROOT
@@ -50,7 +52,8 @@ def needs(name: str) -> list[str]:
 @cache
 def names_of(name: str) -> dict[str, Any]:
     """Return the names that a page's examples define: run in order, in an empty folder, a warning is an error."""
-    names: dict[str, Any] = {"__name__": name}
+    page = sys.modules[name] = ModuleType(name)  # pickle finds the page's classes there
+    names = vars(page)
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("error")
