@@ -20,6 +20,11 @@ MAX_LISTS_OF_ARRAY = 8
 MAX_DIGITS = 4300
 MAX_BITS = 14_283
 
+#: Numbers that make the seed of a generator, and words that it is mixed into: people give one number, and NumPy mixes
+#: four words.
+MAX_SEEDS = 1000
+MAX_POOL = 1000
+
 #: Characters of a path that the key of an array has. A ZIP archive has names of at most 65,535 bytes.
 MAX_KEY = 10_000
 

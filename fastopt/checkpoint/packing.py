@@ -12,7 +12,7 @@ import numpy as np
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
 from ..arrays.structure import MAX_DEPTH, too_deep
-from .bounds import MAX_BITS, MAX_KEY, check_spread
+from .bounds import MAX_BITS, MAX_KEY, MAX_SEEDS, check_spread
 
 #: The allowed dtypes of arrays, and safetensors' names for them.
 DTYPES: Mapping[str, str] = {
@@ -82,7 +82,7 @@ class Packer:
         if isinstance(value, np.random.Generator):
             state = value.bit_generator.state
             if state["bit_generator"] in GENERATORS:
-                return {"generator": self.pack(state, path)}
+                return {"generator": self.pack({**state, "seeds": seeds_of(value)}, path)}
         raise TypeError(
             f"{place(path)} is {described(value)}; a checkpoint holds None, bool, int, float, str, list, tuple, "
             "dict, NumPy arrays and NumPy's generators"
@@ -110,6 +110,21 @@ class Packer:
         # Not ascontiguousarray, which would add a dimension to an array of none.
         self.arrays[key] = np.array(array, order="C")
         return key
+
+
+def seeds_of(generator: np.random.Generator) -> dict[str, Any] | None:
+    """Return the state of the seeds from which a generator spawns others; None if it has none of NumPy's kind."""
+    seeds = generator.bit_generator.seed_seq
+    if type(seeds) is not np.random.SeedSequence:
+        return None
+    entropy = seeds.entropy.tolist() if isinstance(seeds.entropy, np.ndarray) else seeds.entropy
+    return {**seeds.state, "entropy": entropy} if are_seeds(entropy) else None
+
+
+def are_seeds(value: Any) -> bool:
+    """Return whether a value is a whole number from 0 on, or a list or tuple of some."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    return len(numbers) <= MAX_SEEDS and all(isinstance(each, (int, np.integer)) and each >= 0 for each in numbers)
 
 
 def place(path: tuple[str, ...]) -> str:

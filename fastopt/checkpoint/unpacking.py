@@ -9,8 +9,8 @@ import numpy as np
 
 from ..arrays.dtypes import Array
 from ..arrays.structure import MAX_DEPTH
-from .bounds import check_lists, check_spread, whole_number
-from .packing import GENERATORS
+from .bounds import MAX_POOL, check_lists, check_spread, whole_number
+from .packing import GENERATORS, are_seeds
 
 
 def parse(content: str, arrays: int) -> Any:
@@ -97,7 +97,7 @@ def generator(state: Any) -> np.random.Generator:
     name = state.get("bit_generator") if isinstance(state, dict) else None
     if not isinstance(name, str) or name not in GENERATORS:
         raise ValueError(f"{state!r:.80} is not the state of a generator")
-    bit_generator = getattr(np.random, name)()
+    bit_generator = getattr(np.random, name)(seed_sequence(state.pop("seeds", None)))
     if not is_like(state, bit_generator.state):
         raise ValueError(f"{state!r:.80} is not the state of a {name}")
     # NumPy does not check positions, and would read beyond its buffers.
@@ -108,6 +108,27 @@ def generator(state: Any) -> np.random.Generator:
     except OverflowError as error:
         raise ValueError(f"the state of a {name} has a number that is too large") from error
     return np.random.Generator(bit_generator)
+
+
+def seed_sequence(state: Any) -> np.random.SeedSequence | None:
+    """Return the seeds from which a generator spawns others, in this state; None if it has none.
+
+    Raises
+    ------
+    ValueError
+        If this is not the state of seeds.
+    """
+    if state is None:
+        return None
+    like = np.random.SeedSequence(0).state
+    if (
+        not (isinstance(state, dict) and state.keys() == like.keys())
+        or not (are_seeds(state["entropy"]) and isinstance(state["spawn_key"], tuple) and are_seeds(state["spawn_key"]))
+        or not all(type(state[name]) is int for name in ("pool_size", "n_children_spawned"))
+        or not (like["pool_size"] <= state["pool_size"] <= MAX_POOL and 0 <= state["n_children_spawned"] < 2**32)
+    ):
+        raise ValueError(f"{state!r:.80} is not the state of a generator's seeds")
+    return np.random.SeedSequence(**state)
 
 
 def is_like(value: Any, like: Any) -> bool:

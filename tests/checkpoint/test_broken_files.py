@@ -40,6 +40,37 @@ def test_a_generator_that_would_read_beyond_its_buffer(tmp_path: Path) -> None:
             fastopt.load(signed(content, arrays, tmp_path / "x.npz"))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"entropy": -1},
+        {"entropy": "1"},
+        {"entropy": [[1]]},
+        {"entropy": [1] * 1001},
+        {"spawn_key": None},
+        {"spawn_key": 1},
+        {"spawn_key": (1.5,)},
+        {"spawn_key": (0,) * 10**6},
+        {"pool_size": 3},
+        {"pool_size": 10**12},
+        {"pool_size": True},
+        {"n_children_spawned": -1},
+        {"n_children_spawned": 2**32},
+        {"n_children_spawned": 1.0},
+        {"more": 1},
+    ],
+    ids=lambda change: f"{change!r:.40}",
+)
+def test_hostile_seeds(tmp_path: Path, change: dict[str, Any]) -> None:
+    rng = np.random.default_rng(1)
+    seeds = {**rng.bit_generator.seed_seq.state, **change}  # type: ignore[attr-defined]
+    packer = packing.Packer()
+    packed = packer.pack({**rng.bit_generator.state, "seeds": seeds}, ())
+    content = {"params": None, "optimizer": None, "extra": {"dict": [["rng", {"generator": packed}]]}}
+    with pytest.raises(CheckpointError, match="is not the state of a generator's seeds"):
+        fastopt.load(signed(content, packer.arrays, tmp_path / "x.npz"))
+
+
 def small(folder: Path, kind: str) -> bytes:
     params = {"W": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2)}
     opt = fastopt.Adam(params, lr=fastopt.schedules.cosine(0.1, 5))

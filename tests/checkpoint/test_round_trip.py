@@ -189,6 +189,28 @@ def test_generators_go_on(tmp_path: Path, kind: str) -> None:
         assert rng.normal(size=9).tolist() == loaded.normal(size=9).tolist()
 
 
+@every_kind
+@pytest.mark.parametrize("seed", [None, 3, np.int64(3), [1, 2**70], (1, 2), np.array([1, 2]), np.uint32([7])], ids=str)
+def test_generators_go_on_spawning(tmp_path: Path, kind: str, seed: Any) -> None:
+    rngs = [np.random.Generator(getattr(np.random, name)(seed)) for name in packing.GENERATORS]
+    rngs += [rng.spawn(2)[1] for rng in rngs]
+    fastopt.save(tmp_path / kind, extra={"rngs": rngs})
+    for rng, loaded in zip(rngs, fastopt.load(tmp_path / kind).extra["rngs"], strict=True):
+        for ours, theirs in zip(rng.spawn(2), loaded.spawn(2), strict=True):
+            assert ours.normal(size=3).tolist() == theirs.normal(size=3).tolist()
+        assert rng.random() == loaded.random()
+
+
+@every_kind
+def test_generators_with_other_seeds_go_on(tmp_path: Path, kind: str) -> None:
+    """Such as the old ones, which cannot spawn, and seeds of a form that few use."""
+    old = np.random.Generator(np.random.RandomState(1)._bit_generator)
+    odd = np.random.default_rng(np.random.SeedSequence(range(3)))  # type: ignore[arg-type]
+    fastopt.save(tmp_path / kind, extra={"rngs": [old, odd]})
+    for rng, loaded in zip((old, odd), fastopt.load(tmp_path / kind).extra["rngs"], strict=True):
+        assert rng.random() == loaded.random()
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
