@@ -60,7 +60,7 @@ FOREIGN = {
     *("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"),  # than a small step
     *("_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks"),
     *("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks"),
-    "_profiler_enabled",
+    *("_profiler_enabled", "_disable_dynamo", "_C", "_dynamo"),
     *("_indices", "_values"),  # of a sparse tensor; the public names need its rows added
     "_version",  # torch's count of a tensor's changes, which it documents
 }

@@ -39,6 +39,17 @@ class Signature:
         return inspect.signature(cls.optimizer)
 
 
+def forwarded(name: str) -> Any:
+    """Return a method that calls that of the optimizer of arrays."""
+
+    def method(self: Optimizer) -> Any:
+        return getattr(self.inner, name)()
+
+    method.__name__ = name
+    method.__doc__ = f"See :meth:`fastopt.ScheduleFreeAdamW.{name}`."
+    return method
+
+
 def optimizer_of_tensors(optimizer: type[ArrayOptimizer]) -> type[Optimizer]:
     """Return the class whose steps are those of an optimizer of arrays, one of fastopt's or one of your own.
 
@@ -50,7 +61,6 @@ def optimizer_of_tensors(optimizer: type[ArrayOptimizer]) -> type[Optimizer]:
     Examples
     --------
     >>> import torch, fastopt, fastopt.torch
-    >>> rule = fastopt.optimizer(lambda p, g, *, lr=0.1: p - lr * g)  # doctest: +SKIP
     >>> fastopt.torch.optimizer_of_tensors(fastopt.Lion).__name__
     'Lion'
     """
@@ -61,4 +71,5 @@ def optimizer_of_tensors(optimizer: type[ArrayOptimizer]) -> type[Optimizer]:
         "optimizer": optimizer,
         "names": Names(optimizer),
     }
+    attributes |= {name: forwarded(name) for name in ("train", "eval") if hasattr(optimizer, name)}
     return type(optimizer.__name__, (Optimizer,), attributes)

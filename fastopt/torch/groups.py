@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from operator import is_
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,28 +96,35 @@ def check_runtime(optimizer: str, options: Iterable[str] | Mapping[str, Any]) ->
 
 
 class Written:
-    """Takes over what was written into torch's groups since the last step."""
+    """Takes over what was written into torch's groups since the last step.
 
-    def __init__(self, names: Names) -> None:
+    Parameters
+    ----------
+    names : Names
+    groups : list of dict
+        torch's groups; the optimizer has their options.
+    """
+
+    def __init__(self, names: Names, groups: Sequence[Group]) -> None:
         self.names = names
-        self.seen: list[list[Any]] = []
+        self.seen = list(map(values_of, groups))
 
-    def see(self, groups: Iterable[Group]) -> None:
-        """Note that the optimizer has these options."""
-        self.seen = [self.values(group) for group in groups]
-
-    def values(self, group: Group) -> list[Any]:
-        values = list(group.values())
-        # A tensor may change in place: nothing is equal to this list.
-        return [*values, None] if any(isinstance(value, torch.Tensor) for value in values) else values
-
-    def take(self, groups: Iterable[Group], inner: Optimizer) -> None:
+    def take(self, groups: Sequence[Group], inner: Optimizer) -> None:
         """Write into the optimizer what was written into the groups."""
-        for k, (group, seen) in enumerate(zip(groups, self.seen, strict=True)):
-            if len(group) == len(seen) and all(map(is_, group.values(), seen)):
-                continue
+        try:
+            if [list(group.values()) for group in groups] == self.seen:
+                return
+        except (RuntimeError, ValueError):  # tensors can't be compared
+            pass
+        for k, group in enumerate(groups):
             its = inner.param_groups[k]
             for name, value in self.names.options(group).items():
                 if value is not its[name]:
                     its[name] = value.item() if isinstance(value, torch.Tensor) else value
-            self.seen[k] = self.values(group)
+        self.seen = list(map(values_of, groups))
+
+
+def values_of(group: Group) -> list[Any]:
+    """Return the values of a group to compare with; if a tensor is there, which may change in place, none is equal."""
+    values = list(group.values())
+    return [*values, None] if any(isinstance(value, torch.Tensor) for value in values) else values

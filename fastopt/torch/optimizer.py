@@ -100,34 +100,29 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         keys = self.keys_of(groups)
         arrays = self.arrays_of(keys, list(chain.from_iterable(group["params"] for group in groups)))
         group_of = dict(zip(keys, (k for k, group in enumerate(groups) for _ in group["params"]), strict=True))
-        params = dict(zip(keys, arrays, strict=True)) if self.are_named else arrays
+        params = dict(zip(keys, arrays, strict=True)) if is_named(groups) else arrays
         grouped = Grouped(params, [self.names.options(group) for group in groups], group_of)
         return self.optimizer(grouped, **{name: as_arrays(value) for name, value in self.whole_options.items()})
 
     def take(self, inner: core.Optimizer) -> None:
         """Make steps with this optimizer from now on."""
         self.inner = inner
-        self.written = Written(self.names)
         self.follow()
 
     def follow(self) -> None:
         """Note where the parameters are, and what their groups hold."""
         params, self.keys = self.params, self.inner.parts.parameters.names
         self.copies = Copies(self.inner)
-        self.written.see(self.param_groups)
+        self.is_named = is_named(self.param_groups)
+        self.written = Written(self.names, self.param_groups)
         self.places = list(map(place_of, params))
         self.orders = list(map(self.order_of, params))
         self.gradients = Gradients(params, self.inner.parts.parameters.arrays, self.orders)
 
-    @property
-    def are_named(self) -> bool:
-        """Whether the parameters came with names."""
-        return "param_names" in self.param_groups[0]
-
     def keys_of(self, groups: Iterable[Group], first: int = 0) -> list[str]:
         """Return the name of each parameter of these groups in ``inner``; unnamed ones are counted from ``first``."""
         groups = list(groups)
-        if self.are_named:
+        if is_named(groups):
             return [name for group in groups for name in group["param_names"]]
         return [str(first + i) for i in range(sum(len(group["params"]) for group in groups))]
 
@@ -135,8 +130,15 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         """Return the arrays that ``inner`` changes for these parameters."""
         arrays = []
         for key, param in zip(keys, params, strict=True):
-            check_param(f"params: {key!r}", param)
-            arrays.append(as_array(param, order_of(f"params: {key!r}", param)))
+            where = f"params: {key!r}"
+            check_param(where, param)
+            order = order_of(where, param)
+            if order is not None and self.optimizer.slot_shape is not core.Optimizer.slot_shape:
+                raise ValueError(
+                    f"{where} has the strides {param.stride()}, and {self.optimizer.__name__} computes by rows and "
+                    "columns; write p.data = p.data.contiguous() before you build the optimizer"
+                )
+            arrays.append(as_array(param, order))
         return arrays
 
     def order_of(self, param: Any) -> Order:
@@ -150,10 +152,11 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         if not hasattr(self, "inner"):
             return
         try:
+            self.written.take(self.param_groups[:-1], self.inner)
             first = len(self.inner.parts.parameters.names)
             keys, params = self.keys_of([param_group], first), param_group["params"]
             arrays = self.arrays_of(keys, params)
-            named = dict(zip(keys, arrays, strict=True)) if self.are_named else arrays
+            named = dict(zip(keys, arrays, strict=True)) if self.is_named else arrays
             self.inner.add_param_group({"params": named, **self.names.options(param_group)})
         except BaseException:
             self.param_groups.pop()
@@ -177,9 +180,9 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
                 "params: the parameters are no longer those that the optimizer was given, or have another shape or "
                 "dtype; use add_param_group, or build a new optimizer"
             )
-        saved = self.inner.state_dict()
+        self.written.take(self.param_groups, self.inner)
         inner = self.new_inner()
-        inner.load_state_dict(saved)
+        inner.load_state_dict(self.inner.state_dict())
         self.take(inner)
         inner.reload_params()
 
@@ -215,11 +218,19 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         if self.copies.are_there:
             self.copies.follow(params)
         grads = self.gradients.of(params)
-        self.info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.are_named else grads)
+        self.info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.is_named else grads)
         torch.autograd.graph.increment_version(params)
         if self.copies.are_there:
             self.copies.note(params)
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set the gradients to None, or to zero."""
+        if hooks.is_recorded() or not set_to_none:
+            super().zero_grad(set_to_none)
+            return
+        for param in self.params:
+            param.grad = None
 
     # --- the state ----------------------------------------------------------------------------------------------------
 
@@ -279,6 +290,11 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         super().__setstate__(state)
         self.build()
         load(self, saved)
+
+
+def is_named(groups: Sequence[Group]) -> bool:
+    """Return whether the parameters of these groups came with names."""
+    return "param_names" in groups[0]
 
 
 def replaced(value: Any, by: Any) -> Any:

@@ -82,6 +82,7 @@ def live_state(opt: Any) -> State:
 
 def state_of(opt: Any) -> dict[str, Any]:
     """Return the state in torch's form. Its tensors lie in the memory of the state, as torch's do."""
+    opt.written.take(opt.param_groups, opt.inner)
     saved = opt.inner.parts.turns.run("state_dict", Kind.READER, state_dict.of, opt.inner, copy=False)
     groups: list[Group] = []
     states: dict[int, Any] = {}
@@ -138,7 +139,7 @@ def load(opt: Any, saved: Mapping[str, Any]) -> None:
         wanted["step_count"] = max(int(entries["step"]) for entries in wanted["state"].values())
     inner.load_state_dict(wanted)
     for group, new, its in zip(opt.param_groups, groups, inner.param_groups, strict=True):
-        labels = {name: value for name, value in opt.names.labels(new).items() if name != "params"}
+        labels = {name: value for name, value in opt.names.labels(new).items() if name not in ("params", "param_names")}
         group.update(labels)
         for name in opt.names.of_group:
             group[opt.names.theirs(name)] = its[name]
