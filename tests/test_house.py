@@ -25,11 +25,12 @@ PUBLIC = (
     "quantize",
     "rules",
     "schedules",
+    "thinc",
     "torch",
     "training",
 )
 #: Those that need another library.
-NEED_OTHERS = ("torch",)
+NEED_OTHERS = ("thinc", "torch")
 #: What stands directly in fastopt/ besides the public modules: the command and the rooms.
 OTHERS = (
     "__init__",

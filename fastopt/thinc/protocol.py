@@ -1,0 +1,108 @@
+"""What thinc calls: an optimizer that gets each array and its gradient in a call of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from thinc import optimizers as thinc_optimizers
+
+from ..arrays.dtypes import Array
+from ..core.optimizer import Optimizer as ArrayOptimizer
+from ..options.ranges import Group
+
+#: The model's number and the parameter's name.
+Key: TypeAlias = tuple[int, str]
+
+
+class Stepped:
+    """An array of the model, with the optimizer that steps it alone."""
+
+    __slots__ = ("group", "has_stepped", "optimizer", "options", "step", "weights")
+
+    def __init__(self, weights: Array, optimizer: ArrayOptimizer, options: Group) -> None:
+        self.weights, self.optimizer, self.options = weights, optimizer, options
+        self.step, self.group = optimizer.step, optimizer.param_groups[0]
+        self.has_stepped = False
+
+    def set(self, options: Group) -> None:
+        """Write the options that differ from those of the last step. (Writing others would end its plan.)"""
+        for name, value in options.items():
+            if value != self.options[name]:
+                self.group[name] = value
+        self.options = options
+
+
+class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
+    """The base of the optimizers that thinc and spaCy call.
+
+    Each array has an optimizer of its own, which steps in the call: thinc reads the returned weights and clears or adds
+    to the gradient right after it, so that no call can wait for the others of an update.
+    """
+
+    __slots__ = ("_saved", "_stepped")
+
+    def __init__(self, learn_rate: Any, **arguments: Any) -> None:
+        super().__init__(learn_rate, **arguments)
+        self._stepped: dict[Key, Stepped] = {}
+        #: The states of arrays that have not been seen since this was unpickled.
+        self._saved: dict[Key, Mapping[str, Any]] = {}
+
+    def options(self, lr_scale: float) -> Group:
+        """Return the options of an array's group in the next step."""
+        raise NotImplementedError
+
+    def optimizer_of(self, weights: Array, options: Group) -> ArrayOptimizer:
+        """Return a new optimizer of one array."""
+        raise NotImplementedError
+
+    def __call__(self, key: Key, weights: Array, gradient: Array, *, lr_scale: float = 1.0) -> tuple[Array, Array]:
+        if len(gradient) < 1:
+            return weights, gradient
+        options = self.options(lr_scale)
+        stepped = self._stepped.get(key)
+        if stepped is None or stepped.weights is not weights:
+            stepped = self._stepped_at(key, weights, options)
+        if options != stepped.options:
+            stepped.set(options)
+        self.nr_update[key] += 1
+        stepped.step(gradient)
+        if not stepped.has_stepped:
+            self._show_state(key, stepped)
+        return weights, gradient
+
+    def _stepped_at(self, key: Key, weights: Array, options: Group) -> Stepped:
+        """Return the array of a key, which is new, or is another one than in the last step."""
+        known = self._stepped.get(key)
+        if known is not None and memory_of(known.weights) == memory_of(weights):
+            known.weights = weights  # another view of it, as torch's tensors give
+            return known
+        stepped = self._stepped[key] = Stepped(weights, self.optimizer_of(weights, options), options)
+        state = self._saved.pop(key, None) if known is None else known.optimizer.state_dict()
+        if state is not None:
+            stepped.optimizer.load_state_dict(state, options=False)
+        return stepped
+
+    def _show_state(self, key: Key, stepped: Stepped) -> None:
+        """Put the arrays that the first step has made where thinc has them."""
+        state = stepped.optimizer.state["0"]
+        if self.averages is not None and "ema" in state:
+            self.averages[key] = state["ema"]
+        for moments, slot in ((self.mom1, "m"), (self.mom2, "v")):
+            if slot in state:
+                moments[key] = state[slot].ravel("K")
+        stepped.has_stepped = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        attributes = {name: getattr(self, name) for name in thinc_optimizers.Optimizer.__slots__}
+        states = {key: stepped.optimizer.state_dict() for key, stepped in self._stepped.items()}
+        return {**attributes, "_stepped": {}, "_saved": {**self._saved, **states}}
+
+    def __setstate__(self, attributes: Mapping[str, Any]) -> None:
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+def memory_of(array: Array) -> Any:
+    """Return where an array is in memory, and in which form."""
+    return getattr(array, "__cuda_array_interface__", None) or array.__array_interface__

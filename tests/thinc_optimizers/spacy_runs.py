@@ -1,0 +1,113 @@
+"""Runs of ``spacy train`` on generated corpora: classes of texts, and named entities."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spacy
+from spacy.cli.train import train
+from spacy.tokens import Doc, DocBin, Span
+from spacy.training import Example
+
+WORDS = [f"word{i}" for i in range(300)]
+NAMES = {"PERSON": [f"Name{i}" for i in range(30)], "PLACE": [f"Town{i}" for i in range(30)]}
+
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "textcat": {
+        "model": {
+            "@architectures": "spacy.TextCatBOW.v3",
+            "exclusive_classes": True,
+            "ngram_size": 2,
+            "no_output_layer": False,
+        }
+    },
+    "ner": {
+        "model": {
+            "@architectures": "spacy.TransitionBasedParser.v2",
+            "state_type": "ner",
+            "extra_state_tokens": False,
+            "hidden_width": 32,
+            "maxout_pieces": 2,
+            "use_upper": True,
+            "tok2vec": {
+                "@architectures": "spacy.HashEmbedCNN.v2",
+                "pretrained_vectors": None,
+                "width": 32,
+                "depth": 2,
+                "embed_size": 300,
+                "window_size": 1,
+                "maxout_pieces": 3,
+                "subword_features": True,
+            },
+        }
+    },
+}
+
+
+def texts(kind: str, count: int, rng: np.random.Generator) -> list[Doc]:
+    """Return texts whose classes share many words, or whose names sometimes stand for something else."""
+    vocab = spacy.blank("en").vocab
+    docs = []
+    for _ in range(count):
+        label = int(rng.integers(3))
+        words = [str(word) for word in rng.choice(WORDS[label * 40 : label * 40 + 220], 12)]
+        spans = {}
+        for place, entity in zip(rng.choice(12, 2, replace=False), NAMES, strict=True):
+            words[place] = str(rng.choice(NAMES[entity]))
+            if rng.random() < 0.8:
+                spans[int(place)] = entity
+        doc = Doc(vocab, words=words)
+        if kind == "textcat":
+            doc.cats = {f"C{k}": float(k == label) for k in range(3)}
+        else:
+            doc.ents = [Span(doc, place, place + 1, label=entity) for place, entity in spans.items()]
+        docs.append(doc)
+    return docs
+
+
+def make_corpora(folder: Path, kind: str) -> dict[str, str]:
+    """Write a corpus for training and one for evaluation; return the paths as overrides of the config."""
+    rng, paths = np.random.default_rng(5), {}
+    for name, count in (("train", 160), ("dev", 60)):
+        path = folder / f"{kind}-{name}.spacy"
+        DocBin(docs=texts(kind, count, rng)).to_disk(path)
+        paths[f"paths.{name}"] = str(path)
+    return paths
+
+
+def pipeline_and_examples(kind: str) -> tuple[Any, list[Example]]:
+    """Return a pipeline of one component that is not initialized, and examples to train it with."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe(kind, config=COMPONENTS[kind])
+    docs = texts(kind, 80, np.random.default_rng(5))
+    return nlp, [Example(nlp.make_doc(doc.text), doc) for doc in docs]
+
+
+def run(folder: Path, kind: str, optimizer: dict[str, Any], steps: int = 40) -> Path:
+    """Train, and return the folder of the saved pipelines."""
+    folder.mkdir(exist_ok=True)
+    nlp = spacy.blank("en")
+    nlp.add_pipe(kind, config=COMPONENTS[kind])
+    config = nlp.config
+    config["training"] |= {"optimizer": optimizer, "seed": 3, "max_steps": steps, "eval_frequency": 10}
+    config["training"]["batcher"] = {"@batchers": "spacy.batch_by_sequence.v1", "size": 16}
+    config.to_disk(folder / "config.cfg")
+    with contextlib.redirect_stdout(io.StringIO()):
+        train(folder / "config.cfg", folder / "output", overrides=make_corpora(folder, kind))
+    return folder / "output"
+
+
+def parameters(pipeline: Path) -> dict[tuple[int, str], Any]:
+    """Return the parameters of a saved pipeline's component, by the place of their layer and their name."""
+    nlp = spacy.load(pipeline)
+    (name,) = nlp.pipe_names
+    return {
+        (place, param): layer.get_param(param)
+        for place, layer in enumerate(nlp.get_pipe(name).model.walk())
+        for param in layer.param_names
+        if layer.has_param(param)
+    }
