@@ -94,9 +94,10 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
         stepped.has_stepped = True
 
     def __getstate__(self) -> dict[str, Any]:
-        attributes = {name: getattr(self, name) for name in thinc_optimizers.Optimizer.__slots__}
+        names = {name for base in type(self).__mro__ for name in getattr(base, "__slots__", ())}
         states = {key: stepped.optimizer.state_dict() for key, stepped in self._stepped.items()}
-        return {**attributes, "_stepped": {}, "_saved": {**self._saved, **states}}
+        attributes = {name: getattr(self, name) for name in names - {"_stepped", "_saved"}}
+        return {"_stepped": {}, "_saved": {**self._saved, **states}, **attributes}
 
     def __setstate__(self, attributes: Mapping[str, Any]) -> None:
         for name, value in attributes.items():
