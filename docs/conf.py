@@ -23,7 +23,12 @@ exclude_patterns = ["_build"]
 nitpicky = True  # a reference to what has no page is a mistake
 html_theme = "furo"
 html_title = "fastopt"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 html_copy_source = False
+html_show_copyright = False
+highlight_language = "none"  # formulas in docstrings; code says its language
+pygments_dark_style = "github-dark"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the sections of the docstrings say the types
@@ -40,6 +45,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "gallery_scripts.Order",
     "image_scrapers": ("gallery_scripts.scrape",),
     # The scripts show what fastopt does now: each runs in every build, also if it has not changed.
+    "default_thumb_file": str(pictures_of_pages.PROGRAM),
     "run_stale_examples": True,
     "parallel": 2,
     "download_all_examples": False,
@@ -70,6 +76,6 @@ def show_signature_as_written(app: Any, kind: str, name: str, item: Any, *_: Any
 
 
 def setup(app: Any) -> None:
-    app.connect("builder-inited", lambda _: pictures_of_pages.draw())
+    app.connect("builder-inited", lambda _: pictures_of_pages.draw(), priority=100)  # before the gallery
     app.connect("autodoc-process-docstring", show_docstring_as_written, priority=100)
     app.connect("autodoc-process-signature", show_signature_as_written, priority=600)
