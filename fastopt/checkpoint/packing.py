@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -85,7 +86,7 @@ class Packer:
                 return {"generator": self.pack({**state, "seeds": seeds_of(value)}, path)}
         raise TypeError(
             f"{place(path)} is {described(value)}; a checkpoint holds None, bool, int, float, str, list, tuple, "
-            "dict, NumPy arrays and NumPy's generators"
+            f"dict, NumPy arrays and NumPy's generators{instead_of(value)}"
         )
 
     def pack_key(self, key: Any, path: tuple[str, ...]) -> Any:
@@ -110,6 +111,23 @@ class Packer:
         # Not ascontiguousarray, which would add a dimension to an array of none.
         self.arrays[key] = np.array(array, order="C")
         return key
+
+
+def instead_of(value: Any) -> str:
+    """Return what to save instead of a value, as the end of a sentence."""
+    if isinstance(value, (set, frozenset)):
+        return " (give a list of it)"
+    if isinstance(value, os.PathLike):
+        return " (give str of it)"
+    if isinstance(value, np.random.BitGenerator):
+        return " (give np.random.Generator of it)"
+    # The old generators of NumPy, those of Python, a driver or EarlyStopping.
+    for method in ("state_dict", "get_state", "getstate"):
+        if callable(getattr(value, method, None)):
+            return f" (give its {method}(), and load that into a new one)"
+    if hasattr(value, "__array__"):
+        return " (give np.asarray of it)"
+    return ""
 
 
 def seeds_of(generator: np.random.Generator) -> dict[str, Any] | None:

@@ -173,7 +173,9 @@ def matching(pattern: str, names: Sequence[str]) -> list[str]:
         raise TypeError(f"expected a name or a pattern of names, got a value {described(pattern)}; {advice}")
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
-        raise ValueError(f"no array's name matches {pattern!r}; the names are {list(names)}")
+        below = [name for name in names if fnmatchcase(name, f"{pattern}.*")]
+        advice = f"; for all arrays in it write '{pattern}.*'" if below else ""
+        raise ValueError(f"no array's name matches {pattern!r}{advice}; the names are {list(names)}")
     return found
 
 

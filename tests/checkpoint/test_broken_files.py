@@ -63,7 +63,7 @@ def test_a_generator_that_would_read_beyond_its_buffer(tmp_path: Path) -> None:
 )
 def test_hostile_seeds(tmp_path: Path, change: dict[str, Any]) -> None:
     rng = np.random.default_rng(1)
-    seeds = {**rng.bit_generator.seed_seq.state, **change}  # type: ignore[attr-defined]
+    seeds = {**rng.bit_generator.seed_seq.state, **change}
     packer = packing.Packer()
     packed = packer.pack({**rng.bit_generator.state, "seeds": seeds}, ())
     content = {"params": None, "optimizer": None, "extra": {"dict": [["rng", {"generator": packed}]]}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -201,14 +202,36 @@ def test_generators_go_on_spawning(tmp_path: Path, kind: str, seed: Any) -> None
         assert rng.random() == loaded.random()
 
 
+def test_the_advice_of_what_it_cannot_hold_works(tmp_path: Path) -> None:
+    old, python, bits, stopping = (
+        np.random.RandomState(0),
+        random.Random(0),
+        np.random.PCG64(0),
+        fastopt.EarlyStopping(3),
+    )
+    stopping.update(1.0, [np.ones(2)])
+    states = [old.get_state(), python.getstate(), np.random.Generator(bits), stopping.state_dict()]
+    fastopt.save(tmp_path / "x.npz", extra={"states": states})
+    for_old, for_python, loaded, for_stopping = fastopt.load(tmp_path / "x.npz").extra["states"]
+    new, new_python, new_stopping = np.random.RandomState(), random.Random(), fastopt.EarlyStopping(3)
+    new.set_state(for_old)
+    new_python.setstate(for_python)
+    new_stopping.load_state_dict(for_stopping)
+    assert (new.rand(), new_python.random()) == (old.rand(), python.random())
+    assert loaded.random() == np.random.Generator(bits).random()
+    assert new_stopping.best == 1.0
+
+
+class OtherSeeds(np.random.SeedSequence):
+    pass
+
+
 @every_kind
-def test_generators_with_other_seeds_go_on(tmp_path: Path, kind: str) -> None:
-    """Such as the old ones, which cannot spawn, and seeds of a form that few use."""
-    old = np.random.Generator(np.random.RandomState(1)._bit_generator)
-    odd = np.random.default_rng(np.random.SeedSequence(range(3)))  # type: ignore[arg-type]
-    fastopt.save(tmp_path / kind, extra={"rngs": [old, odd]})
-    for rng, loaded in zip((old, odd), fastopt.load(tmp_path / kind).extra["rngs"], strict=True):
-        assert rng.random() == loaded.random()
+@pytest.mark.parametrize("seeds", [OtherSeeds(1), np.random.SeedSequence(range(3))], ids=["of_another_class", "odd"])
+def test_generators_with_seeds_that_are_not_saved_go_on(tmp_path: Path, kind: str, seeds: Any) -> None:
+    rng = np.random.default_rng(seeds)
+    fastopt.save(tmp_path / kind, extra={"rng": rng})
+    assert fastopt.load(tmp_path / kind).extra["rng"].random() == rng.random()
 
 
 @pytest.mark.parametrize(
@@ -221,6 +244,13 @@ def test_generators_with_other_seeds_go_on(tmp_path: Path, kind: str) -> None:
         ({"a": np.array([object()])}, "extra.a has dtype object"),
         ({"a": np.ones(2, ">f4")}, "extra.a has dtype >f4"),
         ({"a": np.longdouble(1)}, "extra.a has dtype"),
+        ({"a": {1, 2}}, r"NumPy's generators \(give a list of it\)"),
+        ({"a": Path("x")}, r"\(give str of it\)"),
+        ({"a": np.random.PCG64(0)}, r"\(give np.random.Generator of it\)"),
+        ({"a": np.random.RandomState(0)}, r"\(give its get_state\(\), and load that into a new one\)"),
+        ({"a": random.Random(0)}, r"\(give its getstate\(\), "),
+        ({"a": fastopt.EarlyStopping(3)}, r"\(give its state_dict\(\), "),
+        ({"a": memoryview(b"x")}, r"NumPy's generators$"),
     ],
 )
 def test_what_a_checkpoint_cannot_hold(tmp_path: Path, extra: Any, message: str) -> None:
@@ -261,7 +291,7 @@ def test_the_bytes_are_those_of_the_packages(tmp_path: Path) -> None:
         with open(tmp_path / "ours", "wb") as file:
             npz.write_npz(file, arrays, metadata)
         packed = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
-        np.savez(tmp_path / "theirs.npz", **{npz.METADATA_KEY: packed, **arrays})  # type: ignore[arg-type]
+        np.savez(tmp_path / "theirs.npz", **{npz.METADATA_KEY: packed, **arrays})
         assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
 
 

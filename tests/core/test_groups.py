@@ -73,6 +73,7 @@ def test_a_pattern_whose_names_are_taken_makes_no_group() -> None:
     [
         ({"a": 1, "b": 2}, {"a": {}}, ValueError, r"no pattern matches \['b'\]; the patterns are \['a'\]"),
         ({"a": 1}, {"*": {}, "z*": {}}, ValueError, r"no array's name matches 'z\*'; the names are \['a'\]"),
+        ({"a": {"b": 1}}, {"a": {}}, ValueError, r"matches 'a'; for all arrays in it write 'a\.\*'; the names are"),
         ({"a": 1}, [("*", {}), ("*", {})], ValueError, r"the patterns \['\*'\] are there more than once"),
         ({"a.b": 1, "a": {"b": 2}}, {"*": {}}, ValueError, r"the names \['a.b'\] are there more than once"),
         (np.ones(2), {"*": {}}, TypeError, "expected a dict, list or tuple of arrays, got ndarray"),
