@@ -97,7 +97,7 @@ def check_row_sparse(name: str, grad: RowSparse, param: Array, add_rows: RowAdde
     if wrong.any():
         raise ValueError(
             f"grads: {name!r} has the index {indices[wrong][0]}; expected indices from 0 to below {len(param)}, the "
-            "number of rows"
+            "number of rows; leave out what is padding, in the values too"
         )
     with np.errstate(all="ignore"):
         return each_once(indices, np.require(values, compute_dtype(param.dtype), ["C", "A"]), add_rows)
@@ -120,11 +120,14 @@ def rows_of(name: str, grad: RowSparse) -> tuple[npt.NDArray[Any], Array]:
     for what, array, is_kind in (("indices", indices, is_integer), ("values", values, is_float)):
         if not is_kind(array.dtype):
             kind = "integers" if what == "indices" else "floats"
-            raise TypeError(f"grads: the {what} of {name!r} are an array of {array.dtype}; expected an array of {kind}")
+            advice = "; of a mask, give np.flatnonzero(mask)" if array.dtype == bool and kind == "integers" else ""
+            raise TypeError(
+                f"grads: the {what} of {name!r} are an array of {array.dtype}; expected an array of {kind}{advice}"
+            )
     if values.shape[: indices.ndim] != indices.shape:
         raise ValueError(
             f"grads: {name!r} has indices of shape {indices.shape} and values of shape {values.shape}; expected values "
-            "of the shape of the indices and then that of a row"
+            "of the shape of the indices and then that of a row, such as grad[indices] of a dense gradient"
         )
     return indices.reshape(-1), values.reshape(indices.size, *values.shape[indices.ndim :])
 
