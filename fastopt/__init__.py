@@ -48,6 +48,7 @@ from .options.loss_scale import DynamicLossScale
 if TYPE_CHECKING:
     from . import checkpoint, convert, init, lr_scheduler, schedules, training
     from .checkpoint import Checkpoint, CheckpointError, load, save
+    from .core.functional import functional
     from .core.own_rules import optimizer
     from .full_batch.blocks import block_coordinate_descent
     from .full_batch.driver import minimize
@@ -69,6 +70,7 @@ LAZY = {
     "block_coordinate_descent": "full_batch.blocks",
     "checkpoint": None,
     "convert": None,
+    "functional": "core.functional",
     "init": None,
     "load": "checkpoint",
     "lr_scheduler": None,
@@ -145,6 +147,7 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "convert",
+    "functional",
     "get_num_threads",
     "group_by",
     "info",

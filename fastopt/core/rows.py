@@ -62,8 +62,7 @@ class Rows:
         """Count a step in each row. ``history`` is that of the rows as they are now; None: make them again."""
         # In this order: an interrupt in between has the rows made again, instead of left one step behind.
         self.members = [(group, step + 1) for group, step in self.members]
-        if history is not None:
-            self.history = history
+        self.history = history or b""
 
 
 def history_of(steps: npt.NDArray[np.int64], keys: Sequence[npt.NDArray[Any]], undone: int) -> bytes:
