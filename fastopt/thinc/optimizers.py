@@ -66,7 +66,7 @@ class Optimizer(Protocol):
     >>> optimizer = Adam(0.1, L2=0.01)
     >>> weights, gradient = np.ones(2, np.float32), np.float32([0.3, -0.3])
     >>> weights, gradient = optimizer((1, "b"), weights, gradient)
-    >>> weights, gradient
+    >>> weights.round(4), gradient
     (array([0.8991, 1.0989], dtype=float32), array([0., 0.], dtype=float32))
     """
 

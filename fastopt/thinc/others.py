@@ -38,7 +38,7 @@ class Other(Protocol):
         make: Callable[..., ArrayOptimizer] = self.kind
         average = {"ema_decay": average_decay, "ema_start": "zero"} if self.keeps_averages() else {}
         # Arrays are numbered, so that the random bits of their rounding differ.
-        return make(weights, **self.own_options, **options, **average, zero_grads=True, seed=len(self._stepped))
+        return make(weights, **self.own_options, **options, **average, zero_grads=True, seed=len(self.arrays))
 
     def keeps_averages(self) -> bool:
         """Return whether each step adds to an average."""
@@ -53,7 +53,7 @@ class ScheduleFree(Other):
     @property
     def averages(self) -> dict[Any, Array] | None:
         """The points ``x``, new arrays; None without averages."""
-        return {key: x_of(stepped) for key, stepped in self._stepped.items()} if self._uses_averages else None
+        return {key: x_of(stepped) for key, stepped in self.arrays.items()} if self._uses_averages else None
 
     @averages.setter
     def averages(self, averages: dict[Any, Array] | None) -> None:

@@ -40,11 +40,11 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
     to the gradient right after it, so that no call can wait for the others of an update.
     """
 
-    __slots__ = ("_saved", "_stepped")
+    __slots__ = ("_saved", "arrays")
 
     def __init__(self, learn_rate: Any, **arguments: Any) -> None:
         super().__init__(learn_rate, **arguments)
-        self._stepped: dict[Key, Stepped] = {}
+        self.arrays: dict[Key, Stepped] = {}
         #: The states of arrays that have not been seen since this was unpickled.
         self._saved: dict[Key, Mapping[str, Any]] = {}
 
@@ -60,7 +60,7 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
         if len(gradient) < 1:
             return weights, gradient
         options = self.options(lr_scale)
-        stepped = self._stepped.get(key)
+        stepped = self.arrays.get(key)
         if stepped is None or stepped.weights is not weights:
             stepped = self._stepped_at(key, weights, options)
         if options != stepped.options:
@@ -73,11 +73,11 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
 
     def _stepped_at(self, key: Key, weights: Array, options: Group) -> Stepped:
         """Return the array of a key, which is new, or is another one than in the last step."""
-        known = self._stepped.get(key)
+        known = self.arrays.get(key)
         if known is not None and memory_of(known.weights) == memory_of(weights):
             known.weights = weights  # another view of it, as torch's tensors give
             return known
-        stepped = self._stepped[key] = Stepped(weights, self.optimizer_of(weights, options), options)
+        stepped = self.arrays[key] = Stepped(weights, self.optimizer_of(weights, options), options)
         state = self._saved.pop(key, None) if known is None else known.optimizer.state_dict()
         if state is not None:
             stepped.optimizer.load_state_dict(state, options=False)
@@ -95,9 +95,9 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         names = {name for base in type(self).__mro__ for name in getattr(base, "__slots__", ())}
-        states = {key: stepped.optimizer.state_dict() for key, stepped in self._stepped.items()}
-        attributes = {name: getattr(self, name) for name in names - {"_stepped", "_saved"}}
-        return {"_stepped": {}, "_saved": {**self._saved, **states}, **attributes}
+        states = {key: stepped.optimizer.state_dict() for key, stepped in self.arrays.items()}
+        attributes = {name: getattr(self, name) for name in names - {"arrays", "_saved"}}
+        return {"arrays": {}, "_saved": {**self._saved, **states}, **attributes}
 
     def __setstate__(self, attributes: Mapping[str, Any]) -> None:
         for name, value in attributes.items():
