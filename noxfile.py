@@ -241,6 +241,16 @@ def peers(session: nox.Session) -> None:
     run_tests(session, development(session), *files, "-k", "torch or optax")
 
 
+@nox.session(python=False)
+def hosts(session: nox.Session) -> None:
+    """The libraries in whose training loops fastopt steps: spaCy and thinc, with the built wheel and its entry points."""
+    python = environment(session, "hosts", f"{wheel_path(session)}[spacy,peers]", *RUNNER)
+    with only_the_tests(session):
+        shutil.copytree(ROOT / "docs" / "hosts", Path("docs") / "hosts")
+        tests = ("tests/thinc_optimizers", "tests/docs/test_docs.py", "tests/docs/test_pages.py")
+        run_tests(session, python, *tests, "-k", "thinc or spacy")
+
+
 def run_fallback(session: nox.Session, python: str) -> None:
     # Tests that name their backends have run with them.
     names = ("native", "numpy", "every_isa", "threads_change_no_bit", "special_values", *BROKEN_FILES)
