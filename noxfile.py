@@ -121,7 +121,7 @@ def environment(
 
 
 def development(session: nox.Session) -> str:
-    return environment(session, "development", "-e", ".[test,peers,docs]", "jax", "jaxlib", "optax")
+    return environment(session, "development", "-e", ".[test,peers,docs]", "jax", "jaxlib", "optax", "autograd")
 
 
 def checkers(session: nox.Session) -> str:
@@ -234,11 +234,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def peers(session: nox.Session) -> None:
-    """The numbers of torch and optax."""
+    """The numbers of torch and optax, and the pages about them, JAX and autograd."""
     # The session exhaustive has torch too, for the long runs.
     found = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search("torch|optax", path.read_text("utf-8"))]
     files = sorted(str(path) for path in found if "cuda" not in path.parts)  # a file that is named is never ignored
-    run_tests(session, development(session), *files, "-k", "torch or optax")
+    run_tests(session, development(session), *files, "-k", "torch or optax or jax or autograd")
 
 
 @nox.session(python=False)

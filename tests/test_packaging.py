@@ -1,18 +1,18 @@
-"""setup.py: what a build ships."""
+"""What a build ships."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from places import ROOT
 
-pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
 
-
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
 def test_a_second_build_ships_no_module_that_was_deleted(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -33,3 +33,13 @@ def test_a_second_build_ships_no_module_that_was_deleted(tmp_path: Path) -> None
     build()
     assert (built / "__init__.py").exists()
     assert not (built / module.name).exists()
+
+
+def test_an_installation_has_the_package_alone() -> None:
+    """No examples, tests or documents."""
+    try:
+        files = metadata.files("fastopt") or []
+    except metadata.PackageNotFoundError:
+        pytest.skip("fastopt is not installed")
+    folders = {file.parts[0] for file in files}
+    assert {name for name in folders if not name.endswith(".dist-info") and "editable" not in name} <= {"fastopt"}

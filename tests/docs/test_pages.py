@@ -50,6 +50,8 @@ def test_every_block_has_a_known_language(page: str) -> None:
 @each_page
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_shell_blocks(page: str) -> None:
+    for package in needs(page):
+        pytest.importorskip(package)
     for language, script in blocks(page):
         if language == "sh":
             shell_blocks.check(script)
