@@ -20,6 +20,7 @@ from bench.full_batch import (
     LBFGS_WORKS,
     SIZES_OF_X,
 )
+from bench.functional import FUNCTIONAL
 from bench.networks import LOOP, OVERHEAD
 from bench.products import BEHIND
 from bench.rules import CLIP, LOOP_RULES, NORM, OTHERS, OVERHEAD_RULES, RULES
@@ -154,6 +155,13 @@ GROUPS = {
         PAIR_SETS,
         COMBINED,
         pairs=[("two optimizers", "Combined"), ("Combined", "one AdamW"), ("two, clipped each", "Combined, clipped")],
+    ),
+    "functional": Group(
+        "Adam as a pure function, in the form of optax (fastopt: in place)",
+        RULES["adam"],
+        only("ResNet", "one of 200k", "MLP"),
+        FUNCTIONAL,
+        pairs=[("optax jit", "functional, apply"), ("optax", "functional, update")],
     ),
     "minimize": Group(
         "L-BFGS: an iteration outside the function, history of 10 pairs",

@@ -434,6 +434,25 @@ def test_traced_values(jax: Any) -> None:
     assert int(again[1]["counts"]["step_count"]) == 2
 
 
+def test_in_the_driver_of_tidy3d() -> None:
+    """Whose protocol is optax's, without JAX; with the numbers of its own Adam."""
+    pytest.importorskip("tidy3d", reason="compares with the live tidy3d")
+    from autograd import numpy as anp
+    from tidy3d.plugins.autograd import adam, optimize
+
+    def objective(params: Any) -> Any:
+        return anp.sum((params["a"] - 0.3) ** 2) + anp.sum(anp.sin(params["b"]) ** 2)
+
+    params = {"a": np.linspace(-1, 2, 5), "b": np.ones((2, 2))}
+    for bounds in (None, {"a": (0.4, 1.0)}):
+        expected, _, of_expected = optimize(objective, params, adam(0.05), 30, bounds=bounds)
+        ours = fastopt.functional(fastopt.Adam, lr=0.05)
+        found, _, of_found = optimize(objective, params, ours, 30, bounds=bounds)
+        for name in params:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-12)
+        np.testing.assert_allclose(of_found["objective_fn_val"], of_expected["objective_fn_val"], rtol=1e-12)
+
+
 def test_jax_is_not_imported() -> None:
     code = (
         "import sys, numpy as np, fastopt; tx = fastopt.functional(fastopt.Adam); p = np.ones(2); "
