@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..convert import COUNTERPARTS, RUNTIME_ENTRIES, SCHEDULER_ENTRIES, Counterpart
@@ -39,8 +40,8 @@ class Names:
         self.their_slots: Mapping[str, str] = {} if self.counterpart is None else self.counterpart.slots
         self.our_slots: Mapping[str, str] = {their: our for our, their in self.their_slots.items()}
         self.signature = inspect.signature(optimizer)
-        given = {name: each.default for name, each in self.signature.parameters.items() if name != "params"}
-        self.of_group = {name: value for name, value in given.items() if name not in OF_WHOLE_STEP or name == "bounds"}
+        #: The options of a group, with their defaults.
+        self.of_group: Group = dict(optimizer(np.zeros((1, 1))).defaults)  # type: ignore[call-arg]
 
     def theirs(self, name: str) -> str:
         return self.their_options.get(name, name)
@@ -62,7 +63,7 @@ class Names:
         given = self.signature.bind(None, *arguments, **options).arguments
         numbers, structures = split(given.get("bounds"))
         of_group = {**self.of_group, **{name: value for name, value in given.items() if name in self.of_group}}
-        whole = {name: value for name, value in given.items() if name in OF_WHOLE_STEP and name != "bounds"}
+        whole = {name: value for name, value in given.items() if name not in (*self.of_group, "params")}
         if structures is not None:
             whole["bounds"] = structures
         of_group["bounds"] = numbers

@@ -85,23 +85,21 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
     @property
     def params(self) -> Sequence[Any]:
         """The tensors of all groups, in order."""
-        groups = self.param_groups
-        if len(groups) == 1:
-            return groups[0]["params"]  # type: ignore[no-any-return]
-        return list(chain.from_iterable(group["params"] for group in groups))
+        return list(chain.from_iterable(group["params"] for group in self.param_groups))
 
     def build(self) -> None:
         """Make ``inner`` for the groups as they are, without a state."""
         self.take(self.new_inner())
 
-    def new_inner(self) -> core.Optimizer:
-        """Return a new optimizer of the parameters' arrays, with the options of the groups."""
+    def new_inner(self, options: list[Group] | None = None) -> core.Optimizer:
+        """Return a new optimizer of the parameters' arrays, with these options of the groups, or those they have."""
         groups = self.param_groups
+        options = list(map(self.names.options, groups)) if options is None else options
         keys = self.keys_of(groups)
         arrays = self.arrays_of(keys, list(chain.from_iterable(group["params"] for group in groups)))
         group_of = dict(zip(keys, (k for k, group in enumerate(groups) for _ in group["params"]), strict=True))
         params = dict(zip(keys, arrays, strict=True)) if is_named(groups) else arrays
-        grouped = Grouped(params, [self.names.options(group) for group in groups], group_of)
+        grouped = Grouped(params, options, group_of)
         return self.optimizer(grouped, **{name: as_arrays(value) for name, value in self.whole_options.items()})
 
     def take(self, inner: core.Optimizer) -> None:
@@ -211,10 +209,11 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        params = self.params
+        groups = self.param_groups
+        params = groups[0]["params"] if len(groups) == 1 else self.params
         if list(map(place_of, params)) != self.places:
             self.rebuild()
-        self.written.take(self.param_groups, self.inner)
+        self.written.take(groups, self.inner)
         if self.copies.are_there:
             self.copies.follow(params)
         grads = self.gradients.of(params)

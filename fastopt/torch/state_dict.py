@@ -13,6 +13,7 @@ import torch
 
 from ..convert import as_number, as_options
 from ..core import state_dict
+from ..core.encoding import decoded
 from ..core.turns import Kind
 from ..options.ranges import Group, plain
 from ..options.values import value_at
@@ -124,14 +125,14 @@ def load(opt: Any, saved: Mapping[str, Any]) -> None:
     names = opt.inner.parts.parameters.names
     groups = saved["param_groups"]
     indices = [index for group in groups for index in group["params"]]
-    inner = opt.new_inner()
+    inner = opt.new_inner(
+        [options_of(opt, *both, OURS in saved) for both in zip(opt.param_groups, groups, strict=True)]
+    )
     wanted = inner.state_dict()
     if OURS in saved:
         wanted |= as_arrays(dict(saved[OURS]))
     else:
         wanted["options"] = opt.inner.state_dict()["options"]
-    for its, group in zip(wanted["param_groups"], groups, strict=True):
-        its |= options_of(opt, group, OURS in saved)
     for i, index in enumerate(indices):
         its = saved["state"].get(index, {})
         wanted["state"][names[i]] |= entries_of(opt, i, its, wanted["state"][names[i]], OURS in saved)
@@ -170,17 +171,18 @@ def check_form(opt: Any, saved: Any) -> None:
         )
 
 
-def options_of(opt: Any, group: Mapping[str, Any], is_ours: bool) -> Group:
-    """Return the options of a saved group by our names."""
+def options_of(opt: Any, group: Group, saved: Group, is_ours: bool) -> Group:
+    """Return the options of a group by our names: the saved ones, and those that torch lacks as they are."""
+    options: Group = opt.names.options(group)
     if is_ours:
-        return dict(opt.names.options(dict(group)))
+        return options | {name: decoded(value, options[name]) for name, value in opt.names.options(saved).items()}
     counterpart = opt.names.counterpart
-    missing = [name for name in counterpart.options if counterpart.renamed.get(name, name) not in group]
+    missing = [name for name in counterpart.options if counterpart.renamed.get(name, name) not in saved]
     if missing:
         raise ValueError(
             f"state_dict: a group has no {missing}; expected the state of torch's {counterpart.name}, or of this one"
         )
-    return as_options(counterpart, group)
+    return options | as_options(counterpart, saved)
 
 
 def entries_of(opt: Any, i: int, its: Mapping[str, Any], new: Mapping[str, Any], is_ours: bool) -> dict[str, Any]:
