@@ -2,6 +2,7 @@
 
 from .. import optimizers
 from .classes import optimizer_of_tensors
+from .offload import Offload
 from .optimizer import Optimizer
 
 ASGD = optimizer_of_tensors(optimizers.ASGD)
@@ -33,4 +34,4 @@ Signum = optimizer_of_tensors(optimizers.Signum)
 SparseAdam = optimizer_of_tensors(optimizers.SparseAdam)
 Yogi = optimizer_of_tensors(optimizers.Yogi)
 
-__all__ = [*optimizers.__all__, "Optimizer", "optimizer_of_tensors"]
+__all__ = [*optimizers.__all__, "Offload", "Optimizer", "optimizer_of_tensors"]

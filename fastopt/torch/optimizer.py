@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -100,7 +100,11 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         group_of = dict(zip(keys, (k for k, group in enumerate(groups) for _ in group["params"]), strict=True))
         params = dict(zip(keys, arrays, strict=True)) if is_named(groups) else arrays
         grouped = Grouped(params, options, group_of)
-        return self.optimizer(grouped, **{name: as_arrays(value) for name, value in self.whole_options.items()})
+        return self.optimizer(grouped, **self.keywords())
+
+    def keywords(self) -> Group:
+        """Return the options of the whole of ``inner``."""
+        return {name: as_arrays(value) for name, value in self.whole_options.items()}
 
     def take(self, inner: core.Optimizer) -> None:
         """Make steps with this optimizer from now on."""
@@ -151,14 +155,17 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
             return
         try:
             self.written.take(self.param_groups[:-1], self.inner)
-            first = len(self.inner.parts.parameters.names)
-            keys, params = self.keys_of([param_group], first), param_group["params"]
-            arrays = self.arrays_of(keys, params)
-            named = dict(zip(keys, arrays, strict=True)) if self.is_named else arrays
-            self.inner.add_param_group({"params": named, **self.names.options(param_group)})
+            self.extend(param_group)
         except BaseException:
             self.param_groups.pop()
             raise
+
+    def extend(self, param_group: Group) -> None:
+        """Go on with the parameters of a new group too."""
+        keys, params = self.keys_of([param_group], len(self.keys)), param_group["params"]
+        arrays = self.arrays_of(keys, params)
+        named = dict(zip(keys, arrays, strict=True)) if self.is_named else arrays
+        self.inner.add_param_group({"params": named, **self.names.options(param_group)})
         self.follow()
 
     def rebuild(self) -> None:
@@ -205,10 +212,7 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
     step.hooked = True  # type: ignore[attr-defined]
 
     def make_step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         groups = self.param_groups
         params = groups[0]["params"] if len(groups) == 1 else self.params
         if list(map(place_of, params)) != self.places:
@@ -232,6 +236,13 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
             param.grad = None
 
     # --- the state ----------------------------------------------------------------------------------------------------
+
+    def further_entries(self, i: int) -> dict[str, Any]:
+        """Return entries of the state of parameter number ``i`` that are not ``inner``'s."""
+        return {}
+
+    def take_further_entries(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Take such entries of a state that is loaded, one for each parameter."""
 
     @property
     def state(self) -> Any:
@@ -289,6 +300,14 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         super().__setstate__(state)
         self.build()
         load(self, saved)
+
+
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """Return what a closure returns, which finds gradients; None if there is none."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def is_named(groups: Sequence[Group]) -> bool:

@@ -66,7 +66,8 @@ def has_begun(entries: Mapping[str, Any]) -> bool:
 def tensors_of(opt: Any, i: int, entries: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of parameter number ``i`` as tensors in the same memory, by torch's names."""
     array, order = opt.inner.parts.parameters.arrays[i], opt.orders[i]
-    return {slot_name(opt, slot, each, entries): tensor_of(each, array, order) for slot, each in entries.items()}
+    tensors = {slot_name(opt, slot, each, entries): tensor_of(each, array, order) for slot, each in entries.items()}
+    return {**tensors, **opt.further_entries(i)}
 
 
 def live_state(opt: Any) -> State:
@@ -139,6 +140,7 @@ def load(opt: Any, saved: Mapping[str, Any]) -> None:
     if OURS not in saved:
         wanted["step_count"] = max(int(entries["step"]) for entries in wanted["state"].values())
     inner.load_state_dict(wanted)
+    opt.take_further_entries([saved["state"].get(index, {}) for index in indices])
     for group, new, its in zip(opt.param_groups, groups, inner.param_groups, strict=True):
         labels = {name: value for name, value in opt.names.labels(new).items() if name not in ("params", "param_names")}
         group.update(labels)
