@@ -39,7 +39,7 @@ class Host:
     """
 
     def __init__(self, param: Any) -> None:
-        self.is_pinned = param.device.type == "cuda"
+        self.is_pinned = bool(param.is_cuda)
         is_half = param.dtype in (torch.float16, torch.bfloat16)
         self.master = self.empty(param.shape, torch.float32 if is_half else param.dtype).copy_(param.detach())
         self.copy = self.empty(param.shape, param.dtype) if is_half else None
