@@ -204,7 +204,7 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         Returns
         -------
         object
-            What ``closure`` returns; None without one. :attr:`info` has the result of the step.
+            What ``closure`` returns; None without one. ``opt.info`` is the result of the step.
         """
         return hooks.step_with_hooks(self, closure) if hooks.are_due(self) else self.make_step(closure)
 
