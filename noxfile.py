@@ -243,12 +243,12 @@ def peers(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def hosts(session: nox.Session) -> None:
-    """The libraries in whose training loops fastopt steps: spaCy and thinc, with the built wheel and its entry points."""
+    """The libraries in whose loops fastopt steps: spaCy and thinc, with the built wheel and its entry points."""
     python = environment(session, "hosts", f"{wheel_path(session)}[spacy,peers]", *RUNNER)
     with only_the_tests(session):
         shutil.copytree(ROOT / "docs" / "hosts", Path("docs") / "hosts")
         tests = ("tests/thinc_optimizers", "tests/docs/test_docs.py", "tests/docs/test_pages.py")
-        run_tests(session, python, *tests, "-k", "thinc or spacy")
+        run_tests(session, python, *tests, "-k", "(thinc or spacy) and not shell_blocks")
 
 
 def run_fallback(session: nox.Session, python: str) -> None:

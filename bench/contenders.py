@@ -271,4 +271,4 @@ OPTIONS: dict[str, Contender] = {
     "8-bit slots": partial(fastopt_step, backend="native", state_dtype="uint8"),
 }
 #: How the names of others than fastopt begin.
-PEERS = ("torch", "DeepSpeed", "optax", "SciPy", "scikit-learn", "naive", "in-place")
+PEERS = ("torch", "DeepSpeed", "optax", "SciPy", "scikit-learn", "naive", "in-place", "thinc")

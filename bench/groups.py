@@ -25,6 +25,7 @@ from bench.networks import LOOP, OVERHEAD
 from bench.products import BEHIND
 from bench.rules import CLIP, LOOP_RULES, NORM, OTHERS, OVERHEAD_RULES, RULES
 from bench.shapes import ARRAYS, DECADES, GIGA, MANY, NETS, SIZES, TINY, ArraySet
+from bench.spacy import RUNS, SPACY_SETS, SPACY_TRAIN, THINC, UPDATE_OF_THINC
 from bench.sparse import SPARSE, TABLE
 from bench.sparse_codes import CODES, CODES_WORKS, ROWS
 
@@ -194,6 +195,20 @@ GROUPS = {
         CODES,
         each_thread_count=True,
         pairs=[("scikit-learn", "fastopt")],
+    ),
+    "thinc": Group(
+        "thinc's Adam with clipping, L2 and averages, called for each array",
+        UPDATE_OF_THINC,
+        SPACY_SETS,
+        THINC,
+        pairs=[("thinc", "fastopt"), ("fastopt", "fastopt, collected")],
+    ),
+    "spacy": Group(
+        "A run of spacy train: 50 updates of 16 texts, evaluated five times",
+        RUNS,
+        {"spacy train": ArraySet([])},
+        SPACY_TRAIN,
+        pairs=[("thinc", "fastopt")],
     ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(

@@ -23,6 +23,8 @@ PACKAGES = (
     "optax",
     "scipy",
     "scikit-learn",
+    "thinc",
+    "spacy",
 )
 NOTES = """\
 Each cell: microseconds of one step (percent of `limit`), medians over interleaved rounds; nanoseconds per element \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import spacy
@@ -16,36 +16,53 @@ from spacy.training import Example
 WORDS = [f"word{i}" for i in range(300)]
 NAMES = {"PERSON": [f"Name{i}" for i in range(30)], "PLACE": [f"Town{i}" for i in range(30)]}
 
-COMPONENTS: dict[str, dict[str, Any]] = {
-    "textcat": {
-        "model": {
+
+class Sizes(NamedTuple):
+    """The sizes of a pipeline for entities."""
+
+    width: int
+    depth: int
+    rows: tuple[int, ...]
+    hidden_width: int
+
+
+SMALL = Sizes(32, 2, (300, 150, 150, 150), 32)
+#: Those that spaCy writes into a new config; of 26 arrays with 1.5 million elements.
+USUAL = Sizes(96, 4, (5000, 1000, 2500, 2500), 64)
+
+
+def model(kind: str, sizes: Sizes) -> dict[str, Any]:
+    """Return the part of a config that says what the model of a component is."""
+    if kind == "textcat":
+        return {
             "@architectures": "spacy.TextCatBOW.v3",
             "exclusive_classes": True,
             "ngram_size": 2,
             "no_output_layer": False,
         }
-    },
-    "ner": {
-        "model": {
-            "@architectures": "spacy.TransitionBasedParser.v2",
-            "state_type": "ner",
-            "extra_state_tokens": False,
-            "hidden_width": 32,
-            "maxout_pieces": 2,
-            "use_upper": True,
-            "tok2vec": {
-                "@architectures": "spacy.HashEmbedCNN.v2",
-                "pretrained_vectors": None,
-                "width": 32,
-                "depth": 2,
-                "embed_size": 300,
-                "window_size": 1,
-                "maxout_pieces": 3,
-                "subword_features": True,
-            },
-        }
-    },
-}
+    embed = {
+        "@architectures": "spacy.MultiHashEmbed.v2",
+        "width": sizes.width,
+        "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"],
+        "rows": list(sizes.rows),
+        "include_static_vectors": False,
+    }
+    encode = {
+        "@architectures": "spacy.MaxoutWindowEncoder.v2",
+        "width": sizes.width,
+        "depth": sizes.depth,
+        "window_size": 1,
+        "maxout_pieces": 3,
+    }
+    return {
+        "@architectures": "spacy.TransitionBasedParser.v2",
+        "state_type": "ner",
+        "extra_state_tokens": False,
+        "hidden_width": sizes.hidden_width,
+        "maxout_pieces": 2,
+        "use_upper": True,
+        "tok2vec": {"@architectures": "spacy.Tok2Vec.v2", "embed": embed, "encode": encode},
+    }
 
 
 def texts(kind: str, count: int, rng: np.random.Generator) -> list[Doc]:
@@ -82,16 +99,16 @@ def make_corpora(folder: Path, kind: str) -> dict[str, str]:
 def pipeline_and_examples(kind: str) -> tuple[Any, list[Example]]:
     """Return a pipeline of one component that is not initialized, and examples to train it with."""
     nlp = spacy.blank("en")
-    nlp.add_pipe(kind, config=COMPONENTS[kind])
+    nlp.add_pipe(kind, config={"model": model(kind, SMALL)})
     docs = texts(kind, 80, np.random.default_rng(5))
     return nlp, [Example(nlp.make_doc(doc.text), doc) for doc in docs]
 
 
-def run(folder: Path, kind: str, optimizer: dict[str, Any], steps: int = 40) -> Path:
+def run(folder: Path, kind: str, optimizer: dict[str, Any], steps: int = 40, sizes: Sizes = SMALL) -> Path:
     """Train, and return the folder of the saved pipelines."""
     folder.mkdir(exist_ok=True)
     nlp = spacy.blank("en")
-    nlp.add_pipe(kind, config=COMPONENTS[kind])
+    nlp.add_pipe(kind, config={"model": model(kind, sizes)})
     config = nlp.config
     config["training"] |= {"optimizer": optimizer, "seed": 3, "max_steps": steps, "eval_frequency": 10}
     config["training"]["batcher"] = {"@batchers": "spacy.batch_by_sequence.v1", "size": 16}
