@@ -13,7 +13,7 @@ from math import comb
 
 import nets
 import numpy as np
-from pictures import show, subplots
+import pictures
 
 import fastopt
 
@@ -21,7 +21,7 @@ import fastopt
 # All weights are 1.1, and the step shall lower the output. These are the terms of its change, by their order in the
 # rate, here 0.01. In a shallow net the first is nearly all; in a deep one the next ones are larger.
 
-figure, ax = subplots()
+figure, ax = pictures.subplots()
 terms = {}
 for depth in (3, 10, 30):
     orders = np.arange(1, min(depth, 12) + 1)
@@ -65,7 +65,7 @@ def surprise(depth, rate, normalized):
 x = np.random.default_rng(0).normal(size=(64, 1))
 x = (x - x.mean()) / x.std()
 depths = range(2, 41, 2)
-figure, ax = subplots()
+figure, ax = pictures.subplots()
 surprises = {}
 for rate, normalized in ((0.1, False), (0.01, False), (0.001, False), (0.1, True)):
     surprises[rate, normalized] = [surprise(depth, rate, normalized) for depth in depths]
@@ -78,7 +78,7 @@ ax.legend()
 # the product jumps to nearly 0, where all gradients are tiny: the loss stays 9. With 0.001 they learn, but the first
 # step of forty explodes. With batch norm the rate 0.1 is right for any depth: the scale alone is left to learn.
 
-figure, ax = subplots(figsize=(7, 4))
+figure, ax = pictures.subplots(figsize=(7, 4))
 runs = {}
 for depth, rate, normalized in (
     (20, 0.1, False),
@@ -114,4 +114,4 @@ assert 8.9 < runs[20, 0.01, False][-1] < 9.1
 assert runs[20, 0.001, False][-1] < 1e-3 < 8.9 < runs[40, 0.001, False][-1]
 assert np.allclose(runs[20, 0.1, True], runs[40, 0.1, True], rtol=1e-3)
 assert runs[20, 0.1, True][-1] < 1e-6
-show()
+pictures.show()

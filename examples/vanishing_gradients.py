@@ -10,10 +10,12 @@ The first remedy is a start at which the factors are about 1. With n inputs and 
 variance 2 / (n + m), He's have 2 / n, as ReLU passes on half of its inputs only, and orthogonal matrices keep lengths.
 """
 
+from functools import partial
+
 import nets
 import numpy as np
+import pictures
 from data import batches, digits
-from pictures import COLOURS, show, subplots
 from setting import SHORT
 
 import fastopt
@@ -31,22 +33,15 @@ def deep_net(depth, activation, init, normalized=False):
 
 # %%
 # The norm of the gradient in each of twenty layers, before the first step. The sigmoid's derivative is at most 1/4: its
-# gradient vanishes on the way to the first layer. With tanh and ReLU, the input of a layer shrinks or grows on the way
-# forward as the gradient does on the way back, and a weight's gradient is the product of both: it is too small or too
-# large everywhere. Xavier's start suits tanh, He's suits ReLU, and orthogonal weights (for ReLU times :math:`\sqrt 2`)
-# suit both.
+# gradient vanishes on the way back. With tanh and ReLU, the input of a layer shrinks or grows on the way forward as the
+# gradient does on the way back, and a weight's gradient is their product: it is too small or too large everywhere.
+# Xavier's start suits tanh, He's suits ReLU, and orthogonal weights (for ReLU times :math:`\sqrt 2`) suit both.
 
 norms = {}
-figure, axes = subplots(1, 3, sharey=True)
-for ax, activation in zip(axes, (nets.Sigmoid, nets.Tanh, nets.ReLU), strict=True):
-    gain = 2**0.5 if activation is nets.ReLU else 1.0
-    inits = {
-        "std 0.05": lambda rng, shape, dtype: rng.normal(0, 0.05, shape).astype(dtype),
-        "std 0.5": lambda rng, shape, dtype: rng.normal(0, 0.5, shape).astype(dtype),
-        "Xavier": xavier_normal,
-        "He": he_normal,
-        "orthogonal": lambda rng, shape, dtype, gain=gain: orthogonal(rng, shape, gain, dtype=dtype),
-    }
+figure, axes = pictures.subplots(1, 3, sharey=True)
+for ax, activation, gain in zip(axes, (nets.Sigmoid, nets.Tanh, nets.ReLU), (1, 1, 2**0.5), strict=True):
+    inits = {"std 0.05": partial(he_normal, gain=0.4), "std 0.5": partial(he_normal, gain=4.0)}
+    inits |= {"Xavier": xavier_normal, "He": he_normal, "orthogonal": partial(orthogonal, gain=gain)}
     for label, init in inits.items():
         net = deep_net(20, activation, init)
         net.backward(nets.softmax_cross_entropy(net.forward(train_x[:256]), train_y[:256])[1])
@@ -58,13 +53,11 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 
 # %%
 # The second remedy is another activation. Negative inputs get a small slope: a fixed one (leaky ReLU), a random one in
-# training and its mean afterwards (randomized ReLU), or one that each layer learns (parametric ReLU); or a smooth curve
-# whose mean is nearer to 0 (ELU). The third is batch norm: it rescales the input of each activation, so that even the
-# sigmoid learns through many layers. On the right are the slopes that parametric ReLU learned; all began at the dotted
-# line.
+# training and its mean afterwards (randomized ReLU), or one that each layer learns (parametric ReLU, on the right, from
+# the dotted line on); or a smooth curve whose mean is nearer to 0 (ELU). The third is batch norm: it rescales the input
+# of each activation, so that even the sigmoid learns through many layers.
 
-depth, epochs = (10, 4) if SHORT else (20, 40)
-rng = np.random.default_rng(0)
+(depth, epochs), rng, reached = (10, 4) if SHORT else (20, 40), np.random.default_rng(0), {}
 kinds = {
     "sigmoid": (nets.Sigmoid, xavier_normal),
     "sigmoid, batch norm": (nets.Sigmoid, xavier_normal, True),
@@ -74,11 +67,9 @@ kinds = {
     "parametric ReLU": (nets.PReLU, he_normal),
     "ELU": (nets.ELU, he_normal),
 }
-figure, (ax, ax_alpha) = subplots(1, 2, figsize=(7, 4), width_ratios=[3, 2])
-reached = {}
-for (kind, arguments), colour in zip(kinds.items(), [COLOURS[5], *COLOURS[::-1]], strict=True):
-    net = deep_net(depth, *arguments)
-    lr = fastopt.schedules.cosine(0.03, total=epochs * 20)
+figure, (ax, ax_alpha) = pictures.subplots(1, 2, figsize=(7, 4), width_ratios=[3, 2])
+for (kind, arguments), colour in zip(kinds.items(), [pictures.COLOURS[5], *pictures.COLOURS[::-1]], strict=True):
+    net, lr = deep_net(depth, *arguments), fastopt.schedules.cosine(0.03, total=epochs * 20)
     opt = fastopt.SGD(net.params, lr=lr, momentum=0.9, clip_global_norm=1.0)
     losses = [nets.train(net, opt, train_x, train_y, batches(rng, len(train_x), 64)).mean() for _ in range(epochs)]
     ax.semilogy(range(1, epochs + 1), losses, "--" * (kind == "sigmoid"), color=colour, label=kind)
@@ -87,8 +78,8 @@ for (kind, arguments), colour in zip(kinds.items(), [COLOURS[5], *COLOURS[::-1]]
     if kind == "parametric ReLU":
         alphas = np.concatenate([params["alpha"] for params in net.params.values() if "alpha" in params])
         ax_alpha.plot(range(1, depth + 1), alphas, "o", color=colour)
+        ax_alpha.axhline(0.25, color=colour, ls=":")
 ax.set(xlabel="epoch", ylabel="training loss")
-ax_alpha.axhline(0.25, color=COLOURS[1], ls=":")
 ax_alpha.set(xlabel="layer", ylabel="learned slope", ylim=(0, None))
 figure.legend(loc="outside lower center", ncols=3)
 
@@ -97,22 +88,20 @@ figure.legend(loc="outside lower center", ncols=3)
 # first, through 29 steps of noise. Its gradient explodes, and a single such step throws the weights far away. Clipping
 # is the remedy: by value (each element, which turns the gradient) or by norm (which keeps its direction).
 
-figure, ax = subplots()
-clipping = {"no clipping": {}, "by value": {"clip_value": 0.02}, "by norm": {"clip_global_norm": 0.2}}
-runs = {}
-for label, options in clipping.items():
+figure, ax = pictures.subplots()
+runs = {"no clipping": {}, "by value": {"clip_value": 0.02}, "by norm": {"clip_global_norm": 0.2}}
+for label, options in runs.items():
     rng = np.random.default_rng(0)
-    recurrent = nets.Recurrent(rng, 1, 32, lambda rng, shape, dtype: orthogonal(rng, shape, 1.2, dtype=dtype))
-    net = nets.Net([recurrent, nets.Dense(rng, 32, 1, xavier_normal)])
+    net = nets.Net([nets.Recurrent(rng, 1, 32, partial(orthogonal, gain=1.2)), nets.Dense(rng, 32, 1, xavier_normal)])
     opt = fastopt.SGD(net.params, lr=0.3, **options)
     losses = runs[label] = []
     while len(losses) < (60 if SHORT else 400) and max(losses, default=0) < 1e6:
         x, signs = rng.normal(0, 0.3, (32, 30, 1)).astype(np.float32), rng.choice(np.float32([-1, 1]), (32, 1))
         x[:, 0] = signs
         loss, dy = nets.squared_error(net.forward(x), signs)
+        losses.append(loss)
         net.backward(dy)
         opt.step(net.grads)
-        losses.append(loss)
     ax.loglog(range(1, len(losses) + 1), losses, label=label)
 ax.set(xlabel="step", ylabel="loss")
 ax.legend()
@@ -120,20 +109,11 @@ ax.legend()
 # %%
 # What the pictures show:
 
-first_by_last = {key: of_layers[0] / of_layers[-1] for key, of_layers in norms.items()}
-assert first_by_last[nets.Sigmoid, "Xavier"] < 1e-8
-assert 0.1 < first_by_last[nets.Tanh, "Xavier"] < 10
-assert 0.1 < first_by_last[nets.ReLU, "He"] < 10
+assert norms[nets.Sigmoid, "Xavier"][0] < 1e-8 * norms[nets.Sigmoid, "Xavier"][-1]
+assert all(0.01 < norm < 10 for norm in norms[nets.Tanh, "Xavier"] + norms[nets.ReLU, "He"])
 assert max(norms[nets.ReLU, "std 0.05"]) < 1e-6 < 1e4 < min(norms[nets.ReLU, "std 0.5"])
 assert reached.pop("sigmoid") < 0.3 < 0.7 < min(reached.values())
 assert np.ptp(alphas) > 0.02
 assert max(runs["no clipping"]) > 1e3
 assert max(np.median(runs[label][-20:]) for label in ("by value", "by norm")) < 0.5
-
-gradient = np.array([3.0, 0.5])
-by_value, by_norm = gradient.copy(), gradient.copy()
-fastopt.clip_grad_value_(by_value, 1.0)
-fastopt.clip_grad_norm_(by_norm, 1.0)
-assert by_value[1] / by_value[0] == 0.5
-assert np.isclose(by_norm[1] / by_norm[0], gradient[1] / gradient[0])
-show()
+pictures.show()
