@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,7 @@ highlight_language = "none"  # formulas in docstrings; code says its language
 pygments_dark_style = "github-dark"
 
 autodoc_member_order = "bysource"
-# fastopt.torch is described where torch is missing too.
-autodoc_mock_imports = [] if find_spec("torch") else ["torch"]
+autodoc_mock_imports = ["thinc", "torch"]  # fastopt.thinc and fastopt.torch are described where these are missing too
 autodoc_typehints = "none"  # the sections of the docstrings say the types
 add_module_names = False
 # autodoc lists the members; a second list by numpydoc would want a page for each.
