@@ -1,4 +1,4 @@
-"""``fastopt.functional``: pure, with the bits of the optimizer's own step, and at home in optax."""
+"""``fastopt.functional``: pure, with the bits of the optimizer's own step, and in structures of all kinds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import pickle
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
-from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,35 +14,12 @@ import numpy as np
 import pytest
 from cases import CASES, MATRIX_CASES, Case, raw
 from checkpoints import ENVIRONMENT
+from pure_runs import bits, flat, grads_of, params_of
 
 import fastopt
 from fastopt import schedules
 
 EVERY = [*CASES, *MATRIX_CASES]
-
-
-def params_of(case: Case | None = None, dtype: Any = np.float32) -> dict[str, Any]:
-    rng = np.random.default_rng(1)
-    if case in MATRIX_CASES:
-        return {"a": rng.normal(size=(4, 3)).astype(dtype), "b": [rng.normal(size=(2, 5)).astype(dtype)]}
-    return {"a": rng.normal(size=(4, 3)).astype(dtype), "b": [rng.normal(size=5).astype(dtype), np.zeros(2, dtype)]}
-
-
-def grads_of(params: dict[str, Any], step: int) -> dict[str, Any]:
-    rng = np.random.default_rng(100 + step)
-    return {"a": rng.normal(size=params["a"].shape), "b": [rng.normal(size=each.shape) for each in params["b"]]}
-
-
-def flat(tree: Any) -> list[Any]:
-    if isinstance(tree, dict):
-        return [leaf for child in tree.values() for leaf in flat(child)]
-    if isinstance(tree, (list, tuple)):
-        return [leaf for child in tree for leaf in flat(child)]
-    return [] if tree is None else [tree]
-
-
-def bits(tree: Any) -> list[bytes]:
-    return [raw(np.asarray(leaf)) for leaf in flat(tree)]
 
 
 def added(params: Any, updates: Any) -> Any:
@@ -67,10 +42,10 @@ def assert_sum_is_as_promised(old: Any, update: Any, new: Any) -> None:
 @pytest.mark.parametrize("case", EVERY, ids=str)
 def test_the_bits_of_the_optimizer(case: Case) -> None:
     """Of every optimizer; nothing that is given changes."""
-    own = params_of(case)
+    own = params_of(are_matrices=case in MATRIX_CASES)
     opt = case.build(own)
     tx = fastopt.functional(case.build)
-    params: Any = params_of(case)
+    params: Any = params_of(are_matrices=case in MATRIX_CASES)
     state = tx.init(params)
     for step in range(4):
         grads = grads_of(params, step)
@@ -302,136 +277,7 @@ def test_wrong_arguments() -> None:
         assert bits(tx.update(grads, state, params)) == expected
 
 
-# --- optax ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def jax() -> Any:
-    return pytest.importorskip("jax", reason="compares with the live optax")
-
-
-@pytest.fixture
-def optax(jax: Any) -> Iterator[Any]:
-    """In double precision, where two ways to compute the same agree to many digits."""
-    optax = pytest.importorskip("optax", reason="compares with the live optax")
-    jax.config.update("jax_enable_x64", True)
-    yield optax
-    jax.config.update("jax_enable_x64", False)
-
-
-def loss(params: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.sum(jnp.tanh(params["a"]) ** 2) + sum(jnp.sum((each - 1) ** 4) for each in params["b"])
-
-
-@cache
-def gradient() -> Any:
-    import jax
-
-    return jax.jit(jax.grad(loss))
-
-
-def run(jax: Any, optax: Any, tx: Any, is_jitted: bool = False, steps: int = 6) -> Any:
-    """optax's own loop, as its documentation has it."""
-
-    def step(grads: Any, state: Any, params: Any) -> Any:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    step = jax.jit(step) if is_jitted else step
-    params = jax.tree.map(jax.numpy.asarray, params_of(dtype=np.float64))
-    state = tx.init(params)
-    for _ in range(steps):
-        params, state = step(gradient()(params), state, params)
-    return params
-
-
-def assert_close(jax: Any, found: Any, expected: Any) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, expected)
-
-
-def test_in_the_loop_of_optax(jax: Any, optax: Any) -> None:
-    """optax's numbers, and those of fastopt's own loop."""
-    for name, options, theirs in (
-        ("SGD", {"lr": 0.05, "momentum": 0.9}, optax.sgd(0.05, momentum=0.9)),
-        ("Adam", {"lr": 0.05, "eps": 1e-8}, optax.adam(0.05)),
-        ("AdamW", {"lr": 0.05, "weight_decay": 0.1}, optax.adamw(0.05, weight_decay=0.1)),
-        ("Lion", {"lr": 0.01, "weight_decay": 0.1}, optax.lion(0.01, weight_decay=0.1)),
-    ):
-        found = run(jax, optax, fastopt.functional(getattr(fastopt, name), **options))
-        assert_close(jax, found, run(jax, optax, theirs, is_jitted=True))
-        own = params_of(dtype=np.float64)
-        opt = getattr(fastopt, name)(own, **options)
-        for _ in range(6):
-            opt.step(gradient()(own))
-        assert_close(jax, found, own)
-
-
-def test_chains(jax: Any, optax: Any) -> None:
-    """Around ours, and ours between others."""
-    ours = fastopt.functional(fastopt.SGD, lr=0.05, momentum=0.9)
-    theirs = optax.sgd(0.05, momentum=0.9)
-    for around in (
-        lambda tx: optax.chain(optax.clip_by_global_norm(0.5), tx),
-        lambda tx: optax.chain(optax.clip(0.1), tx, optax.scale(0.5)),
-        lambda tx: optax.chain(optax.add_decayed_weights(0.1), optax.chain(tx)),
-        lambda tx: optax.multi_transform({"a": tx, "b": optax.adam(0.01)}, {"a": "a", "b": ["b", "a"]}),
-        lambda tx: optax.apply_if_finite(tx, 3),
-    ):
-        assert_close(jax, run(jax, optax, around(ours)), run(jax, optax, around(theirs), is_jitted=True))
-
-
-def test_multi_steps(jax: Any, optax: Any) -> None:
-    """It traces what it wraps; our option has its numbers."""
-    multi = optax.MultiSteps(optax.adam(0.05), 2, accumulator_dtype=jax.numpy.float64)
-    ours = fastopt.functional(fastopt.Adam, lr=0.05, accumulate_steps=2)
-    assert_close(jax, run(jax, optax, ours), run(jax, optax, multi, is_jitted=True))
-    with pytest.raises(TypeError, match="a value that JAX traces"):
-        run(jax, optax, optax.MultiSteps(ours, 2))
-
-
-def test_states_are_trees(jax: Any) -> None:
-    tx = fastopt.functional(fastopt.Adam, lr=0.1)
-    params = params_of()
-    state = tx.init(params)
-    mapped = jax.tree.map(jax.numpy.asarray, state)
-    assert jax.tree.structure(mapped) == jax.tree.structure(state)
-    grads = grads_of(params, 0)
-    (updates, after), (expected, _) = tx.update(grads, mapped, params), tx.update(grads, state, params)
-    assert bits(updates) == bits(expected)
-    assert {leaf.dtype for leaf in jax.tree.leaves(after["counts"])} == {mapped["counts"]["step_count"].dtype}
-
-
-def test_traced_values(jax: Any) -> None:
-    """An error with the remedy, whichever argument it is; and both remedies work."""
-    tx = fastopt.functional(fastopt.Adam, lr=0.1)
-    params, grads = params_of(), jax.tree.map(np.float32, grads_of(params_of(), 0))
-    state = tx.init(params)
-    expected = tx.update(grads, state, params)
-    for position, name in enumerate(("grads", "state", "params")):
-
-        @jax.jit
-        def update(traced: Any, position: int = position) -> Any:
-            arguments = [grads, state, params]
-            arguments[position] = traced
-            return tx.update(*arguments)
-
-        with pytest.raises(TypeError, match=rf"^{name}.*: a value that JAX traces .* through jax\.pure_callback"):
-            update([grads, state, params][position])
-
-    def form(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-
-    @jax.jit
-    def step(grads: Any, state: Any, params: Any) -> Any:
-        return jax.pure_callback(tx.update, form((params, state)), grads, state, params)
-
-    found = step(grads, state, params)
-    assert bits(found[0]) == bits(expected[0])
-    assert bits(found[1]["arrays"]["a"]["m"]) == bits(expected[1]["arrays"]["a"]["m"])
-    again = step(grads, found[1], params)
-    assert int(again[1]["counts"]["step_count"]) == 2
+# --- Hosts without JAX ------------------------------------------------------------------------------------------------
 
 
 def test_in_the_driver_of_tidy3d() -> None:
