@@ -28,6 +28,7 @@ from bench.shapes import ARRAYS, DECADES, GIGA, MANY, NETS, SIZES, TINY, ArraySe
 from bench.spacy import RUNS, SPACY_SETS, SPACY_TRAIN, THINC, UPDATE_OF_THINC
 from bench.sparse import SPARSE, TABLE
 from bench.sparse_codes import CODES, CODES_WORKS, ROWS
+from bench.tensors import TENSORS, TENSORS_IN_LOOP, TENSORS_OVERHEAD
 
 QUICK = 1 << 20  # elements: larger sets are left out of a quick run
 
@@ -39,7 +40,7 @@ class Group:
     title: str
     work: Work | dict[str, Work]  # several, by name: a row for each of them
     sets: dict[str, ArraySet] = field(default_factory=lambda: ARRAYS)
-    contenders: dict[str, Contender] = field(default_factory=lambda: STEP)
+    contenders: dict[str, Contender] = field(default_factory=lambda: STEP | TENSORS)
     busy: bool = False  # with a spinning process on every core
     behind_product: bool = False  # each step right after a matrix product
     per_element: bool = False  # show nanoseconds per element in place of microseconds
@@ -121,14 +122,14 @@ GROUPS = {
         "Inside a NumPy training loop: the update alone, right after forward and backward",
         LOOP_RULES,
         NETS,
-        LOOP,
+        LOOP | TENSORS_IN_LOOP,
         blas_threads=(1, 2),
     ),
     "overhead": Group(
         "Arrays of 16 elements: in a nested dict and with new gradients, unless a column says otherwise",
         OVERHEAD_RULES,
         TINY,
-        OVERHEAD,
+        OVERHEAD | TENSORS_OVERHEAD,
     ),
     "build": Group(
         "Building an optimizer and its first step: arrays of one element",

@@ -108,24 +108,32 @@ class Written:
 
     def __init__(self, names: Names, groups: Sequence[Group]) -> None:
         self.names = names
-        self.seen = list(map(values_of, groups))
+        self.keys = [list(group) for group in groups]
+        self.seen = [as_seen(list(group.values())) for group in groups]
 
     def take(self, groups: Sequence[Group], inner: Optimizer) -> None:
         """Write into the optimizer what was written into the groups."""
+        values = [list(group.values()) for group in groups]
         try:
-            if [list(group.values()) for group in groups] == self.seen:
+            if values == self.seen:
                 return
         except (RuntimeError, ValueError):  # tensors can't be compared
             pass
-        for k, group in enumerate(groups):
-            its = inner.param_groups[k]
-            for name, value in self.names.options(group).items():
-                if value is not its[name]:
-                    its[name] = value.item() if isinstance(value, torch.Tensor) else value
-        self.seen = list(map(values_of, groups))
+        for k, (group, now) in enumerate(zip(groups, values, strict=True)):
+            keys, before = list(group), self.seen[k]
+            if keys == self.keys[k] and len(now) == len(before):
+                changed = [i for i, value in enumerate(now) if value is not before[i]]
+            else:
+                changed = list(range(len(keys)))
+            for i in changed:
+                name = self.names.ours(keys[i])
+                if name in self.names.of_group:
+                    inner.param_groups[k][name] = now[i].item() if isinstance(now[i], torch.Tensor) else now[i]
+            if changed:
+                self.keys[k], self.seen[k] = keys, as_seen(now, changed)
 
 
-def values_of(group: Group) -> list[Any]:
-    """Return the values of a group to compare with; if a tensor is there, which may change in place, none is equal."""
-    values = list(group.values())
-    return [*values, None] if any(isinstance(value, torch.Tensor) for value in values) else values
+def as_seen(values: list[Any], changed: Iterable[int] | None = None) -> list[Any]:
+    """Return values to compare with; a tensor may change in place, so that nothing is to be equal to them."""
+    looked_at = values if changed is None else [values[i] for i in changed]
+    return [*values, None] if any(isinstance(value, torch.Tensor) for value in looked_at) else values
