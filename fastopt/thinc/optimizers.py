@@ -9,7 +9,7 @@ from thinc.optimizers import FloatOrSeq  # confection asks for the types at run 
 
 from ..arrays.dtypes import Array
 from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, check
-from .protocol import Key, Protocol
+from .protocol import Protocol
 from .update import GAIN, Update
 
 #: The numbers of a step, by the names of thinc's arguments.
@@ -72,36 +72,33 @@ class Optimizer(Protocol):
 
     __slots__ = ()
 
-    def __call__(self, key: Key, weights: Array, gradient: Array, *, lr_scale: float = 1.0) -> tuple[Array, Array]:
-        if self.L2 != 0 and not self.L2_is_weight_decay:
-            gradient += self.L2 * weights
-        return super().__call__(key, weights, gradient, lr_scale=lr_scale)
-
     def options(self, lr_scale: float) -> Group:
-        check_numbers(self.learn_rate, self.L2, self.b1, self.b2, self.eps, self.grad_clip)
-        lr, decay = self.learn_rate, self.L2 if self.L2_is_weight_decay else 0.0
-        if self.use_radam:
-            decay *= lr_scale  # thinc's RAdam scales the rate of the decay alone
-        else:
-            lr *= lr_scale
-        return {
-            "lr": lr,
-            "betas": (self.b1, self.b2),
-            "eps": self.eps,
-            "weight_decay": decay,
-            "use_radam": self.use_radam,
-            "clip_norm": self.grad_clip * GAIN if self.grad_clip else None,
-        }
+        numbers = self.learn_rate, self.L2, self.b1, self.b2, self.eps, self.grad_clip
+        return options_of(numbers, self.L2_is_weight_decay, self.use_radam, lr_scale)
 
     def optimizer_of(self, weights: Array, options: Group) -> Update:
         return Update(weights, **options, use_averages=self.averages is not None)
 
 
 @lru_cache
-def check_numbers(*values: float) -> None:
-    """Raise if a number is out of its range. (They are the same for all arrays, in each update.)"""
-    for (name, allowed), value in zip(NUMBERS.items(), values, strict=True):
+def options_of(numbers: tuple[float, ...], decays: bool, use_radam: bool, lr_scale: float) -> Group:
+    """Return the options of an array's group, given thinc's attributes: the same dict for all arrays of an update."""
+    for (name, allowed), value in zip(NUMBERS.items(), numbers, strict=True):
         check(name, float(value), allowed)
+    lr, L2, beta1, beta2, eps, grad_clip = numbers
+    decay = L2 if decays else 0.0  # else it is in the gradient already
+    if use_radam:
+        decay *= lr_scale  # thinc's RAdam scales the rate of the decay alone
+    else:
+        lr *= lr_scale
+    return {
+        "lr": lr,
+        "betas": (beta1, beta2),
+        "eps": eps,
+        "weight_decay": decay,
+        "use_radam": use_radam,
+        "clip_norm": grad_clip * GAIN if grad_clip else None,
+    }
 
 
 def Adam(

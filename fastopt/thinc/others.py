@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Other(Protocol):
         self.optimizer_of(np.zeros((1, 1), np.float32), self.options(1.0))  # the errors come here, and not in training
 
     def options(self, lr_scale: float) -> Group:
-        return {"lr": check("learn_rate", self.learn_rate, NON_NEGATIVE) * lr_scale}
+        return options_of(self.learn_rate, lr_scale)
 
     def optimizer_of(self, weights: Array, options: Group) -> ArrayOptimizer:
         make: Callable[..., ArrayOptimizer] = self.kind
@@ -43,6 +44,12 @@ class Other(Protocol):
     def keeps_averages(self) -> bool:
         """Return whether each step adds to an average."""
         return self.averages is not None
+
+
+@lru_cache
+def options_of(learn_rate: float, lr_scale: float) -> Group:
+    """Return the options that can change: the same dict for all arrays of an update."""
+    return {"lr": check("learn_rate", learn_rate, NON_NEGATIVE) * lr_scale}
 
 
 class ScheduleFree(Other):

@@ -49,7 +49,7 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
         self._saved: dict[Key, Mapping[str, Any]] = {}
 
     def options(self, lr_scale: float) -> Group:
-        """Return the options of an array's group in the next step."""
+        """Return the options of an array's group in the next step: the same dict while they are the same."""
         raise NotImplementedError
 
     def optimizer_of(self, weights: Array, options: Group) -> ArrayOptimizer:
@@ -59,11 +59,13 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
     def __call__(self, key: Key, weights: Array, gradient: Array, *, lr_scale: float = 1.0) -> tuple[Array, Array]:
         if len(gradient) < 1:
             return weights, gradient
+        if self.L2 != 0 and not self.L2_is_weight_decay:
+            gradient += self.L2 * weights
         options = self.options(lr_scale)
         stepped = self.arrays.get(key)
         if stepped is None or stepped.weights is not weights:
             stepped = self._stepped_at(key, weights, options)
-        if options != stepped.options:
+        if options is not stepped.options:
             stepped.set(options)
         self.nr_update[key] += 1
         stepped.step(gradient)
