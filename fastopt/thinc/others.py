@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..arrays.dtypes import Array
 from ..core.optimizer import Optimizer as ArrayOptimizer
 from ..options.common import OF_WHOLE_STEP
 from ..options.ranges import NON_NEGATIVE, Group, check
-from .protocol import Protocol, Stepped
+from .protocol import Entry, Protocol
 from .update import average_decay
 
 
@@ -60,7 +60,7 @@ class ScheduleFree(Other):
     @property
     def averages(self) -> dict[Any, Array] | None:
         """The points ``x``, new arrays; None without averages."""
-        return {key: x_of(stepped) for key, stepped in self.arrays.items()} if self._uses_averages else None
+        return {key: x_of(entry) for key, entry in self.arrays.items()} if self._uses_averages else None
 
     @averages.setter
     def averages(self, averages: dict[Any, Array] | None) -> None:
@@ -70,19 +70,19 @@ class ScheduleFree(Other):
         return False
 
 
-def x_of(stepped: Stepped) -> Array:
+def x_of(entry: Entry) -> Array:
     """Return the point ``x`` of an array, which has ``y``."""
-    opt: Any = stepped.optimizer
-    y = stepped.weights.copy()
+    opt: Any = entry.optimizer
+    y = entry.weights.copy()
     opt.eval()
-    x: Array = stepped.weights.copy()
+    x: Array = entry.weights.copy()
     opt.train()
-    stepped.weights[...] = y  # to the last bit
+    entry.weights[...] = y  # to the last bit
     return x
 
 
-#: Options that stand beside those of an array, since they need no other arrays.
-OF_AN_ARRAY = ("state_dtype",)
+#: Options that thinc's calls leave no place for, since they are of a step of all arrays.
+OF_ALL_ARRAYS = OF_WHOLE_STEP - {"state_dtype"}
 
 
 def of(kind: type[ArrayOptimizer], base: type[Other] = Other) -> Callable[..., Other]:
@@ -91,24 +91,22 @@ def of(kind: type[ArrayOptimizer], base: type[Other] = Other) -> Callable[..., O
     Its arguments are the options of an array, and confection asks for their names: the options of a whole step are not
     there, since thinc asks for the step of one array at a time.
     """
-    options = inspect.signature(kind).parameters
-    taken: Mapping[str, Any] = {
-        name: each.default
-        for name, each in options.items()
-        if name not in (*OF_WHOLE_STEP.difference(OF_AN_ARRAY), "params", "lr", *kind.refused)
-    }
+    parameters = inspect.signature(kind).parameters
+    rate = parameters["lr"].default
+    left_out = {*OF_ALL_ARRAYS, *kind.refused, "params", "lr"}
+    defaults = {name: each.default for name, each in parameters.items() if name not in left_out}
 
-    def make(learn_rate: Any = options["lr"].default, *, use_averages: bool = True, **given: Any) -> Other:
-        for name in OF_WHOLE_STEP.difference(OF_AN_ARRAY).intersection(given):
+    def make(learn_rate: Any = rate, *, use_averages: bool = True, **options: Any) -> Other:
+        for name in OF_ALL_ARRAYS.intersection(options):
             raise TypeError(
-                f"{kind.__name__}: {name} is an option of a whole step, and thinc has each array stepped alone; "
-                f"expected some of {', '.join(taken)}"
+                f"{kind.__name__}: {name} is an option of a whole step, and thinc steps each array alone; expected "
+                f"some of {', '.join(defaults)}"
             )
-        return base(kind, learn_rate, use_averages, given)
+        return base(kind, learn_rate, use_averages, options)
 
     kinds = inspect.Parameter
-    first = kinds("learn_rate", kinds.POSITIONAL_OR_KEYWORD, default=options["lr"].default, annotation=FloatOrSeq)
-    named = [kinds(name, kinds.KEYWORD_ONLY, default=default) for name, default in taken.items()]
+    first = kinds("learn_rate", kinds.POSITIONAL_OR_KEYWORD, default=rate, annotation=FloatOrSeq)
+    named = [kinds(name, kinds.KEYWORD_ONLY, default=default) for name, default in defaults.items()]
     averages = kinds("use_averages", kinds.KEYWORD_ONLY, default=True, annotation=bool)
     make.__signature__ = inspect.Signature([first, *named, averages])  # type: ignore[attr-defined]
     make.__name__ = make.__qualname__ = kind.__name__

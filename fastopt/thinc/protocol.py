@@ -1,4 +1,4 @@
-"""What thinc calls: an optimizer that gets each array and its gradient in a call of their own."""
+"""The optimizer as thinc calls it: each array with its gradient in a call of its own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..options.ranges import Group
 Key: TypeAlias = tuple[int, str]
 
 
-class Stepped:
+class Entry:
     """An array of the model, with the optimizer that steps it alone."""
 
-    __slots__ = ("group", "has_stepped", "optimizer", "options", "step", "weights")
+    __slots__ = ("group", "is_new", "optimizer", "options", "step", "weights")
 
     def __init__(self, weights: Array, optimizer: ArrayOptimizer, options: Group) -> None:
         self.weights, self.optimizer, self.options = weights, optimizer, options
         self.step, self.group = optimizer.step, optimizer.param_groups[0]
-        self.has_stepped = False
+        self.is_new = True
 
     def set(self, options: Group) -> None:
         """Write the options that differ from those of the last step. (Writing others would end its plan.)"""
@@ -44,7 +44,7 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
 
     def __init__(self, learn_rate: Any, **arguments: Any) -> None:
         super().__init__(learn_rate, **arguments)
-        self.arrays: dict[Key, Stepped] = {}
+        self.arrays: dict[Key, Entry] = {}
         #: The states of arrays that have not been seen since this was unpickled.
         self._saved: dict[Key, Mapping[str, Any]] = {}
 
@@ -59,45 +59,47 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
     def __call__(self, key: Key, weights: Array, gradient: Array, *, lr_scale: float = 1.0) -> tuple[Array, Array]:
         if len(gradient) < 1:
             return weights, gradient
+        options = self.options(lr_scale)
+        entry = self.arrays.get(key)
+        if entry is None or entry.weights is not weights:
+            entry = self._entry_of(key, weights, options)
+        if options is not entry.options:
+            entry.set(options)
         if self.L2 != 0 and not self.L2_is_weight_decay:
             gradient += self.L2 * weights
-        options = self.options(lr_scale)
-        stepped = self.arrays.get(key)
-        if stepped is None or stepped.weights is not weights:
-            stepped = self._stepped_at(key, weights, options)
-        if options is not stepped.options:
-            stepped.set(options)
         self.nr_update[key] += 1
-        stepped.step(gradient)
-        if not stepped.has_stepped:
-            self._show_state(key, stepped)
+        entry.step(gradient)
+        if entry.is_new:
+            self._show_state(key, entry)
         return weights, gradient
 
-    def _stepped_at(self, key: Key, weights: Array, options: Group) -> Stepped:
-        """Return the array of a key, which is new, or is another one than in the last step."""
-        known = self.arrays.get(key)
-        if known is not None and memory_of(known.weights) == memory_of(weights):
-            known.weights = weights  # another view of it, as torch's tensors give
-            return known
-        stepped = self.arrays[key] = Stepped(weights, self.optimizer_of(weights, options), options)
-        state = self._saved.pop(key, None) if known is None else known.optimizer.state_dict()
+    def _entry_of(self, key: Key, weights: Array, options: Group) -> Entry:
+        """Return the entry of an array that is new, or another one than in the last step of its key."""
+        last = self.arrays.get(key)
+        if last is not None and memory_of(last.weights) == memory_of(weights):
+            last.weights = weights  # another view of it, as torch's tensors give
+            return last
+        entry = Entry(weights, self.optimizer_of(weights, options), options)
+        state = self._saved.get(key) if last is None else last.optimizer.state_dict()
         if state is not None:
-            stepped.optimizer.load_state_dict(state, options=False)
-        return stepped
+            entry.optimizer.load_state_dict(state, options=False)
+        self.arrays[key] = entry
+        self._saved.pop(key, None)
+        return entry
 
-    def _show_state(self, key: Key, stepped: Stepped) -> None:
+    def _show_state(self, key: Key, entry: Entry) -> None:
         """Put the arrays that the first step has made where thinc has them."""
-        state = stepped.optimizer.state["0"]
-        if self.averages is not None and "ema" in state:
+        state = entry.optimizer.state["0"]
+        if "ema" in state and self.averages is not None:
             self.averages[key] = state["ema"]
         for moments, slot in ((self.mom1, "m"), (self.mom2, "v")):
             if slot in state:
                 moments[key] = state[slot].ravel("K")
-        stepped.has_stepped = True
+        entry.is_new = False
 
     def __getstate__(self) -> dict[str, Any]:
         names = {name for base in type(self).__mro__ for name in getattr(base, "__slots__", ())}
-        states = {key: stepped.optimizer.state_dict() for key, stepped in self.arrays.items()}
+        states = {key: entry.optimizer.state_dict() for key, entry in self.arrays.items()}
         attributes = {name: getattr(self, name) for name in names - {"arrays", "_saved"}}
         return {"arrays": {}, "_saved": {**self._saved, **states}, **attributes}
 

@@ -84,7 +84,7 @@ class Update(Optimizer):
         # fastopt decays before the step: (p - u) * keep = p * keep - u * keep.
         lr = group["lr"] * (1.0 - group["lr"] * group["weight_decay"])
         if group["use_radam"]:
-            return rectified(lr, group["betas"], group["eps"], step)
+            return radam_scalars(lr, group["betas"], group["eps"], step)
         beta1, beta2 = group["betas"]
         if beta2 == 0:
             return rules.SGDScalars(lr / GAIN)
@@ -104,7 +104,7 @@ def moments(beta1: float, beta2: float) -> tuple[float, float, float, float]:
     return beta1, (1.0 - beta1) / GAIN, beta2, (1.0 - beta2) / GAIN**2
 
 
-def rectified(lr: float, betas: tuple[float, float], eps: float, step: int) -> rules.RAdamScalars:
+def radam_scalars(lr: float, betas: tuple[float, float], eps: float, step: int) -> rules.RAdamScalars:
     """Return the scalars of thinc's RAdam, which counts its steps from 2, and does not correct ``v`` apart from ``r``.
 
     As in the authors' first code, ``r`` has the factor ``sqrt(1 - beta2**t)``, and applies where ``rho >= 5``.

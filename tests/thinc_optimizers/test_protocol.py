@@ -113,6 +113,20 @@ def test_arrays_that_are_replaced_keep_their_state() -> None:
     np.testing.assert_array_equal(optimizer.averages[KEY], twin.averages[KEY])
 
 
+def test_an_array_of_another_shape_is_an_error_each_time() -> None:
+    """As in thinc: its state does not fit, and is not lost."""
+    optimizer = thinc.Adam(0.1)
+    steps(optimizer, arrays()[0], 2)
+    other, gradient = arrays(7)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="shape"):
+            optimizer(KEY, other, gradient)
+    np.testing.assert_array_equal([other, gradient], arrays(7))
+    expected = steps(thinc.Adam(0.1), arrays()[0], 3)
+    again = steps(thinc.Adam(0.1), arrays()[0], 2)
+    np.testing.assert_array_equal(steps(optimizer, again, 1), expected)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
 @pytest.mark.parametrize("use_averages", [False, True])
 def test_copies_go_on_with_the_same_bits(copied: Any, use_averages: bool) -> None:
