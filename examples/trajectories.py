@@ -170,6 +170,7 @@ def move_to(step):
 
 
 animation = FuncAnimation(figure, move_to, np.unique(np.geomspace(1, STEPS, FRAMES, dtype=int)), interval=150)
+figure.canvas.draw()  # starts it where there is no window, too
 show()
 
 # %%
@@ -177,7 +178,8 @@ show()
 
 loss = {(name, surface): SURFACES[surface][0](*path[-1]) for (name, surface), path in PATHS.items()}
 steps_on_ridge = {name: (abs(PATHS[name, "saddle"][:, 1]) > 0.5).argmax() for name in names}
-print({name: f"{loss[name, 'ravine']:.1g}" for name in names}, steps_on_ridge)
+for name in names:
+    print(f"{name}: {steps_on_ridge[name]} steps on the ridge, loss {loss[name, 'ravine']:.1g} in the ravine")
 assert loss["Nesterov", "ravine"] < 0.1 * loss["SGD", "ravine"]
 assert max(steps_on_ridge[name] for name in ("Rprop", "RMSprop", "Adam")) < steps_on_ridge["momentum"]
 for name in ("Newton", "BFGS", "LBFGS"):
