@@ -18,7 +18,7 @@ from . import hooks
 from .copies import Copies
 from .gradients import Gradients, place_of
 from .groups import Names, Written
-from .memory import Order, as_array, as_arrays, check_param, order_of
+from .memory import Order, as_array, as_arrays, as_tensor, check_param, order_of
 from .state_dict import State, live_state, load, state_of
 
 
@@ -117,7 +117,7 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         self.copies = Copies(self.inner)
         self.is_named = is_named(self.param_groups)
         self.written = Written(self.names, self.param_groups)
-        self.places = list(map(place_of, params))
+        self.forms, self.places = list(map(form_of, params)), list(map(place_of, params))
         self.orders = list(map(self.order_of, params))
         self.gradients = Gradients(params, self.inner.parts.parameters.arrays, self.orders)
 
@@ -169,27 +169,24 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         self.follow()
 
     def rebuild(self) -> None:
-        """Go on with the tensors that the parameters have now, with the same state.
+        """Go on with the memory that the parameters have now, with the same state.
 
         Raises
         ------
         ValueError
             If there are other parameters than before, or other shapes or dtypes.
         """
-        arrays = self.inner.parts.parameters.arrays
-        new = [as_array(param, self.order_of(param)) for param in self.params]
-        if len(new) != len(arrays) or any(
-            (a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(new, arrays, strict=True)
-        ):
+        if list(map(form_of, self.params)) != self.forms:
             raise ValueError(
                 "params: the parameters are no longer those that the optimizer was given, or have another shape or "
                 "dtype; use add_param_group, or build a new optimizer"
             )
-        self.written.take(self.param_groups, self.inner)
-        inner = self.new_inner()
-        inner.load_state_dict(self.inner.state_dict())
-        self.take(inner)
-        inner.reload_params()
+        before = [as_tensor(*each) for each in zip(self.inner.parts.parameters.arrays, self.orders, strict=True)]
+        load(self, state_of(self))
+        if self.copies.are_there:
+            for name, param, values in zip(self.keys, self.params, before, strict=True):
+                if not torch.equal(param, values):
+                    self.inner.reload_params(name)
 
     # --- the step -----------------------------------------------------------------------------------------------------
 
@@ -308,6 +305,10 @@ def loss_of(closure: Callable[[], Any] | None) -> Any:
         return None
     with torch.enable_grad():
         return closure()
+
+
+def form_of(param: Any) -> tuple[Any, Any]:
+    return param.shape, param.dtype
 
 
 def is_named(groups: Sequence[Group]) -> bool:

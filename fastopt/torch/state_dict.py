@@ -17,6 +17,7 @@ from ..core.encoding import decoded
 from ..core.turns import Kind
 from ..options.ranges import Group, plain
 from ..options.values import value_at
+from .groups import Names
 from .memory import Order, as_array, as_arrays, as_tensor, as_tensors
 
 #: The entry that torch does not know, and the parts of our state that are in it.
@@ -134,9 +135,10 @@ def load(opt: Any, saved: Mapping[str, Any]) -> None:
         wanted |= as_arrays(dict(saved[OURS]))
     else:
         wanted["options"] = opt.inner.state_dict()["options"]
-    for i, index in enumerate(indices):
-        its = saved["state"].get(index, {})
-        wanted["state"][names[i]] |= entries_of(opt, i, its, wanted["state"][names[i]], OURS in saved)
+    arrays, orders = inner.parts.parameters.arrays, map(opt.order_of, opt.params)
+    for name, index, array, order in zip(names, indices, arrays, orders, strict=True):
+        its, new = saved["state"].get(index, {}), wanted["state"][name]
+        wanted["state"][name] = {**new, **entries_of(opt.names, its, new, array, order, OURS in saved)}
     if OURS not in saved:
         wanted["step_count"] = max(int(entries["step"]) for entries in wanted["state"].values())
     inner.load_state_dict(wanted)
@@ -187,24 +189,20 @@ def options_of(opt: Any, group: Group, saved: Group, is_ours: bool) -> Group:
     return options | as_options(counterpart, saved)
 
 
-def entries_of(opt: Any, i: int, its: Mapping[str, Any], new: Mapping[str, Any], is_ours: bool) -> dict[str, Any]:
-    """Return the entries of parameter number ``i`` by our names; ``new`` are those of an array without a step."""
-    array, order = opt.inner.parts.parameters.arrays[i], opt.orders[i]
+def entries_of(
+    names: Names, its: Mapping[str, Any], new: Mapping[str, Any], array: Any, order: Order, is_ours: bool
+) -> dict[str, Any]:
+    """Return the saved entries of an array by our names; ``new`` are those that it has without a step."""
     if is_ours:
-        slots = {opt.names.our_slots.get(name, name): value for name, value in its.items()}
-        slots = {name: value for name, value in slots.items() if name in new}
+        slots = {names.our_slots.get(name, name): value for name, value in its.items()}
     else:
-        slots = {slot: its.get(name) for slot, name in opt.names.their_slots.items()}
-        slots = {slot: value for slot, value in slots.items() if isinstance(value, torch.Tensor) and slot in new}
+        slots = {slot: its.get(name) for slot, name in names.their_slots.items()}
     found: dict[str, Any] = {}
     for slot, value in slots.items():
-        if slot == "step":
+        if slot == "step" or slot not in new or not isinstance(value, torch.Tensor):
             continue
-        tensor = torch.as_tensor(value)
-        if order is not None and tensor.ndim == len(order) and tensor.permute(order).shape == array.shape:
-            tensor = tensor.permute(order)
-        found[slot] = as_array(tensor.cpu())
-        if not is_ours:
-            found[slot] = found[slot].astype(new[slot].dtype)
+        values = as_array(value.cpu(), order if value.ndim == array.ndim and order is not None else None)
+        # torch's state has the dtype of the parameter, also in half precision.
+        found[slot] = values if is_ours else values.astype(new[slot].dtype)
     steps = as_number(its["step"]) if "step" in its else 1 if found else 0
     return {**found, "step": np.array(int(steps))}

@@ -167,6 +167,21 @@ def test_assigned_data_is_noticed(dtype: Any) -> None:
         opts[0].step()
 
 
+@pytest.mark.parametrize("name", ["Adam", "ScheduleFreeAdamW"])
+def test_a_model_that_is_converted_to_channels_last_goes_on(name: str) -> None:
+    ours, plain = start((4, 3, 2, 5), (3,)), start((4, 3, 2, 5), (3,))
+    kind = getattr(fastopt.torch, name)
+    opts = trained(kind, ours, lr=0.1), trained(kind, plain, lr=0.1)
+    ours[0].data = ours[0].data.to(memory_format=torch.channels_last)
+    for params, opt in zip((ours, plain), opts, strict=True):
+        for step in range(3):
+            with_gradients(params, step)
+            opt.step()
+    assert_close(ours, plain)
+    assert opts[0].info == opts[1].info
+    assert opts[0].state[ours[0]]["exp_avg_sq" if name == "Adam" else "z"].stride() == ours[0].stride()
+
+
 def test_parameters_put_into_a_group_by_hand_are_noticed() -> None:
     params = start((3,), (2,))
     opt = trained(fastopt.torch.SGD, params)
