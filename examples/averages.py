@@ -8,8 +8,9 @@ never falls. Polyak's average is the mean of all parameters so far,
 :math:`\bar\theta_t = \beta \bar\theta_{t-1} + (1 - \beta)\, \theta_t`, and is a mean of about the last
 :math:`1 / (1 - \beta)` parameters. The training itself goes on with :math:`\theta_t`.
 
-A network has many minima, and the parameters of two of them can't be averaged. Their predictions can: models that err
-in different places correct each other. A snapshot ensemble collects them in one run, whose rate falls and rises again.
+A network has many minima, and the mean of two of them need not be one. Their predictions can be averaged: models that
+err in different places correct each other. A snapshot ensemble collects the models in one run, whose rate falls and
+rises again.
 """
 
 import numpy as np
@@ -37,8 +38,8 @@ for _ in range(300):
 
 figure, (left, right) = subplots(1, 2, width_ratios=[2, 3])
 left.plot(*np.transpose(path), ".-", color=GREY, lw=0.4, ms=2)
-left.plot(*np.transpose(means), color=COLOURS[3])
-left.plot(0, 0, "+", color=COLOURS[0], ms=12, mew=2)
+left.plot(*np.transpose(means), color=COLOURS[0])
+left.plot(0, 0, "+", color=COLOURS[3], ms=12, mew=2)
 left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
 
 # %%
@@ -99,11 +100,6 @@ MODELS, CYCLE, COUNT = (6, 100, 400) if SHORT else (6, 300, 800)
 train_x, train_labels, _, _ = digits(COUNT)
 
 
-def softmax(logits):
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
 def new_net(rng):
     return Net([Dense(rng, 64, 16), ReLU(), Dense(rng, 16, 16), ReLU(), Dense(rng, 16, 10)])
 
@@ -113,7 +109,9 @@ def predict(params):
     net = new_net(np.random.default_rng(0))
     for name, arrays in params.items():
         net.layers[name].params = arrays
-    return softmax(net.forward(test_x))
+    logits = net.forward(test_x)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def train(lr, steps, seed=0, ensemble=None):
@@ -148,30 +146,31 @@ predictions = {
     "ensemble of short runs": np.mean([predict(params) for params in independent], axis=0),
 }
 losses = {name: -np.log(p[range(len(p)), test_labels]).mean() for name, p in predictions.items()}
+of_snapshots = list(losses.values())[:MODELS]
 errors = {name: (p.argmax(axis=1) != test_labels).mean() for name, p in predictions.items()}
 
 figure, (left, right) = subplots(1, 2, figsize=(7, 3.8))
 times = np.arange(10, MODELS * CYCLE + 1, 10)
 left.plot(times, of_cycles, color=COLOURS[4], label="cycles")
 left.plot(times, of_long_run, color=GREY, label="one long run")
-left.plot(
-    ensemble.metrics, [losses[f"snapshot {n}"] for n in range(1, MODELS + 1)], "o", color=COLOURS[0], label="snapshots"
-)
+left.plot(ensemble.metrics, of_snapshots, "o", color=COLOURS[0], label="snapshots")
 left.axhline(losses["ensemble of the snapshots"], color=COLOURS[3], label="ensemble of the snapshots")
 left.set(xlabel="step", ylabel="loss on test digits", ylim=(0, 1))
 colours = [COLOURS[0]] * MODELS + [COLOURS[2], COLOURS[3], GREY, COLOURS[1]]
 bars = right.barh(list(losses), list(losses.values()), color=colours)
 right.bar_label(bars, [f"{error:.1%} wrong" for error in errors.values()], padding=3)
-right.set(xlabel="loss on test digits", xlim=(0, 1.4 * max(losses.values())))
+right.set(xlabel="loss on test digits", xlim=(0, 1.5 * max(losses.values())))
 right.invert_yaxis()
 figure.legend(loc="outside lower center", ncols=4)
 
 # %%
-# The ensemble is better than its members, and than one run of the same length with one long decay: a network that
-# is confident and wrong costs much, and seldom are all of them. The mean of their parameters is not as good. Several
-# short runs from different beginnings cost the same here, and are a good ensemble too; snapshots pay where one cycle
-# from scratch is too short to learn anything.
+# The ensemble is better than its members, and than one run of the same length with one long decay: a network that is
+# confident and wrong costs much, and seldom are all of them. The mean of the parameters of the snapshots works too, but
+# less well; these minima are neighbours. That of networks from different beginnings is useless, while their ensemble is
+# good, and costs the same here. Snapshots pay where one cycle from scratch is too short to learn anything.
 
+useless = (predict(fastopt.averaging.mean(independent)).argmax(axis=1) != test_labels).mean()
+print(f"mean of the parameters of short runs: {useless:.1%} wrong")
 for name, loss in losses.items():
     print(f"{name:27} loss {loss:.3f}, {errors[name]:.1%} wrong")
 
@@ -182,5 +181,5 @@ for name in ("mean of the last 3/4", "exponential, 0.98"):
     own, excess = curves[name]
     assert excess[-5:].mean() < 0.6 * own[-5:].mean()
 assert np.linalg.norm(means[-1]) < 0.5 * np.sqrt(np.mean(np.square(path[20:]).sum(axis=1)))
-of_snapshots = [losses[f"snapshot {number}"] for number in range(1, MODELS + 1)]
+assert useless > 3 * errors["ensemble of short runs"]
 assert losses["ensemble of the snapshots"] < 0.85 * min(np.mean(of_snapshots), losses["one long run"])
