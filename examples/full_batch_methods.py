@@ -20,7 +20,8 @@ from setting import SHORT
 
 import fastopt
 
-x, labels = digits()[0].astype(float), digits()[1]
+images, labels, *_ = digits()
+x = images.astype(float)
 
 
 def fun(params):
@@ -77,9 +78,13 @@ figure.legend(loc="outside lower center", ncols=3)
 # Coordinate descent minimizes over one element after the other, exactly. It walks along the axes: quickly where the
 # elements hardly depend on each other, and in ever smaller steps where they do.
 
-(figure, axes), cycles, grid = pictures.subplots(1, 2, sharey=True), {}, np.mgrid[-2.2:2.2:99j, -2.2:2.2:99j]
+figure, axes = pictures.subplots(1, 2, sharey=True)
+grid = np.mgrid[-2.2:2.2:99j, -2.2:2.2:99j]
+cycles = {}
 for ax, dependence in zip(axes, (0.4, 0.95), strict=True):
-    A, w, path = np.array([[1.0, dependence], [dependence, 1.0]]), np.array([-1.0, 2.0]), [[-1.0, 2.0]]
+    A = np.array([[1.0, dependence], [dependence, 1.0]])
+    w = np.array([-1.0, 2.0])
+    path = [w.copy()]
 
     def best_element(w, name, index, A=A, path=path):
         w[index] -= A[index] @ w / A[index][index]
@@ -99,8 +104,10 @@ axes[0].set_ylabel("second element")
 # strokes. Below are an image, the sum that explains it, and its six largest terms: atoms times their codes.
 
 X = (x - x.mean(axis=0))[: 400 if SHORT else None]
-codes, atoms = learn(X, cycles=2 if SHORT else 12)[0].values()
-explained, used = 1 - ((X - codes @ atoms) ** 2).sum() / (X**2).sum(), np.count_nonzero(codes) / len(X)
+params, _ = learn(X, cycles=2 if SHORT else 12)
+codes, atoms = params["codes"], params["dictionary"]
+explained = 1 - ((X - codes @ atoms) ** 2).sum() / (X**2).sum()
+used = np.count_nonzero(codes) / len(X)
 print(f"{used:.1f} of {len(atoms)} atoms in an image; {100 * explained:.1f} % of the variance")
 number = abs(np.count_nonzero(codes, axis=1) - 6).argmin()
 largest = np.argsort(-abs(codes[number]))[:6]
@@ -116,5 +123,6 @@ for ax, rows in zip(axes, (atoms.reshape(4, 16, 8, 8), example), strict=True):
 
 assert max(needed[label] for label in ("Newton", "BFGS", "L-BFGS")) < 0.7 * needed["Adam, lr 0.1"]
 assert cycles[0.4] < 10 < 30 < cycles[0.95]
-assert used < 16 < 75 < 100 * explained
+assert used < 16
+assert explained > 0.75
 pictures.show()

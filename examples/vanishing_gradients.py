@@ -57,7 +57,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 # the dotted line on); or a smooth curve whose mean is nearer to 0 (ELU). The third is batch norm: it rescales the input
 # of each activation, so that even the sigmoid learns through many layers.
 
-(depth, epochs), rng, reached = (10, 4) if SHORT else (20, 40), np.random.default_rng(0), {}
+depth, epochs = (10, 4) if SHORT else (20, 40)
+rng = np.random.default_rng(0)
+reached = {}
 kinds = {
     "sigmoid": (nets.Sigmoid, xavier_normal),
     "sigmoid, batch norm": (nets.Sigmoid, xavier_normal, True),
@@ -69,7 +71,8 @@ kinds = {
 }
 figure, (ax, ax_alpha) = pictures.subplots(1, 2, figsize=(7, 4), width_ratios=[3, 2])
 for (kind, arguments), colour in zip(kinds.items(), [pictures.COLOURS[5], *pictures.COLOURS[::-1]], strict=True):
-    net, lr = deep_net(depth, *arguments), fastopt.schedules.cosine(0.03, total=epochs * 20)
+    net = deep_net(depth, *arguments)
+    lr = fastopt.schedules.cosine(0.03, total=epochs * 20)
     opt = fastopt.SGD(net.params, lr=lr, momentum=0.9, clip_global_norm=1.0)
     losses = [nets.train(net, opt, train_x, train_y, batches(rng, len(train_x), 64)).mean() for _ in range(epochs)]
     ax.semilogy(range(1, epochs + 1), losses, "--" * (kind == "sigmoid"), color=colour, label=kind)
@@ -89,8 +92,9 @@ figure.legend(loc="outside lower center", ncols=3)
 # is the remedy: by value (each element, which turns the gradient) or by norm (which keeps its direction).
 
 figure, ax = pictures.subplots()
-runs = {"no clipping": {}, "by value": {"clip_value": 0.02}, "by norm": {"clip_global_norm": 0.2}}
-for label, options in runs.items():
+clipping = {"no clipping": {}, "by value": {"clip_value": 0.02}, "by norm": {"clip_global_norm": 0.2}}
+runs = {}
+for label, options in clipping.items():
     rng = np.random.default_rng(0)
     net = nets.Net([nets.Recurrent(rng, 1, 32, partial(orthogonal, gain=1.2)), nets.Dense(rng, 32, 1, xavier_normal)])
     opt = fastopt.SGD(net.params, lr=0.3, **options)
