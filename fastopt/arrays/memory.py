@@ -36,8 +36,8 @@ def is_on_device(value: Any) -> bool:
     """Return whether something is an array on a GPU."""
     try:
         return hasattr(value, "__cuda_array_interface__")
-    except RuntimeError:  # torch: of tensors that require grad
-        return True
+    except RuntimeError:  # torch: of tensors that require grad, and of compressed sparse ones, on the host too
+        return bool(getattr(value, "is_cuda", True))
 
 
 def in_memory_order(array: Array) -> Array:

@@ -271,6 +271,16 @@ def test_tensors_with_a_bit_for_what_is_still_to_do() -> None:
     tensor = negative.resolve_neg()
     fastopt.SGD(tensor.detach().numpy(), lr=1.0).step(np.ones(2, np.float32))
     assert tensor.tolist() == [-3.0, 0.0]
-    for sparse in (torch.ones(2).to_sparse(), torch.ones((2, 2)).to_sparse()):
-        with pytest.raises(TypeError, match=r"\(give tensor\.to_dense\(\)\)$"):
-            opt.step(sparse)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("form", ["to_sparse", "to_sparse_csr"])
+def test_sparse_tensors(form: str) -> None:
+    torch = pytest.importorskip("torch")
+    theta = np.zeros((2, 2), np.float32)
+    opt = fastopt.SGD(theta, lr=1.0)
+    sparse = getattr(torch.eye(2), form)()
+    with pytest.raises(TypeError, match=r"\(give tensor\.to_dense\(\)\)$"):
+        opt.step(sparse)
+    opt.step(sparse.to_dense())
+    assert theta.tolist() == [[-1.0, 0.0], [0.0, -1.0]]
