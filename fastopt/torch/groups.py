@@ -89,10 +89,10 @@ class Names:
         return {name: value for name, value in group.items() if self.ours(name) not in self.of_group}
 
 
-def check_runtime(optimizer: str, options: Iterable[str] | Mapping[str, Any]) -> None:
+def check_runtime(optimizer: str, options: Mapping[str, Any]) -> None:
     """Raise for the options of torch that a step here can't have; ``foreach`` and ``fused`` have no effect."""
     for name in ("capturable", "differentiable"):
-        if isinstance(options, Mapping) and options.get(name):
+        if options.get(name):
             raise ValueError(f"{optimizer}: {name}=True: expected False; a step runs outside of torch's graphs")
 
 

@@ -75,24 +75,30 @@ def inverse(order: Sequence[int]) -> tuple[int, ...]:
     return tuple(np.argsort(order).tolist())
 
 
-def as_arrays(value: Any) -> Any:
-    """Return a nest of dicts, lists and tuples with an array for each tensor."""
-    return mapped(as_array, torch.Tensor, value)
+def as_arrays(value: Any, orders: Sequence[Order] = ()) -> Any:
+    """Return a nest of dicts, lists and tuples with an array for each tensor.
+
+    A list with an entry for each of ``orders`` has tensors like the parameters.
+    """
+    if isinstance(value, list) and len(value) == len(orders):
+        return [
+            as_array(each, order) if isinstance(each, torch.Tensor) else as_arrays(each, orders)
+            for each, order in zip(value, orders, strict=True)
+        ]
+    if isinstance(value, dict):
+        return {key: as_arrays(each, orders) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_arrays(each, orders) for each in value)
+    return as_array(value) if isinstance(value, torch.Tensor) else value
 
 
 def as_tensors(value: Any) -> Any:
     """Return a nest of dicts, lists and tuples with a tensor for each array."""
-    return mapped(as_tensor, np.ndarray, value)
-
-
-def mapped(function: Any, kind: Any, value: Any) -> Any:
-    if isinstance(value, kind):
-        return function(value)
     if isinstance(value, dict):
-        return {key: mapped(function, kind, each) for key, each in value.items()}
+        return {key: as_tensors(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(mapped(function, kind, each) for each in value)
-    return value
+        return type(value)(map(as_tensors, value))
+    return as_tensor(value) if isinstance(value, np.ndarray) else value
 
 
 def check_param(where: str, param: Any) -> None:

@@ -121,7 +121,12 @@ class Offload(Optimizer):
         self.set_class(getattr(optimizer, "optimizer", optimizer))
         super().__init__(params, *arguments, **options)
 
-    def set_class(self, optimizer: type[core.Optimizer]) -> None:
+    def set_class(self, optimizer: Any) -> None:
+        if not (isinstance(optimizer, type) and issubclass(optimizer, core.Optimizer)):
+            raise TypeError(
+                f"optimizer: expected a class of fastopt.optimizers or of fastopt.torch, got {optimizer!r:.80}; give "
+                "fastopt.torch.AdamW, say"
+            )
         self.optimizer, self.names = optimizer, Names(optimizer)
         self.hosts: dict[Any, Host] = {}
 
@@ -157,6 +162,7 @@ class Offload(Optimizer):
 
     def reload_params(self) -> None:
         """Take over what was written into the parameters: the masters get their values."""
+        self.wait()
         for name, param in zip(self.keys, self.params, strict=True):
             host = self.hosts[param]
             if param.shape != host.master.shape or param.dtype != host.result.dtype:
@@ -183,21 +189,20 @@ class Offload(Optimizer):
     def fetched(self, params: Sequence[Any]) -> list[Any]:
         """Return the gradients in arrays on the CPU."""
         grads: list[Any] = []
-        devices = set()
         for param, is_required in zip(params, self.gradients.required, strict=True):
-            if param.grad is None or (is_required and not param.requires_grad):
-                grads.append(None)
-                continue
-            grads.append(self.hosts[param].fetch(param.grad))
-            devices.add(param.device)
-        for device in devices:
-            if device.type != "cpu":
-                # It waits for the copies of the last step to the device too, from memory that this step writes.
-                torch.accelerator.synchronize(device)
+            is_skipped = param.grad is None or (is_required and not param.requires_grad)
+            grads.append(None if is_skipped else self.hosts[param].fetch(param.grad))
+        self.wait()
         return grads
 
+    def wait(self) -> None:
+        """Wait for all copies from and to the devices."""
+        for device in {param.device for param in self.params}:
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+
     def send(self, params: Sequence[Any]) -> None:
-        """Copy the values of these parameters' masters to the device."""
+        """Begin to copy the values of these parameters' masters to the device."""
         with torch.no_grad():
             for param in params:
                 param.copy_(self.hosts[param].result, non_blocking=True)
@@ -208,9 +213,11 @@ class Offload(Optimizer):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged parameters into the parameters, and back: :meth:`fastopt.Optimizer.averaged`."""
+        self.wait()
         try:
             with self.inner.averaged():
                 self.send(self.params)
+                self.wait()
                 yield
         finally:
             self.send(self.params)
@@ -221,6 +228,7 @@ class Offload(Optimizer):
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 
         def call() -> None:
+            self.wait()
             getattr(self.inner, name)()
             self.send(self.params)
 
@@ -238,6 +246,7 @@ class Offload(Optimizer):
         for name, host, master in zip(self.keys, hosts, masters, strict=True):
             if master is not None and master.shape != host.master.shape:
                 raise ValueError(f"state_dict: the master of {name!r} has shape {tuple(master.shape)}")
+        self.wait()
         for host, master in zip(hosts, masters, strict=True):
             if master is not None and host.copy is not None:
                 host.master.copy_(master)

@@ -19,7 +19,7 @@ from .copies import Copies
 from .gradients import Gradients, place_of
 from .groups import Names, Written
 from .memory import Order, as_array, as_arrays, as_tensor, check_param, order_of
-from .state_dict import State, live_state, load, state_of
+from .state_dict import live_state, load, refuse, state_of
 
 
 class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not read
@@ -104,7 +104,8 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
 
     def keywords(self) -> Group:
         """Return the options of the whole of ``inner``."""
-        return {name: as_arrays(value) for name, value in self.whole_options.items()}
+        orders = list(map(self.order_of, self.params))
+        return {name: as_arrays(value, orders) for name, value in self.whole_options.items()}
 
     def take(self, inner: core.Optimizer) -> None:
         """Make steps with this optimizer from now on."""
@@ -218,8 +219,12 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         if self.copies.are_there:
             self.copies.follow(params)
         grads = self.gradients.of(params)
-        self.info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.is_named else grads)
-        torch.autograd.graph.increment_version(params)
+        self.info = info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.is_named else grads)
+        if info.applied:
+            is_each = grads is self.gradients.windows.arrays
+            changed = params if is_each else [p for p, grad in zip(params, grads, strict=True) if grad is not None]
+            # So that a backward pass through a graph with the old values is an error.
+            torch.autograd.graph.increment_version(changed)
         if self.copies.are_there:
             self.copies.note(params)
         return loss
@@ -249,7 +254,7 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
     @state.setter
     def state(self, state: Any) -> None:
         if hasattr(self, "inner"):
-            State().refuse()
+            refuse()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in torch's form: torch's optimizer of this name loads it.

@@ -25,7 +25,22 @@ OURS = "fastopt"
 PARTS = ("optimizer", "step_count", "options", "frozen", "extra")
 
 
-class Entries(dict[str, Any]):
+def refuse(*arguments: Any, **keywords: Any) -> NoReturn:
+    raise TypeError(
+        "state: entries can't be replaced; write into their tensors, or build a new optimizer to begin again"
+    )
+
+
+class Fixed(dict[Any, Any]):
+    """A dict whose entries can't be replaced; its copies are plain dicts."""
+
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = update = setdefault = refuse
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+class Entries(Fixed):
     """The state of one parameter: tensors in the memory of the state. Writing an entry copies the values into it."""
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -34,18 +49,11 @@ class Entries(dict[str, Any]):
         self[name].copy_(value)
 
 
-class State(dict[Any, Entries]):
+class State(Fixed):
     """The state of each parameter that has one; a parameter without a step has none, as in torch."""
 
     def __missing__(self, param: Any) -> Entries:
         return Entries()
-
-    def refuse(self, *arguments: Any) -> NoReturn:
-        raise TypeError(
-            "state: entries can't be replaced; write into their tensors, or build a new optimizer to begin again"
-        )
-
-    __setitem__ = __delitem__ = pop = popitem = clear = update = setdefault = refuse  # type: ignore[assignment]
 
 
 def slot_name(opt: Any, name: str, array: Any, entries: Mapping[str, Any]) -> str:
@@ -73,11 +81,11 @@ def tensors_of(opt: Any, i: int, entries: Mapping[str, Any]) -> dict[str, Any]:
 
 def live_state(opt: Any) -> State:
     """Return the state of all parameters, as it lies in memory."""
-    state = State()
+    found = {}
     for i, (param, entries) in enumerate(zip(opt.params, opt.inner.state.values(), strict=True)):
         if has_begun(entries):
-            dict.__setitem__(state, param, Entries(tensors_of(opt, i, entries)))
-    return state
+            found[param] = Entries(tensors_of(opt, i, entries))
+    return State(found)
 
 
 # --- out --------------------------------------------------------------------------------------------------------------
@@ -186,7 +194,11 @@ def options_of(opt: Any, group: Group, saved: Group, is_ours: bool) -> Group:
         raise ValueError(
             f"state_dict: a group has no {missing}; expected the state of torch's {counterpart.name}, or of this one"
         )
-    return options | as_options(counterpart, saved)
+    options |= as_options(counterpart, saved)
+    for ours, theirs in opt.names.their_options.items():
+        # torch's AdamW is decoupled whatever it loads.
+        options[ours] = bool(saved.get(theirs, options[ours]) or counterpart.more.get(theirs))
+    return options
 
 
 def entries_of(

@@ -223,6 +223,8 @@ def test_what_offload_refuses() -> None:
     params = parameters(torch.float32)
     for options in ({"zero_grads": True}, {"copy_to": params}, {"stochastic_rounding": True}):
         with pytest.raises(ValueError, match="Offload does not take it"):
-            fastopt.torch.Offload(params, fastopt.torch.SGD, **options)  # type: ignore[arg-type]
+            fastopt.torch.Offload(params, fastopt.torch.SGD, **options)
+    with pytest.raises(TypeError, match=r"expected a class of fastopt\.optimizers or of"):
+        fastopt.torch.Offload(params, torch.optim.SGD)
     with pytest.raises(TypeError, match=r"has dtype torch\.int64"):
         fastopt.torch.Offload([torch.zeros(2, dtype=torch.int64)], fastopt.torch.SGD)

@@ -164,6 +164,20 @@ def test_options_that_torch_lacks_stay_when_its_state_is_loaded() -> None:
     assert opt.inner.step_count == 2
 
 
+def test_adam_with_decoupled_decay() -> None:
+    params = parameters()
+    decoupled = torch.optim.Adam(params, weight_decay=0.1, decoupled_weight_decay=True)
+    train(params, decoupled, 0, 2)
+    opt = fastopt.torch.Adam(params)
+    opt.load_state_dict(decoupled.state_dict())
+    assert opt.param_groups[0]["decoupled_weight_decay"] is opt.inner.param_groups[0]["decoupled"] is True
+    opt = fastopt.torch.AdamW(params)
+    opt.load_state_dict(torch.optim.Adam(params).state_dict())
+    assert opt.param_groups[0]["decoupled_weight_decay"] is True  # as in torch
+    same = fastopt.torch.Adam(params, decoupled_weight_decay=True), fastopt.torch.Adam(params, decoupled=True)
+    assert all(opt.inner.param_groups[0]["decoupled"] for opt in same)
+
+
 def test_state_is_in_place() -> None:
     params = parameters()
     opt = fastopt.torch.Adam(params)
@@ -181,6 +195,9 @@ def test_state_is_in_place() -> None:
     state["exp_avg"] = torch.zeros(3, 4)
     state["exp_avg_sq"].zero_()
     assert opt.inner.state["0"]["m"].any() == opt.inner.state["0"]["v"].any() == False  # noqa: E712
+    copied = copy.deepcopy(state)
+    assert type(copied) is dict
+    assert copied["exp_avg"] is not state["exp_avg"]
     with pytest.raises(KeyError, match="there is no 'other'"):
         state["other"] = torch.zeros(1)
     for change in (
@@ -188,6 +205,7 @@ def test_state_is_in_place() -> None:
         lambda: opt.state.pop(params[0]),
         lambda: setattr(opt, "state", {}),
         lambda: opt.state.__setitem__(params[0], {}),
+        lambda: opt.state[params[0]].update(exp_avg=torch.zeros(3, 4)),
     ):
         with pytest.raises(TypeError, match="entries can't be replaced"):
             change()

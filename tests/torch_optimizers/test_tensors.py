@@ -96,6 +96,18 @@ def test_orders_of_memory(name: str) -> None:
             assert torch.equal(value, other.state[its][key])
 
 
+def test_bounds_and_copies_of_channels_last() -> None:
+    (weight,) = start((4, 3, 2, 5))
+    weight.data = weight.data.to(memory_format=torch.channels_last)
+    low = torch.randn(4, 3, 2, 5)
+    rounded = torch.empty_like(weight, dtype=torch.float16)
+    opt = fastopt.torch.SGD([weight], lr=100.0, bounds=([low], None), copy_to=[rounded])
+    weight.grad = torch.ones_like(weight)
+    opt.step()
+    assert torch.equal(weight, low)
+    assert torch.equal(rounded, low.half())
+
+
 def test_torch_loads_the_state_of_channels_last() -> None:
     shapes = (4, 3, 2, 5), (3, 4), (2, 3, 4)
     ours = channels_last(start(*shapes))
