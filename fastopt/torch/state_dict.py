@@ -31,10 +31,13 @@ def refuse(*arguments: Any, **keywords: Any) -> NoReturn:
     )
 
 
+refused: Any = refuse
+
+
 class Fixed(dict[Any, Any]):
     """A dict whose entries can't be replaced; its copies are plain dicts."""
 
-    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = update = setdefault = refuse
+    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = update = setdefault = refused
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return dict, (dict(self),)
