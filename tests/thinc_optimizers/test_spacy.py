@@ -49,7 +49,8 @@ def test_a_run_of_spacy_train(kind: str, use_averages: bool, tmp_path: Path) -> 
         for key, array in runs.parameters(theirs).items():
             # Where nothing but decay moves a weight, its rounding adds up to this in 40 steps.
             np.testing.assert_allclose(parameters[key], array, rtol=1e-4, atol=2e-5, err_msg=str(key))
-    check_without_fastopt(folders[1] / "model-best")
+    if kind == "ner":
+        check_without_fastopt(folders[1] / "model-best")
 
 
 def check_without_fastopt(pipeline: Path) -> None:
