@@ -86,7 +86,11 @@ LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name not in LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .options.names import meant
+
+        nearest = None if name.startswith("_") else meant(name, __all__)
+        advice = "" if nearest is None else f"; write fastopt.{nearest}"
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
     home = LAZY[name]
     if home is None:
         return import_module(f".{name}", __name__)

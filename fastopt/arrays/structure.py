@@ -132,7 +132,7 @@ class Branch:
             expected = f"a list or tuple of {len(self.keys)} entries"
         raise TypeError(
             f"{self.place(what)}: expected {expected}, as in the parameters, got {type(structure).__name__}; "
-            f"give the same structure as the parameters{form_of(structure)}"
+            f"give the same structure as the parameters{form_of(structure, self.is_dict)}"
         )
 
     def children_with_gaps(self, structure: Mapping[Any, Any], what: str) -> list[Any]:
@@ -216,11 +216,12 @@ def branch_of(structure: Any) -> Branch:
     return Branch(structure if is_container(structure) else [structure])
 
 
-def form_of(structure: Any) -> str:
-    """Return how to make a structure of something that is none, as the end of a sentence."""
+def form_of(structure: Any, is_dict: bool) -> str:
+    """Return how to make a dict or a list of something that is neither, as the end of a sentence."""
     if callable(structure):
         return " (the result of the function: call it first)"
-    return ": list(...) of it" if hasattr(structure, "__iter__") and not hasattr(structure, "shape") else ""
+    is_iterator = hasattr(structure, "__iter__") and not (hasattr(structure, "shape") or is_container(structure))
+    return ": list(...) of it" if is_iterator and not is_dict else ""
 
 
 def check_depth(place: str, value: Any) -> None:

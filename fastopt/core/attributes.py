@@ -55,6 +55,14 @@ class Attributes(Hooks):
     )
     init = Elsewhere("the optimizer has its parameters and its state; write opt.step(grads)")
     get_last_lr = Elsewhere("read opt.lr, or the lr of what step returns")
+    get_lr = Elsewhere("read opt.lr")
+    set_lr = Elsewhere("write opt.lr = 1e-4")
+    exclude_from_weight_decay = Elsewhere(
+        'give groups: fastopt.group_by(params, {"*.b": {"weight_decay": 0}, "*": {}})'
+    )
+    save = Elsewhere("write fastopt.save(path, opt)")
+    load = Elsewhere("write fastopt.load(path).restore(opt)")
+    restore = Elsewhere("write fastopt.load(path).restore(opt)")
     parameters = Elsewhere("read opt.params")
     trainable_variables = Elsewhere("read opt.params")
     variables = Elsewhere("read opt.state")

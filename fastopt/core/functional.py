@@ -81,6 +81,12 @@ def functional(optimizer: Callable[..., Optimizer], *arguments: Any, **options: 
     >>> state["arrays"]["w"]
     {'step': array(1), 'b': array([ 1., -1.])}
     """
+    if not callable(optimizer):
+        name = type(optimizer).__name__
+        raise TypeError(
+            f"functional: expected a class or a function of the parameters, got one of type {name}; write "
+            f"functional({name}, ...), with its options"
+        )
     return Functional(lambda params: optimizer(params, *arguments, **options))
 
 

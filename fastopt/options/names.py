@@ -55,6 +55,8 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("ema", "emamomentum", "useema"), ("ema_decay",)),
     **dict.fromkeys(("lossscale", "lossscalefactor"), ("grad_scale",)),
     **dict.fromkeys(("randomstate", "randomseed", "rng"), ("seed",)),
+    **dict.fromkeys(("mudtype", "accumulatordtype"), ("state_dtype",)),
+    "usenesterov": ("nesterov",),
 }
 
 #: How other libraries spell options that they have as attributes, for those who read them here.
@@ -81,6 +83,10 @@ SPELLINGS = (
 NEEDLESS: Mapping[str, str] = {
     **dict.fromkeys(("foreach", "fused", "capturable", "differentiable", "jitcompile"), "each step is one fused pass"),
     **dict.fromkeys(("name", "device", "dtype"), "the arrays have theirs"),
+    **dict.fromkeys(
+        ("mask", "excludefromweightdecay"),
+        'and give groups: fastopt.group_by(params, {"*.b": {"weight_decay": 0}, "*": {}})',
+    ),
 }
 
 #: The least similarity of two names, from 0 to 1, if one may be meant for the other: of five letters one is wrong.

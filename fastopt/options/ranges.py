@@ -152,6 +152,9 @@ def check(where: str, value: Any, allowed: Allowed) -> Any:
 
 
 def check_number(where: str, value: Any, allowed: Range) -> None:
+    if isinstance(value, type):
+        example = "; make one: fastopt.schedules.cosine(0.1, total=1000)" if allowed.schedulable else ""
+        raise TypeError(f"{where}={value.__name__}: expected {allowed}, got a class{example}")
     if (value is None and allowed.optional) or (callable(value) and allowed.schedulable):
         return
     try:

@@ -253,6 +253,8 @@ def test_options_that_are_refused(options: dict[str, Any], error: type[Exception
 def test_what_makes_no_optimizer() -> None:
     with pytest.raises(TypeError, match=r"^functional: expected one of fastopt's optimizers, got "):
         fastopt.functional(fastopt.LBFGS).init(np.ones(2))
+    with pytest.raises(TypeError, match=r"got one of type SGD; write functional\(SGD, \.\.\.\)"):
+        fastopt.functional(fastopt.SGD(np.ones(2)))  # type: ignore[arg-type]
 
 
 def test_wrong_arguments() -> None:

@@ -47,6 +47,7 @@ KEYWORDS = {
     "ema_momentum": ("ema_decay", 0.9),
     "loss_scale": ("grad_scale", 8.0),
     "random_state": ("seed", 3),
+    "mu_dtype": ("state_dtype", "bfloat16"),
     "max_norm": ("max_weight_norm", 1.0),
 }
 
@@ -70,7 +71,7 @@ def test_a_synonym_is_an_option_of_the_class(cls: type[fastopt.Optimizer]) -> No
             assert option is None or option in own
 
 
-@pytest.mark.parametrize("wrong", ["foreach", "fused", "capturable", "name"])
+@pytest.mark.parametrize("wrong", ["foreach", "fused", "capturable", "name", "mask"])
 def test_needless_keywords(wrong: str) -> None:
     assert in_one_word(wrong) in NEEDLESS
     assert f"leave {wrong!r} out" in message_of(lambda: fastopt.SGD(f32(2), **{wrong: True}))
@@ -98,6 +99,31 @@ def test_an_option_of_the_optimizer_in_a_group(option: str) -> None:
         advice = re.findall(r"give it to the optimizer: (.*)$", message)[0]
         built = eval(advice, {"SGD": fastopt.SGD, "params": f32(2)})
         built.step(f32(2))
+
+
+@pytest.mark.parametrize("cls", [fastopt.schedules.cosine, fastopt.lr_scheduler.StepLR])
+def test_the_class_of_a_schedule(cls: type) -> None:
+    message = message_of(lambda: fastopt.SGD(f32(2), lr=cls))  # type: ignore[arg-type]
+    assert f"lr={cls.__name__}: expected a finite number of at least 0, a schedule, got a class; make one: " in message
+    fastopt.SGD(f32(2), lr=eval(message.partition("make one: ")[2], {"fastopt": fastopt})).step(f32(2))
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("adamw", "AdamW"), ("sgd", "SGD"), ("rms_prop", "RMSprop")])
+def test_a_name_of_the_package(wrong: str, right: str) -> None:
+    message = message_of(lambda: getattr(fastopt, wrong), AttributeError)
+    assert message.endswith(f"; write fastopt.{right}")
+    assert issubclass(getattr(fastopt, right), fastopt.Optimizer)
+
+
+def test_methods_that_are_functions_here(tmp_path: Path) -> None:
+    opt, path = fastopt.SGD(f32(2)), tmp_path / "run.npz"
+    for method in ("save", "restore"):
+        advice = message_of(lambda method=method: getattr(opt, method), AttributeError).partition("write ")[2]  # type: ignore[misc]
+        eval(advice, {"fastopt": fastopt, "opt": opt, "path": path})
+    assert path.exists()
 
 
 # --- Parameters -------------------------------------------------------------------------------------------------------
@@ -313,3 +339,6 @@ def test_gradients_of_another_form() -> None:
     message = message_of(lambda: opt.step(g for g in [f32(2), f32(1)]))
     assert "list(...) of it" in message
     opt.step(list(g for g in [f32(2), f32(1)]))  # noqa: C400
+    for params, grads in (({"W": f32(2)}, [f32(2)]), ([f32(2)], {"W": f32(2)}), ({"W": f32(2)}, iter([f32(2)]))):
+        message = message_of(lambda params=params, grads=grads: fastopt.SGD(params).step(grads))  # type: ignore[misc]
+        assert message.endswith("give the same structure as the parameters")
