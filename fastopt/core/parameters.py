@@ -163,8 +163,9 @@ class Parameters:
         replaced = self.root.replaced()
         if replaced is not None:
             raise ValueError(
-                f"params: {replaced!r} is no longer the object that the optimizer was given; change arrays in place "
-                "(params[...][...] = value, then opt.reload_params()), or build a new optimizer"
+                f"params: {replaced!r} is no longer the object that the optimizer was given; put that one back and "
+                "change it in place (array[...] = value; then opt.reload_params() if it is float16 or bfloat16), or build "
+                "a new optimizer"
             )
 
     def check_layouts(self) -> None:
