@@ -66,11 +66,11 @@ for ax, (name, (optimizer, options, rates_of)) in zip(axes.flat, METHODS.items()
     ax.set(title="Adam, not corrected" if name == "not corrected" else name)
 for name, colour in zip(("Adam", "not corrected"), COLOURS[3:5], strict=True):
     axes.flat[-1].loglog(watched, lengths[name], color=colour, label=name)
-axes.flat[-1].set(title="length of a step / lr")
-axes.flat[-1].legend()
+axes.flat[-1].set(title="length of a step / lr", ylim=(1e-3, None))
+axes.flat[-1].legend(loc="lower left")
 for ax in axes[1]:
     ax.set(xlabel="step")
-figure.supylabel("effective learning rate", fontsize="medium")
+figure.supylabel("effective learning rate")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 # %%
@@ -83,7 +83,7 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center
 # too large for a thousand steps. With it, the first step is as long as the learning rate.
 
 # %%
-# **Local gains** are older: in delta-bar-delta (1988), the gain of a parameter grows by 0.05 in each step in which its
+# **Local gains** are older: in delta-bar-delta (Jacobs, 1988), the gain of a parameter grows by 0.05 in each step in which its
 # gradient keeps its sign, and is multiplied by 0.95 where the sign changes. On a quadratic with condition 100, the gain
 # of the flat direction grows without end; that of the steep one grows until the steps go beyond the minimum, and then
 # stays about there.
@@ -113,6 +113,7 @@ right.legend()
 # is switched to SGD with momentum, at this rate. Adam is fast at first, and SGD is said to generalise better.
 #
 # A test of that: 200 digits, of which two fifths have random labels. Who learns the wrong labels generalises worse.
+# The task was chosen because it shows a difference: with all labels right, the three end within one percent.
 
 OPTIMIZERS = {
     "SGD": (fastopt.SGD, {"lr": 0.01, "momentum": 0.9}),
@@ -130,10 +131,9 @@ def train(optimizer, options, seed):
     opt, accuracies, sgd_rates = optimizer(net.params, **options), [], []
     for _ in range(40):
         for batch in batches(rng, 200, 20):
-            net.backward(nets.softmax_cross_entropy(net.forward(x[batch]), labels[batch])[1])
-            step = opt.step(net.grads).step
+            nets.train(net, opt, x, labels, [batch])
             if seed == 0 and optimizer is fastopt.SWATS:
-                means = {name: state["rate_average"] / (1 - 0.999**step) for name, state in opt.state.items()}
+                means = {name: state["rate_average"] / (1 - 0.999**opt.step_count) for name, state in opt.state.items()}
                 sgd_rates.append({name: opt.state[name]["sgd_lr"] or mean for name, mean in means.items()})
         accuracies.append([nets.accuracy(net.forward(x), labels), nets.accuracy(net.forward(test_x), test_labels)])
     return np.array(accuracies), sgd_rates, opt.state
@@ -160,9 +160,10 @@ right.legend(loc="lower right")
 show()
 
 # %%
-# Adam is the fastest, and goes on to learn the wrong labels. SWATS has left it early, with rates of the size that was
-# chosen for SGD (it multiplies them by 0.1), and ends like SGD: better than Adam. Adam was as good in between; to stop
-# early is the other remedy. When the switch comes is partly chance, as the rate of a single batch must meet the mean.
+# Adam is the fastest, and goes on to learn the wrong labels. SWATS has left it early. It multiplies the rates of the
+# picture by :math:`1 - \beta_1 = 0.1`, so that they are 0.003 to 0.007, not far from the 0.01 that was chosen for SGD.
+# It ends like SGD: better than Adam. Adam was as good in between; to stop early is the other remedy. When the switch
+# comes is partly chance, as the rate of a single batch must meet the mean.
 
 assert (np.diff(rates["AdaGrad"], axis=0)[:, :2] <= 0).all()
 assert all(3 < values[-1][1] / values[-1][0] < 30 for values in rates.values())

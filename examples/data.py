@@ -1,4 +1,4 @@
-"""The data of the gallery's scripts: scikit-learn's images of handwritten digits, and the batches of an epoch."""
+"""The data of the gallery's scripts: scikit-learn's images of handwritten digits, and batches of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 TRAIN = 1280
+
+#: How many holes each digit has, from 0 to 9: the labels of another task.
+HOLES = np.array([1, 0, 0, 0, 1, 0, 1, 0, 2, 1])
 
 
 def digits(
@@ -34,3 +37,8 @@ def batches(rng: np.random.Generator, count: int, size: int) -> Iterator[np.ndar
     order = rng.permutation(count)
     for start in range(0, count, size):
         yield order[start : start + size]
+
+
+def draws(rng: np.random.Generator, count: int, steps: int, size: int = 32) -> np.ndarray:
+    """Return the indices of `steps` batches that are drawn from `count` examples, with repetition, one in each row."""
+    return rng.integers(count, size=(steps, size))

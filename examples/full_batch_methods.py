@@ -69,7 +69,10 @@ for label, (evaluations, seconds, losses) in curves.items():
     axes[1].loglog(seconds, losses - best + 1e-12)
     near = losses - best < 1e-6
     needed[label] = evaluations[near.argmax()] if near.any() else np.inf
-    print(f"{label:13} {needed[label]:4.0f} evaluations to 1e-6 above the minimum")
+    if near.any():
+        print(f"{label:13} {needed[label]:4.0f} evaluations, {seconds[near.argmax()]:.2f} s to 1e-6 above the minimum")
+    else:
+        print(f"{label:13} did not get there in {evaluations[-1]:.0f} evaluations, {seconds[-1]:.2f} s")
 axes[0].set(xlabel="evaluations", ylabel="loss above the minimum")
 axes[1].set_xlabel("seconds")
 figure.legend(loc="outside lower center", ncols=3)
@@ -117,6 +120,8 @@ for ax, rows in zip(axes, (atoms.reshape(4, 16, 8, 8), example), strict=True):
     tiles = [[np.pad(image, 1, constant_values=np.nan) for image in row] for row in rows]
     ax.imshow(np.block(tiles), cmap="gray", vmin=-0.5, vmax=0.5)
     ax.axis("off")
+axes[0].set_title(f"the dictionary: {len(atoms)} atoms")
+axes[1].set_title("an image, the sum that explains it, and its six largest terms")
 
 # %%
 # What the pictures show:

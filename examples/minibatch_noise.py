@@ -13,7 +13,7 @@ The model is linear, with L2 decay, so that there is one minimum, which L-BFGS f
 
 import numpy as np
 from data import digits
-from nets import Dense, softmax_cross_entropy
+from nets import Dense, decayed_loss
 from pictures import COLOURS, GREY, show, subplots
 from setting import SHORT
 
@@ -25,11 +25,7 @@ x, labels, _, _ = digits()
 
 
 def loss_and_grads(model, chosen=slice(None)):
-    """Return the mean loss of the chosen examples with the decay, and its gradients."""
-    loss, dlogits = softmax_cross_entropy(model.forward(x[chosen]), labels[chosen])
-    model.backward(dlogits)
-    loss += 0.5 * DECAY * sum(float((p**2).sum()) for p in model.params.values())
-    return loss, {name: grad + DECAY * model.params[name] for name, grad in model.grads.items()}
+    return decayed_loss(model, x[chosen], labels[chosen], DECAY)
 
 
 model = Dense(np.random.default_rng(0), 64, 10, dtype=np.float64)
@@ -83,6 +79,7 @@ right.loglog(rates, levels, "o", color=COLOURS[0], label="measured")
 right.loglog(rates, theory, color=GREY, lw=1, label="theory")
 right.set(xlabel=r"constant rate $\eta$", ylabel="loss, above the lowest")
 right.set(xticks=rates, xticklabels=rates, yticks=[0.005, 0.01, 0.02, 0.05], yticklabels=[0.005, 0.01, 0.02, 0.05])
+right.margins(y=0.1)
 for ax in (left, right):
     ax.minorticks_off()
     ax.legend()
@@ -95,7 +92,7 @@ for ax in (left, right):
 # - Exponential: :math:`\eta_0 \gamma^t`.
 # - Halving: half the rate after each sixth of the run.
 # - 1/t: :math:`\eta_0 / (1 + kt)`. The sum of these rates is infinite, so they reach a minimum however far it is. The
-#   sum of their squares is finite, so the noise averages out (Robbins and Monro).
+#   sum of their squares is finite, so the noise averages out (Robbins and Monro, 1951).
 # - Cyclical: up and down, to half the height each time. A high rate crosses plateaus, a low one settles.
 # - One cycle: up for the first third, then down to almost nothing.
 
@@ -136,8 +133,8 @@ for ax, colour, (name, schedule) in zip(axes.flat, [GREY, *COLOURS], schedules.i
     inset = ax.inset_axes([0.5, 0.72, 0.5, 0.28])
     inset.plot(times, [schedule(step) for step in times], color=colour)
     inset.set(xticks=[], yticks=[0, PEAK], ylim=(0, 1.1 * PEAK))
-figure.supxlabel("step", fontsize="medium")
-figure.supylabel("loss of the whole set, above the lowest", fontsize="medium")
+figure.supxlabel("step")
+figure.supylabel("loss of the whole set, above the lowest")
 
 ends = {name: of_set[-len(of_set) // 20 :].mean() for name, (_, of_set) in curves.items()}
 for name, end in ends.items():

@@ -57,7 +57,7 @@ def measured(points, end=1.0):
 
 
 # %%
-# The best settings are known. For :math:`\kappa = 100`:
+# The best settings are known (Lessard, Recht and Packard, 2016). For :math:`\kappa = 100`:
 #
 # - gradient descent: :math:`\alpha = 2 / (\lambda_1 + \lambda_2)`, with the rate
 #   :math:`\frac{\kappa - 1}{\kappa + 1} = 0.980`;
@@ -137,8 +137,8 @@ for row, nesterov in zip(axes, (False, True), strict=True):
         image = ax.pcolormesh(lrs, momenta, rate, vmin=0.8, vmax=1.1, cmap="cividis", shading="nearest")
         ax.contour(lrs, momenta, rate, [1.0], colors="white")
         ax.set(xscale="log", title=f"{'Nesterov' if nesterov else 'momentum'}, {label}")
-figure.supxlabel("learning rate", fontsize="medium")
-figure.supylabel("momentum", fontsize="medium")
+figure.supxlabel("learning rate")
+figure.supylabel("momentum")
 figure.colorbar(image, ax=axes, label="factor of the distance in a step", extend="both")
 
 # %%
@@ -168,8 +168,8 @@ for ax, (option, values) in zip(axes.flat, VALUES.items(), strict=True):
         ax.semilogy(steps, rate**steps, color=colour, linewidth=1, label=f"{value:.2g}: rate {rate:.3f}")
     ax.set(title=option, ylim=(1e-9, 1e2))
     ax.legend(loc="lower left", fontsize="small", handlelength=1)
-figure.supxlabel("step", fontsize="medium")
-figure.supylabel("distance to where the run ends", fontsize="medium")
+figure.supxlabel("step")
+figure.supylabel("distance to where the run ends")
 show()
 
 # %%

@@ -373,6 +373,14 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(axis=-1) == labels).mean())
 
 
+def decayed_loss(layer: Layer, x: np.ndarray, labels: np.ndarray, decay: float) -> tuple[float, dict[str, np.ndarray]]:
+    """Return the cross-entropy plus ``decay / 2`` times the squares of all the layer's values, and its gradients."""
+    loss, dlogits = softmax_cross_entropy(layer.forward(x), labels)
+    layer.backward(dlogits)
+    loss += 0.5 * decay * sum(float((p**2).sum()) for p in layer.params.values())
+    return loss, {name: grad + decay * layer.params[name] for name, grad in layer.grads.items()}
+
+
 def train(net: Layer, opt: fastopt.Optimizer, x: np.ndarray, labels: np.ndarray, batches: Iterable[Any]) -> np.ndarray:
     """Make a step with the cross-entropy of each of `batches`, which index x and labels, and return the losses."""
     losses = []

@@ -21,6 +21,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": "medium",
     "figure.facecolor": "none",
+    "figure.labelsize": "medium",
     "font.size": 10,
     "legend.frameon": False,
     "legend.labelcolor": GREY,

@@ -2,11 +2,11 @@ r"""
 Regularization on few digits
 ============================
 
-A net with 9,610 weights learns 100 digits by heart, even those whose labels are wrong; here 20 are. Its training loss
+A net with 9,610 parameters learns 100 digits by heart, even those whose labels are wrong; here 20 are. Its training loss
 goes to 0, and its validation loss rises again. The remedies:
 
 - **L1** adds :math:`\lambda \operatorname{sign}(w)` to the gradient, **L2** adds :math:`\lambda w`; both pull weights
-  to 0, and L1 makes most of them vanish. **Max-norm** limits the length of each unit's incoming weights. All three are
+  to 0, and L1 brings most of them close to it. **Max-norm** limits the length of each unit's incoming weights. All three are
   options of the optimizer, here of the group of weights alone.
 - **Dropout** sets each hidden value to 0 with the probability p in training.
 - **Early stopping** goes back to the parameters with the least validation loss.
@@ -32,7 +32,7 @@ y[:20] = (y[:20] + 1) % 10
 
 
 def augmented(rng, images):
-    """Return each image turned by up to 11 degrees, scaled by up to 10 %, and shifted by up to 0.7 pixels."""
+    """Return each image turned by up to 11.5 degrees, scaled by up to 10 %, and shifted by up to 0.7 pixels."""
     number, row, column = np.mgrid[: len(images), -3.5:4, -3.5:4]
     angle, scale, down, right = rng.uniform(-1, 1, (4, len(images), 1, 1))
     cosine, sine = np.cos(0.2 * angle) / (1 + 0.1 * scale), np.sin(0.2 * angle) / (1 + 0.1 * scale)
@@ -81,7 +81,7 @@ def run(kind, seed):
         curves.append((loss, valid_loss))
     if kind == "early stopping":
         stopping.restore(net.params)
-        valid_loss = stopping.best
+        loss, valid_loss = min(curves, key=lambda losses: losses[1])
     W, accuracy = net.params["0"]["W"], nets.accuracy(net.forward(test_x, train=False), test_y)
     numbers = loss, valid_loss, 100 * accuracy, 100 * (abs(W) < 0.01).mean(), np.linalg.norm(W, axis=0).max()
     return np.array(curves), numbers
@@ -102,6 +102,7 @@ for ax, kind in zip(axes.flat, kinds, strict=False):
     ax.set(title=kind, xlabel="epoch", ylim=(0, 1.5))
 axes[1, 3].legend(*axes[0, 0].get_legend_handles_labels(), loc="center")
 axes[1, 3].axis("off")
+axes[0, 3].tick_params(labelbottom=True)
 axes[0, 0].set_ylabel("loss")
 axes[1, 0].set_ylabel("loss")
 
@@ -111,6 +112,7 @@ axes[1, 0].set_ylabel("loss")
 
 training, validation, accuracy, small, longest = np.transpose(list(table.values()))
 assert training[0] < 0.05
+assert without[-1] > 1.05 * without.min()
 assert validation[0] > validation[1:].max()
 assert small[1] > 2 * small[0]
 assert longest[3] < 1.401 < 1.8 < longest[0]

@@ -23,8 +23,8 @@ from setting import SHORT
 import fastopt
 from fastopt import SGD, Adam
 
-STEPS, FRAMES, GRID = (20, 6, 60) if SHORT else (200, 60, 120)
-RATES = 10.0 ** np.arange(-3, 1.1, 1 if SHORT else 0.5)
+STEPS, FRAMES, GRID = (20, 6, 40) if SHORT else (200, 60, 120)
+RATES = 10.0 ** np.array([-3, -2, -1, 0] if SHORT else np.arange(-3, 1.1, 0.5))
 
 # The function, where runs begin, the minima, and the ranges of x and y in the picture.
 SURFACES = {
