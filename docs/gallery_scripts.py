@@ -47,6 +47,8 @@ def scrape(block: Any, variables: dict[str, Any], gallery_conf: dict[str, Any], 
     texts = []
     for number in plt.get_fignums():
         figure = plt.figure(number)
+        if not all(ax.has_data() for ax in figure.axes if ax.axison):
+            raise ValueError("a figure has empty axes: draw the whole of it in one block, since it is kept at the end")
         if figure in animations:
             path = Path(next(variables["image_path_iterator"])).with_suffix(".gif")
             animations[figure].save(path, writer="pillow", savefig_kwargs={"facecolor": figure.get_facecolor()})

@@ -37,11 +37,12 @@ for _ in range(300):
     path.append(theta.copy())
     means.append(opt.ema.copy())
 
-figure, (left, right) = subplots(1, 2, width_ratios=[2, 3])
-left.plot(*np.transpose(path), ".-", color=GREY, lw=0.4, ms=2)
-left.plot(*np.transpose(means), color=COLOURS[0])
-left.plot(0, 0, "+", color=COLOURS[3], ms=12, mew=2)
-left.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
+figure, ax = subplots(figsize=(4.5, 3.8))
+ax.plot(*np.transpose(path), ".-", color=GREY, lw=0.4, ms=2, label="the parameters themselves")
+ax.plot(*np.transpose(means), color=COLOURS[0], label="their mean")
+ax.plot(0, 0, "+", color=COLOURS[3], ms=12, mew=2, label="minimum")
+ax.set(xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
+figure.legend(loc="outside lower center", ncols=3)
 
 # %%
 # Now a linear classifier of digits with L2 decay, whose lowest loss is known by L-BFGS. The rate is constant.
@@ -77,10 +78,11 @@ averages = {
 curves = {name: excess_losses(**average) for name, average in averages.items()}
 
 times = np.arange(EVERY, STEPS + 1, EVERY)
-right.semilogy(times, curves["mean of all"][0], color=GREY, lw=0.8, label="the parameters themselves")
+figure, ax = subplots()
+ax.semilogy(times, curves["mean of all"][0], color=GREY, lw=0.8, label="the parameters themselves")
 for colour, (name, (_, excess)) in zip((COLOURS[0], COLOURS[3], COLOURS[1]), curves.items(), strict=True):
-    right.semilogy(times, excess, color=colour, label=name)
-right.set(xlabel="step", ylabel="loss, above the lowest")
+    ax.semilogy(times, excess, color=colour, label=name)
+ax.set(xlabel="step", ylabel="loss, above the lowest")
 figure.legend(loc="outside lower center", ncols=2)
 
 # %%
