@@ -83,10 +83,10 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center
 # too large for a thousand steps. With it, the first step is as long as the learning rate.
 
 # %%
-# **Local gains** are older: in delta-bar-delta (Jacobs, 1988), the gain of a parameter grows by 0.05 in each step in which its
-# gradient keeps its sign, and is multiplied by 0.95 where the sign changes. On a quadratic with condition 100, the gain
-# of the flat direction grows without end; that of the steep one grows until the steps go beyond the minimum, and then
-# stays about there.
+# **Local gains** are older: in delta-bar-delta (Jacobs, 1988; here as Hinton taught it), the gain of a parameter grows
+# by 0.05 in each step in which its gradient keeps its sign, and is multiplied by 0.95 where the sign changes. On a
+# quadratic with condition 100, the gain of the flat direction grows without end; that of the steep one grows until the
+# steps go beyond the minimum, and then stays about there.
 
 curvature = np.array([1.0, 100.0])
 figure, (left, right) = subplots(1, 2)

@@ -13,7 +13,7 @@ Then an output layer is put on top, and all layers are trained on the 100 labels
 """
 
 import numpy as np
-from data import digits
+from data import HOLES, digits, draws
 from nets import Dense, Net, ReLU, Sigmoid, accuracy, squared_error, train
 from pictures import COLOURS, GREY, show, subplots
 from setting import SHORT
@@ -23,7 +23,6 @@ from fastopt.init import xavier_normal
 
 DEPTH, WIDTH, EVERY = 3, 64, 25
 FIRST, STEPS, SEEDS = (250, 250, [2]) if SHORT else (400, 600, range(2, 10))
-HOLES = np.array([1, 0, 0, 0, 1, 0, 1, 0, 2, 1])
 x, digit, test_x, test_digit = digits()
 
 
@@ -37,11 +36,6 @@ def with_head(rng, layers, classes):
 
 def sgd(net, lr):
     return fastopt.SGD(net.params, lr=lr, momentum=0.9)
-
-
-def draws(rng, count, steps):
-    """Return random batches of 32 examples."""
-    return rng.integers(count, size=(steps, 32))
 
 
 # %%
@@ -59,7 +53,7 @@ def autoencoders(rng, layers, lr, few):
     for layer in layers:
         autoencoder = Net([layer, Dense(rng, WIDTH, 64, xavier_normal)])
         opt = fastopt.Adam(autoencoder.params, lr=0.005)
-        for batch in rng.integers(len(x), size=(FIRST, 32)):
+        for batch in draws(rng, len(x), FIRST):
             _, dy = squared_error(autoencoder.forward(h[batch]), h[batch])
             autoencoder.backward(dy)
             opt.step(autoencoder.grads)

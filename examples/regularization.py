@@ -2,12 +2,12 @@ r"""
 Regularization on few digits
 ============================
 
-A net with 9,610 parameters learns 100 digits by heart, even those whose labels are wrong; here 20 are. Its training loss
-goes to 0, and its validation loss rises again. The remedies:
+A net with 9,610 parameters learns 100 digits by heart, even those whose labels are wrong; here 20 are. Its training
+loss goes to 0, and its validation loss rises again. The remedies:
 
 - **L1** adds :math:`\lambda \operatorname{sign}(w)` to the gradient, **L2** adds :math:`\lambda w`; both pull weights
-  to 0, and L1 brings most of them close to it. **Max-norm** limits the length of each unit's incoming weights. All three are
-  options of the optimizer, here of the group of weights alone.
+  to 0, and L1 brings most of them close to it. **Max-norm** limits the length of each unit's incoming weights. All
+  three are options of the optimizer, here of the group of weights alone.
 - **Dropout** sets each hidden value to 0 with the probability p in training.
 - **Early stopping** goes back to the parameters with the least validation loss.
 - **Augmentation** shifts, turns and scales the images by a little, differently in each epoch.

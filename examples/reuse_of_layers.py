@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from data import batches, digits
+from data import HOLES, batches, digits, draws
 from nets import Dense, Net, ReLU, accuracy, softmax_cross_entropy, train
 from pictures import COLOURS, GREY, show, subplots
 from setting import SHORT
@@ -30,7 +30,6 @@ from setting import SHORT
 import fastopt
 
 WIDTH, STEPS, RUNS = (48, 80, 2) if SHORT else (128, 300, 10)
-HOLES = np.array([1, 0, 0, 0, 1, 0, 1, 0, 2, 1])
 x, digit, test_x, test_digit = digits()
 old, new = slice(0, 640), slice(640, None)  # the tasks share no images
 order = np.random.default_rng(3).permutation(64)
@@ -40,11 +39,6 @@ def new_net(rng, outputs):
     features = {"low": Dense(rng, 64, WIDTH), "middle": Dense(rng, WIDTH, WIDTH), "top": Dense(rng, WIDTH, WIDTH)}
     layers = {name: Net({"dense": dense, "relu": ReLU()}) for name, dense in features.items()}
     return Net({"features": Net(layers), "head": Dense(rng, WIDTH, outputs, fastopt.init.xavier_normal)})
-
-
-def draws(rng, count, steps):
-    """Return random batches of 32 examples."""
-    return rng.integers(count, size=(steps, 32))
 
 
 # %%

@@ -23,7 +23,7 @@ from setting import SHORT
 import fastopt
 from fastopt import SGD, Adam
 
-STEPS, FRAMES, GRID = (20, 6, 40) if SHORT else (200, 60, 120)
+STEPS, FRAMES, GRID = (18, 6, 60) if SHORT else (200, 60, 120)
 RATES = 10.0 ** np.array([-3, -2, -1, 0] if SHORT else np.arange(-3, 1.1, 0.5))
 
 # The function, where runs begin, the minima, and the ranges of x and y in the picture.
@@ -183,4 +183,4 @@ for name in names:
 assert loss["Nesterov", "ravine"] < 0.1 * loss["SGD", "ravine"]
 assert max(steps_on_ridge[name] for name in ("Rprop", "RMSprop", "Adam")) < steps_on_ridge["momentum"]
 for name in ("Newton", "BFGS", "LBFGS"):
-    assert all(loss[name, surface] < 1e-6 and len(PATHS[name, surface]) <= 50 for surface in SURFACES)
+    assert all(loss[name, surface] < 1e-6 and len(PATHS[name, surface]) <= 40 for surface in SURFACES)
