@@ -37,7 +37,7 @@ for _ in range(300):
     path.append(theta.copy())
     means.append(opt.ema.copy())
 
-figure, ax = subplots(figsize=(4.5, 3.8))
+figure, ax = subplots(figsize=(6, 4.2))
 ax.plot(*np.transpose(path), ".-", color=GREY, lw=0.4, ms=2, label="the parameters themselves")
 ax.plot(*np.transpose(means), color=COLOURS[0], label="their mean")
 ax.plot(0, 0, "+", color=COLOURS[3], ms=12, mew=2, label="minimum")
