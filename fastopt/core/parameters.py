@@ -164,8 +164,8 @@ class Parameters:
         if replaced is not None:
             raise ValueError(
                 f"params: {replaced!r} is no longer the object that the optimizer was given; put that one back and "
-                "change it in place (array[...] = value; then opt.reload_params() if it is float16 or bfloat16), or build "
-                "a new optimizer"
+                "write into it (array[...] = value; then opt.reload_params() if it is float16 or bfloat16), or build a "
+                "new optimizer"
             )
 
     def check_layouts(self) -> None:

@@ -121,9 +121,7 @@ def test_copies_follow() -> None:
 def test_the_error_for_replaced_arrays_names_it() -> None:
     params, opt = opt_of()
     params["head"] = np.ones(1, np.float16)
-    with pytest.raises(
-        ValueError, match=r"'head' is no longer the object .* \(array.*= value; then opt.reload_params"
-    ):
+    with pytest.raises(ValueError, match=r"'head' is no longer the object .* \(array.*= value; then opt.reload_params"):
         opt.step(ones(params))
 
 

@@ -122,11 +122,11 @@ def test_names_of_fastopt_in_readme_exist() -> None:
 
 
 @needs_source
-def test_environment_variables_of_readme_are_read() -> None:
-    """Those that README names are those that the code reads, and the other way round."""
+def test_environment_variables_of_the_page_are_read() -> None:
+    """Those that the page names are those that the code reads, and the other way round."""
     sources = [*(ROOT / "fastopt").rglob("*.py"), ROOT / "setup.py"]
     read = {name for source in sources for name in re.findall(r"FASTOPT_[A-Z_]*[A-Z]", source.read_text("utf-8"))}
-    assert set(re.findall(r"FASTOPT_[A-Z_]*[A-Z]", text_of("README.md"))) == read
+    assert set(re.findall(r"FASTOPT_[A-Z_]*[A-Z]", text_of("docs/installation.rst"))) == read
 
 
 # --- Docstrings -------------------------------------------------------------------------------------------------------
