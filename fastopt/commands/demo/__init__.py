@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
 
     epochs = args.epochs or (3 if args.quick else 30)
     digits = train.load()
+    network = f"a {'-'.join(map(str, train.SIZES))} network on {len(digits.y_train)} handwritten digits"
+    print(f"{network}, batches of {train.BATCH}, {epochs} epochs, seed {args.seed}", flush=True)
     runs = []
     with tqdm(total=len(METHODS) * epochs, unit="epoch", disable=None) as bar:
         for method in METHODS:
@@ -50,8 +52,6 @@ def main(argv: Sequence[str]) -> int:
             runs.append(train.train(method, digits, epochs, args.seed, bar.update))
     times = [train.time_update(method, digits, epochs=1 if args.quick else 10) for method in METHODS]
 
-    network = f"a {'-'.join(map(str, train.SIZES))} network on {len(digits.y_train)} handwritten digits"
-    print(f"{network}, batches of {train.BATCH}, {epochs} epochs, seed {args.seed}")
     print(backend_text(runs[0].backend))
     print(table(runs, times))
     figure.draw(runs, times, f"fastopt, backend {runs[0].backend}: {network}", args.out)
