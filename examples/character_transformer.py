@@ -22,6 +22,7 @@ from pydoc_data.topics import topics
 
 import numpy as np
 from pictures import COLOURS, show, subplots
+from scipy.special import softmax
 from setting import SHORT
 
 import fastopt
@@ -76,11 +77,6 @@ def norm_backward(dy, p, cache):
     return dx * scale, {"gain": (dy * unit).sum(axis=(0, 1)), "bias": dy.sum(axis=(0, 1))}
 
 
-def softmax(x):
-    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
 # %%
 # In attention each character asks the earlier ones a question :math:`q`, and compares it with their keys :math:`k`. It
 # receives the mean of their values :math:`v` with the weights :math:`\mathrm{softmax}(q k^T / \sqrt d)`. A mask hides
@@ -88,7 +84,7 @@ def softmax(x):
 def attention(x, p):
     q, k, v = dense(x, p["qkv"]).reshape(*x.shape[:2], 3, HEADS, -1).transpose(2, 0, 3, 1, 4)
     mask = np.triu(np.full((x.shape[1], x.shape[1]), -np.inf, np.float32), 1)
-    weights = softmax(q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5 + mask)
+    weights = softmax(q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5 + mask, axis=-1)
     mixture = (weights @ v).swapaxes(1, 2).reshape(x.shape)
     return dense(mixture, p["out"]), (x, q, k, v, weights, mixture)
 
@@ -158,7 +154,7 @@ def forward(params, x):
             s = s + change
             caches.append((norm_cache, cache))
     last, norm_cache = norm(s, params["norm"])
-    return softmax(dense(last, params["head"])), (caches, last, norm_cache)
+    return softmax(dense(last, params["head"]), axis=-1), (caches, last, norm_cache)
 
 
 def surprise(probabilities, y):
@@ -192,7 +188,7 @@ def loss_and_gradients(params, x, y):
 # - Two calls of ``step`` make one update, with the mean of their gradients.
 # - The averaged parameters are those that one would publish; validation shows both.
 # - The file has the optimizer with all its arrays, the random generator that draws the pieces, and the history of the
-#   run. It is saved every odd number of calls, and so sometimes in the middle of an update.
+#   run. An odd number of calls lies between two saves, so that some are in the middle of an update.
 #
 # A run goes on from its file if there is one, so starting it and resuming it are the same command.
 def train(path, updates):
@@ -282,11 +278,11 @@ middle.set(xlabel="update", ylabel="learning rate")
 right.plot(history["norm"], color=COLOURS[4], lw=0.8)
 right.axhline(CLIP, color=COLOURS[3], lw=1, label="clipped above this")
 right.set(xlabel="update", ylabel="norm of the gradient")
-figure.legend(loc="outside lower center", ncols=4)
+figure.legend(loc="outside lower center", ncols=2)
 
 # %%
 # The average lags behind while the loss falls fast. When the rate has come down, there is little noise left to average,
-# and both become the same. The example of averages shows where an average pays.
+# and in the long setting both become the same. The example of averages shows where an average pays.
 #
 # The averaged parameters write a text: each character is drawn from its probabilities, given those before it. After the
 # 600 updates of the long setting it has the look of the reference, and some of its words.
@@ -303,4 +299,5 @@ assert abs(fall - 1) < 1e-3
 assert child.returncode == -signal.SIGKILL
 assert same_bits
 assert max(history["norm"][:WARMUP]) > CLIP > min(history["norm"])
+assert own[-1] < 0.85 * own[0]
 assert average[-1] < min(average[0], np.log(len(alphabet)))
