@@ -17,7 +17,7 @@ class Copies:
     """The masters of half precision and the ``z`` of Schedule-Free, as far as they are copies.
 
     torch counts the changes of a tensor. A step computes a parameter of its copy, so that the values which somebody
-    else wrote into it would be lost.
+    else wrote into it would be lost. A count of -1 is none: the parameter and its copy are new, or come from a state.
     """
 
     def __init__(self, inner: Optimizer) -> None:
@@ -35,13 +35,15 @@ class Copies:
         for name, array, before, now in zip(
             self.inner.parts.parameters.names, self.inner.parts.parameters.arrays, self.versions, versions, strict=True
         ):
-            if before not in (-1, now) and not self.is_of_master(name, array):
+            if before != now and self.differs(name, array, is_counted=before != -1):
                 self.inner.reload_params(name)
 
-    def is_of_master(self, name: str, array: Any) -> bool:
-        """Return whether a parameter has the rounded values of its master."""
+    def differs(self, name: str, array: Any, is_counted: bool) -> bool:
+        """Return whether a parameter has other values than its copy; for a ``z`` a counted change has to do."""
         master = self.inner.state[name].get("master")
-        return master is not None and np.array_equal(master.astype(array.dtype), array, equal_nan=True)
+        if master is None:
+            return is_counted
+        return not np.array_equal(master.astype(array.dtype), array, equal_nan=True)
 
     def note(self, params: Sequence[Any]) -> None:
         """Note the changes that torch has counted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..arrays.row_sparse import RowSparse
 from ..arrays.windows import Windows, can_move
 from .memory import Order, as_array
 
-grad_of, is_required, bytes_of = attrgetter("grad"), attrgetter("requires_grad"), attrgetter("nbytes")
+grad_of, bytes_of, dtype_of = attrgetter("grad"), attrgetter("nbytes"), attrgetter("dtype")
 place_of, is_contiguous, strides_of = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.stride
 
 
@@ -34,37 +34,42 @@ class Gradients:
 
     def __init__(self, params: Sequence[Any], arrays: Sequence[Array], orders: Sequence[Order]) -> None:
         self.orders = orders
-        self.layout_of = is_contiguous if all(map(is_contiguous, params)) else strides_of
+        self.layout_of = layout_of(params)
         self.layouts = list(map(self.layout_of, params))
-        self.required = list(map(is_required, params))
         self.bytes = [array.nbytes for array in arrays] if can_move else []
+        self.dtypes = list(map(dtype_of, params))
         self.windows = Windows(arrays)
 
-    def of(self, params: Sequence[Any]) -> list[Any]:
-        """Return each parameter's gradient as an array or a RowSparse; None for those without one, and frozen ones.
+    def of(self, grads: Sequence[Any]) -> list[Any]:
+        """Return each gradient as an array or a RowSparse; None for None.
 
-        The arrays are those of the last call.
+        The arrays are those of the last call, and do not keep the gradients.
         """
-        grads = list(map(grad_of, params))
         try:
             if (
                 list(map(bytes_of, grads)) == self.bytes
+                and list(map(dtype_of, grads)) == self.dtypes  # torch's grad_dtype can be another
                 and list(map(self.layout_of, grads)) == self.layouts
-                and list(map(is_required, params)) == self.required
             ):
                 self.windows.move(list(map(place_of, grads)))
                 return self.windows.arrays
         except (AttributeError, RuntimeError):  # None, or a sparse gradient
             pass
-        return [self.each(i, param, grad) for i, (param, grad) in enumerate(zip(params, grads, strict=True))]
+        return list(map(self.each, self.orders, grads))
 
-    def each(self, i: int, param: Any, grad: Any) -> Any:
-        """Return the gradient of parameter number ``i``."""
-        if grad is None or (self.required[i] and not param.requires_grad):
+    @staticmethod
+    def each(order: Order, grad: Any) -> Any:
+        """Return the gradient of one parameter."""
+        if grad is None:
             return None
         if grad.layout is not torch.strided:
-            return row_sparse(grad) if self.orders[i] is None else as_array(grad.to_dense(), self.orders[i])
-        return as_array(grad, self.orders[i])
+            return row_sparse(grad) if order is None else as_array(grad.to_dense(), order)
+        return as_array(grad.resolve_neg(), order)
+
+
+def layout_of(params: Sequence[Any]) -> Callable[[Any], Any]:
+    """Return a function of a tensor whose results say whether it is laid out as before: a quick one if that will do."""
+    return is_contiguous if all(map(is_contiguous, params)) else strides_of
 
 
 def row_sparse(grad: Any) -> Any:

@@ -10,9 +10,10 @@ import torch
 
 from ..arrays.dtypes import Array
 from ..core import optimizer as core
+from ..core.params_in_state import check_own_values
 from ..options.ranges import Group
 from .copies import version_of
-from .gradients import place_of, row_sparse
+from .gradients import row_sparse
 from .groups import Names
 from .memory import as_array, as_arrays, check_dtype
 from .optimizer import Optimizer, is_named, loss_of
@@ -46,7 +47,7 @@ class Host:
         self.grad: Any = None
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        return torch.empty(shape, dtype=dtype, pin_memory=self.is_pinned)
+        return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=self.is_pinned)
 
     @property
     def result(self) -> Any:
@@ -152,6 +153,7 @@ class Offload(Optimizer):
         return {**super().keywords(), "copy_to": named}
 
     def extend(self, param_group: Group) -> None:
+        check_own_values(self.inner.parts, "add_param_group")
         inner = self.new_inner()
         inner.load_state_dict(self.inner.state_dict(), strict=False)
         self.take(inner)
@@ -178,7 +180,7 @@ class Offload(Optimizer):
     def make_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = loss_of(closure)
         params = self.params
-        if list(map(version_of, params)) != self.versions or list(map(place_of, params)) != self.places:
+        if list(map(version_of, params)) != self.versions or self.have_moved(params):
             self.reload_params()
         self.written.take(self.param_groups, self.inner)
         grads = self.fetched(params)
@@ -188,10 +190,7 @@ class Offload(Optimizer):
 
     def fetched(self, params: Sequence[Any]) -> list[Any]:
         """Return the gradients in arrays on the CPU."""
-        grads: list[Any] = []
-        for param, is_required in zip(params, self.gradients.required, strict=True):
-            is_skipped = param.grad is None or (is_required and not param.requires_grad)
-            grads.append(None if is_skipped else self.hosts[param].fetch(param.grad))
+        grads = [None if param.grad is None else self.hosts[param].fetch(param.grad) for param in params]
         self.wait()
         return grads
 

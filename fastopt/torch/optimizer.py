@@ -16,7 +16,7 @@ from ..options.group_by import Grouped
 from ..options.ranges import Group
 from . import hooks
 from .copies import Copies
-from .gradients import Gradients, place_of
+from .gradients import Gradients, grad_of, place_of
 from .groups import Names, Written
 from .memory import Order, as_array, as_arrays, as_tensor, check_param, order_of
 from .state_dict import live_state, load, refuse, state_of
@@ -52,10 +52,10 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
 
     Notes
     -----
-    A parameter without a gradient is skipped, and one that was frozen since (``requires_grad_(False)``) too. Assigning
-    ``p.data`` is noticed: the state goes on with the new tensor. Where the state holds copies of parameters (masters of
-    half precision, Schedule-Free's ``z``), values written into a parameter are taken over by the next step, but for
-    those written through ``p.data``, which torch does not count: then call ``inner.reload_params()``.
+    A parameter without a gradient is skipped. Assigning ``p.data`` is noticed: the state goes on with the new tensor.
+    Where the state holds copies of parameters (masters of half precision, Schedule-Free's ``z``), values written into a
+    parameter are taken over by the next step, but for those written through ``p.data``, which torch does not count:
+    then call ``inner.reload_params()``.
 
     Examples
     --------
@@ -166,8 +166,15 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         keys, params = self.keys_of([param_group], len(self.keys)), param_group["params"]
         arrays = self.arrays_of(keys, params)
         named = dict(zip(keys, arrays, strict=True)) if self.is_named else arrays
+        versions = self.copies.versions
         self.inner.add_param_group({"params": named, **self.names.options(param_group)})
         self.follow()
+        self.copies.versions[: len(versions)] = versions
+
+    def have_moved(self, params: Sequence[Any]) -> bool:
+        """Return whether ``p.data`` was assigned: the elements are elsewhere, or in another order."""
+        layouts, layout_of = self.gradients.layouts, self.gradients.layout_of
+        return list(map(place_of, params)) != self.places or list(map(layout_of, params)) != layouts
 
     def rebuild(self) -> None:
         """Go on with the memory that the parameters have now, with the same state.
@@ -204,7 +211,9 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         object
             What ``closure`` returns; None without one. ``opt.info`` is the result of the step.
         """
-        return hooks.step_with_hooks(self, closure) if hooks.are_due(self) else self.make_step(closure)
+        if not hooks.are_due(self):
+            return self.make_step(closure)
+        return hooks.step_with_hooks(self) if closure is None else hooks.step_with_hooks(self, closure)
 
     #: torch shall not wrap it: the wrapper takes longer than a small step.
     step.hooked = True  # type: ignore[attr-defined]
@@ -213,12 +222,13 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         loss = loss_of(closure)
         groups = self.param_groups
         params = groups[0]["params"] if len(groups) == 1 else self.params
-        if list(map(place_of, params)) != self.places:
+        if self.have_moved(params):
             self.rebuild()
         self.written.take(groups, self.inner)
         if self.copies.are_there:
             self.copies.follow(params)
-        grads = self.gradients.of(params)
+        tensors = list(map(grad_of, params))  # kept for the whole step, which reads their memory
+        grads = self.gradients.of(tensors)
         self.info = info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.is_named else grads)
         if info.applied:
             is_each = grads is self.gradients.windows.arrays

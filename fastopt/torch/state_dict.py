@@ -14,6 +14,7 @@ import torch
 from ..convert import as_number, as_options
 from ..core import state_dict
 from ..core.encoding import decoded
+from ..core.params_in_state import check_own_values
 from ..core.turns import Kind
 from ..options.ranges import Group, plain
 from ..options.values import value_at
@@ -116,11 +117,16 @@ def counts_of(opt: Any, group: Mapping[str, Any], steps: int) -> dict[str, Any]:
     """Return the step count of a parameter in torch's form, and the numbers that torch keeps beside it."""
     counterpart = opt.names.counterpart
     if counterpart is None:
-        return {"step": torch.tensor(float(steps))}
+        return {"step": number(steps)}
     options = {name: plain(group[opt.names.theirs(name)]) for name in counterpart.options}
     values = {name: value_at(value, opt.inner.step_count) for name, value in options.items()}
-    numbers = {name: torch.tensor(value) for name, value in counterpart.numbers(values, steps).items()}
-    return {"step": steps if counterpart.counts is int else torch.tensor(float(steps)), **numbers}
+    numbers = {name: number(value) for name, value in counterpart.numbers(values, steps).items()}
+    return {"step": steps if counterpart.counts is int else number(steps), **numbers}
+
+
+def number(value: float) -> Any:
+    """Return a number as a tensor, whatever torch's default device is."""
+    return torch.tensor(float(value), device="cpu")
 
 
 # --- in ---------------------------------------------------------------------------------------------------------------
@@ -134,6 +140,7 @@ def load(opt: Any, saved: Mapping[str, Any]) -> None:
     TypeError, ValueError
         If it is none, or does not fit. Nothing has changed then.
     """
+    check_own_values(opt.inner.parts, "load_state_dict")
     check_form(opt, saved)
     names = opt.inner.parts.parameters.names
     groups = saved["param_groups"]

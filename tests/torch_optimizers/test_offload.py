@@ -83,8 +83,8 @@ def test_frozen_and_missing_gradients() -> None:
     train(params[:2], opt, 0, 2)
     assert_same_bits(params[2:], start[2:])
     assert not torch.equal(params[0], start[0])
-    params[0].requires_grad_(False)
-    before = params[0].clone()
+    before = params[0].detach().clone()
+    params[0].requires_grad_(False).grad = None
     opt.step()
     assert torch.equal(params[0], before)
 
@@ -228,3 +228,17 @@ def test_what_offload_refuses() -> None:
         fastopt.torch.Offload(params, torch.optim.SGD)
     with pytest.raises(TypeError, match=r"has dtype torch\.int64"):
         fastopt.torch.Offload([torch.zeros(2, dtype=torch.int64)], fastopt.torch.SGD)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_default_device_and_data_in_another_order(dtype: Any) -> None:
+    param = torch.nn.Parameter(torch.arange(4.0).reshape(2, 2).to(dtype))
+    param.grad = torch.ones_like(param)
+    with torch.device("meta"):
+        opt = fastopt.torch.Offload([param], fastopt.torch.SGD, lr=1.0)
+        opt.step()
+        saved = opt.state_dict()
+    opt.load_state_dict(saved)
+    param.data = param.data.t()
+    opt.step()
+    assert param.tolist() == [[-2.0, 0.0], [-1.0, 1.0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -261,3 +262,112 @@ def test_gradients_that_a_step_must_not_take_as_they_are() -> None:
     weight[0].grad = overlapping
     with pytest.raises(ValueError, match="overlaps the memory of the parameter '0'"):
         opts[0].step()
+
+
+def test_data_in_another_order_in_the_same_memory_is_noticed() -> None:
+    ours, theirs = start((3, 3)), start((3, 3))
+    opts = trained(fastopt.torch.Adam, ours, lr=0.1), trained(torch.optim.Adam, theirs, lr=0.1)
+    for (param,), opt in zip((ours, theirs), opts, strict=True):
+        param.data = param.data.t()
+        for step in range(3):
+            param.grad = torch.randn(3, 3, generator=torch.Generator().manual_seed(step))
+            opt.step()
+    assert_close(ours, theirs)
+    wide = start((3, 4))
+    opt = trained(fastopt.torch.Adam, wide)
+    wide[0].grad = None
+    wide[0].data = wide[0].data.t()
+    with pytest.raises(ValueError, match="no longer those that the optimizer was given"):
+        opt.step()
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "grad_dtype"), reason="this torch has no grad_dtype")
+def test_gradients_of_another_dtype_than_their_parameters() -> None:
+    pytest.importorskip("ml_dtypes")
+    (weight,) = start((3,), dtype=torch.float16)
+    opt = trained(fastopt.torch.SGD, [weight], lr=0.5)
+    for dtype in (torch.bfloat16, torch.float32):  # of the same size, and of another
+        with torch.no_grad():
+            weight.fill_(1.0)
+        weight.grad, weight.grad_dtype = None, dtype
+        weight.grad = torch.ones(3, dtype=dtype)
+        opt.step()
+        assert weight.tolist() == [0.5, 0.5, 0.5]
+    weight.grad, weight.grad_dtype = None, torch.int16
+    weight.grad = torch.ones(3, dtype=torch.int16)
+    with pytest.raises(TypeError, match="'0' has dtype int16; expected a float dtype"):
+        opt.step()
+
+
+def test_gradient_whose_sign_torch_has_not_applied_yet() -> None:
+    (weight,) = start((3,))
+    before = weight.detach().clone()
+    weight.grad = torch.full((3,), 1j).conj().imag
+    assert weight.grad.is_neg()
+    fastopt.torch.SGD([weight], lr=0.5).step()
+    assert_close([weight], [before + 0.5])
+
+
+def test_a_step_keeps_the_gradients_that_it_reads() -> None:
+    (weight,) = start((4,))
+    weight.grad = torch.ones(4)
+    alive = []
+
+    def rate(step: int) -> float:  # during a step
+        grad = weakref.ref(weight.grad)
+        weight.grad = None
+        alive.append(grad() is not None)
+        return 1.0
+
+    before = weight.detach().clone()
+    opt = fastopt.torch.SGD([weight], lr=rate)
+    opt.step()
+    assert alive == [True]
+    assert_close([weight], [before - 1.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("event", ["load", "copy", "add"])
+def test_values_written_into_half_precision_after_another_change(event: str, dtype: Any) -> None:
+    if dtype is torch.bfloat16:
+        pytest.importorskip("ml_dtypes")
+    params = start((3,), (2,), dtype=dtype)
+    opt = trained(fastopt.torch.SGD, params, lr=0.5)
+    if event == "load":
+        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    if event == "copy":
+        params, opt = copy.deepcopy((params, opt))
+    with torch.no_grad():
+        params[0].fill_(4.0)
+    if event == "add":
+        opt.add_param_group({"params": start((2,), dtype=dtype)})
+    master = opt.state[params[1]]["master"].clone()
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    opt.step()
+    assert params[0].tolist() == [4.0, 4.0, 4.0]
+    assert torch.equal(opt.state[params[1]]["master"], master)
+
+
+def test_values_written_into_parameters_of_schedule_free_before_a_group_is_added() -> None:
+    (weight,) = start((3,))
+    opt = trained(fastopt.torch.ScheduleFreeSGD, [weight], lr=0.1)
+    with torch.no_grad():
+        weight.fill_(1.0)
+    opt.add_param_group({"params": start((2,))})
+    weight.grad = torch.zeros(3)
+    opt.step()
+    assert weight.tolist() == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_the_averages_are_not_taken_for_the_parameters() -> None:
+    (weight,) = start((3,))
+    opt = trained(fastopt.torch.SGD, [weight], lr=0.1, ema_decay=0.5)
+    saved, before = copy.deepcopy(opt.state_dict()), weight.detach().clone()
+    with opt.inner.averaged():
+        with pytest.raises(ValueError, match="load_state_dict: the parameters are the averaged ones"):
+            opt.load_state_dict(saved)
+        weight.grad = torch.ones(3)
+        with pytest.raises(ValueError, match="step: the parameters are the averaged ones"):
+            opt.step()
+    assert torch.equal(weight, before)
