@@ -1,4 +1,4 @@
-"""Build of the native part; everything else is in pyproject.toml.
+"""Build of the native part, and the names that thinc finds; everything else is in pyproject.toml.
 
 ``FASTOPT_REQUIRE_NATIVE=1`` makes a failed build an error (for CI), ``FASTOPT_SKIP_NATIVE=1`` leaves the native part
 out. Without either, a failed build leaves its reason beside the package, where ``fastopt.info()`` reads it.
@@ -7,6 +7,7 @@ out. Without either, a failed build leaves its reason beside the package, where 
 comes after it. ``CFLAGS`` comes before both: a distribution's ``-O2`` would make a step slower.
 """
 
+import ast
 import os
 import re
 import shlex
@@ -99,8 +100,16 @@ class BuildNative(build_ext):
         super().build_extension(extension)
 
 
+def thinc_optimizers() -> "list[str]":
+    """Return the entry points by which thinc finds the optimizers. (They are read: to import them takes NumPy.)"""
+    source = Path("fastopt/optimizers/__init__.py").read_text(encoding="utf-8")
+    names = re.search(r"^__all__ = (\[.*?\])", source, re.M | re.S)[1]
+    return [f"fastopt.{name}.v1 = fastopt.thinc:{name}" for name in ast.literal_eval(names)]
+
+
 setup(
     cffi_modules=["csrc/tools/ffi_build.py:ffibuilder"],
+    entry_points={"thinc_optimizers": thinc_optimizers()},
     cmdclass={"build_ext": BuildNative, "build_py": BuildPython},
     # Free-threaded builds have no stable ABI; bdist_wheel refuses the tag there.
     options={} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp310"}},

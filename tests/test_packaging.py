@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
+import fastopt
 
-@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+
+
+@needs_sources
 def test_a_second_build_ships_no_module_that_was_deleted(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -33,6 +37,17 @@ def test_a_second_build_ships_no_module_that_was_deleted(tmp_path: Path) -> None
     build()
     assert (built / "__init__.py").exists()
     assert not (built / module.name).exists()
+
+
+@needs_sources
+def test_thinc_finds_every_optimizer(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "fastopt.egg-info" / "entry_points.txt").read_text().split("\n")
+    expected = {f"fastopt.{name}.v1 = fastopt.thinc:{name}" for name in fastopt.optimizers.__all__}
+    assert {row for row in rows if row} == {"[thinc_optimizers]", *expected}
 
 
 def test_an_installation_has_the_package_alone() -> None:

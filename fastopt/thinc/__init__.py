@@ -1,61 +1,22 @@
 """Optimizers for thinc and spaCy; a config says ``@optimizers = "fastopt.Adam.v1"``. Importing this imports thinc."""
 
-from .optimizers import SGD, Adam, Optimizer, RAdam
-from .others import (
-    ASGD,
-    FTRL,
-    LAMB,
-    LARS,
-    SWATS,
-    AdaBelief,
-    Adadelta,
-    Adafactor,
-    Adagrad,
-    Adamax,
-    AdamW,
-    Adan,
-    AdEMAMix,
-    DeltaBarDelta,
-    Lion,
-    NAdam,
-    RMSprop,
-    Rprop,
-    ScheduleFreeAdamW,
-    ScheduleFreeSGD,
-    Signum,
-    SparseAdam,
-    Yogi,
-)
+from collections.abc import Callable
 
-__all__ = [
-    "ASGD",
-    "FTRL",
-    "LAMB",
-    "LARS",
-    "SGD",
-    "SWATS",
-    "AdEMAMix",
-    "AdaBelief",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Adan",
-    "DeltaBarDelta",
-    "Lion",
-    "NAdam",
-    "Optimizer",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-    "ScheduleFreeAdamW",
-    "ScheduleFreeSGD",
-    "Signum",
-    "SparseAdam",
-    "Yogi",
-]
+from .. import optimizers as of_fastopt
+from . import others
+from .optimizers import SGD as SGD
+from .optimizers import Adam as Adam
+from .optimizers import Optimizer as Optimizer
+from .optimizers import RAdam as RAdam
+
+__all__ = ["Optimizer", *of_fastopt.__all__]
+
+
+def __getattr__(name: str) -> Callable[..., others.Other]:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = others.of(name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from thinc.optimizers import FloatOrSeq  # confection asks for the types at run 
 
 from ..arrays.dtypes import Array
 from ..options.ranges import BELOW_ONE, NON_NEGATIVE, Allowed, Group, check
-from .protocol import Protocol
+from .protocol import Protocol, floats
 from .update import GAIN, Update
 
 #: The numbers of a step, by the names of thinc's arguments.
@@ -73,18 +73,18 @@ class Optimizer(Protocol):
     __slots__ = ()
 
     def options(self, lr_scale: float) -> Group:
-        numbers = self.learn_rate, self.L2, self.b1, self.b2, self.eps, self.grad_clip
+        numbers = floats((self.learn_rate, self.L2, self.b1, self.b2, self.eps, self.grad_clip), NUMBERS)
         return options_of(numbers, self.L2_is_weight_decay, self.use_radam, lr_scale)
 
-    def optimizer_of(self, weights: Array, options: Group) -> Update:
-        return Update(weights, **options, use_averages=self.averages is not None)
+    def optimizer_of(self, weights: Array, options: Group, seed: int = 0) -> Update:  # which rounds nothing at random
+        return Update(weights, **options, use_averages=self.keeps_averages())
 
 
 @lru_cache
 def options_of(numbers: tuple[float, ...], decays: bool, use_radam: bool, lr_scale: float) -> Group:
     """Return the options of an array's group, given thinc's attributes: the same dict for all arrays of an update."""
     for (name, allowed), value in zip(NUMBERS.items(), numbers, strict=True):
-        check(name, float(value), allowed)
+        check(name, value, allowed)
     lr, L2, beta1, beta2, eps, grad_clip = numbers
     decay = L2 if decays else 0.0  # else it is in the gradient already
     if use_radam:

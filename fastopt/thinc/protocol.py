@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
 from thinc import optimizers as thinc_optimizers
 
 from ..arrays.dtypes import Array
 from ..core.optimizer import Optimizer as ArrayOptimizer
-from ..options.ranges import Group
+from ..options.ranges import Allowed, Group, check
 
 #: The model's number and the parameter's name.
 Key: TypeAlias = tuple[int, str]
+
+#: Stands for an average that the next step begins at zero.
+ZERO = object()
 
 
 class Entry:
     """An array of the model, with the optimizer that steps it alone."""
 
-    __slots__ = ("group", "is_new", "optimizer", "options", "step", "weights")
+    __slots__ = ("average", "group", "is_shown", "optimizer", "options", "step", "weights")
 
     def __init__(self, weights: Array, optimizer: ArrayOptimizer, options: Group) -> None:
         self.weights, self.optimizer, self.options = weights, optimizer, options
         self.step, self.group = optimizer.step, optimizer.param_groups[0]
-        self.is_new = True
+        #: Its average among thinc's; None without one.
+        self.average: Any = None
+        self.is_shown = False
 
     def set(self, options: Group) -> None:
         """Write the options that differ from those of the last step. (Writing others would end its plan.)"""
@@ -31,6 +37,7 @@ class Entry:
             if value != self.options[name]:
                 self.group[name] = value
         self.options = options
+        self.is_shown = False  # another rule may have made its slots
 
 
 class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
@@ -52,8 +59,8 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
         """Return the options of an array's group in the next step: the same dict while they are the same."""
         raise NotImplementedError
 
-    def optimizer_of(self, weights: Array, options: Group) -> ArrayOptimizer:
-        """Return a new optimizer of one array."""
+    def optimizer_of(self, weights: Array, options: Group, seed: int = 0) -> ArrayOptimizer:
+        """Return a new optimizer of one array, with the seed of its rounding."""
         raise NotImplementedError
 
     def __call__(self, key: Key, weights: Array, gradient: Array, *, lr_scale: float = 1.0) -> tuple[Array, Array]:
@@ -61,7 +68,7 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
             return weights, gradient
         options = self.options(lr_scale)
         entry = self.arrays.get(key)
-        if entry is None or entry.weights is not weights:
+        if entry is None or entry.weights is not weights or entry.average is not self.average_of(key):
             entry = self._entry_of(key, weights, options)
         if options is not entry.options:
             entry.set(options)
@@ -69,33 +76,50 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
             gradient += self.L2 * weights
         self.nr_update[key] += 1
         entry.step(gradient)
-        if entry.is_new:
+        if not entry.is_shown:
             self._show_state(key, entry)
         return weights, gradient
 
+    def keeps_averages(self) -> bool:
+        """Return whether each step adds to an average."""
+        return self.averages is not None
+
+    def average_of(self, key: Key) -> Any:
+        """Return the average that the next step of an array goes on from; None without one."""
+        return None if self.averages is None else self.averages.get(key, ZERO)
+
     def _entry_of(self, key: Key, weights: Array, options: Group) -> Entry:
-        """Return the entry of an array that is new, or another one than in the last step of its key."""
-        last = self.arrays.get(key)
-        if last is not None and memory_of(last.weights) == memory_of(weights):
+        """Return the entry of an array that is new, or another one than in the last step of its key.
+
+        Or whose average has been replaced, taken away or asked for since.
+        """
+        last, average = self.arrays.get(key), self.average_of(key)
+        if last is not None and last.average is average and memory_of(last.weights) == memory_of(weights):
             last.weights = weights  # another view of it, as torch's tensors give
             return last
-        entry = Entry(weights, self.optimizer_of(weights, options), options)
-        state = self._saved.get(key) if last is None else last.optimizer.state_dict()
-        if state is not None:
-            entry.optimizer.load_state_dict(state, options=False)
+        saved = self._saved.get(key) if last is None else last.optimizer.state_dict()
+        # Arrays are numbered, so that the random bits of their rounding differ.
+        seed = len(self.arrays) + len(self._saved) if saved is None else saved["options"]["seed"]
+        entry = Entry(weights, self.optimizer_of(weights, options, seed), options)
+        if saved is not None:
+            state = {name: array for name, array in saved["state"]["0"].items() if name != "ema"}
+            if average is not None:
+                state["ema"] = np.zeros(weights.shape, np.float32) if average is ZERO else average
+            entry.optimizer.load_state_dict({**saved, "state": {"0": state}}, options=False)
+        entry.average = average
         self.arrays[key] = entry
         self._saved.pop(key, None)
         return entry
 
     def _show_state(self, key: Key, entry: Entry) -> None:
-        """Put the arrays that the first step has made where thinc has them."""
+        """Put the arrays that a step has made where thinc has them."""
         state = entry.optimizer.state["0"]
         if "ema" in state and self.averages is not None:
-            self.averages[key] = state["ema"]
+            entry.average = self.averages[key] = state["ema"]
         for moments, slot in ((self.mom1, "m"), (self.mom2, "v")):
             if slot in state:
                 moments[key] = state[slot].ravel("K")
-        entry.is_new = False
+        entry.is_shown = True
 
     def __getstate__(self) -> dict[str, Any]:
         names = {name for base in type(self).__mro__ for name in getattr(base, "__slots__", ())}
@@ -106,6 +130,16 @@ class Protocol(thinc_optimizers.Optimizer):  # type: ignore[misc]
     def __setstate__(self, attributes: Mapping[str, Any]) -> None:
         for name, value in attributes.items():
             setattr(self, name, value)
+
+
+def floats(numbers: tuple[Any, ...], ranges: Mapping[str, Allowed]) -> tuple[float, ...]:
+    """Return the numbers of a step, which schedules may give as arrays; raise, with the name, if one is no number."""
+    try:
+        return tuple(map(float, numbers))
+    except (TypeError, ValueError):
+        for (name, allowed), value in zip(ranges.items(), numbers, strict=True):
+            check(name, value, allowed)
+        raise
 
 
 def memory_of(array: Array) -> Any:

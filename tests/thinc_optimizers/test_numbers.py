@@ -132,6 +132,49 @@ def test_attributes_set_between_updates() -> None:
     pair.check()
 
 
+AVERAGES: dict[str, Any] = {
+    "cleared": lambda optimizer: (optimizer.averages or {}).clear(),
+    "begun anew": lambda optimizer: setattr(optimizer, "averages", {}),
+    "given": lambda optimizer: setattr(optimizer, "averages", {(0, "W"): np.full((4, 3), 7, np.float32)}),
+    "ended": lambda optimizer: setattr(optimizer, "averages", None),
+}
+
+
+@pytest.mark.parametrize("change", AVERAGES)
+@pytest.mark.parametrize("use_averages", [False, True])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_averages_set_between_updates(change: str, use_averages: bool, is_replaced: bool) -> None:
+    """thinc looks there in each call: an average that is missing begins at zero, with the decay of the array's step."""
+    pair = Pair([(4, 3), (3,)], {"learn_rate": 0.1, "use_averages": use_averages})
+    for _ in range(3):
+        pair.update()
+    for optimizer in pair.both:
+        AVERAGES[change](optimizer)
+    if is_replaced:
+        pair.weights = [[array.copy() for array in arrays] for arrays in pair.weights]
+    for _ in range(3):
+        pair.update()
+    pair.check()
+
+
+def test_moments_that_begin_late() -> None:
+    """A schedule leads from plain SGD to Adam, and back."""
+    pair = Pair([(4, 3)], {"learn_rate": 0.1, "beta1": [0.0, 0.9, 0.0, 0.9], "beta2": [0.0, 0.99, 0.0, 0.99]})
+    for _ in range(5):
+        pair.update()
+        pair.check()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.array, int, bool])
+def test_numbers_of_other_types(kind: Any) -> None:
+    """As schedules may give them."""
+    pair = Pair([(4, 3)], {"learn_rate": 0.1})
+    for optimizer in pair.both:
+        optimizer.learn_rate, optimizer.grad_clip = kind(1), kind(1)
+    pair.update()
+    pair.check()
+
+
 def test_the_average_begins_at_zero() -> None:
     optimizer = thinc.SGD(0.5, grad_clip=0.0)
     weights = np.float32([2.0])

@@ -14,7 +14,9 @@ import fastopt
 thinc = pytest.importorskip("fastopt.thinc")
 api = pytest.importorskip("thinc.api")
 
-OTHERS = [name for name in thinc.__all__ if name not in ("Adam", "Optimizer", "RAdam", "SGD")]
+#: One is for matrices alone, and models have biases; one finds one rate from all arrays.
+REFUSED = ("Muon", "Prodigy")
+OTHERS = [name for name in fastopt.optimizers.__all__ if name not in ("Adam", "RAdam", "SGD", *REFUSED)]
 every_other = pytest.mark.parametrize("name", OTHERS)
 SHAPES = ((5, 4), (3,))
 
@@ -38,12 +40,20 @@ def trained(optimizer: Any, steps: range = range(6), weights: list[Any] | None =
     return weights
 
 
-def test_each_optimizer_of_fastopt_is_there_or_needs_all_arrays_at_once() -> None:
-    missing = set(fastopt.optimizers.__all__) - set(thinc.__all__)
-    assert missing == {
-        "Muon",  # for matrices alone: a model has biases
-        "Prodigy",  # finds one rate from all arrays
-    }
+def test_each_optimizer_of_fastopt_is_there() -> None:
+    assert dir(thinc) == sorted(["Optimizer", *fastopt.optimizers.__all__])
+    for name in OTHERS:
+        function = getattr(thinc, name)
+        assert function is getattr(thinc, name)
+        assert pickle.loads(pickle.dumps(function)) is function
+    with pytest.raises(AttributeError, match="has no attribute 'AdamV'"):
+        thinc.AdamV  # noqa: B018
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_optimizers_that_need_all_arrays(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name}: it .*; take another optimizer"):
+        resolved(name)
 
 
 @every_other
@@ -108,13 +118,17 @@ def test_averages(name: str) -> None:
     assert resolved(name, use_averages=False).averages is None
 
 
-def test_a_filled_config_has_the_defaults() -> None:
-    """spaCy writes them all into the config that it saves."""
-    filled = api.registry.fill({"optimizer": {"@optimizers": "fastopt.Lion.v1", "learn_rate": 0.01}})["optimizer"]
-    assert filled["betas"] in ((0.9, 0.99), [0.9, 0.99])
-    assert filled["use_averages"] is True
-    assert "clip_global_norm" not in filled
-    assert api.Config({"optimizer": filled}).to_str()
+@every_other
+def test_a_filled_config_has_the_defaults(name: str) -> None:
+    """spaCy writes them all into the config that it saves, and reads that one again."""
+    filled = api.registry.fill({"optimizer": {"@optimizers": f"fastopt.{name}.v1", "learn_rate": 0.01}})
+    assert filled["optimizer"]["use_averages"] is True
+    assert "clip_global_norm" not in filled["optimizer"]
+    text = api.Config(filled).to_str()
+    assert "clip_value = null" in text
+    again = api.registry.resolve(api.Config().from_str(text))["optimizer"]
+    for found, wanted in zip(trained(again), trained(resolved(name, learn_rate=0.01)), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +153,31 @@ def test_options_out_of_range_are_errors_of_the_config() -> None:
     optimizer.learn_rate = -1.0
     with pytest.raises(ValueError, match=r"learn_rate=-1\.0: expected"):
         trained(optimizer)
+
+
+@pytest.mark.parametrize("name", ["ScheduleFreeAdamW", "ScheduleFreeSGD"])
+def test_the_points_of_schedule_free_are_there_in_a_copy(name: str) -> None:
+    """Before its first update too: a pipeline is evaluated with them."""
+    optimizer = resolved(name, learn_rate=0.1)
+    weights = trained(optimizer)
+    copied = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(optimizer))))
+    expected = optimizer.averages
+    assert list(copied.averages) == list(expected)
+    for key, array in expected.items():
+        np.testing.assert_array_equal(copied.averages[key], array)
+    trained(copied, range(6, 7), weights)
+    assert not any(np.array_equal(copied.averages[key], array) for key, array in expected.items())
+
+
+def test_rounding_of_replaced_arrays_goes_on() -> None:
+    """Each array keeps its own random bits."""
+    pytest.importorskip("ml_dtypes")
+    options: Any = {"learn_rate": 0.01, "state_dtype": "bfloat16"}
+    expected = trained(resolved("Adagrad", **options))
+    optimizer = resolved("Adagrad", **options)
+    weights = [array.copy() for array in trained(optimizer, range(3))]
+    for found, wanted in zip(trained(optimizer, range(3, 6), weights), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_state_in_8_bits() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fastopt
+
 thinc_optimizers = pytest.importorskip("thinc.optimizers", reason="compares with the live thinc")
 thinc = pytest.importorskip("fastopt.thinc")
 api = pytest.importorskip("thinc.api")
@@ -59,7 +61,7 @@ def test_arguments_are_those_of_thinc(name: str) -> None:
 def test_entry_points() -> None:
     found = metadata.entry_points(group="thinc_optimizers")
     names = {each.name: each.load().__name__ for each in found if each.name.startswith("fastopt.")}
-    assert names == {f"fastopt.{name}.v1": name for name in thinc.__all__ if name != "Optimizer"}
+    assert names == {f"fastopt.{name}.v1": name for name in fastopt.optimizers.__all__}
 
 
 def test_a_config_resolves() -> None:
@@ -96,6 +98,13 @@ def test_options_out_of_range(options: dict[str, Any], error: type[Exception], t
             optimizer.step_schedules()
         optimizer(KEY, weights, gradient)
     np.testing.assert_array_equal([weights, gradient], arrays())
+
+
+def test_a_learning_rate_that_is_no_number() -> None:
+    for optimizer in (thinc.Adam(0.1), thinc.Lion(0.1)):
+        optimizer.learn_rate = None
+        with pytest.raises(TypeError, match=r"learn_rate=None: expected a finite number"):
+            optimizer(KEY, *arrays())
 
 
 def test_arrays_that_are_replaced_keep_their_state() -> None:
