@@ -134,9 +134,10 @@ ax.set(xlabel="landscape", ylabel="% that find the lowest", xticks=range(LANDSCA
 ax.figure.legend(loc="outside upper center", ncols=2)
 
 # %%
-# **A curriculum** does the same with the examples: easy ones first. The model is :math:`y = \sin(w t)`, and the
-# examples are noisy values of :math:`\sin(3 t)` for times t from 0 to 10. Early ones are easy: as a function of w,
-# their loss has one minimum, and that of late ones has many. But early ones alone say little about w.
+# **A curriculum** does the same with the examples: easy ones first (Bengio and others, 2009). The model is
+# :math:`y = \sin(w t)`, and the examples are noisy values of :math:`\sin(3 t)` for times t from 0 to 10. Early ones are
+# easy: as a function of w, their loss has one minimum, and that of late ones has many. But early ones alone say little
+# about w.
 
 LONGEST, STEPS = 10.0, 600
 

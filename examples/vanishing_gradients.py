@@ -7,7 +7,8 @@ Backpropagation multiplies the gradient by one matrix and one derivative for eac
 after twenty layers, and the first layers learn nothing; if they are larger, it explodes.
 
 The first remedy is a start at which the factors are about 1. With n inputs and m outputs, Xavier's weights have the
-variance 2 / (n + m), He's have 2 / n, as ReLU passes on half of its inputs only, and orthogonal matrices keep lengths.
+variance 2 / (n + m) (Glorot and Bengio, 2010), He's have 2 / n, as ReLU passes on half of its inputs only (He and
+others, 2015), and orthogonal matrices keep lengths (Saxe and others, 2013).
 """
 
 from functools import partial
@@ -83,6 +84,7 @@ for (kind, arguments), colour in zip(kinds.items(), [pictures.COLOURS[5], *pictu
         ax_alpha.plot(range(1, depth + 1), alphas, "o", color=colour)
         ax_alpha.axhline(0.25, color=colour, ls=":")
 ax.set(xlabel="epoch", ylabel="training loss")
+ax.xaxis.get_major_locator().set_params(integer=True)
 ax_alpha.set(xlabel="layer", ylabel="learned slope", ylim=(0, None))
 figure.legend(loc="outside lower center", ncols=3)
 
@@ -114,7 +116,9 @@ ax.legend()
 # What the pictures show:
 
 assert norms[nets.Sigmoid, "Xavier"][0] < 1e-8 * norms[nets.Sigmoid, "Xavier"][-1]
-assert all(0.01 < norm < 10 for norm in norms[nets.Tanh, "Xavier"] + norms[nets.ReLU, "He"])
+suited = {nets.Tanh: ("Xavier", "orthogonal"), nets.ReLU: ("He", "orthogonal")}
+for activation, labels in suited.items():
+    assert all(0.01 < norm < 10 for label in labels for norm in norms[activation, label])
 assert max(norms[nets.ReLU, "std 0.05"]) < 1e-6 < 1e4 < min(norms[nets.ReLU, "std 0.5"])
 assert reached.pop("sigmoid") < 0.3 < 0.7 < min(reached.values())
 assert np.ptp(alphas) > 0.02

@@ -142,6 +142,17 @@ def test_gradients_of_losses_are_those_of_finite_differences(nets: ModuleType, s
         np.testing.assert_allclose(function(y, wanted)[1], differences, rtol=1e-6, atol=1e-9)
 
 
+def test_the_decayed_loss_has_the_gradients_of_finite_differences(nets: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    layer, x, labels = nets.Dense(rng, 5, 4, dtype=float), rng.normal(size=ROWS), rng.integers(4, size=7)
+    loss, grads = nets.decayed_loss(layer, x, labels, 0.3)
+    squares = sum((array**2).sum() for array in layer.params.values())
+    assert loss == pytest.approx(nets.softmax_cross_entropy(layer.forward(x), labels)[0] + 0.15 * squares)
+    for name, array in layer.params.items():
+        differences = finite_differences(lambda: nets.decayed_loss(layer, x, labels, 0.3)[0], array)
+        np.testing.assert_allclose(grads[name], differences, rtol=1e-6, atol=1e-9)
+
+
 def test_losses_by_hand(nets: ModuleType) -> None:
     logits, labels = np.array([[0.0, 0.0], [1000.0, -1000.0]], np.float32), np.array([1, 0])
     loss, dlogits = nets.softmax_cross_entropy(logits, labels)
