@@ -108,12 +108,14 @@ right.set(xlabel="step", ylabel="loss")
 right.legend()
 
 # %%
-# **SWATS** begins as Adam and goes on as SGD. In each step it computes, for each array, the rate with which SGD would
-# have gone as far in this direction. As soon as this rate differs by less than ``eps`` from its running mean, the array
-# is switched to SGD with momentum, at this rate. Adam is fast at first, and SGD is said to generalise better.
+# **SWATS** (Keskar and Socher, 2017) begins as Adam and goes on as SGD. In each step it computes, for each array, the
+# rate with which SGD would have gone as far in this direction. As soon as this rate differs by less than ``eps`` from
+# its running mean, the array is switched to SGD with momentum, at this rate. Adam is fast at first, and SGD is said to
+# generalize better.
 #
-# A test of that: 200 digits, of which two fifths have random labels. Who learns the wrong labels generalises worse.
-# The task was chosen because it shows a difference: with all labels right, the three end within one percent.
+# A test of that: 200 digits, of which two fifths have random labels. An optimizer that learns the wrong labels
+# generalizes worse. The task was chosen because it shows a difference: with all labels right, the three end within one
+# percent of each other.
 
 OPTIMIZERS = {
     "SGD": (fastopt.SGD, {"lr": 0.01, "momentum": 0.9}),

@@ -83,8 +83,8 @@ BEGINNINGS = {
 # %%
 # The same 100 labels for all
 # ---------------------------
-# The long setting shows the mean of eight runs. They differ, by the digits that were drawn: the short setting is one run
-# that resembles the mean. In others the autoencoders gained almost nothing, or the greedy way lost with ReLU.
+# The long setting shows the mean of eight runs. They differ by the digits that were drawn: the short setting is one run
+# that resembles the mean. In others the autoencoders gain almost nothing, or the greedy way loses with ReLU.
 #
 # The pictures count all steps: a pretrained network has made its first ones before the curve begins, and the one from
 # scratch makes as many with the labels instead.
