@@ -158,11 +158,11 @@ right.invert_yaxis()
 figure.legend(loc="outside lower center", ncols=4)
 
 # %%
-# The ensemble is better than its members, and than one run of the same length with one long decay: a network that is
-# confident and wrong costs much, and seldom are all of them. The mean of the parameters of the snapshots works too, but
-# less well; these minima are neighbours. That of networks from different beginnings is useless, while their ensemble is
-# good, and costs the same here. With the long setting's cycles of 300 steps it is as good as that of the
-# snapshots; in the short setting, where 100 steps are few for a beginning from scratch, the snapshots are better.
+# The ensemble has a lower loss than its members, and than one run of the same length with one long decay: a network
+# that is confident and wrong costs much, and seldom are all of them. The mean of the parameters of the snapshots works
+# too, but less well; these minima are neighbours. That of networks from different beginnings is useless, while their
+# ensemble is good, and costs the same here. With the long setting's cycles of 300 steps it is as good as that of the
+# snapshots; in the short setting, where 100 steps are few for a beginning from scratch, its loss is higher.
 
 useless = 1 - accuracy(predict(fastopt.averaging.mean(independent)), test_labels)
 print(f"mean of the parameters of short runs: {useless:.1%} wrong")
