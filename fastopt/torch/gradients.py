@@ -14,7 +14,9 @@ from ..arrays.windows import Windows, can_move
 from .memory import Order, as_array
 
 grad_of, bytes_of, dtype_of = attrgetter("grad"), attrgetter("nbytes"), attrgetter("dtype")
-place_of, is_contiguous, strides_of = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.stride
+place_of: Callable[[Any], Any] = torch.Tensor.data_ptr
+is_contiguous: Callable[[Any], Any] = torch.Tensor.is_contiguous
+strides_of: Callable[[Any], Any] = torch.Tensor.stride
 
 
 class Gradients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar
@@ -96,6 +97,11 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         groups = self.param_groups
         options = list(map(self.names.options, groups)) if options is None else options
         keys = self.keys_of(groups)
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"params: {len(twice)} names occur twice, such as {twice[0]!r}; give each its own, or none"
+            )
         arrays = self.arrays_of(keys, list(chain.from_iterable(group["params"] for group in groups)))
         group_of = dict(zip(keys, (k for k, group in enumerate(groups) for _ in group["params"]), strict=True))
         params = dict(zip(keys, arrays, strict=True)) if is_named(groups) else arrays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -47,6 +48,22 @@ def train(nets: Any, opts: Any, steps: int = 20, after: Callable[[int], object] 
 def assert_alike(nets: Any, tolerance: float = 1e-6) -> None:
     for ours, theirs in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def test_names_of_the_module() -> None:
+    names = [*fastopt.optimizers.__all__, "Offload", "Optimizer", "optimizer_of_tensors"]
+    assert dir(fastopt.torch) == sorted(names)
+    namespace: dict[str, Any] = {}
+    exec("from fastopt.torch import *", namespace)
+    assert {*names} <= {*namespace}
+    for name in fastopt.optimizers.__all__:
+        kind = getattr(fastopt.torch, name)
+        assert kind is namespace[name]
+        assert issubclass(kind, fastopt.torch.Optimizer)
+        assert kind.optimizer is getattr(fastopt.optimizers, name)
+        assert pickle.loads(pickle.dumps(kind)) is kind
+    with pytest.raises(AttributeError, match="module 'fastopt.torch' has no attribute 'LBFGS'"):
+        fastopt.torch.LBFGS  # noqa: B018
 
 
 def test_an_optimizer_is_one_of_torchs() -> None:
@@ -129,6 +146,8 @@ def test_named_parameters() -> None:
     strict = fastopt.torch.SGD(nets[0].named_parameters(), nonfinite="raise")
     with pytest.raises(ValueError, match=r"'0\.weight' has 1 elements that are infinite or NaN"):
         strict.step()
+    with pytest.raises(ValueError, match="params: 1 names occur twice, such as 'a'"):
+        fastopt.torch.SGD([("a", param) for param in nets[0].parameters()])
 
 
 def test_positional_options_and_those_of_torchs_implementations() -> None:
@@ -272,6 +291,12 @@ def test_hooks_around_a_step() -> None:
         handle.remove()
     train(nets[:1], [ours], 1)
     assert len(calls) == 6
+    # They get the very arguments of the step.
+    ours.register_step_pre_hook(lambda opt, args, kwargs: calls.append(args[1:]))
+    ours.step()
+    assert calls[-1] == ()
+    assert ours.step(lambda: 1.5) == 1.5
+    assert len(calls[-1]) == 1
     replaced = ours.register_step_pre_hook(lambda opt, args, kwargs: ((opt, lambda: 3.0), {}))
     assert ours.step() == 3.0
     replaced.remove()
