@@ -62,7 +62,7 @@ def test_names_of_the_module() -> None:
         assert issubclass(kind, fastopt.torch.Optimizer)
         assert kind.optimizer is getattr(fastopt.optimizers, name)
         assert pickle.loads(pickle.dumps(kind)) is kind
-    with pytest.raises(AttributeError, match="module 'fastopt.torch' has no attribute 'LBFGS'"):
+    with pytest.raises(AttributeError, match=r"module 'fastopt\.torch' has no attribute 'LBFGS'"):
         fastopt.torch.LBFGS  # noqa: B018
 
 
