@@ -214,6 +214,7 @@ def long(session: nox.Session) -> None:
     run_tests(session, development(session), marks="exhaustive or long")
     run_with_older_instruction_sets(session, marks=FULL)
     run_fallback(session, development(session))
+    run_in_hosts(session, marks="exhaustive or long")
     check_bits(session, "--all")
     run_with_sanitizers(session, "tests/properties", "tests/core", FOR_SANITIZERS[0], marks=FULL)
     python = cuda_environment(session)
@@ -241,14 +242,19 @@ def peers(session: nox.Session) -> None:
     run_tests(session, development(session), *files, "-k", "torch or optax or jax or autograd")
 
 
-@nox.session(python=False)
-def hosts(session: nox.Session) -> None:
-    """The libraries in whose loops fastopt steps: spaCy and thinc, with the built wheel and its entry points."""
+def run_in_hosts(session: nox.Session, marks: str = DEFAULT) -> None:
     python = environment(session, "hosts", f"{wheel_path(session)}[spacy,peers]", *RUNNER)
     with only_the_tests(session):
         shutil.copytree(ROOT / "docs" / "hosts", Path("docs") / "hosts")
         tests = ("tests/thinc_optimizers", "tests/docs/test_docs.py", "tests/docs/test_pages.py")
-        run_tests(session, python, *tests, "-k", "(thinc or spacy) and not shell_blocks")
+        # One process: spaCy and torch take longer to import than the tests to run.
+        run_tests(session, python, *tests, "-n", "0", "-k", "(thinc or spacy) and not shell_blocks", marks=marks)
+
+
+@nox.session(python=False)
+def hosts(session: nox.Session) -> None:
+    """The libraries in whose loops fastopt steps: spaCy and thinc, with the built wheel and its entry points."""
+    run_in_hosts(session)
 
 
 def run_fallback(session: nox.Session, python: str) -> None:

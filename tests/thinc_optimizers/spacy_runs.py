@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import spacy
 from spacy.cli.train import train
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
+from spacy.vocab import Vocab
 
 WORDS = [f"word{i}" for i in range(300)]
 NAMES = {"PERSON": [f"Name{i}" for i in range(30)], "PLACE": [f"Town{i}" for i in range(30)]}
@@ -67,8 +69,7 @@ def model(kind: str, sizes: Sizes) -> dict[str, Any]:
 
 def texts(kind: str, count: int, rng: np.random.Generator) -> list[Doc]:
     """Return texts whose classes share many words, or whose names sometimes stand for something else."""
-    vocab = spacy.blank("en").vocab
-    docs = []
+    vocab, docs = Vocab(), []
     for _ in range(count):
         label = int(rng.integers(3))
         words = [str(word) for word in rng.choice(WORDS[label * 40 : label * 40 + 220], 12)]
@@ -86,25 +87,22 @@ def texts(kind: str, count: int, rng: np.random.Generator) -> list[Doc]:
     return docs
 
 
-def make_corpora(folder: Path, kind: str) -> dict[str, str]:
-    """Write a corpus for training and one for evaluation; return the paths as overrides of the config."""
-    rng, paths = np.random.default_rng(5), {}
-    for name, count in (("train", 160), ("dev", 60)):
-        path = folder / f"{kind}-{name}.spacy"
-        DocBin(docs=texts(kind, count, rng)).to_disk(path)
-        paths[f"paths.{name}"] = str(path)
-    return paths
+@cache
+def corpora(kind: str) -> dict[str, DocBin]:
+    """Return a corpus for training and one for evaluation."""
+    rng = np.random.default_rng(5)
+    return {name: DocBin(docs=texts(kind, count, rng)) for name, count in (("train", 160), ("dev", 60))}
 
 
 def pipeline_and_examples(kind: str) -> tuple[Any, list[Example]]:
     """Return a pipeline of one component that is not initialized, and examples to train it with."""
     nlp = spacy.blank("en")
     nlp.add_pipe(kind, config={"model": model(kind, SMALL)})
-    docs = texts(kind, 80, np.random.default_rng(5))
+    docs = texts(kind, 16, np.random.default_rng(5))
     return nlp, [Example(nlp.make_doc(doc.text), doc) for doc in docs]
 
 
-def run(folder: Path, kind: str, optimizer: dict[str, Any], steps: int = 40, sizes: Sizes = SMALL) -> Path:
+def run(folder: Path, kind: str, optimizer: dict[str, Any], steps: int = 30, sizes: Sizes = SMALL) -> Path:
     """Train, and return the folder of the saved pipelines."""
     folder.mkdir(exist_ok=True)
     nlp = spacy.blank("en")
@@ -112,9 +110,12 @@ def run(folder: Path, kind: str, optimizer: dict[str, Any], steps: int = 40, siz
     config = nlp.config
     config["training"] |= {"optimizer": optimizer, "seed": 3, "max_steps": steps, "eval_frequency": 10}
     config["training"]["batcher"] = {"@batchers": "spacy.batch_by_sequence.v1", "size": 16}
+    for name, docs in corpora(kind).items():
+        docs.to_disk(folder / f"{name}.spacy")
+        config["paths"][name] = str(folder / f"{name}.spacy")
     config.to_disk(folder / "config.cfg")
     with contextlib.redirect_stdout(io.StringIO()):
-        train(folder / "config.cfg", folder / "output", overrides=make_corpora(folder, kind))
+        train(folder / "config.cfg", folder / "output")
     return folder / "output"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import shortly
 
 thinc_optimizers = pytest.importorskip("thinc.optimizers", reason="compares with the live thinc")
 thinc = pytest.importorskip("fastopt.thinc")
@@ -67,21 +68,23 @@ class Pair:
         assert not any(gradient.any() for gradients in self.gradients for gradient in gradients)
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.fixed_dictionaries(OPTIONS).filter(is_known_to_thinc),
-    st.lists(SHAPES, min_size=1, max_size=4),
-    st.integers(1, 25),
-    st.sampled_from([1.0, 0.5]),
-    st.integers(0, 2**32 - 1),
-)
-def test_numbers_of_thinc(
-    options: dict[str, Any], shapes: list[tuple[int, ...]], steps: int, lr_scale: float, seed: int
-) -> None:
-    pair = Pair(shapes, options, seed)
-    for _ in range(steps):
-        pair.update(lr_scale)
-    pair.check(tolerance=2e-5)
+@pytest.mark.parametrize("examples", shortly(40, 400))
+def test_numbers_of_thinc(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        st.fixed_dictionaries(OPTIONS).filter(is_known_to_thinc),
+        st.lists(SHAPES, min_size=1, max_size=4),
+        st.integers(1, 25),
+        st.sampled_from([1.0, 0.5]),
+        st.integers(0, 2**32 - 1),
+    )
+    def check(options: dict[str, Any], shapes: list[tuple[int, ...]], steps: int, lr_scale: float, seed: int) -> None:
+        pair = Pair(shapes, options, seed)
+        for _ in range(steps):
+            pair.update(lr_scale)
+        pair.check(tolerance=2e-5)
+
+    check()
 
 
 @pytest.mark.parametrize("use_radam", [False, True])
