@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from copy import copy
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..arrays.advice import library_of
 from ..arrays.dtypes import Array
-from ..arrays.memory import described
+from ..arrays.memory import described, shown
 from ..arrays.others import JAX, as_numpy
 from ..arrays.structure import is_container
 from ..options.loss_scale import DynamicLossScale
@@ -82,22 +83,31 @@ def functional(optimizer: Callable[..., Optimizer], *arguments: Any, **options: 
     {'step': array(1), 'b': array([ 1., -1.])}
     """
     if not callable(optimizer):
-        name = type(optimizer).__name__
+        name = type(optimizer).__name__ if isinstance(optimizer, Optimizer) else "fastopt.Adam"
         raise TypeError(
-            f"functional: expected a class or a function of the parameters, got one of type {name}; write "
-            f"functional({name}, ...), with its options"
+            "functional: expected a class of fastopt or a function that makes an optimizer of parameters, got "
+            f"{described(optimizer)}; write functional({name}, ...), with its options"
         )
-    return Functional(lambda params: optimizer(params, *arguments, **options))
+    return Functional(partial(made, optimizer, arguments, options))
+
+
+def made(
+    optimizer: Callable[..., Optimizer], arguments: tuple[Any, ...], options: Mapping[str, Any], params: Any
+) -> Any:
+    return optimizer(params, *arguments, **options)
 
 
 class Functional:
     """The pure functions of an optimizer; see :func:`fastopt.functional`."""
 
-    def __init__(self, make: Callable[[Any], Optimizer]) -> None:
+    def __init__(self, make: Callable[[Any], Any]) -> None:
         self._make = make
         #: Where numbers are computed: arrays of the form of the parameters that were given last.
         self._workplace: Workplace | None = None
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Functional, (self._make,)  # what it computes in is no part of it
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -143,7 +153,7 @@ class Functional:
 class Workplace:
     """An optimizer of copies of parameters."""
 
-    def __init__(self, make: Callable[[Any], Optimizer], params: Any) -> None:
+    def __init__(self, make: Callable[[Any], Any], params: Any) -> None:
         self.arrays = [array.copy() for array in leaves("params", params)]
         self.structure = rebuilt(params, iter(self.arrays))
         opt = make(self.structure)
@@ -309,4 +319,8 @@ def checked(path: tuple[str, ...], state: Any, targets: Mapping[str, Any]) -> St
                 f"{where}.{name} has shape {value.shape}; expected {target.shape}; give what init or update has "
                 "returned for such parameters"
             )
+        if not np.can_cast(value.dtype, target.dtype, "same_kind"):
+            raise TypeError(f"{where}.{name} has dtype {value.dtype}; expected {target.dtype}")
+        if target.dtype.kind == "i" and (value < 0).any():
+            raise ValueError(f"{where}.{name}={shown(value)}: expected a count of at least 0")
     return values

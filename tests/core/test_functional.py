@@ -223,6 +223,16 @@ def test_a_gradient_that_is_missing_makes_no_update() -> None:
     assert [int(state["arrays"][name]["step"]) for name in ("a", "b.0", "b.1")] == [0, 1, 0]
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda tx: pickle.loads(pickle.dumps(tx))])
+def test_copies(copied: Any) -> None:
+    """As a part of a configuration, or sent to another process; each computes in arrays of its own."""
+    params = params_of()
+    tx = fastopt.functional(fastopt.Adam, lr=schedules.cosine(0.1, total=7))
+    expected = tx.update(grads_of(params, 0), tx.init(params), params)
+    other = copied(tx)
+    assert bits(other.update(grads_of(params, 0), other.init(params), params)) == bits(expected)
+
+
 def test_the_pair() -> None:
     init, update = fastopt.functional(fastopt.SGD, lr=0.5)
     assert update(np.ones(1), init(np.ones(1)), np.ones(1), value=3.0)[0].tolist() == [-0.5]
@@ -253,8 +263,10 @@ def test_options_that_are_refused(options: dict[str, Any], error: type[Exception
 def test_what_makes_no_optimizer() -> None:
     with pytest.raises(TypeError, match=r"^functional: expected one of fastopt's optimizers, got "):
         fastopt.functional(fastopt.LBFGS).init(np.ones(2))
-    with pytest.raises(TypeError, match=r"got one of type SGD; write functional\(SGD, \.\.\.\)"):
-        fastopt.functional(fastopt.SGD(np.ones(2)))  # type: ignore[arg-type]
+    made: Any
+    for made, name in (("Adam", r"fastopt\.Adam"), (None, r"fastopt\.Adam"), (fastopt.SGD(np.ones(2)), "SGD")):
+        with pytest.raises(TypeError, match=rf"^functional: expected a class .* got .*; write functional\({name}, "):
+            fastopt.functional(made)
 
 
 def test_wrong_arguments() -> None:
@@ -263,12 +275,21 @@ def test_wrong_arguments() -> None:
     tx = fastopt.functional(fastopt.SGD, lr=0.5, momentum=0.5)
     state, grads = tx.init(params), grads_of(params, 0)
     expected = bits(tx.update(grads, state, params))
-    short = {**state, "arrays": {**state["arrays"], "a": {"step": np.int64(0)}}}
-    narrow = {**state, "arrays": {**state["arrays"], "a": {**state["arrays"]["a"], "b": np.ones(3)}}}
+
+    def of_a(**entries: Any) -> Any:
+        return {**state, "arrays": {**state["arrays"], "a": entries}}
+
+    own = state["arrays"]["a"]
+    short, narrow = of_a(step=np.int64(0)), of_a(**{**own, "b": np.ones(3)})
+    complex_, half = of_a(**{**own, "b": own["b"] * 1j}), of_a(**{**own, "step": np.float64(0.5)})
+    negative = of_a(**{**own, "step": np.int64(-1)})
     for arguments, error, says in (
         ((grads, state), TypeError, "^params=None: expected the parameters; call update"),
         ((grads, (), params), TypeError, r"^state: expected a dict with the keys \['counts', 'arrays'\], got a? ?"),
         ((grads, short, params), TypeError, r"^state\.arrays\.a: expected a dict with the keys \['step', 'b'\], got "),
+        ((grads, complex_, params), TypeError, r"^state\.arrays\.a\.b has dtype complex\d+; expected float32"),
+        ((grads, half, params), TypeError, r"^state\.arrays\.a\.step has dtype float64; expected int64"),
+        ((grads, negative, params), ValueError, r"^state\.arrays\.a\.step=.*-1.*: expected a count of at least 0"),
         ((grads, narrow, params), ValueError, r"^state\.arrays\.a\.b has shape \(3,\); expected \(4, 3\); give what "),
         (({"a": grads["a"], "c": []}, state, params), ValueError, "no parameter has the names"),
         (({**grads, "a": np.ones(2)}, state, params), ValueError, "'a' has shape"),
