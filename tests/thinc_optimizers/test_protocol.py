@@ -197,9 +197,8 @@ def test_a_torch_module_in_a_model_of_thinc() -> None:
         model = api.PyTorchWrapper(module)
         rng = np.random.default_rng(2)
         for _ in range(10):
-            x = rng.normal(size=(8, 5)).astype(np.float32)
-            y, backprop = model.begin_update(x)
-            backprop(y - x[:, :3])
+            for parameter in module.parameters():  # backward() takes seconds to import what it never uses
+                parameter.grad = torch.from_numpy(rng.normal(size=parameter.shape).astype(np.float32))
             model.finish_update(optimizer)
             optimizer.step_schedules()
         return module[0].weight.detach().numpy()
