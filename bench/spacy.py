@@ -18,7 +18,7 @@ from bench.shapes import ArraySet
 WIDTH, ROWS = 96, (5000, 1000, 2500, 2500)
 MAXOUT = ((WIDTH, 3), (WIDTH,), (WIDTH,))  # biases, and the scale and shift of a layer norm
 TOK2VEC = [*((rows, WIDTH) for rows in ROWS), (WIDTH, 3, 4 * WIDTH), *MAXOUT, *((WIDTH, 3, 3 * WIDTH), *MAXOUT) * 4]
-#: What spaCy writes into a new config: embeddings, an encoder of depth 4, and the output of a tagger.
+#: The pipeline that spaCy writes into a new config: embeddings, an encoder of depth 4, and the output of a tagger.
 SPACY_SETS = {"26 arrays, 1.5M": ArraySet([*TOK2VEC, (50, WIDTH), (50,)])}
 #: Parameter, two moments and average; each array's gradient is read for its norm, and cleared.
 UPDATE_OF_THINC = Work(written=4, norm=True, write_grads=True)

@@ -1,4 +1,4 @@
-"""How Sphinx makes the site: of the pages here, the docstrings, and the scripts of examples/ (``nox -s docs``)."""
+"""The settings of the site (``nox -s docs``): of the pages here, the docstrings, and the scripts of examples/."""
 
 import inspect
 import sys

@@ -1,4 +1,4 @@
-"""What sphinx-gallery asks of conf.py by name: the order of the scripts of examples/, and how a picture is kept."""
+"""The order of the scripts of examples/ in the gallery, and the way a picture is kept."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fastopt.commands import plot_schedules
 
 DOCS = Path(__file__).parent
-#: What the gallery shows for a program without a picture of its own.
+#: The picture of a program that has none of its own.
 PROGRAM = DOCS / "_build" / "program.png"
 STYLE = runpy.run_path(str(DOCS.parent / "examples" / "pictures.py"))["STYLE"]
 

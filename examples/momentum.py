@@ -49,7 +49,7 @@ def theory(lr, momentum=0.0, nesterov=False, dampening=0.0, weight_decay=0.0):
     return max(rates)
 
 
-def measured(points, end=1.0):
+def rate_of(points, end=1.0):
     """Return the rate of the second half of a run, between its largest distances in windows of ten steps."""
     distance = np.linalg.norm(points - end, axis=-1)
     half = len(points) // 2
@@ -79,7 +79,7 @@ figure, (plane, curves) = subplots(1, 2)
 rates = {}
 for (name, options), colour in zip(BEST.items(), COLOURS, strict=False):
     points = run(120, **options)
-    rates[name] = measured(points), theory(**options)
+    rates[name] = rate_of(points), theory(**options)
     plane.plot(*points.T, ".-", color=colour, linewidth=1, markersize=4)
     curves.semilogy(np.linalg.norm(points - 1, axis=1), color=colour, label=name)
     curves.semilogy(theory(**options) ** np.arange(121), "--", color=colour)
@@ -132,8 +132,8 @@ for row, nesterov in zip(axes, (False, True), strict=True):
         path.append(points.copy())
         opt.step(list(gradient(points).reshape(-1, 2)))
     expected = np.reshape([theory(lr, momentum, nesterov) for momentum, lr in pairs], points.shape[:2])
-    errors.append(abs(measured(np.array(path)) - expected))
-    for ax, rate, label in zip(row, (measured(np.array(path)), expected), ("measured", "theory"), strict=True):
+    errors.append(abs(rate_of(np.array(path)) - expected))
+    for ax, rate, label in zip(row, (rate_of(np.array(path)), expected), ("measured", "theory"), strict=True):
         image = ax.pcolormesh(lrs, momenta, rate, vmin=0.8, vmax=1.1, cmap="cividis", shading="nearest")
         ax.contour(lrs, momenta, rate, [1.0], colors="white")
         ax.set(xscale="log", title=f"{'Nesterov' if nesterov else 'momentum'}, {label}")
@@ -163,7 +163,7 @@ for ax, (option, values) in zip(axes.flat, VALUES.items(), strict=True):
         options = {"lr": 0.015, "momentum": 0.6, option: value}
         points, rate = run(80, **options), theory(**options)
         end = CURVATURE / (CURVATURE + options.get("weight_decay", 0.0))
-        one_by_one.append((measured(points, end), rate))
+        one_by_one.append((rate_of(points, end), rate))
         ax.semilogy(steps[::4], np.linalg.norm(points - end, axis=1)[::4], ".", color=colour)
         ax.semilogy(steps, rate**steps, color=colour, linewidth=1, label=f"{value:.2g}: rate {rate:.3f}")
     ax.set(title=option, ylim=(1e-9, 1e2))

@@ -1,4 +1,4 @@
-"""How long the scripts of the gallery run: with ``FASTOPT_EXAMPLES=short`` about a second each, else up to a minute."""
+"""The length of the scripts' runs: with ``FASTOPT_EXAMPLES=short`` about a second each, else up to a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build ships."""
+"""The files that a build ships."""
 
 from __future__ import annotations
 

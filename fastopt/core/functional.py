@@ -290,7 +290,7 @@ def load(opt: Optimizer, state: State) -> None:
         If it is not a state of such parameters and options.
     """
     targets: State = {"counts": dict.fromkeys(("step_count", "accumulated_calls", *SKIPS), SCALAR), "arrays": opt.state}
-    values = checked(("state",), state, targets)
+    values = state_for(("state",), state, targets)
     for name, entries in opt.state.items():
         for entry, array in entries.items():
             array[...] = values["arrays"][name][entry]
@@ -299,7 +299,7 @@ def load(opt: Optimizer, state: State) -> None:
     opt.parts.progress.skips[...] = [counts[name] for name in SKIPS]
 
 
-def checked(path: tuple[str, ...], state: Any, targets: Mapping[str, Any]) -> State:
+def state_for(path: tuple[str, ...], state: Any, targets: Mapping[str, Any]) -> State:
     """Return a state, or a part of it, as NumPy arrays of the shapes of these targets."""
     where = ".".join(path)
     if not isinstance(state, Mapping) or state.keys() != targets.keys():
@@ -311,7 +311,7 @@ def checked(path: tuple[str, ...], state: Any, targets: Mapping[str, Any]) -> St
     values: State = {}
     for name, target in targets.items():
         if isinstance(target, Mapping):
-            values[name] = checked((*path, name), state[name], target)
+            values[name] = state_for((*path, name), state[name], target)
             continue
         value = values[name] = on_host(f"{where}.{name}", state[name])
         if value.shape != target.shape:

@@ -48,7 +48,7 @@ SMALL_GRAM = 2e9
 #: How many rows a warning names.
 MOST_NAMED = 5
 
-#: What to write instead of scikit-learn's keywords.
+#: The advice for scikit-learn's keywords.
 OF_SCIKIT_LEARN: Mapping[str, str] = {
     "alpha": "write l1, which is sparse_encode's alpha, and a Lasso's alpha * features",
     "l1_ratio": "write l1 and l2: l1 = alpha * l1_ratio * features, l2 = alpha * (1 - l1_ratio) * features",

@@ -39,7 +39,7 @@ class Signature:
         return inspect.signature(cls.optimizer)
 
 
-def forwarded(name: str) -> Any:
+def method_of_inner(name: str) -> Any:
     """Return a method that calls that of the optimizer of arrays."""
 
     def method(self: Optimizer) -> Any:
@@ -71,5 +71,5 @@ def optimizer_of_tensors(optimizer: type[ArrayOptimizer]) -> type[Optimizer]:
         "optimizer": optimizer,
         "names": Names(optimizer),
     }
-    attributes |= {name: forwarded(name) for name in ("train", "eval") if hasattr(optimizer, name)}
+    attributes |= {name: method_of_inner(name) for name in ("train", "eval") if hasattr(optimizer, name)}
     return type(optimizer.__name__, (Optimizer,), attributes)

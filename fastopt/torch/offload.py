@@ -183,12 +183,12 @@ class Offload(Optimizer):
         if list(map(version_of, params)) != self.versions or self.have_moved(params):
             self.reload_params()
         self.written.take(self.param_groups, self.inner)
-        grads = self.fetched(params)
+        grads = self.copies_of_gradients(params)
         self.info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.is_named else grads)
         self.send([param for param, grad in zip(params, grads, strict=True) if grad is not None])
         return loss
 
-    def fetched(self, params: Sequence[Any]) -> list[Any]:
+    def copies_of_gradients(self, params: Sequence[Any]) -> list[Any]:
         """Return the gradients in arrays on the CPU."""
         grads = [None if param.grad is None else self.hosts[param].fetch(param.grad) for param in params]
         self.wait()

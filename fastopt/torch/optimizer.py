@@ -285,7 +285,8 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
             hook(self)
         saved = state_of(self)
         for hook in self._optimizer_state_dict_post_hooks.values():
-            saved = replaced(saved, hook(self, saved))
+            answer = hook(self, saved)
+            saved = saved if answer is None else answer
         return saved
 
     def load_state_dict(self, state_dict: Any) -> None:
@@ -300,7 +301,8 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         """
         saved = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            saved = replaced(saved, hook(self, saved))
+            answer = hook(self, saved)
+            saved = saved if answer is None else answer
         load(self, saved)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
@@ -335,7 +337,3 @@ def form_of(param: Any) -> tuple[Any, Any]:
 def is_named(groups: Sequence[Group]) -> bool:
     """Return whether the parameters of these groups came with names."""
     return "param_names" in groups[0]
-
-
-def replaced(value: Any, by: Any) -> Any:
-    return value if by is None else by

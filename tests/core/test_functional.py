@@ -23,7 +23,7 @@ EVERY = [*CASES, *MATRIX_CASES]
 
 
 def added(params: Any, updates: Any) -> Any:
-    """What optax.apply_updates does, in NumPy."""
+    """Return the parameters plus the updates, as optax.apply_updates does, in NumPy."""
     return {"a": params["a"] + updates["a"], "b": [p + u for p, u in zip(params["b"], updates["b"], strict=True)]}
 
 
@@ -41,7 +41,7 @@ def assert_sum_is_as_promised(old: Any, update: Any, new: Any) -> None:
 
 @pytest.mark.parametrize("case", EVERY, ids=str)
 def test_the_bits_of_the_optimizer(case: Case) -> None:
-    """Of every optimizer; nothing that is given changes."""
+    """Every optimizer is pure: nothing that is given changes."""
     own = params_of(are_matrices=case in MATRIX_CASES)
     opt = case.build(own)
     tx = fastopt.functional(case.build)
@@ -191,7 +191,7 @@ def test_results_have_the_structure_of_the_parameters(params: Any) -> None:
 
 
 def test_other_parameters_come_and_go() -> None:
-    """Of another shape, dtype or structure: what was made for the ones before is not used."""
+    """Parameters of another shape, dtype or structure get new arrays: those made before are not used."""
     tx = fastopt.functional(fastopt.SGD, lr=1.0, momentum=0.5)
     for params in (*STRUCTURES, np.ones(3), np.ones(2, np.float32), [np.ones(2)], [np.ones(2), np.ones(3)]):
         state = tx.init(params)

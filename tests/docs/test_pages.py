@@ -69,7 +69,7 @@ def test_every_page_is_in_the_table_of_contents_once() -> None:
     assert sorted([*listed, "index"]) == PAGES
 
 
-#: What stands directly in fastopt/ and is not public.
+#: The modules that stand directly in fastopt/ and are not public.
 NOT_PUBLIC = {"__main__", "_native", "about", "arithmetic", "arrays", "backends", "commands", "core", "full_batch"}
 NOT_PUBLIC |= {"options"}
 #: Public modules that need another library, with their pages.

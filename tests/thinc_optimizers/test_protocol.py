@@ -1,4 +1,4 @@
-"""What thinc's models ask of an optimizer: arrays in place, averages by key, other arrays, copies."""
+"""The demands of thinc's models on an optimizer: arrays in place, averages by key, other arrays, copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch's training code does with an optimizer: schedules, clipping, scalers, hooks, groups."""
+"""The ways in which torch's training code uses an optimizer: schedules, clipping, scalers, hooks, groups."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 import fastopt.torch  # noqa: E402
 
-#: What torch computes in half precision differs by a few roundings of it.
+#: Results of torch in half precision differ by a few of its roundings.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
 
