@@ -210,8 +210,8 @@ def fails(step: int) -> float:
 SCHEDULE = "the schedule at step"
 
 BAD_CHANGES = [
-    Bad("parameter replaced", replace_param, ValueError, ("'a.b'", "no longer", "in place")),
-    Bad("parameter replaced by a list", replace_param_by_list, ValueError, ("'c'", "no longer", "in place")),
+    Bad("parameter replaced", replace_param, ValueError, ("'a.b'", "no longer", "array[...] = value")),
+    Bad("parameter replaced by a list", replace_param_by_list, ValueError, ("'c'", "no longer", "array[...] = value")),
     Bad("branch replaced", replace_branch, ValueError, ("'a'", "no longer")),
     Bad("parameter deleted", delete_param, ValueError, ("'c'", "no longer")),
     Bad("params of a group", write("params", ()), ValueError, ("param_groups[0]", "'params'", "add_param_group")),
@@ -223,7 +223,7 @@ BAD_CHANGES = [
     Bad("negative schedule", write("lr", lambda step: -0.1), ValueError, (SCHEDULE, "lr=-0.1", "at least 0")),
     Bad("schedule of None", write("lr", lambda step: None), TypeError, (SCHEDULE, "lr=None")),
     Bad("schedule of text", write("lr", lambda step: "0.1"), TypeError, (SCHEDULE, "lr='0.1'")),
-    Bad("maker of schedules", write("lr", fastopt.schedules.constant), TypeError, (SCHEDULE, "call it first")),
+    Bad("maker of schedules", write("lr", fastopt.schedules.constant), TypeError, ("lr=constant", "make one")),
     Bad("schedule that raises", write("lr", fails), ZeroDivisionError, ("in the schedule",)),
 ]
 
