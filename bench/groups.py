@@ -99,7 +99,7 @@ GROUPS = {
         "Adam, one array of each size: nanoseconds per element", RULES["adam"], SIZES, FAST, per_element=True
     ),
     "update": Group(
-        "Adam, one array of 10 to 100 million float32 parameters", RULES["adam"], DECADES, UPDATE, by_elements=True
+        "Adam, one float32 array: from ten parameters to 100 million", RULES["adam"], DECADES, UPDATE, by_elements=True
     ),
     "threads": Group(
         "Adam, threads", RULES["adam"], only("ResNet", "one of 200k", "MLP"), FAST, each_thread_count=True
