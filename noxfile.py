@@ -43,7 +43,7 @@ INDEPENDENT = [
     "tests/optimizers/test_optax_beyond_torch.py",
     *(f"tests/checkpoint/test_{name}.py" for name in ("replacing", "bounds", "saving_beside_steps")),
     *(f"tests/properties/test_{name}.py" for name in ("signal_handlers", "memory", "one_step_at_a_time", "one_pass")),
-    *(f"tests/core/test_{name}.py" for name in ("refused_options", "own_rules_refused", "documentation")),
+    *(f"tests/core/test_{name}.py" for name in ("refused_options", "own_rules_refused", "documentation", "functional")),
     *(f"tests/full_batch/test_{name}.py" for name in ("line_search", "problems", "bad_functions")),
     *("tests/arithmetic/test_make_rules.py", "tests/backends/test_cores.py", "tests/properties/test_advice.py"),
 ]
