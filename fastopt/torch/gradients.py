@@ -16,6 +16,7 @@ from .memory import Order, as_array
 grad_of, bytes_of, dtype_of = attrgetter("grad"), attrgetter("nbytes"), attrgetter("dtype")
 place_of: Callable[[Any], Any] = torch.Tensor.data_ptr
 is_contiguous: Callable[[Any], Any] = torch.Tensor.is_contiguous
+is_neg: Callable[[Any], Any] = torch.Tensor.is_neg
 strides_of: Callable[[Any], Any] = torch.Tensor.stride
 
 
@@ -52,6 +53,7 @@ class Gradients:
                 list(map(bytes_of, grads)) == self.bytes
                 and list(map(dtype_of, grads)) == self.dtypes  # torch's grad_dtype can be another
                 and list(map(self.layout_of, grads)) == self.layouts
+                and not any(map(is_neg, grads))  # whose memory has the opposite signs
             ):
                 self.windows.move(list(map(place_of, grads)))
                 return self.windows.arrays

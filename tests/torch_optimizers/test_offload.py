@@ -10,6 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'fastopt[peers]'")
 
+import tensor_runs  # noqa: E402
+from tensor_runs import train  # noqa: E402
+
 import fastopt.torch  # noqa: E402
 
 SHAPES = [(3, 4), (5,), (), (2, 3, 2, 3)]
@@ -24,18 +27,9 @@ def dtype(request: pytest.FixtureRequest) -> Any:
 
 
 def parameters(dtype: Any) -> list[Any]:
-    generator = torch.Generator().manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in SHAPES]
+    params = tensor_runs.parameters(SHAPES, dtype)
     params[3].data = params[3].data.to(memory_format=torch.channels_last)
     return params
-
-
-def train(params: list[Any], opt: Any, first: int, last: int) -> None:
-    for step in range(first, last):
-        generator = torch.Generator().manual_seed(step)
-        for param in params:
-            param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
-        opt.step()
 
 
 def assert_same_bits(ours: list[Any], others: list[Any]) -> None:

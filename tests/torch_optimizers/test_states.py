@@ -12,6 +12,9 @@ from cases import CASES, Case
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'fastopt[peers]'")
 
+import tensor_runs  # noqa: E402
+from tensor_runs import train  # noqa: E402
+
 import fastopt.torch  # noqa: E402
 from fastopt.convert import COUNTERPARTS  # noqa: E402
 
@@ -19,16 +22,7 @@ SHAPES = [(3, 4), (5, 2)]
 
 
 def parameters(dtype: Any = torch.float32) -> list[Any]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in SHAPES]
-
-
-def train(params: list[Any], opt: Any, first: int, last: int) -> None:
-    for step in range(first, last):
-        generator = torch.Generator().manual_seed(step)
-        for param in params:
-            param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
-        opt.step()
+    return tensor_runs.parameters(SHAPES, dtype)
 
 
 def through_a_file(saved: Any) -> Any:

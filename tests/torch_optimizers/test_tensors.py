@@ -299,10 +299,11 @@ def test_gradients_of_another_dtype_than_their_parameters() -> None:
         opt.step()
 
 
-def test_gradient_whose_sign_torch_has_not_applied_yet() -> None:
-    (weight,) = start((3,))
+@pytest.mark.parametrize("size", [3, 1])  # of one element, it is laid out as its parameter
+def test_gradient_whose_sign_torch_has_not_applied_yet(size: int) -> None:
+    (weight,) = start((size,))
     before = weight.detach().clone()
-    weight.grad = torch.full((3,), 1j).conj().imag
+    weight.grad = torch.full((size,), 1j).conj().imag
     assert weight.grad.is_neg()
     fastopt.torch.SGD([weight], lr=0.5).step()
     assert_close([weight], [before + 0.5])
