@@ -124,3 +124,8 @@ class PlanContents(NamedTuple):
     names: tuple[str, ...]
     #: Its first number counts the steps that were skipped in a row; each step sets it to 0.
     skips: npt.NDArray[np.int64]
+
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether a step reads all gradients before it changes anything."""
+        return self.clips_arrays or self.global_limit is not None or self.counts_nonfinite

@@ -169,6 +169,14 @@ def adafactor_floors(eps1: float | None, dtype: Any) -> tuple[float, float]:
 Source: TypeAlias = str | int | tuple[str, int]
 
 
+#: Returns the sums of whole arrays, and how many of their elements are not finite, where those of a table are slices. It
+#: gets which arrays have a gradient, and both numbers of each chunk of those that do, in index order.
+Reduction: TypeAlias = Callable[
+    [Sequence[bool], npt.NDArray[np.float64], npt.NDArray[np.int64]],
+    tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]],
+]
+
+
 class Table(Protocol):
     """The arrays of an optimizer as a backend sees them: C-contiguous, each with its row of hyperparameters.
 
@@ -188,6 +196,9 @@ class Table(Protocol):
 
     #: How many elements of each gradient were infinite or NaN when they were last counted.
     nonfinite: npt.NDArray[np.int64]
+
+    #: Makes the results of ``sum_products``; None: they are those of this table's own arrays.
+    reduction: Reduction | None
 
     def __init__(
         self, params: Sequence[Array], slots: Sequence[Sequence[Array]], extras: Sequence[ArrayExtras] | None = None

@@ -62,6 +62,8 @@ class NativeBackend(HostBackend):
         return plan.are_made
 
     def plan(self, table: Any, planned: PlanContents) -> Plan | None:
+        if table.reduction is not None and planned.reads_gradients:
+            return None  # C has the sums of this table's own arrays alone
         has_layouts = isinstance(planned.arrays.layouts, ndarrays.NativeLayouts)
         are_compiled = all(group.rule in library.RULES or group.rule in table.own_rules for group in planned.groups)
         return plan.NativePlan(table, planned) if has_layouts and are_compiled else None

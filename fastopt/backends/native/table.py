@@ -15,7 +15,7 @@ from ...arithmetic.operations import Rule
 from ...arrays.dtypes import Array
 from ...arrays.memory import Views, are_like
 from .. import threads
-from ..table import ArrayExtras, HyperRow, Source, slot_columns
+from ..table import ArrayExtras, HyperRow, Reduction, Source, slot_columns
 from . import ndarrays
 from .compiling import OwnRule, compiled
 from .library import ARRAY, DOUBLE, NO_SCALARS, NULL, READING, ROW, RULES, SINGLE, SOURCES, ffi, lib, number_of
@@ -51,6 +51,7 @@ class NativeTable:
         self.nonfinite = np.zeros(count, np.int64)
         self.array_clip[:] = 1
         self.is_clipped = False
+        self.reduction: Reduction | None = None
         self.counts = None if counts is None else ffi.from_buffer("int64_t[]", counts, require_writable=True)
         self.indices = columns["number"]
         self.indices[:] = np.arange(count)
@@ -150,10 +151,14 @@ class NativeTable:
         read = self.arrays, self.grads, self.count, self.hyper_rows
         sources = SOURCES[left], SOURCES[right]
         lib.fo_sum_products(*read, *sources, count_nonfinite, *into, threads.get_num_threads())
+        if self.reduction is not None:
+            chunks = np.frombuffer(ffi.buffer(self.partials), dtype=READING)
+            sums, self.nonfinite = self.reduction(self.present, chunks["sum"], chunks["nonfinite"])
+            return sums
         if count_nonfinite:
             self.nonfinite = self.read["nonfinite"].copy()
-        sums: npt.NDArray[np.float64] = self.read["sum"].copy()
-        return sums
+        found: npt.NDArray[np.float64] = self.read["sum"].copy()
+        return found
 
     def set_hyper_rows(self, hyper_rows: Sequence[HyperRow]) -> None:
         if len(hyper_rows) * ROW.size > len(self.hyper_memory):

@@ -202,8 +202,13 @@ class SumPass(Pass):
         """Return the sum of each of this many arrays."""
         with np.errstate(all="ignore"):
             # bincount adds in index order.
-            found: npt.NDArray[Any] = np.bincount(self.owners, fold_lanes(self.sums), count)
+            found: npt.NDArray[Any] = np.bincount(self.owners, self.chunk_sums(), count)
         return found.astype(FLOAT64, copy=False)
+
+    def chunk_sums(self) -> npt.NDArray[np.float64]:
+        """Return the sum of each chunk."""
+        with np.errstate(all="ignore"):
+            return fold_lanes(self.sums)
 
     def nonfinite_of(self, count: int) -> npt.NDArray[np.int64]:
         """Return how many elements of each of this many arrays are not finite."""

@@ -17,7 +17,7 @@ from _cffi_backend import FFI
 from ...arithmetic.dither import PARAM_STREAM
 from ...arrays.dtypes import Array, compute_dtype
 from ...arrays.memory import are_like
-from ..table import ArrayExtras, HyperRow, Source
+from ..table import ArrayExtras, HyperRow, Reduction, Source
 from .blocks import Block, Run, TableArrays, cut_array
 from .bound_calls import BoundGrad
 from .calls import Stage, run_stages, stage_of_assignments
@@ -64,6 +64,7 @@ class NumpyTable:
         self.array_clip = np.ones(len(params))
         self.is_clipped = False
         self.nonfinite = np.zeros(len(params), np.int64)
+        self.reduction: Reduction | None = None
         self.grad_dtypes: list[np.dtype[Any] | None] = []
         self.present: list[bool] = []
         self.shapes = [param.shape for param in params]
@@ -129,6 +130,9 @@ class NumpyTable:
             summing = SumPass(self.arrays, self.buffers, left, right, count_nonfinite)
             self.sum_passes[left, right, count_nonfinite] = summing
         self.run(summing, hyper_rows)
+        if self.reduction is not None:
+            sums, self.nonfinite = self.reduction(self.present, summing.chunk_sums(), summing.nonfinite)
+            return sums
         if count_nonfinite:
             self.nonfinite[:] = summing.nonfinite_of(len(self.shapes))
         return summing.result(len(self.shapes))
