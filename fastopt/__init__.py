@@ -46,7 +46,7 @@ from .options.group_by import group_by
 from .options.loss_scale import DynamicLossScale
 
 if TYPE_CHECKING:
-    from . import checkpoint, convert, init, lr_scheduler, schedules, training
+    from . import checkpoint, convert, distributed, init, lr_scheduler, schedules, training
     from .checkpoint import Checkpoint, CheckpointError, load, save
     from .core.functional import functional
     from .core.own_rules import optimizer
@@ -70,6 +70,7 @@ LAZY = {
     "block_coordinate_descent": "full_batch.blocks",
     "checkpoint": None,
     "convert": None,
+    "distributed": None,
     "functional": "core.functional",
     "init": None,
     "load": "checkpoint",
@@ -151,6 +152,7 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "convert",
+    "distributed",
     "functional",
     "get_num_threads",
     "group_by",

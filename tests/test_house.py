@@ -20,6 +20,7 @@ PUBLIC = (
     "checkpoint",
     "clip",
     "convert",
+    "distributed",
     "init",
     "lr_scheduler",
     "quantize",

@@ -19,7 +19,7 @@ def test_importing_loads_only_what_is_used() -> None:
     code = (
         "import sys, numpy; before = set(sys.modules); import fastopt; "  # NumPy 1 itself loads hashlib
         "names = {'safetensors', 'ml_dtypes', 'matplotlib', 'torch', 'hashlib', 'llvmlite', "
-        "'fastopt.schedules', "
+        "'fastopt.schedules', 'mpi4py', 'fastopt.distributed', "
         "'fastopt.checkpoint', 'fastopt.lr_scheduler', 'fastopt.core.state_dict'}; "
         "print(sorted((names & set(sys.modules)) - before)); "
         "print(fastopt.schedules.constant(0.1), fastopt.init.fans((2, 3)), fastopt.load, 'save' in dir(fastopt))"

@@ -1,68 +1,304 @@
-"""The ranks of a communicator, and what they say to each other. The one place that knows MPI."""
+"""The ranks of a communicator, and how they exchange arrays. The only module that imports mpi4py."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
+import re
+import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from mpi4py import MPI
 
 from ..arrays.dtypes import Array
+from .faults import Group, RankError, this_process
+
+__all__ = ["RankError", "Ranks", "Request"]
+
+#: Communicators of Ranks that are gone, to be freed.
+UNUSED: list[Any] = []
+give_core_away = getattr(os, "sched_yield", lambda: time.sleep(0))
+#: How often a request is tested before notices are read, and the process sleeps in between.
+POLLS = 1000
+#: In seconds: the longest sleep as a part of the time waited, and at most.
+SLEEP, LONGEST_SLEEP = 0.05, 1e-3
 
 
-class RankError(RuntimeError):
-    """Another rank failed."""
+class Request:
+    """An exchange that has begun. The arrays live and are MPI's until it is done."""
+
+    __slots__ = ("arrays", "handle", "number")
+
+    def __init__(self, handle: Any, number: int, arrays: tuple[Array, ...]) -> None:
+        self.handle = handle
+        self.number = number
+        self.arrays = arrays
 
 
 class Ranks:
-    """The ranks of a communicator."""
+    """The processes of a communicator, each of which calls the same methods in the same order.
+
+    All waiting is for nonblocking exchanges, and gives the core away: processes may share one. If another rank has
+    failed, or ended its program, a wait for it raises RankError. One thread of a process may use it at a time; if
+    several threads do, MPI must have been initialized with ``MPI.THREAD_MULTIPLE``, as mpi4py does.
+
+    Parameters
+    ----------
+    comm
+        An intracommunicator of mpi4py, such as ``MPI.COMM_WORLD``; all of its processes make their Ranks together. It
+        is duplicated, so that no message of the caller is taken for another.
+
+    Attributes
+    ----------
+    rank
+        The number of this process.
+    size
+        The number of processes.
+
+    Raises
+    ------
+    ImportError
+        mpi4py is missing.
+    TypeError
+        ``comm`` is no intracommunicator of mpi4py.
+    """
 
     def __init__(self, comm: Any) -> None:
-        self.comm = comm.Dup()
-        self.rank: int = self.comm.rank
-        self.size: int = self.comm.size
+        self._mpi = mpi = import_mpi()
+        if not isinstance(comm, mpi.Intracomm):
+            raise TypeError(
+                f"comm: expected an intracommunicator of mpi4py, such as mpi4py.MPI.COMM_WORLD, not {comm!r}"
+            )
+        if comm == mpi.COMM_NULL:
+            raise ValueError("comm: this process is none of its ranks (COMM_NULL)")
+        self.rank: int = comm.rank
+        self.size: int = comm.size
+        self._running: set[Request] = set()
+        self._units = {1: mpi.BYTE, 2: mpi.UINT16_T, 4: mpi.UINT32_T, 8: mpi.UINT64_T}
+        if self.size == 1:
+            return
+        while UNUSED:
+            UNUSED.pop().Free()
+        self._group = group_of(comm, mpi)
+        self._comm, handle = comm.Idup()
+        self.wait([self._begun(handle, self._next())])
+        weakref.finalize(self, UNUSED.append, self._comm).atexit = False
 
-    def wait(self, requests: Sequence[Any]) -> None:
-        while not self.test(requests):
-            os.sched_yield()
+    def __reduce__(self) -> Any:
+        raise TypeError("the ranks of a communicator can't be copied or pickled; save the optimizer's state_dict()")
 
-    def test(self, requests: Sequence[Any]) -> bool:
-        return bool(MPI.Request.Testall(list(requests)))
+    def __repr__(self) -> str:
+        return f"Ranks(rank={self.rank}, size={self.size})"
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    def test(self, requests: Sequence[Request]) -> bool:
+        """Return whether exchanges are done; MPI makes progress with all."""
+        return all(self._is_done(request) for request in requests)
+
+    def wait(self, requests: Sequence[Request]) -> None:
+        """Wait until exchanges are done.
+
+        Raises
+        ------
+        RankError
+            Another rank failed, or ended its program, before it began one of them.
+        """
+        for request in requests:
+            for _ in range(POLLS):
+                if self._is_done(request):
+                    break
+                give_core_away()
+            else:
+                self._wait_long(request)
+
+    def _is_done(self, request: Request) -> bool:
+        if request.handle is not None:
+            if not request.handle.Test():
+                return False
+            request.handle = None
+            request.arrays = ()
+            self._running.discard(request)
+        return True
+
+    def _wait_long(self, request: Request) -> None:
+        began = time.monotonic()
+        while not self._is_done(request):
+            self._group.listen()
+            self._group.refuse(request.number)
+            time.sleep(min(SLEEP * (time.monotonic() - began), LONGEST_SLEEP))
+
+    # --- exchanges ----------------------------------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        """Return the number of the next exchange; raise if another rank will never begin it."""
+        group = self._group
+        if group.notices:
+            group.refuse(group.begun + 1)
+        group.begun += 1
+        return group.begun
+
+    def _begun(self, handle: Any, number: int, *arrays: Array) -> Request:
+        request = Request(handle, number, arrays)
+        self._running.add(request)
+        return request
+
+    def _unit(self, array: Array) -> tuple[Array, Any]:
+        """Return an array as unsigned integers or bytes, and MPI's name for them: MPI does not know all dtypes."""
+        size = array.dtype.itemsize
+        return array.view(f"u{size}"), self._units[size]
+
+    def start_all_to_all(
+        self, send: Array, send_counts: Sequence[int], recv: Array, recv_counts: Sequence[int]
+    ) -> Request:
+        """Begin to send each rank its part of an array.
+
+        Parameters
+        ----------
+        send, recv
+            One-dimensional contiguous arrays of one dtype: the parts for rank 0, rank 1 ... and those from them.
+        send_counts, recv_counts
+            The numbers of elements of the parts.
+        """
+        if self.size == 1:
+            recv[: recv_counts[0]] = send[: send_counts[0]]
+            return Request(None, 0, ())
+        (send_view, unit), (recv_view, _) = self._unit(send), self._unit(recv)
+        number = self._next()
+        handle = self._comm.Ialltoallv([send_view, send_counts, unit], [recv_view, recv_counts, unit])
+        return self._begun(handle, number, send_view, recv_view)
+
+    def start_all_gather(self, buffer: Array, counts: Sequence[int]) -> Request:
+        """Begin to fill a one-dimensional array of which each rank has its own part, ``counts[rank]`` elements."""
+        if self.size == 1:
+            return Request(None, 0, ())
+        view, unit = self._unit(buffer)
+        number = self._next()
+        return self._begun(self._comm.Iallgatherv(self._mpi.IN_PLACE, [view, counts, unit]), number, view)
 
     def all_gather(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        found = np.empty((self.size, *values.shape), values.dtype)
-        self.wait([self.comm.Iallgather(np.ascontiguousarray(values), found)])
-        return found
+        """Return the arrays of all ranks, which have one shape, as one array with a further first dimension."""
+        everyone = np.empty((self.size, *values.shape), values.dtype)
+        everyone[self.rank] = values
+        if self.size > 1:
+            view, unit = self._unit(everyone)
+            number = self._next()
+            count = values.size
+            handle = self._comm.Iallgather(self._mpi.IN_PLACE, [view, count, unit])
+            self.wait([self._begun(handle, number, view)])
+        return everyone
 
     def all_gather_objects(self, value: Any) -> list[Any]:
-        return list(self.comm.allgather(value))
+        """Return the objects of all ranks, which are pickled; for what is rare."""
+        if self.size == 1:
+            return [value]
+        data = np.frombuffer(pickle.dumps(value), np.uint8)
+        counts = self.all_gather(np.array(data.size))
+        ends = np.cumsum(counts)
+        buffer = np.empty(ends[-1], np.uint8)
+        begins = ends - counts
+        buffer[begins[self.rank] : ends[self.rank]] = data
+        self.wait([self.start_all_gather(buffer, counts.tolist())])
+        return [pickle.loads(buffer[begin:end].data) for begin, end in zip(begins, ends, strict=True)]
 
-    def start_all_to_all(self, send: Array, send_counts: Sequence[int], recv: Array, recv_counts: Sequence[int]) -> Any:
-        size = send.dtype.itemsize
-        return self.comm.Ialltoallv(
-            [send.view(np.uint8), [n * size for n in send_counts]],
-            [recv.view(np.uint8), [n * size for n in recv_counts]],
-        )
-
-    def start_all_gather(self, buffer: Array, counts: Sequence[int]) -> Any:
-        size = buffer.dtype.itemsize
-        return self.comm.Iallgatherv(MPI.IN_PLACE, [buffer.view(np.uint8), [n * size for n in counts]])
+    # --- checks -------------------------------------------------------------------------------------------------------
 
     def agree(self, what: Mapping[str, Any]) -> None:
-        everyone = self.all_gather_objects({name: repr(value) for name, value in what.items()})
-        for name, value in everyone[0].items():
-            for rank, its in enumerate(everyone):
-                if its.get(name) != value:
-                    raise ValueError(f"{name}: rank {rank} has {its.get(name)}, rank 0 has {value}")
+        """Check that all ranks have the same values, of which they exchange a digest.
+
+        Raises
+        ------
+        ValueError
+            On every rank, if one differs: the name, and the ranks with their values.
+        """
+        texts = {name: canonical(value) for name, value in what.items()}
+        digest = hashlib.blake2b(repr(list(texts.items())).encode(), digest_size=16).digest()
+        digests = self.all_gather(np.frombuffer(digest, np.uint64))
+        if (digests == digests[0]).all():
+            return
+        everyone: list[dict[str, str]] = self.all_gather_objects(texts)
+        for name in dict.fromkeys(name for each in everyone for name in each):
+            values = [each.get(name, "missing") for each in everyone]
+            if len(set(values)) > 1:
+                raise ValueError(f"the ranks differ: {name} is {values_of_ranks(values)}; give all the same")
+        raise ValueError(f"the ranks differ in the order of names: {values_of_ranks([str([*e]) for e in everyone])}")
 
     def meet(self, error: Exception | None, header: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        everyone = self.all_gather_objects((None if error is None else repr(error), header))
-        if error is not None:
-            raise error
-        for rank, (text, _) in enumerate(everyone):
-            if text is not None:
-                raise RankError(f"rank {rank}: {text}")
-        return np.array([its for _, its in everyone])
+        """Return the headers of all ranks, unless one of them brings an error.
+
+        Parameters
+        ----------
+        error
+            The error of this rank's own checks, or None.
+        header
+            Numbers, as many on each rank.
+
+        Returns
+        -------
+        Headers of shape (size, len(header)).
+
+        Raises
+        ------
+        RankError
+            Another rank brought an error; a rank that brought one raises its own. All ranks can go on after it.
+        """
+        everyone = self.all_gather(np.append(header, np.int64(error is not None)))
+        if everyone[:, -1].any():
+            text = None if error is None else f"raised {type(error).__name__}: {error}"
+            texts = self.all_gather_objects(text)
+            if error is not None:
+                raise error
+            raise RankError("; ".join(f"rank {rank} {text}" for rank, text in enumerate(texts) if text is not None))
+        return everyone[:, :-1]
+
+
+def import_mpi() -> Any:
+    """Return mpi4py.MPI, which initializes MPI."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
+        raise ImportError(
+            f"fastopt.distributed needs mpi4py and an MPI library: pip install 'fastopt[mpi]' ({error})"
+        ) from error
+    return MPI
+
+
+def group_of(comm: Any, mpi: Any) -> Group:
+    """Return the group of a communicator's processes; those that have none yet make it together."""
+    everyone, world = comm.Get_group(), mpi.COMM_WORLD.Get_group()
+    ranks = tuple(mpi.Group.Translate_ranks(everyone, None, world))
+    # A process that was spawned is not in the world.
+    key: object = ranks if mpi.UNDEFINED not in ranks else object()
+    everyone.Free()
+    world.Free()
+    if key not in this_process.groups:
+        own_comm, handle = comm.Idup()
+        while not handle.Test():
+            give_core_away()
+        this_process.watch(key, Group(own_comm))
+    return this_process.groups[key]
+
+
+def canonical(value: Any) -> str:
+    """Return a text that is equal for equal values, on every rank."""
+    if isinstance(value, np.ndarray):
+        digest = hashlib.blake2b(np.ascontiguousarray(value).data, digest_size=8).hexdigest()
+        return f"array({value.dtype}, {value.shape}, {digest})" if value.size > 8 else repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{canonical(key)}: {canonical(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return ("({})" if isinstance(value, tuple) else "[{}]").format(", ".join(map(canonical, value)))
+    # The address of a function or object differs between processes.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def values_of_ranks(values: Sequence[str]) -> str:
+    """Return a text that names each value once, with its ranks."""
+    ranks: dict[str, list[str]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(value, []).append(str(rank))
+    return ", ".join(f"{text} on rank{'s' * (len(of) > 1)} {' and '.join(of)}" for text, of in ranks.items())
