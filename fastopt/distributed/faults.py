@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import os
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-#: How many seconds a failed rank gives the others to leave, before it ends them.
-GRACE = 10.0
+#: How many seconds a failed rank gives the others to leave before it aborts the program: they may be in a call of MPI's
+#: own, which never returns.
+GRACE = 30.0
+#: How many seconds the ranks get to print what went wrong where they can't tell each other that they have.
+TIME_TO_PRINT = 1.0
 #: Notices are short: MPI sends such messages at once, while the receiver computes.
 LONGEST_TEXT = 1500
+#: The tag of failures in COMM_WORLD, where no other communicator may be there yet. Below MPI's smallest upper bound.
+TAG = 31_547
 
 
 class RankError(RuntimeError):
@@ -61,15 +68,17 @@ class Group:
         self.begun = 0
         self.notices: dict[int, Notice] = {}
         self.own: Notice | None = None
-        self.told_at = 0.0
+        self.failed_at: float | None = None
         self.sends: list[Any] = []
+        #: How often an exchange is tested before the process sleeps.
+        self.polls = 0
 
     def tell(self, failure: str | None, has_left: bool) -> None:
         """Send a notice to each of the others, without waiting for them."""
         if self.own is not None and self.own.failure is not None:  # the first failure is the reason of the others
             failure = self.own.failure
-        else:
-            self.told_at = time.monotonic()
+        elif failure is not None and not has_left:
+            self.failed_at = time.monotonic()
         self.own = Notice(self.rank, self.begun, has_left, failure)
         self.sends += [self.comm.isend(tuple(self.own), rank) for rank in range(self.size) if rank != self.rank]
 
@@ -93,6 +102,10 @@ class Group:
         self.sends = [send for send in self.sends if not send.Test()]
         return not self.sends and sum(notice.has_left for notice in self.notices.values()) == self.size - 1
 
+    def is_late(self) -> bool:
+        """Return whether this rank failed so long ago that the others will never notice."""
+        return self.failed_at is not None and time.monotonic() - self.failed_at > GRACE
+
     def is_broken(self) -> bool:
         """Return whether a collective was begun by some ranks alone."""
         return any(notice.begun != self.begun for notice in self.notices.values())
@@ -104,66 +117,101 @@ class Process:
     def __init__(self) -> None:
         self.groups: dict[object, Group] = {}
         self.has_ended = False
+        #: It began to duplicate a communicator, which another rank never will: it failed before.
+        self.is_stuck = False
+        self.sends: list[Any] = []
 
-    def watch(self, key: object, group: Group) -> None:
-        """Tell the ranks of a group when the program of this one fails or ends."""
-        if not self.groups:
-            self.excepthook = sys.excepthook
-            sys.excepthook = self.tell_of_failure
-            atexit.register(self.end)
-        self.groups[key] = group
+    def watch(self) -> None:
+        """Run the hooks in this process."""
+        self.excepthook = sys.excepthook
+        sys.excepthook = self.tell_of_failure
+        atexit.register(self.end)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """Forget all groups, in the child of a fork, whose parent has the ranks."""
+        """Leave the ranks to the parent, in the child of a fork."""
+        for group in self.groups.values():
+            text = f"this process is a fork of rank {group.rank}: only the parent can use the communicator"
+            group.notices = {group.rank: Notice(group.rank, -1, False, text)}
         self.groups = {}
+        self.has_ended = True
 
     def tell_of_failure(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Print an exception that nothing caught, and tell the other ranks."""
         try:
-            self.excepthook(kind, error, trace)
+            as_one_text(lambda: self.excepthook(kind, error, trace))
         finally:
-            if not hasattr(sys, "ps1"):  # at a prompt the program goes on
-                for group in self.groups.values():
-                    group.tell(failure_of(group, error), has_left=False)
+            if not hasattr(sys, "ps1") and not self.has_ended:  # at a prompt the program goes on
+                self.tell(error)
+
+    def tell(self, error: BaseException) -> None:
+        for group in self.groups.values():
+            group.tell(failure_of(group.rank, error, group), has_left=False)
+        world = world_of_mpi()
+        if world is not None:
+            text = failure_of(world.rank, error, None)
+            self.sends = [world.isend(text, rank, TAG) for rank in range(world.size) if rank != world.rank]
+
+    def refuse_if_any_failed(self) -> None:
+        """Raise RankError if a rank of COMM_WORLD has failed, in a process that has no group yet."""
+        message = world_of_mpi().improbe(tag=TAG)
+        if message is not None:
+            self.is_stuck = True
+            raise RankError(f"{message.recv()} (its number in COMM_WORLD)")
 
     def end(self) -> None:
         """Tell the other ranks that this one leaves; return when all have, or abort them if that can't be."""
-        if self.has_ended or not self.groups:
+        if self.has_ended:
             return
         self.has_ended = True
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
         groups = list(self.groups.values())
+        error: BaseException | None = getattr(sys, "last_value", None)  # for hooks that are set after and not chained
         for group in groups:
-            group.tell(None, has_left=True)
-        patience = 1e-5
+            group.tell(None if error is None else failure_of(group.rank, error, group), has_left=True)
+        pause = 1e-5
         while not all(group.have_all_left() for group in groups):
-            patience = min(2 * patience, 0.005)
-            time.sleep(patience)
-            if late := next((group for group in groups if is_late(group)), None):
-                print(f"fastopt: rank {late.rank} failed {GRACE:.0f} s ago; it ends the other ranks", file=sys.stderr)
+            pause = min(2 * pause, 0.005)
+            time.sleep(pause)
+            if late := next((group for group in groups if group.is_late()), None):
+                sys.stderr.write(f"fastopt: rank {late.rank} failed {GRACE:g} s ago, and others go on: aborting them\n")
                 sys.stderr.flush()
                 late.comm.Abort(1)
-        for group in groups:
-            if group.is_broken():
-                group.comm.Abort(1)
+        if self.is_stuck:
+            time.sleep(TIME_TO_PRINT)
+        world = world_of_mpi()
+        if world is not None and (self.is_stuck or any(group.is_broken() for group in groups)):
+            world.Abort(1)
 
 
-def is_late(group: Group) -> bool:
-    assert group.own is not None
-    return group.own.failure is not None and time.monotonic() - group.told_at > GRACE
+def world_of_mpi() -> Any:
+    """Return mpi4py's COMM_WORLD; None where MPI is not in use."""
+    mpi: Any = sys.modules.get("mpi4py.MPI")
+    return mpi.COMM_WORLD if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() else None
 
 
-def failure_of(group: Group, error: BaseException) -> str:
+def as_one_text(call: Callable[[], None]) -> None:
+    """Write what a call prints as an error at once, so that the lines of several ranks are not mixed."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(text):
+            call()
+    finally:
+        if sys.stderr is not None:
+            sys.stderr.write(text.getvalue())
+            sys.stderr.flush()
+
+
+def failure_of(rank: int, error: BaseException, group: Group | None) -> str:
     """Return the text of an exception, for the other ranks."""
     if isinstance(error, RankError) and error.group is group:
         return str(error)  # the reason is another rank of theirs
     text = str(error)
-    return f"rank {group.rank} raised {type(error).__name__}{': ' if text else ''}{text[:LONGEST_TEXT]}"
+    return f"rank {rank} raised {type(error).__name__}{': ' if text else ''}{text[:LONGEST_TEXT]}"
 
 
-#: Its groups are those of the processes that run together.
 this_process = Process()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=this_process.forget)
+this_process.watch()

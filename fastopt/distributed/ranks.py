@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import platform
 import re
+import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,17 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays.dtypes import Array
+from ..backends import cores
 from .faults import Group, RankError, this_process
 
 __all__ = ["RankError", "Ranks", "Request"]
 
-#: Communicators of Ranks that are gone, to be freed.
-UNUSED: list[Any] = []
+#: The communicators of Ranks that are gone, with the exchanges that they had begun. To be freed.
+UNUSED: list[tuple[Any, set[Request]]] = []
 give_core_away = getattr(os, "sched_yield", lambda: time.sleep(0))
-#: How often a request is tested before notices are read, and the process sleeps in between.
-POLLS = 1000
-#: In seconds: the longest sleep as a part of the time waited, and at most.
-SLEEP, LONGEST_SLEEP = 0.05, 1e-3
+#: How often an exchange is tested before the process sleeps in between: where each rank has a core, and where it must
+#: leave its core to another rank, which it waits for. A sleep takes 60 us at least.
+POLLS, POLLS_ON_SHARED_CORES = 500, 5
+#: A sleep takes this part of the time waited, and at most so many seconds.
+SLEEP, LONGEST_SLEEP = 0.02, 1e-3
+#: After how many seconds it is told that other ranks have not made their Ranks.
+PATIENCE = 30.0
 
 
 class Request:
@@ -81,12 +87,14 @@ class Ranks:
         self._units = {1: mpi.BYTE, 2: mpi.UINT16_T, 4: mpi.UINT32_T, 8: mpi.UINT64_T}
         if self.size == 1:
             return
-        while UNUSED:
-            UNUSED.pop().Free()
+        free_unused()
         self._group = group_of(comm, mpi)
         self._comm, handle = comm.Idup()
+        weakref.finalize(self, UNUSED.append, (self._comm, self._running)).atexit = False
         self.wait([self._begun(handle, self._next())])
-        weakref.finalize(self, UNUSED.append, self._comm).atexit = False
+        if self._group.polls == 0:
+            has_cores = have_cores(self.all_gather_objects(this_machine()))
+            self._group.polls = POLLS if has_cores else POLLS_ON_SHARED_CORES
 
     def __reduce__(self) -> Any:
         raise TypeError("the ranks of a communicator can't be copied or pickled; save the optimizer's state_dict()")
@@ -109,19 +117,19 @@ class Ranks:
             Another rank failed, or ended its program, before it began one of them.
         """
         for request in requests:
-            for _ in range(POLLS):
-                if self._is_done(request):
+            polls = 0
+            while not self._is_done(request):
+                polls += 1
+                if polls > self._group.polls:
+                    self._wait_long(request)
                     break
                 give_core_away()
-            else:
-                self._wait_long(request)
 
     def _is_done(self, request: Request) -> bool:
         if request.handle is not None:
             if not request.handle.Test():
                 return False
-            request.handle = None
-            request.arrays = ()
+            request.handle, request.arrays = None, ()
             self._running.discard(request)
         return True
 
@@ -277,10 +285,45 @@ def group_of(comm: Any, mpi: Any) -> Group:
     world.Free()
     if key not in this_process.groups:
         own_comm, handle = comm.Idup()
+        began, has_told = time.monotonic(), False
         while not handle.Test():
-            give_core_away()
-        this_process.watch(key, Group(own_comm))
+            this_process.refuse_if_any_failed()
+            waited = time.monotonic() - began
+            time.sleep(min(SLEEP * waited, LONGEST_SLEEP))
+            if waited > PATIENCE and not has_told:
+                has_told = True
+                print(f"fastopt: rank {comm.rank} waits for others to make their Ranks", file=sys.stderr, flush=True)
+        this_process.groups[key] = Group(own_comm)
     return this_process.groups[key]
+
+
+def free_unused() -> None:
+    """Free the communicators of Ranks that are gone, but for those whose exchanges go on in arrays of theirs."""
+    for _ in range(len(UNUSED)):
+        comm, running = UNUSED.pop(0)
+        if all(request.handle.Test() for request in running):
+            comm.Free()
+        else:
+            UNUSED.append((comm, running))
+
+
+def this_machine() -> tuple[str, list[int], int]:
+    """Return the name of this machine, the cores that this process may run on, and how many it may use."""
+    usable = cores.usable()
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(usable)
+    return platform.node(), sorted(allowed), usable
+
+
+def have_cores(machines: list[tuple[str, list[int], int]]) -> bool:
+    """Return whether there is a core for each rank, everywhere."""
+    for name in {name for name, _, _ in machines}:
+        ranks = [(allowed, usable) for other, allowed, usable in machines if other == name]
+        count = len({core for allowed, _ in ranks for core in allowed})
+        # Fewer than a rank may run on: a limit for all processes together.
+        count = min([count, *(usable for allowed, usable in ranks if usable < len(allowed))])
+        if count < len(ranks):
+            return False
+    return True
 
 
 def canonical(value: Any) -> str:
