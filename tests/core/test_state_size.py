@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from cases import CASES, MATRIX_CASES, Case, taken_by
 
 from fastopt.core.state_size import sample_of, state_bytes
+
+ml_dtypes = pytest.importorskip("ml_dtypes", reason="needs ml_dtypes")
 
 #: The last one has more elements than the smallest array whose slots are stored in 8 bits.
 SHAPES = [(3,), (0,), (2, 3, 4), (70, 90)]
