@@ -3,6 +3,7 @@
 #include "history.h"
 #include "isa.h"
 #include "parallel.h"
+#include "subspace.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -136,7 +137,8 @@ static void set_free_products(const fo_history *history, int64_t pair, double (*
     }
 }
 
-void fo_history_free(const fo_history *history, int32_t threads)
+/* Find the products of the pairs' free elements that are not known, and how many elements are not free. */
+static void find_free_products(const fo_history *history, int32_t threads)
 {
     const int64_t count = history->state[COUNT];
     double (*totals)[2] = (double (*)[2])history->totals;
@@ -155,9 +157,9 @@ void fo_history_free(const fo_history *history, int32_t threads)
     history->active[KNOWN_PAIRS] = count;
 }
 
-/* Set the factors of the vectors s and y of each pair in the next direction; return that of the gradient. This is the
-   two-loop recursion (Nocedal, 1980) on products instead of vectors. */
-static double set_factors(const fo_history *history)
+/* Set the factors of the vectors s and y of each pair in the next direction without bounds; return that of the gradient.
+   This is the two-loop recursion (Nocedal, 1980) on products instead of vectors. */
+static double two_loop_factors(const fo_history *history)
 {
     const int64_t count = history->state[COUNT], size = history->size;
     const double *sy = history->sy, *yy = history->yy, *with_s = history->grad_products, *with_y = with_s + size;
@@ -184,6 +186,20 @@ static double set_factors(const fo_history *history)
         alphas[2 * i] = gamma * alphas[2 * i];
     }
     return -gamma;
+}
+
+/* Set the factors in the next direction, of which that of the gradient is `of_grad`; return whether there is one. */
+static int set_factors(const fo_history *history, int32_t threads, double *of_grad)
+{
+    const int64_t count = history->state[COUNT], *active = history->active;
+    if (history->has_bounds && count > 0 && active[ACTIVE] != 0) {
+        if (active[KNOWN_PAIRS] < count)
+            find_free_products(history, threads);
+        if (active[ACTIVE] != 0)
+            return fo_subspace_factors(history, count, of_grad);
+    }
+    *of_grad = two_loop_factors(history);
+    return 1;
 }
 
 /* Drop the oldest pair if there is no room for another one. */
@@ -222,11 +238,15 @@ static int64_t lead(const fo_history *history, fo_history_pass *pass, double ste
     return run(pass, FO_HISTORY_DIRECT, 1, threads, (double (*)[2])totals, excess);
 }
 
-void fo_history_direct(const fo_history *history, double step, double of_grad, int32_t threads, double *move)
+void fo_history_direct(const fo_history *history, double step, int32_t threads, double *move)
 {
+    double of_grad;
     const fo_mode before = fo_use_default_mode();
-    if (of_grad == 0)
-        of_grad = set_factors(history);
+    if (!set_factors(history, threads, &of_grad)) {
+        memset(move, 0, 5 * sizeof(double)); /* NO_MOVE */
+        fo_restore_mode(before);
+        return;
+    }
     fo_history_pass pass = pass_of(history, history->state[COUNT]); /* of all pairs */
     make_room(history);
     pass.direction = direction_of(history);

@@ -25,6 +25,7 @@ typedef struct {
     int64_t *active;
     int64_t *numbers; /* room for 2 (size + 1) */
     double *factors;  /* as many */
+    double *scratch;  /* with bounds: room for size (8 size + 5) */
     int64_t rows;     /* at least 4 size + 2 */
     double *totals;   /* room for so many rows of 2 numbers */
     double *partials; /* for each chunk as much, and 2 numbers more */
@@ -32,11 +33,7 @@ typedef struct {
 
 /* See fastopt/backends/history.py. A reading is written as the seven numbers of Reading, a move as the five of Move. */
 void fo_history_begin(const fo_history *history, int32_t threads, double *reading);
-/* Find the products of the pairs' free elements that are not known, and how many elements are not free. With bounds. */
-void fo_history_free(const fo_history *history, int32_t threads);
-/* `of_grad` is the gradient's factor in the direction, and `factors` are those of the pairs' vectors; 0: the two-loop
-   recursion finds them. */
-void fo_history_direct(const fo_history *history, double step, double of_grad, int32_t threads, double *move);
+void fo_history_direct(const fo_history *history, double step, int32_t threads, double *move);
 int64_t fo_history_try_step(const fo_history *history, double step, int32_t threads);
 void fo_history_read(const fo_history *history, int32_t threads, double *reading);
 int32_t fo_history_accept(const fo_history *history);

@@ -3,6 +3,7 @@
 With B the matrix of L-BFGS, the direction is ``-B_FF^-1 g_F``: the step to the minimum of the model over the free
 parameters, the others fixed. That is not the free part of ``-B^-1 g``. B is made of the pairs as they are, so they
 serve whichever parameters are free; only the products of their free parts have to be made again when others are.
+csrc/subspace.c is the twin.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def subspace_coefficients(
     block and its Schur complement, with the opposite sign, are positive definite: two factorizations by Cholesky.
     """
     count = len(ss)
-    theta = float(yy[-1, -1]) / float(sy[-1, -1])
+    theta = yy[-1, -1] / sy[-1, -1]
     roots = np.sqrt(sy.diagonal())
     found = curved_columns(theta, ss, sy, roots)
     if found is None:
@@ -85,7 +86,7 @@ def curved_columns(theta: float, ss: Matrix, sy: Matrix, roots: Matrix) -> tuple
                 c_s += float(of_y[j, k]) * float(sy[i, k])
             of_s[i] -= c_s * of_s[j]
             of_y[i] -= c_s * of_y[j]
-            of_y[i, j] += float(sy[i, j]) / (float(roots[j]) * float(roots[j]))
+            of_y[i, j] += sy[i, j] / (roots[j] * roots[j])
         square = 0.0
         for k in range(i + 1):
             square += float(of_s[i, k]) * float(ss[k, i])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import needs_native
 
 from fastopt.backends.choosing import host_backend
 from fastopt.backends.history import NO_MOVE
@@ -145,6 +146,35 @@ def test_directions_are_those_of_the_dense_matrix(backend: str, size: int) -> No
         pairs = pairs[-size:]
         assert run.history.count == len(pairs)
     assert seen >= {"same", "other", "inside", "moved in"}, seen
+
+
+@needs_native
+def test_spoiled_numbers_of_pairs_have_one_end() -> None:
+    """Each number of the pairs is replaced by another: both backends find the same direction, or none."""
+    ends: dict[str, list[str]] = {}
+    for backend in ("native", "numpy"):
+        rng = np.random.default_rng(3)
+        run = Run(backend, rng.uniform(-1, 1, 40), quadratic(rng, 40), -1.0, 1.0, size=6)
+        run.begin()
+        for k in range(4):
+            run.history.direct(0.1 if k == 0 else 1.0)
+            run.read()
+            assert run.history.accept()
+        pairs = run.history.pairs
+        run.history.direct(1.0)  # finds the products of the free elements
+        assert pairs.active[0] > 0
+        for numbers in (pairs.ss, pairs.sy, pairs.yy, *pairs.free, pairs.grad_products[0]):
+            for at in np.ndindex(*np.minimum(numbers.shape, 4)):
+                right = numbers[at]
+                for wrong in (math.nan, math.inf, -5 * right, 1e-3 * right, 0.0, -0.0, 1e300):
+                    run.history.put_back()
+                    numbers[at] = wrong
+                    with np.errstate(all="ignore"):
+                        ends.setdefault(backend, []).append(repr(run.history.direct(1.0)) + run.x.tobytes().hex())
+                    numbers[at] = right
+    directions = [end for end in ends["numpy"] if not end.startswith(repr(NO_MOVE))]
+    assert 0 < len(directions) < len(ends["numpy"])
+    assert ends["native"] == ends["numpy"]
 
 
 @every_backend

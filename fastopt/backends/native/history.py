@@ -9,7 +9,7 @@ import numpy as np
 
 from ...arrays.memory import address
 from .. import threads
-from ..history import NO_MOVE, BoundNumbers, Move, Pairs, Reading, Vectors, check_grads, have_bounds
+from ..history import BoundNumbers, Move, Pairs, Reading, Vectors, check_grads, have_bounds
 from ..table import CHUNK
 from .library import ffi, lib
 from .table import NativeTable
@@ -49,6 +49,7 @@ class NativeHistory:
             "trial": pairs.trial,
             "numbers": np.zeros(2 * size + 2, np.int64),
             "factors": np.zeros(2 * size + 2),
+            "scratch": np.zeros(size * (8 * size + 5) if self.has_bounds else 0),
             "totals": np.zeros((rows, 2)),
             "partials": np.zeros((chunks, rows + 1, 2)),
         }
@@ -75,29 +76,9 @@ class NativeHistory:
         return self.reading()
 
     def direct(self, step_size: float) -> Move:
-        of_grad = self.set_factors() if self.has_bounds and self.count > 0 else 0.0
-        if of_grad is None:
-            return NO_MOVE
-        lib.fo_history_direct(self.struct, step_size, of_grad, threads.get_num_threads(), self.result)
-        slope, d_square, moved, step_size, longest = ffi.unpack(self.result, 5)
+        lib.fo_history_direct(self.struct, step_size, threads.get_num_threads(), self.result)
+        slope, d_square, moved, step_size, longest = ffi.unpack(self.result, len(Move._fields))
         return Move(slope, d_square, int(moved), step_size, longest)
-
-    def set_factors(self) -> float | None:
-        """Set the factors of the pairs in the direction within bounds, and return the gradient's.
-
-        0: no bound is active, and the two-loop recursion finds them; None: there is no direction.
-        """
-        pairs = self.pairs
-        if pairs.active[0] != 0 and pairs.active[3] < self.count:
-            lib.fo_history_free(self.struct, threads.get_num_threads())
-        if pairs.active[0] == 0:
-            return 0.0
-        found = pairs.subspace_coefficients()
-        if found is None:
-            return None
-        of_grad, of_pairs = found
-        self.memory["factors"][: 2 * self.count] = np.ravel(of_pairs)
-        return of_grad
 
     def try_step(self, step_size: float) -> int:
         self.pairs.check("try_step")

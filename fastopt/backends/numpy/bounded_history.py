@@ -79,7 +79,9 @@ class BoundedHistory(NumpyHistory):
             step_size /= excess
             slope, d_square, moved, excess = self.lead(of_grad, terms, step_size)
         longest = math.inf if excess == 0 else step_size / min(excess, 1.0)
-        return Move(slope / step_size, d_square / (step_size * step_size), moved, step_size, longest)
+        with np.errstate(all="ignore"):  # the square of a very short step vanishes
+            of_unit = np.array([slope, d_square]) / [step_size, step_size * step_size]
+        return Move(float(of_unit[0]), float(of_unit[1]), moved, step_size, longest)
 
     def coefficients(self, numbers: list[int]) -> tuple[float, list[tuple[float, float]]] | None:
         """Return the coefficients of the gradient and the pairs in the direction."""

@@ -17,7 +17,8 @@ typedef struct {
     int64_t active[4];
     double steps[PAIRS], sy[PAIRS * PAIRS], yy[PAIRS * PAIRS], ss[PAIRS * PAIRS], free[3 * PAIRS * PAIRS];
     double grad_products[4 * PAIRS], trial[6];
-    double factors[2 * PAIRS + 2], totals[2 * MOST_ROWS], partials[MOST_CHUNKS * 2 * (MOST_ROWS + 1)];
+    double factors[2 * PAIRS + 2], scratch[PAIRS * (8 * PAIRS + 5)], totals[2 * MOST_ROWS],
+        partials[MOST_CHUNKS * 2 * (MOST_ROWS + 1)];
 } histories;
 
 static histories *new_histories(const table *of)
@@ -71,6 +72,7 @@ static const fo_history *set_up_history(histories *new, const table *of, int32_t
                                 .trial = new->trial,
                                 .numbers = new->numbers,
                                 .factors = new->factors,
+                                .scratch = new->scratch,
                                 .totals = new->totals,
                                 .partials = new->partials};
     return &new->history;
@@ -98,17 +100,22 @@ static uint64_t hash_history(uint64_t hash, table *of, histories *memory, const 
     const fo_history *history = set_up_history(memory, of, stored->dtype, has_bounds);
     fo_history_begin(history, threads, found); /* some arrays have infinities and NaN */
     hash = hash_numbers(hash, found, 7, FO_FLOAT64);
-    for (int64_t i = 0; i < of->count; i++)
-        of->arrays[i].param = filled(of, i, PARAM, stored->dtype, TAME, (uint64_t)i);
+    for (int64_t i = 0; i < of->count; i++) {
+        fo_array *array = &of->arrays[i];
+        array->param = filled(of, i, PARAM, stored->dtype, TAME, (uint64_t)i);
+        if (array->lower)
+            array->lower = filled(of, i, LOWER, stored->dtype, TAME, (uint64_t)i);
+        if (array->upper)
+            array->upper = filled(of, i, UPPER, stored->dtype, TAME, (uint64_t)i);
+    }
     new_grads(of, stored->grad_dtype, 0);
     fo_history_begin(history, threads, found);
     for (uint64_t k = 1; k < 2 * PAIRS; k++) {
+        fo_history_direct(history, k == 1 ? 0.25 : 1, threads, found);
         if (has_bounds) {
-            fo_history_free(history, threads);
             hash = hash_numbers(hash, history->free, 3 * PAIRS * PAIRS, FO_FLOAT64);
             hash = hash_integers(hash, history->active, 4);
         }
-        fo_history_direct(history, k == 1 ? 0.25 : 1, 0, threads, found);
         hash = hash_params(hash_numbers(hash, found, 5, FO_FLOAT64), of);
         const int64_t moved = fo_history_try_step(history, 0.375, threads);
         new_grads(of, stored->grad_dtype, k);
