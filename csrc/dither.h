@@ -17,15 +17,20 @@ static inline uint64_t fo_mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-static inline uint64_t fo_dither_key(uint64_t step, int64_t array, int stream)
+#define FO_GOLDEN 0x9e3779b97f4a7c15u
+
+/* The key of a stream of an array, in the step with this seed. It counts the blocks before a slice, so that an element
+   has the random bits that it has in the whole array. */
+static inline uint64_t fo_dither_key(uint64_t step, const fo_array *array, int stream)
 {
-    return fo_mix(step ^ fo_mix((uint64_t)array << 8 | (uint64_t)stream));
+    return fo_mix(step ^ fo_mix((uint64_t)array->number << 8 | (uint64_t)stream)) +
+           (uint64_t)array->first_block * FO_GOLDEN;
 }
 
 /* 16 random bits, shifted by 7. */
 static inline uint32_t fo_dither_block(uint64_t key, int64_t block)
 {
-    return (uint32_t)(fo_mix(key + (uint64_t)block * 0x9e3779b97f4a7c15u) >> 48) << 7;
+    return (uint32_t)(fo_mix(key + (uint64_t)block * FO_GOLDEN) >> 48) << 7;
 }
 
 /* An element's random bits are those of its block ^ fo_dither[element] >> 7: the 8 bits of its index in reverse, then 8

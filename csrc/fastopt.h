@@ -49,6 +49,7 @@ typedef struct {
     int64_t length;
     int64_t first_chunk; /* how many chunks the arrays before this one have */
     int64_t number;      /* this array's number in the optimizer; selects its random numbers */
+    int64_t first_block; /* of a slice of an array: how many blocks of FO_SCALE_BLOCK elements are before it; else 0 */
     double array_clip;   /* the gradient's factor from clipping this array's norm; 1: none */
     int32_t dtype;       /* the compute dtype, an fo_dtype; also that of memory that is not stored in another */
     int32_t grad_dtype;  /* fo_dtype of the gradient */

@@ -169,8 +169,8 @@ def adafactor_floors(eps1: float | None, dtype: Any) -> tuple[float, float]:
 Source: TypeAlias = str | int | tuple[str, int]
 
 
-#: Returns the sums of whole arrays, and how many of their elements are not finite, where those of a table are slices. It
-#: gets which arrays have a gradient, and both numbers of each chunk of those that do, in index order.
+#: Returns the sums of whole arrays, and how many of their elements are not finite, for a table of slices. It gets which
+#: arrays have a gradient, and both numbers of each chunk of those that do, in index order.
 Reduction: TypeAlias = Callable[
     [Sequence[bool], npt.NDArray[np.float64], npt.NDArray[np.int64]],
     tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]],
@@ -190,6 +190,9 @@ class Table(Protocol):
 
     #: The index of each array in the optimizer, which selects its random numbers.
     indices: npt.NDArray[np.int64]
+
+    #: For slices of arrays: how many blocks of SCALE_BLOCK elements of its array are before each; only on the host.
+    first_blocks: npt.NDArray[np.int64]
 
     #: The greatest finite number of each array's compute dtype.
     greatest: npt.NDArray[np.float64]

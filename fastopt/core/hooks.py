@@ -88,6 +88,10 @@ class Hooks:
     #: Whether arrays that shared a row before a step share one after it.
     rows_stay: ClassVar[bool] = True
 
+    #: Whether a step of slices of the arrays is one of the arrays: :meth:`update` needs nothing of whole arrays but
+    #: ``table.sum_products``. A class says so for the ``update`` that it defines.
+    takes_slices: ClassVar[bool] = False
+
     #: Whether the optimizer runs on a GPU.
     runs_on_gpu: ClassVar[bool] = True
 

@@ -50,6 +50,8 @@ class Parameters:
         self.arrays: list[Array] = []
         self.copies: list[Array | None] = []
         self.bounds: list[OwnBounds | None] = []
+        #: The size of each array, or of the one that it is a slice of.
+        self.whole_sizes: list[int] = []
         #: The number of each array's group.
         self.group_of: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self.frozen: frozenset[str] = frozenset()  # another object after each change
@@ -112,6 +114,7 @@ class Parameters:
         self.root.merge(addition.branch)
         self.names += addition.names
         self.arrays += addition.arrays
+        self.whole_sizes += [array.size for array in addition.arrays]
         self.copies += [None] * len(addition.arrays)
         self.bounds += [None] * len(addition.arrays)
         self.group_of = np.concatenate([self.group_of, np.array(group_of, int)])

@@ -38,7 +38,7 @@ def representation(opt: Shown) -> str:
     """Return what a person wants to see of an optimizer: one line, and one for each group if there are several."""
     parts = opt.parts
     parameters, name = parts.parameters, type(opt).__name__
-    whole = [amount(parameters.arrays)]
+    whole = [amount(array for group in parts.groups.checked for array in group.values["params"])]
     if parameters.frozen:
         whole.append(f"{len(parameters.frozen)} frozen")
     ending = [*options_of_whole(parts), f"step={parts.progress.step_count}", f"backend={parts.backend.name!r}"]

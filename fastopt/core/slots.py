@@ -10,7 +10,6 @@ from operator import is_not, not_
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from ..arithmetic import dither, halves, quantize, rules
 from ..arithmetic.rules import Rule
@@ -170,7 +169,7 @@ class Slots:
         self.has_params = has_masters or self.options.averages or any(its.copied for its in hooks_of)
         columns: list[SlotColumn] = []
         extras: dict[int, ArrayExtras] = {}
-        for kind, places in self.kinds(computed, parameters.group_of, groups, backend, hooks_of).items():
+        for kind, places in self.kinds(computed, parameters, groups, backend, hooks_of).items():
             names, likes = [parameters.names[i] for i in places], [computed[i] for i in places]
             averages, accumulated = self.around(names, likes, kind.compute_dtype, places, progress, backend)
             scales, group, numbers = [], groups[kind.group].values, np.array(places)
@@ -219,7 +218,7 @@ class Slots:
     def kinds(
         self,
         computed: Sequence[Array],
-        group_of: npt.NDArray[np.int64],
+        parameters: Parameters,
         groups: Sequence[CheckedGroup],
         backend: Backend,
         hooks_of: Sequence[GroupHooks],
@@ -228,8 +227,9 @@ class Slots:
         places_of: dict[Kind, list[int]] = {}
         #: The same lists: arrays of one group, dtype and shape have one kind, so that the hooks are called once.
         of_likes: dict[Any, list[int]] = {}
-        for i, (like, k) in enumerate(zip(computed, group_of.tolist(), strict=True)):
-            key = k, like.dtype, like.shape
+        members = zip(computed, parameters.group_of.tolist(), parameters.whole_sizes, strict=True)
+        for i, (like, k, size) in enumerate(members):
+            key = k, like.dtype, like.shape, size
             places = of_likes.get(key)
             if places is None:
                 hooks = hooks_of[k]
@@ -237,21 +237,24 @@ class Slots:
                 check_slot_names(names, its_rules, ("step", *AROUND, *hooks.numbers))
                 elementwise = max(len(rules.slots(rule)) for rule in its_rules)
                 slots = tuple(
-                    (slot, self.stored_in(slot, like, hooks, number < elementwise)) for number, slot in enumerate(names)
+                    (slot, self.stored_in(slot, like, size, hooks, number < elementwise))
+                    for number, slot in enumerate(names)
                 )
                 kind = Kind(k, backend.ops.compute_dtype(like.dtype), slots)
                 places = of_likes[key] = places_of.setdefault(kind, [])
             places.append(i)
         return places_of
 
-    def stored_in(self, slot: str, like: Array, hooks: GroupHooks, is_elementwise: bool = False) -> str | None:
-        """Return how a slot of such an array is stored; None: as the parameter is computed."""
+    def stored_in(
+        self, slot: str, like: Array, size: int, hooks: GroupHooks, is_elementwise: bool = False
+    ) -> str | None:
+        """Return how a slot of such an array, or slice of an array of this size, is stored; None: as it is computed."""
         shape = hooks.slot_shape(slot, like)
         check_slot_shape(shape, slot, like, is_elementwise)
         if shape != like.shape:
             return OWN_SHAPE
         is_exact = slot in hooks.exact or slot in hooks.copied
-        return storage.slot_storage(None if is_exact else self.options.state_dtype, like.size)
+        return storage.slot_storage(None if is_exact else self.options.state_dtype, size)
 
     def around(
         self,
@@ -398,8 +401,8 @@ class Slots:
         """
         found: dict[str, dict[str, tuple[Array, Any]]] = {}
         present = self.with_pending()
-        members = zip(parameters.names, self.memory.computed, parameters.group_of.tolist(), strict=True)
-        for name, computed, k in members:
+        of_arrays = parameters.group_of.tolist(), parameters.whole_sizes
+        for name, computed, k, size in zip(parameters.names, self.memory.computed, *of_arrays, strict=True):
             if name not in saved:
                 misfits.append(missing(name))
                 continue
@@ -409,7 +412,7 @@ class Slots:
             entries = dict(present[name])
             first = len(self.pending)
             for slot in {*used, *known_slots().intersection(saved[name])}.difference(entries):
-                self.slot([name], slot, self.stored_in(slot, computed, its), [computed], options, backend, its)
+                self.slot([name], slot, self.stored_in(slot, computed, size, its), [computed], options, backend, its)
             entries.update({slot: array for slot, _, (array,) in self.pending[first:]})
             # A slot that only an earlier rule of the group used (amsgrad was switched off) may be there or not.
             needed = [slot for slot in entries if owner(slot) in used or owner(slot) not in known_slots()]

@@ -50,12 +50,15 @@ class Bucket(NamedTuple):
         return begin, max(min(last, end) - start, begin)
 
 
-def buckets_of(forms: Sequence[Form], ranks: int, bucket_bytes: int, first: int = 0) -> list[Bucket]:
-    """Return the buckets of arrays of these forms, which are numbered from ``first``.
+def buckets_of(forms: Sequence[Form], ranks: int, bucket_bytes: int, before: Sequence[Bucket] = ()) -> list[Bucket]:
+    """Return the buckets of arrays of these forms, which are numbered on from those of the buckets ``before``.
 
-    A bucket has at most ``bucket_bytes``, or is a single array.
+    A bucket has at most ``bucket_bytes``, or is a single array. Ranks that own less so far get more of the next one.
     """
-    buckets, begin = [], 0
+    buckets: list[Bucket] = []
+    first = sum(len(bucket.numbers) for bucket in before)
+    loads = [sum(bucket.counts[rank] for bucket in before) for rank in range(ranks)]
+    begin = 0
     for end in range(1, len(forms) + 1):
         is_last = end == len(forms)
         if not is_last:
@@ -63,17 +66,22 @@ def buckets_of(forms: Sequence[Form], ranks: int, bucket_bytes: int, first: int 
             size = sum(form.size * form.dtype.itemsize for form in members)
             is_last = size > bucket_bytes or members[0].dtype != members[-1].dtype
         if is_last:
-            buckets.append(bucket_of(forms[begin:end], range(first + begin, first + end), ranks))
+            bucket = bucket_of(forms[begin:end], range(first + begin, first + end), loads)
+            loads = [load + count for load, count in zip(loads, bucket.counts, strict=True)]
+            buckets.append(bucket)
             begin = end
     return buckets
 
 
-def bucket_of(forms: Sequence[Form], numbers: range, ranks: int) -> Bucket:
-    """Return the bucket of these arrays, cut into slices that are as equal as the places for cuts allow."""
+def bucket_of(forms: Sequence[Form], numbers: range, loads: Sequence[int]) -> Bucket:
+    """Return the bucket of these arrays, cut where the ranks' loads become as equal as the places for cuts allow."""
     starts = (0, *accumulate(form.size for form in forms))
+    ranks, all_of_it = len(loads), sum(loads) + starts[-1]
+    # The elements that each rank lacks, times the number of ranks.
+    lacks = [max(all_of_it - ranks * load, 0) for load in loads]
     cuts = [0]
-    for rank in range(1, ranks):
-        cuts.append(max(cuts[-1], nearest_cut(forms, starts, starts[-1] * rank // ranks)))
+    for part in list(accumulate(lacks))[:-1]:
+        cuts.append(max(cuts[-1], nearest_cut(forms, starts, starts[-1] * part // max(sum(lacks), 1))))
     return Bucket(numbers, forms[0].dtype, starts, (*cuts, starts[-1]))
 
 

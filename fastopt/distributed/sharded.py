@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
+from ..arithmetic.dither import SCALE_BLOCK
 from ..arrays.dtypes import Array
+from ..core.hooks import is_default
 from ..core.optimizer import Optimizer
-from ..core.parameters import Parameters
+from ..core.parameters import Addition, Parameters
+from ..core.representation import representation
 from ..core.results import StepInfo
 from ..core.workspace import Workspace
-from ..options.group_by import Grouped
+from ..options.bounds import split
+from ..options.group_by import Grouped, is_group
+from ..options.ranges import Group
+from . import agreement, slices
 from .gradients import BucketOfGradients, add_in_rank_order
-from .layout import Form, buckets_of
+from .layout import Bucket, Form, buckets_of
+from .meetings import Meetings
 from .parameters import gather
 from .ranks import Ranks
 from .sums import SumsOfRanks
+
+#: A header of a meeting without gradients.
+NO_NUMBERS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+
+
+class Share(NamedTuple):
+    """How arrays are shared out."""
+
+    buckets: list[Bucket]
+    #: Each array as a vector, in its order in memory.
+    vectors: list[Array]
+    are_cut: list[bool]
+    #: Where the part of each array that this rank owns begins and ends, and the part.
+    slices: dict[str, tuple[int, int]]
+    parts: dict[str, Array]
 
 
 class Sharded(Optimizer):
     """An optimizer whose state is shared out among the ranks of a communicator (ZeRO stage 1)."""
 
     ranks: Ranks
-    #: The arrays and their structure, as the user gave them; ``parts.parameters`` has the slices.
+    #: The arrays and their structure, as the user gave them; ``parts.parameters`` has the parts of this rank.
     whole: Parameters
 
     def __new__(cls, optimizer: type[Optimizer], *arguments: Any, **options: Any) -> Sharded:
-        made: Sharded = object.__new__(class_of(optimizer))  # type: ignore[arg-type]
+        if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
+            raise TypeError(
+                f"optimizer: expected a class, such as fastopt.AdamW, got {optimizer!r:.80}; its options are arguments "
+                "of Sharded"
+            )
+        if issubclass(optimizer, Sharded):
+            raise TypeError(f"optimizer: {optimizer.__name__} is sharded already; give the class that it is made of")
+        made: Sharded = object.__new__(class_of(optimizer))
         return made
 
     def __init__(
@@ -43,49 +74,242 @@ class Sharded(Optimizer):
         bucket_bytes: int = 2**25,
         **options: Any,
     ) -> None:
-        # It checks all arrays and options as in one process. It makes no step, so it has no slots.
-        model = optimizer(params, **options)
         self.ranks = ranks = Ranks(comm)
-        self.whole = whole = model.parts.parameters
-        self.vectors = [model.parts.backend.ops.in_memory_order(array).reshape(-1) for array in whole.arrays]
-        forms = [Form(array.size, array.dtype, array.flags.c_contiguous) for array in whole.arrays]
-        self.buckets = buckets_of(forms, ranks.size, bucket_bytes)
-        self.gradients = [BucketOfGradients(ranks, bucket) for bucket in self.buckets]
-        bucket_of = [bucket for bucket in self.buckets for _ in bucket.numbers]
-        bounds = [[bucket_of[i].slice_of(i, rank) for i in range(len(forms))] for rank in range(ranks.size)]
+        arguments = {"exact": exact, "reduction": reduction, "wire_dtype": wire_dtype, "bucket_bytes": bucket_bytes}
+        model = self.checked(lambda: whole_optimizer(optimizer, params, arguments, options))
+        parts = model.parts
+        self.whole = whole = parts.parameters
+        ranks.agree(
+            {
+                "optimizer": f"{optimizer.__module__}.{optimizer.__qualname__}",
+                **arguments,
+                **agreement.forms_of(whole.names, whole.arrays),
+                **agreement.forms_of(whole.names, whole.copies, "copy_to"),
+                **agreement.bounds_of(whole.names, whole.bounds),
+                **agreement.options_of(parts),
+            }
+        )
+        agreement.check_same_values(ranks, whole.names, whole.arrays)
+        self.bucket_bytes = bucket_bytes
+        self.buckets: list[Bucket] = []
+        self.gradients: list[BucketOfGradients] = []
+        self.vectors: list[Array] = []
+        self.are_cut: list[bool] = []
         #: Where the part of each array that this rank owns begins and ends.
-        self.slices = dict(zip(whole.names, bounds[ranks.rank], strict=True))
-        self.sums = SumsOfRanks(ranks, np.array([[end - begin for begin, end in each] for each in bounds]))
-        slices: dict[str, Array] = {
-            name: vector[begin:end]
-            for (name, (begin, end)), vector in zip(self.slices.items(), self.vectors, strict=True)
-        }
+        self.slices: dict[str, tuple[int, int]] = {}
+        self.cuts_arrays = slices.takes_slices(model)
+        of_arrays = [parts.groups.checked[k].values for k in whole.group_of.tolist()]
+        share = self.share(whole.names, whole.arrays, of_arrays)
         groups = [{name: value for name, value in group.items() if name != "params"} for group in model.param_groups]
         group_of = dict(zip(whole.names, whole.group_of.tolist(), strict=True))
-        super().__init__(Grouped(slices, groups, group_of), **options)
+        options.pop("copy_to", None)
+        if "bounds" in options:
+            options["bounds"] = split(options["bounds"])[0]
+        self._turn = threading.Lock()
+        super().__init__(Grouped(share.parts, groups, group_of), **options)
+        self.take_share(share)
+
+    def share(self, names: Sequence[str], arrays: Sequence[Array], of_arrays: Sequence[Group]) -> Share:
+        """Return how further arrays are shared out; ``of_arrays`` has the options of each one's group."""
+        size, rank = self.ranks.size, self.ranks.rank
+        are_cut = [
+            slices.can_cut(array, group, self.cuts_arrays) for array, group in zip(arrays, of_arrays, strict=True)
+        ]
+        vectors = list(map(slices.vector_of, arrays))
+        forms = [Form(array.size, array.dtype, is_cut) for array, is_cut in zip(arrays, are_cut, strict=True)]
+        buckets = buckets_of(forms, size, self.bucket_bytes, self.buckets)
+        bounds = [bucket.slice_of(i, rank) for bucket in buckets for i in bucket.numbers]
+        parts = map(slices.part_of, arrays, vectors, bounds, are_cut)
+        return Share(
+            buckets, vectors, are_cut, dict(zip(names, bounds, strict=True)), dict(zip(names, parts, strict=True))
+        )
+
+    def take_share(self, share: Share) -> None:
+        """Take over how the arrays that were added are shared out; the groups show whole arrays."""
+        self.buckets += share.buckets
+        self.gradients += [BucketOfGradients(self.ranks, bucket) for bucket in share.buckets]
+        self.vectors += share.vectors
+        self.are_cut += share.are_cut
+        self.slices.update(share.slices)
+        counts = [
+            [bucket.slice_of(i, rank) for bucket in self.buckets for i in bucket.numbers]
+            for rank in range(self.ranks.size)
+        ]
+        self.sums = SumsOfRanks(self.ranks, np.array(counts) @ [-1, 1])
+        parameters, whole = self.parts.parameters, self.whole
+        parameters.whole_sizes = [array.size for array in whole.arrays]
+        parameters.bounds = list(map(slices.bounds_of_part, whole.bounds, self.slices.values(), self.are_cut))
+        for k, (group, checked) in enumerate(zip(self.param_groups, self.parts.groups.checked, strict=True)):
+            arrays = tuple(whole.arrays[i] for i in np.flatnonzero(parameters.group_of == k))
+            group["params"] = checked.options["params"] = checked.values["params"] = arrays
+        self.meetings = Meetings(self.ranks, self, whole, self.are_cut)
 
     def prepare(self, workspace: Workspace) -> None:
         super().prepare(workspace)
-        workspace.table.reduction = self.sums
+        table = workspace.table
+        table.reduction = self.sums
+        table.first_blocks[:] = [begin // SCALE_BLOCK for begin, _ in self.slices.values()]
+
+    def check_param(self, name: str, array: Any) -> None:
+        """Let every part pass: the whole arrays were checked."""
+
+    def checked(self, check: Callable[[], Any]) -> Any:
+        """Return what a function returns that checks this rank's arguments.
+
+        Raises
+        ------
+        RankError
+            If it has raised on another rank; on this rank its own error.
+        """
+        error, found = None, None
+        try:
+            found = check()
+        except Exception as raised:
+            error = raised
+        self.ranks.meet(error, NO_NUMBERS)
+        return found
+
+    def take_turn(self, what: str) -> None:
+        """Begin a call that the ranks make together; ``finally: self._turn.release()`` ends it.
+
+        Raises
+        ------
+        RuntimeError
+            If such a call of this optimizer is running.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(
+                f"{what}: another call that the ranks make together is running, in another thread or around this one; "
+                "make one after the other"
+            )
 
     def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
         """Apply one step with the sum of all ranks' gradients."""
-        leaves = self.whole.leaves(grads, "grads")
-        header = np.array([leaf is not None for leaf in leaves], np.int64)
-        present = np.any(self.ranks.meet(None, header), axis=0).tolist()
-        add_in_rank_order(self.ranks, self.gradients, leaves)
-        names = self.whole.names
-        slices = {
-            names[i]: bucket.slice_of(i) if present[i] else None
+        self.take_turn("step")
+        try:
+            present = self.meetings.meet("step", grads, grad_scale, stream)
+            add_in_rank_order(self.ranks, self.gradients, self.meetings.own.given)
+            info = super().step(self.sums_of_gradients(present), grad_scale=grad_scale, stream=stream)
+            self.finish(info)
+            if self.parts.options.zero_grads:
+                self.meetings.own.clear()
+            return info
+        finally:
+            self.meetings.own.forget()
+            self._turn.release()
+
+    def flush(self, *, stream: Any = None) -> StepInfo:
+        self.take_turn("flush")
+        try:
+            self.meetings.meet("flush", None, None, stream)
+            info = super().flush(stream=stream)
+            self.finish(info)
+            return info
+        finally:
+            self._turn.release()
+
+    def sums_of_gradients(self, present: Sequence[bool]) -> dict[str, Array | None]:
+        """Return the sum of the gradients of each part of this rank, by the array's name."""
+        names, arrays = self.whole.names, self.parts.parameters.arrays
+        return {
+            names[i]: slices.in_form_of(arrays[i], bucket.slice_of(i)) if present[i] else None
             for bucket in self.gradients
             for i in bucket.bucket.numbers
         }
-        info = super().step(slices, grad_scale=grad_scale, stream=stream)
-        gather(self.ranks, self.buckets, self.vectors)
-        return info
+
+    def finish(self, info: StepInfo) -> None:
+        """Get the parts of the other ranks after a step that was applied."""
+        if info.applied:
+            gather(self.ranks, self.buckets, self.vectors)
+            self.whole.write_copies(self.parts.backend)
+
+    def add_param_group(self, group: Group) -> None:
+        self.take_turn("add_param_group")
+        try:
+            addition: Addition = self.checked(lambda: self.addition(group))
+            options = {name: value for name, value in group.items() if name != "params"}
+            its = agreement.encoded_options(options)
+            self.ranks.agree({**agreement.forms_of(addition.names, addition.arrays), "options": its})
+            agreement.check_same_values(self.ranks, addition.names, addition.arrays)
+            number = len(self.param_groups)
+            of_arrays = [{"max_weight_norm": None, **self.defaults, **options}] * len(addition.names)
+            share = self.share(addition.names, addition.arrays, of_arrays)
+            super().add_param_group({**options, "params": share.parts})
+            self.whole.add(addition, [number] * len(addition.names))
+            self.take_share(share)
+        finally:
+            self._turn.release()
+
+    def addition(self, group: Group) -> Addition:
+        """Return the arrays of a new group, checked as in one process."""
+        if not is_group(group):
+            raise TypeError(f"param group: expected a dict with the key 'params', got {group!r:.80}")
+        self.option_set.check_known({name: value for name, value in group.items() if name != "params"})
+        branch = self.whole.branch(group["params"])
+        names, given = list(branch.names()), list(branch.arrays())
+        checks = [super().check_param] * len(names)
+        return self.whole.addition(branch, names, given, self.parts.backend, checks)
+
+    @property
+    def params(self) -> Any:
+        """The parameters in their structure (lists for tuples): the very arrays that the optimizer was given."""
+        return self.whole.given()
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "parts"):
+            return super().__repr__()
+        return f"Sharded({representation(self)}, rank {self.ranks.rank} of {self.ranks.size})"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__}: a sharded optimizer can't be copied or pickled, since the ranks hold its state "
+            "together; use opt.state_dict(), or save it"
+        )
 
 
-@cache
+def whole_optimizer(
+    optimizer: type[Optimizer], params: Any, arguments: Mapping[str, Any], options: Mapping[str, Any]
+) -> Optimizer:
+    """Return the optimizer of one process, which has checked all arrays and options; it makes no step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If that one can't be built, or not be sharded.
+    """
+    check_arguments(**arguments)
+    model = optimizer(params, **options)
+    if not is_default(model, "of_group"):
+        raise TypeError(
+            f"{optimizer.__name__}: several optimizers share its step, which is not done over several ranks yet; make "
+            "a Sharded of each for its own parameters"
+        )
+    if not model.parts.backend.on_host:
+        raise TypeError("Sharded: expected NumPy arrays, got arrays on a GPU, where it can't run yet")
+    return model
+
+
+def check_arguments(exact: Any, reduction: Any, wire_dtype: Any, bucket_bytes: Any) -> None:
+    """Raise if an argument of Sharded itself is wrong."""
+    if type(exact) is not bool:
+        raise TypeError(f"exact={exact!r:.80}: expected True or False")
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction={reduction!r:.80}: expected 'sum' or 'mean'")
+    if wire_dtype not in (None, "float16", "bfloat16"):
+        raise ValueError(f"wire_dtype={wire_dtype!r:.80}: expected 'float16', 'bfloat16', or None for no conversion")
+    if type(bucket_bytes) is not int:
+        raise TypeError(f"bucket_bytes={bucket_bytes!r:.80}: expected an int")
+    if bucket_bytes < 1:
+        raise ValueError(f"bucket_bytes={bucket_bytes}: expected at least 1")
+
+
+#: The class of the sharded optimizers of each class.
+CLASSES: dict[type[Optimizer], type[Sharded]] = {}
+
+
 def class_of(optimizer: type[Optimizer]) -> type[Sharded]:
-    """Return the class of optimizers of this kind whose state is shared out."""
-    return type(optimizer.__name__, (Sharded, optimizer), {"__module__": __name__})
+    """Return the class of the sharded optimizers of this class: a subclass of it, with its name."""
+    if optimizer not in CLASSES:
+        names = {"__module__": optimizer.__module__, "__qualname__": optimizer.__qualname__, "__doc__": Sharded.__doc__}
+        CLASSES[optimizer] = type(optimizer.__name__, (Sharded, optimizer), names)
+    return CLASSES[optimizer]

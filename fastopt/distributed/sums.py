@@ -36,4 +36,4 @@ class SumsOfRanks:
         owners = np.repeat(np.tile(np.arange(count), self.ranks.size), chunks.reshape(-1))
         with np.errstate(all="ignore"):
             totals, counts = (np.bincount(owners, column, count) for column in everyone.T)
-        return totals, counts.astype(np.int64)
+        return totals.astype(np.float64, copy=False), counts.astype(np.int64)

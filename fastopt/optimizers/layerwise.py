@@ -84,6 +84,7 @@ class LARS(_Layerwise):
     (array([3. , 3.5]), 0.1)
     """
 
+    takes_slices = True
     ranges: ClassVar[Mapping[str, Allowed]] = {"trust_coefficient": NON_NEGATIVE}
 
     def __init__(
@@ -173,6 +174,7 @@ class LAMB(_Layerwise):
     """
 
     refused: ClassVar[Mapping[str, str]] = {"cautious_decay": "decay is a part of u, whose norm the trust ratio needs"}
+    takes_slices = True
     further_rules = (rules.descend,)
     non_negative = frozenset({"v"})
     exact = frozenset({"u"})

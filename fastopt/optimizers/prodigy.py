@@ -102,6 +102,7 @@ class Prodigy(ArrayOptimizer):
     (True, True)
     """
 
+    takes_slices = True
     further_rules = (rules.prodigy_descent,)
     non_negative = frozenset({"v"})
     exact = frozenset({"s"})

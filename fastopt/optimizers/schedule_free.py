@@ -38,6 +38,7 @@ AVERAGING: Mapping[str, Allowed] = {
 class _ScheduleFree(ArrayOptimizer):
     """The base of both: the averaging's weights and the two modes, which Schedule-Free SGD and AdamW share."""
 
+    takes_slices = True
     numbers: ClassVar[Mapping[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0, "is_training": 1.0}
     exact = frozenset({"z"})
     copied = frozenset({"z"})

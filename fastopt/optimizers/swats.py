@@ -73,6 +73,7 @@ class SWATS(ArrayOptimizer):
     (2, 0.046)
     """
 
+    takes_slices = True
     rows_stay = False  # one of them may switch
     further_rules = (rules.descend, rules.momentum)
     non_negative = frozenset({"v"})

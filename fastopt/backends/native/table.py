@@ -55,6 +55,7 @@ class NativeTable:
         self.counts = None if counts is None else ffi.from_buffer("int64_t[]", counts, require_writable=True)
         self.indices = columns["number"]
         self.indices[:] = np.arange(count)
+        self.first_blocks = columns["first_block"]
         self.sizes = np.array([param.size for param in params], np.int64)
         self.present: list[bool] = []
         #: The places of the arrays that have a gradient.
@@ -153,7 +154,9 @@ class NativeTable:
         lib.fo_sum_products(*read, *sources, count_nonfinite, *into, threads.get_num_threads())
         if self.reduction is not None:
             chunks = np.frombuffer(ffi.buffer(self.partials), dtype=READING)
-            sums, self.nonfinite = self.reduction(self.present, chunks["sum"], chunks["nonfinite"])
+            sums, nonfinite = self.reduction(self.present, chunks["sum"], chunks["nonfinite"])
+            if count_nonfinite:
+                self.nonfinite = nonfinite
             return sums
         if count_nonfinite:
             self.nonfinite = self.read["nonfinite"].copy()

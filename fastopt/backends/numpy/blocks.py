@@ -34,6 +34,8 @@ class TableArrays(NamedTuple):
     scales: list[Sequence[tuple[quantize.Map, Array] | None]]
     #: The index of each array in the optimizer, which selects its random numbers.
     indices: npt.NDArray[np.int64]
+    #: How many blocks of each array are before it, if it is a slice.
+    first_blocks: npt.NDArray[np.int64]
     #: Whether an array or one of its slots is stored in another dtype than the compute dtype.
     is_stored: list[bool]
 
@@ -111,8 +113,9 @@ class Block:
 
     def store(self, views: Sequence[Array], stream: int, values: Array, hyper: HyperRow) -> None:
         """Write the values of a parameter or slot that is stored in another dtype."""
-        index = int(self.arrays.indices[self.first])
-        random = random_bits(hyper.dither, index, stream, self.runs[0].begin, self.size)
+        index, first_block = int(self.arrays.indices[self.first]), int(self.arrays.first_blocks[self.first])
+        begin = self.runs[0].begin + first_block * SCALE_BLOCK
+        random = random_bits(hyper.dither, index, stream, begin, self.size)
         found = self.codec_and_scales(stream)
         if found is None:
             halves.dither_into(views[0], values, random)

@@ -41,6 +41,7 @@ class NumpyTable:
         """Calls with ``is_counted`` update ``counts``, which have the shape (2, 1 + arrays)."""
         extras = extras or [ArrayExtras()] * len(params)
         self.indices = np.arange(len(params), dtype=np.int64)
+        self.first_blocks = np.zeros(len(params), np.int64)
         self.arrays = TableArrays(
             [flat(param) for param in params],
             [
@@ -54,6 +55,7 @@ class NumpyTable:
             [flat_or_none(each.upper) for each in extras],
             [each.scales for each in extras],
             self.indices,
+            self.first_blocks,
             [
                 any(array.dtype != compute_dtype(param.dtype) for array in (param, *array_slots))
                 for param, array_slots in zip(params, slots, strict=True)
@@ -131,7 +133,9 @@ class NumpyTable:
             self.sum_passes[left, right, count_nonfinite] = summing
         self.run(summing, hyper_rows)
         if self.reduction is not None:
-            sums, self.nonfinite = self.reduction(self.present, summing.chunk_sums(), summing.nonfinite)
+            sums, nonfinite = self.reduction(self.present, summing.chunk_sums(), summing.nonfinite)
+            if count_nonfinite:
+                self.nonfinite = nonfinite
             return sums
         if count_nonfinite:
             self.nonfinite[:] = summing.nonfinite_of(len(self.shapes))

@@ -1,0 +1,126 @@
+"""The meeting of the ranks before a step: nothing begins unless all can make the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..core.parameters import Parameters
+from ..core.params_in_state import check_own_values
+from ..core.parts import Parts
+from ..core.workspace import Workspace
+from . import agreement
+from .own_gradients import OwnGradients
+from .ranks import Ranks
+
+#: How many numbers of a header come before those of the arrays.
+HEAD = 5
+
+
+class Steps(Protocol):
+    """An optimizer, as far as its meetings need it."""
+
+    @property
+    def parts(self) -> Parts: ...
+    def check_step(self) -> None: ...
+    def ready(self) -> Workspace: ...
+
+
+class Meetings:
+    """The meetings of the ranks before the steps of an optimizer.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        The ranks.
+    opt : Optimizer
+        The optimizer, whose arrays are the parts of this rank.
+    whole : Parameters
+        The arrays that the user gave.
+    are_cut : sequence of bool
+        For each array, whether it was cut.
+    """
+
+    def __init__(self, ranks: Ranks, opt: Steps, whole: Parameters, are_cut: Sequence[bool]) -> None:
+        self.ranks, self.opt, self.whole, self.are_cut = ranks, opt, whole, are_cut
+        backend, parts = opt.parts.backend, opt.parts
+        self.own = OwnGradients(backend, whole, parts.options.zero_grads)
+        self.are_writeable = backend.writeable_check(whole.arrays)
+        self.digest = agreement.Digest(parts)
+        self.header = np.zeros(HEAD + len(whole.names), np.int64)
+
+    def meet(self, what: str, grads: Any, grad_scale: float | None, stream: Any) -> list[bool]:
+        """Check this rank's arguments of a step, and that the ranks are at the same step with the same options.
+
+        Parameters
+        ----------
+        what : str
+            The call, for errors.
+        grads, grad_scale, stream
+            The arguments of the step; ``grads`` is None for a step without gradients.
+
+        Returns
+        -------
+        For each array, whether a rank has a gradient of it.
+
+        Raises
+        ------
+        RankError, TypeError, ValueError
+            If an argument is wrong on any rank, or they differ. Nothing has changed then.
+        """
+        error, header, counts = None, self.header, self.opt.parts.progress.counts
+        lrs: Sequence[float] = ()
+        scale = 1.0
+        header[:] = 0
+        try:
+            lrs, scale = self.check(what, grads, grad_scale, stream)
+            header[:HEAD] = counts[0, 0], counts[1, 0], self.digest.number, hash(lrs), hash(scale)
+            if grads is not None:
+                header[HEAD:] = self.own.present
+        except Exception as raised:
+            error = raised
+        everyone = self.ranks.meet(error, header)
+        if (everyone[:, :HEAD] != everyone[0, :HEAD]).any():
+            more = {"the learning rates of this step": lrs, "the scale of the loss in this step": scale}
+            self.ranks.agree({**agreement.options_of(self.opt.parts), **more})
+        present: list[bool] = np.any(everyone[:, HEAD:], axis=0).tolist()
+        return present
+
+    def check(self, what: str, grads: Any, grad_scale: float | None, stream: Any) -> tuple[Sequence[float], float]:
+        """Check the arguments of a step, and what may have been changed since the last one.
+
+        Returns
+        -------
+        The learning rates of the groups if one follows a schedule, and the scale of the loss.
+        """
+        parts, whole = self.opt.parts, self.whole
+        if parts.stand_in:
+            check_own_values(parts, what)
+        whole.check_in_place()
+        whole.check_layouts()
+        parts.backend.set_stream(None, stream)
+        self.opt.check_step()
+        if self.digest.has_changed():
+            self.opt.ready()
+            self.check_weight_norms()
+        scale = parts.whole.scale_of(grad_scale)
+        lrs: Sequence[float] = ()
+        if any(group.scheduled for group in parts.groups.checked):
+            lrs = tuple(group["lr"] for group in parts.groups.values(parts.progress.step_count))
+        if grads is not None:
+            self.own.take(grads)
+            if not self.are_writeable():
+                whole.check_writeable(self.own.present)
+        return lrs, scale
+
+    def check_weight_norms(self) -> None:
+        """Raise if ``max_weight_norm`` was set for an array that was cut without it."""
+        checked, group_of = self.opt.parts.groups.checked, self.opt.parts.parameters.group_of.tolist()
+        for name, array, is_cut, k in zip(self.whole.names, self.whole.arrays, self.are_cut, group_of, strict=True):
+            if is_cut and array.ndim > 1 and checked[k].values["max_weight_norm"] is not None:
+                raise ValueError(
+                    f"max_weight_norm: {name!r} was cut into slices, since it had no limit when the optimizer was "
+                    "built; give one then, such as infinity"
+                )
