@@ -10,6 +10,7 @@ from operator import is_not, not_
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ..arithmetic import dither, halves, quantize, rules
 from ..arithmetic.rules import Rule
@@ -169,7 +170,9 @@ class Slots:
         self.has_params = has_masters or self.options.averages or any(its.copied for its in hooks_of)
         columns: list[SlotColumn] = []
         extras: dict[int, ArrayExtras] = {}
-        for kind, places in self.kinds(computed, parameters, groups, backend, hooks_of).items():
+        for kind, places in self.kinds(
+            computed, parameters.whole_sizes, parameters.group_of, groups, backend, hooks_of
+        ).items():
             names, likes = [parameters.names[i] for i in places], [computed[i] for i in places]
             averages, accumulated = self.around(names, likes, kind.compute_dtype, places, progress, backend)
             scales, group, numbers = [], groups[kind.group].values, np.array(places)
@@ -218,17 +221,17 @@ class Slots:
     def kinds(
         self,
         computed: Sequence[Array],
-        parameters: Parameters,
+        sizes: Sequence[int],
+        group_of: npt.NDArray[np.int64],
         groups: Sequence[CheckedGroup],
         backend: Backend,
         hooks_of: Sequence[GroupHooks],
     ) -> dict[Kind, list[int]]:
-        """Return the arrays of each kind, by number; ``hooks_of`` are those of each group."""
+        """Return the numbers of the arrays of each kind, given the sizes of whole arrays and the hooks of each group."""
         places_of: dict[Kind, list[int]] = {}
         #: The same lists: arrays of one group, dtype and shape have one kind, so that the hooks are called once.
         of_likes: dict[Any, list[int]] = {}
-        members = zip(computed, parameters.group_of.tolist(), parameters.whole_sizes, strict=True)
-        for i, (like, k, size) in enumerate(members):
+        for i, (like, k, size) in enumerate(zip(computed, group_of.tolist(), sizes, strict=True)):
             key = k, like.dtype, like.shape, size
             places = of_likes.get(key)
             if places is None:
@@ -237,20 +240,17 @@ class Slots:
                 check_slot_names(names, its_rules, ("step", *AROUND, *hooks.numbers))
                 elementwise = max(len(rules.slots(rule)) for rule in its_rules)
                 slots = tuple(
-                    (slot, self.stored_in(slot, like, size, hooks, number < elementwise))
-                    for number, slot in enumerate(names)
+                    (slot, self.stored_in(slot, like, size, hooks, n < elementwise)) for n, slot in enumerate(names)
                 )
                 kind = Kind(k, backend.ops.compute_dtype(like.dtype), slots)
                 places = of_likes[key] = places_of.setdefault(kind, [])
             places.append(i)
         return places_of
 
-    def stored_in(
-        self, slot: str, like: Array, size: int, hooks: GroupHooks, is_elementwise: bool = False
-    ) -> str | None:
+    def stored_in(self, slot: str, like: Array, size: int, hooks: GroupHooks, is_rules: bool = False) -> str | None:
         """Return how a slot of such an array, or slice of an array of this size, is stored; None: as it is computed."""
         shape = hooks.slot_shape(slot, like)
-        check_slot_shape(shape, slot, like, is_elementwise)
+        check_slot_shape(shape, slot, like, is_rules)
         if shape != like.shape:
             return OWN_SHAPE
         is_exact = slot in hooks.exact or slot in hooks.copied

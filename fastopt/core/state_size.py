@@ -41,7 +41,8 @@ def state_bytes(sample: Optimizer, likes: Sequence[Array]) -> list[int]:
     standing = [like_in(its.dtype, like) for its, like in zip(computed, likes, strict=True)]
     hooks = [sample.of_group(group.values) for group in groups]
     sizes = [0] * len(likes)
-    kinds = parts.slots.kinds(standing, parts.parameters.group_of, groups, parts.backend, hooks)
+    whole_sizes = [like.size for like in likes]
+    kinds = parts.slots.kinds(standing, whole_sizes, parts.parameters.group_of, groups, parts.backend, hooks)
     for kind, places in kinds.items():
         its, item = hooks[kind.group], np.dtype(kind.compute_dtype).itemsize
         around = int(options.averages) + int(options.accumulate_steps > 1)
