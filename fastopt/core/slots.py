@@ -227,7 +227,7 @@ class Slots:
         backend: Backend,
         hooks_of: Sequence[GroupHooks],
     ) -> dict[Kind, list[int]]:
-        """Return the numbers of the arrays of each kind, given the sizes of whole arrays and the hooks of each group."""
+        """Return the numbers of the arrays of each kind, from the sizes of whole arrays and the hooks of each group."""
         places_of: dict[Kind, list[int]] = {}
         #: The same lists: arrays of one group, dtype and shape have one kind, so that the hooks are called once.
         of_likes: dict[Any, list[int]] = {}

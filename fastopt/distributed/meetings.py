@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core.parameters import Parameters
 from ..core.params_in_state import check_own_values
 from ..core.parts import Parts
 from ..core.workspace import Workspace
 from . import agreement
-from .own_gradients import OwnGradients
 from .ranks import Ranks
 
 #: How many numbers of a header come before those of the arrays.
-HEAD = 5
+HEAD = 7
 
 
 class Steps(Protocol):
@@ -26,6 +26,19 @@ class Steps(Protocol):
     def parts(self) -> Parts: ...
     def check_step(self) -> None: ...
     def ready(self) -> Workspace: ...
+
+
+class Gradients(Protocol):
+    """The gradients that this rank gives, as far as meetings need them."""
+
+    @property
+    def given(self) -> int: ...
+    @property
+    def are_added(self) -> bool: ...
+    @property
+    def present(self) -> npt.NDArray[np.bool_]: ...
+    def take(self, grads: Any) -> None: ...
+    def check_scale(self, scale: float) -> None: ...
 
 
 class Meetings:
@@ -41,17 +54,28 @@ class Meetings:
         The arrays that the user gave.
     are_cut : sequence of bool
         For each array, whether it was cut.
+    gradients : object
+        The gradients that this rank gives.
     """
 
-    def __init__(self, ranks: Ranks, opt: Steps, whole: Parameters, are_cut: Sequence[bool]) -> None:
-        self.ranks, self.opt, self.whole, self.are_cut = ranks, opt, whole, are_cut
+    def __init__(
+        self, ranks: Ranks, opt: Steps, whole: Parameters, are_cut: Sequence[bool], gradients: Gradients
+    ) -> None:
+        self.ranks, self.opt, self.whole, self.are_cut, self.gradients = ranks, opt, whole, are_cut, gradients
         backend, parts = opt.parts.backend, opt.parts
-        self.own = OwnGradients(backend, whole, parts.options.zero_grads)
         self.are_writeable = backend.writeable_check(whole.arrays)
         self.digest = agreement.Digest(parts)
         self.header = np.zeros(HEAD + len(whole.names), np.int64)
 
-    def meet(self, what: str, grads: Any, grad_scale: float | None, stream: Any) -> list[bool]:
+    def meet(
+        self,
+        what: str,
+        grads: Any = None,
+        grad_scale: float | None = None,
+        stream: Any = None,
+        *,
+        is_flush: bool = False,
+    ) -> list[bool]:
         """Check this rank's arguments of a step, and that the ranks are at the same step with the same options.
 
         Parameters
@@ -59,7 +83,9 @@ class Meetings:
         what : str
             The call, for errors.
         grads, grad_scale, stream
-            The arguments of the step; ``grads`` is None for a step without gradients.
+            The arguments of the step; ``grads`` is None if the gradients are there already.
+        is_flush : bool
+            Whether the step takes no gradients.
 
         Returns
         -------
@@ -70,26 +96,38 @@ class Meetings:
         RankError, TypeError, ValueError
             If an argument is wrong on any rank, or they differ. Nothing has changed then.
         """
-        error, header, counts = None, self.header, self.opt.parts.progress.counts
+        error, header, gradients = None, self.header, self.gradients
         lrs: Sequence[float] = ()
         scale = 1.0
         header[:] = 0
         try:
-            lrs, scale = self.check(what, grads, grad_scale, stream)
-            header[:HEAD] = counts[0, 0], counts[1, 0], self.digest.number, hash(lrs), hash(scale)
-            if grads is not None:
-                header[HEAD:] = self.own.present
+            lrs, scale = self.check(what, grad_scale, stream)
+            counts, present = self.opt.parts.progress.counts, None
+            if not is_flush:
+                if grads is not None:
+                    gradients.take(grads)
+                gradients.check_scale(scale)
+                present = header[HEAD:] = gradients.present
+                header[5:HEAD] = gradients.given, gradients.are_added
+            header[:5] = counts[0, 0], counts[1, 0], self.digest.number, hash(lrs), hash(scale)
+            if not self.are_writeable():
+                self.whole.check_writeable(np.ones(len(self.whole.names), bool) if present is None else present)
         except Exception as raised:
             error = raised
         everyone = self.ranks.meet(error, header)
         if (everyone[:, :HEAD] != everyone[0, :HEAD]).any():
-            more = {"the learning rates of this step": lrs, "the scale of the loss in this step": scale}
-            self.ranks.agree({**agreement.options_of(self.opt.parts), **more})
-        present: list[bool] = np.any(everyone[:, HEAD:], axis=0).tolist()
-        return present
+            of_step = {
+                "the learning rates of this step": lrs,
+                "the scale of the loss in this step": scale,
+                "the number of micro-batches": header.item(5),
+                "whether gradients come by add()": bool(header[6]),
+            }
+            self.ranks.agree({**agreement.options_of(self.opt.parts), **of_step})
+        found: list[bool] = np.any(everyone[:, HEAD:], axis=0).tolist()
+        return found
 
-    def check(self, what: str, grads: Any, grad_scale: float | None, stream: Any) -> tuple[Sequence[float], float]:
-        """Check the arguments of a step, and what may have been changed since the last one.
+    def check(self, what: str, grad_scale: float | None, stream: Any) -> tuple[Sequence[float], float]:
+        """Check the arguments of a step but the gradients, and what may have been changed since the last one.
 
         Returns
         -------
@@ -103,16 +141,13 @@ class Meetings:
         parts.backend.set_stream(None, stream)
         self.opt.check_step()
         if self.digest.has_changed():
+            whole.frozen = parts.parameters.frozen
             self.opt.ready()
             self.check_weight_norms()
         scale = parts.whole.scale_of(grad_scale)
         lrs: Sequence[float] = ()
         if any(group.scheduled for group in parts.groups.checked):
             lrs = tuple(group["lr"] for group in parts.groups.values(parts.progress.step_count))
-        if grads is not None:
-            self.own.take(grads)
-            if not self.are_writeable():
-                whole.check_writeable(self.own.present)
         return lrs, scale
 
     def check_weight_norms(self) -> None:

@@ -34,7 +34,8 @@ class OwnGradients:
         self.gradients = Gradients(backend.ops, backend.add_rows, whole.names, whole.arrays, whole.extents, are_cleared)
         if all(array.flags.c_contiguous for array in whole.arrays):
             self.gradients.begin(self.table)
-        self.nothing = np.zeros(len(arrays), bool)
+        #: How many micro-batches were given, and whether their gradients came one by one.
+        self.given, self.are_added = 1, False
 
     def take(self, grads: Any) -> None:
         """Check these gradients, of the structure of the parameters; those of frozen arrays count as None.
@@ -44,8 +45,13 @@ class OwnGradients:
         TypeError, ValueError
             If one can't be the gradient of its array, or is row-sparse.
         """
-        leaves = self.whole.leaves(grads, "grads")
+        leaves, frozen = self.whole.leaves(grads, "grads"), self.whole.frozen
+        if frozen:
+            leaves = [None if name in frozen else leaf for name, leaf in zip(self.whole.names, leaves, strict=True)]
         self.gradients.take(self.table, leaves, self.refuse_row_sparse)
+
+    def check_scale(self, scale: float) -> None:
+        """Raise if gradients were divided by another loss scale than that of the step."""
 
     def refuse_row_sparse(self, i: int) -> None:
         raise TypeError(
@@ -59,7 +65,7 @@ class OwnGradients:
         return self.gradients.present
 
     @property
-    def given(self) -> Sequence[Array | None]:
+    def arrays(self) -> Sequence[Array | None]:
         """The gradients, each one run of memory in C order, which is its parameter's order of memory; or None."""
         return self.gradients.given
 

@@ -24,6 +24,7 @@ from . import agreement, slices
 from .gradients import BucketOfGradients, add_in_rank_order
 from .layout import Bucket, Form, buckets_of
 from .meetings import Meetings
+from .own_gradients import OwnGradients
 from .parameters import gather
 from .ranks import Ranks
 from .sums import SumsOfRanks
@@ -142,7 +143,8 @@ class Sharded(Optimizer):
         for k, (group, checked) in enumerate(zip(self.param_groups, self.parts.groups.checked, strict=True)):
             arrays = tuple(whole.arrays[i] for i in np.flatnonzero(parameters.group_of == k))
             group["params"] = checked.options["params"] = checked.values["params"] = arrays
-        self.meetings = Meetings(self.ranks, self, whole, self.are_cut)
+        self.own = OwnGradients(self.parts.backend, whole, self.parts.options.zero_grads)
+        self.meetings = Meetings(self.ranks, self, whole, self.are_cut, self.own)
 
     def prepare(self, workspace: Workspace) -> None:
         super().prepare(workspace)
@@ -188,20 +190,20 @@ class Sharded(Optimizer):
         self.take_turn("step")
         try:
             present = self.meetings.meet("step", grads, grad_scale, stream)
-            add_in_rank_order(self.ranks, self.gradients, self.meetings.own.given)
+            add_in_rank_order(self.ranks, self.gradients, self.own.arrays)
             info = super().step(self.sums_of_gradients(present), grad_scale=grad_scale, stream=stream)
             self.finish(info)
             if self.parts.options.zero_grads:
-                self.meetings.own.clear()
+                self.own.clear()
             return info
         finally:
-            self.meetings.own.forget()
+            self.own.forget()
             self._turn.release()
 
     def flush(self, *, stream: Any = None) -> StepInfo:
         self.take_turn("flush")
         try:
-            self.meetings.meet("flush", None, None, stream)
+            self.meetings.meet("flush", stream=stream, is_flush=True)
             info = super().flush(stream=stream)
             self.finish(info)
             return info
