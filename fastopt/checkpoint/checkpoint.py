@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
@@ -15,9 +15,9 @@ from ..arrays.texts import amount_in, counted
 from ..backends.interrupts import uninterrupted
 from ..core import state_dict
 from ..core.results import LoadResult
-from ..core.saving import Resumable
+from ..core.saving import Load, Resumable, Saving
 from ..core.turns import Kind
-from .files import check_ending, check_path, check_regular, naming, replace_file
+from .files import check_path, check_regular, checked_ending, replace_file
 from .metadata import CheckpointError, check_metadata, metadata_of
 from .npz import read_npz, write_npz
 from .packing import Packer
@@ -127,10 +127,14 @@ class Checkpoint(NamedTuple):
 def restore(opt: Resumable, checkpoint: Checkpoint, strict: bool, with_state: bool, with_options: bool) -> LoadResult:
     """Load a checkpoint into an optimizer; see :meth:`Checkpoint.restore`."""
     parts, saving = opt.parts, opt.saving()
-    saving.check("restore")
-    misfits, pairs = state_dict.plan_params(parts.parameters, checkpoint.params)
-    saved = checkpoint.optimizer if with_state or with_options else None
-    load = saving.plan(saved, strict, misfits, with_state, with_options)
+
+    def plan() -> tuple[dict[str, tuple[Array, Array]], Load]:
+        saving.check("restore")
+        misfits, pairs = state_dict.plan_params(saving.parameters, checkpoint.params)
+        saved = checkpoint.optimizer if with_state or with_options else None
+        return pairs, saving.plan(saved, strict, misfits, with_state, with_options)
+
+    pairs, load = saving.together(plan)
 
     def write() -> None:
         for array, value in pairs.values():
@@ -207,6 +211,19 @@ def save(
     >>> fastopt.load(path).extra["epoch"]
     3
     """
+    check_arguments(path, opt, params, extra)
+    packer = Packer()
+    if opt is None:
+        content = packed(packer, None, params, extra)
+    else:
+        content = opt.parts.turns.run("save", Kind.READER, packed, packer, opt.saving(), params, extra)
+    metadata = metadata_of(content, packer.arrays)
+    write = write_npz if checked_ending(path) == ".npz" else write_safetensors
+    replace_file(path, lambda file: write(file, packer.arrays, metadata))
+
+
+def check_arguments(path: Any, opt: Any, params: Any, extra: Any) -> None:
+    """Raise if these are no arguments of :func:`save`."""
     is_opt = isinstance(path, Resumable)
     check_path(path, "the path comes first: save(path, opt)" if is_opt else "a file is replaced by its path")
     if not isinstance(opt, (Resumable, NoneType)):
@@ -219,35 +236,18 @@ def save(
         raise ValueError(f"params={params!r:.80}: expected an array or a structure of arrays, got none; leave it out")
     if not isinstance(extra, (Mapping, NoneType)):
         raise TypeError(f"extra is {described(extra)}; expected a dict: extra={{'name': value}}")
-    if opt is None:
-        content, arrays = packed(None, params, extra)
-    else:
-        content, arrays = opt.parts.turns.run("save", Kind.READER, packed, opt, params, extra)
-    metadata = metadata_of(content, arrays)
-    with naming(path):  # the folder in which this process is may have been removed
-        ending = Path(os.path.realpath(path)).suffix
-        write = write_npz if ending == ".npz" else write_safetensors
-    check_ending(path, ending)
-    replace_file(path, lambda file: write(file, arrays, metadata))
 
 
-def packed(
-    opt: Resumable | None, params: Any, extra: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Return the content of a checkpoint as JSON has it, and copies of its arrays."""
-    saving = None if opt is None else opt.saving()
+def packed(packer: Packer, saving: Saving | None, params: Any, extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the content of a checkpoint as JSON has it; the packer gets its arrays."""
     if saving is not None:
         saving.check("save")
-    if opt is not None and params is None:
-        parameters, on_host = opt.parts.parameters, opt.parts.backend.ops.on_host
-        params = parameters.structure([on_host(array, copy=False) for array in parameters.arrays])
-    packer = Packer()
-    content = {
+        params = saving.params() if params is None else params
+    return {
         "params": packer.pack(params, ("params",)),
         "optimizer": packer.pack(None if saving is None else saving.state(), ()),
         "extra": packer.pack({} if extra is None else dict(extra), ("extra",)),
     }
-    return content, packer.arrays
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -287,26 +287,40 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     check_path(path, "load(path) returns a Checkpoint, and load(path).restore(opt) loads it into an optimizer")
     check_regular(path)
-    with open(path, "rb") as file:
-        is_npz = file.read(4) == b"PK\x03\x04"
-        file.seek(0)
-        try:
-            arrays, metadata = read_npz(file) if is_npz else read_safetensors(file)
-            check_metadata(metadata, arrays)
-            content = parse(metadata["content"], len(arrays))
-            if not isinstance(content, dict) or set(content) != set(Checkpoint._fields):
-                raise ValueError(f"its content is not a dict of {list(Checkpoint._fields)}")
-            checkpoint = Checkpoint(**{name: unpack(content[name], arrays) for name in Checkpoint._fields})
-            if arrays:
-                raise ValueError(f"nothing refers to the arrays {list(arrays)!r:.200}")
-            if not isinstance(checkpoint.extra, dict) or not isinstance(checkpoint.optimizer, (dict, NoneType)):
-                raise ValueError("its 'extra' is not a dict, or its 'optimizer' neither a dict nor None")
-            return checkpoint
-        except (ImportError, MemoryError):
-            raise
-        except CheckpointError as error:
-            raise CheckpointError(f"{os.fspath(path)}: {error}") from error
-        except ValueError as error:
-            raise CheckpointError(
-                f"{os.fspath(path)}: it is not a complete checkpoint: {error!s:.300}; use an earlier one"
-            ) from error
+    with open(path, "rb") as file, explaining(path):
+        arrays, metadata = read_npz(file) if is_npz(file) else read_safetensors(file)
+        check_metadata(metadata, arrays)
+        return unpacked(metadata["content"], arrays)
+
+
+def is_npz(file: IO[bytes]) -> bool:
+    """Return whether a file, which is at its beginning, has NumPy's format."""
+    start = file.read(4)
+    file.seek(0)
+    return start == b"PK\x03\x04"
+
+
+def unpacked(text: str, arrays: dict[str, Array]) -> Checkpoint:
+    """Return the checkpoint that has this content and these arrays, which are taken out of ``arrays``."""
+    content = parse(text, len(arrays))
+    if not isinstance(content, dict) or set(content) != set(Checkpoint._fields):
+        raise ValueError(f"its content is not a dict of {list(Checkpoint._fields)}")
+    checkpoint = Checkpoint(**{name: unpack(content[name], arrays) for name in Checkpoint._fields})
+    if arrays:
+        raise ValueError(f"nothing refers to the arrays {list(arrays)!r:.200}")
+    if not isinstance(checkpoint.extra, dict) or not isinstance(checkpoint.optimizer, (dict, NoneType)):
+        raise ValueError("its 'extra' is not a dict, or its 'optimizer' neither a dict nor None")
+    return checkpoint
+
+
+@contextmanager
+def explaining(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors about the content of a file name its path, and say what to do."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{os.fspath(path)}: it is not a complete checkpoint: {error!s:.300}; use an earlier one"
+        ) from error

@@ -40,13 +40,22 @@ def check_path(path: Any, advice: str) -> None:
         raise TypeError(f"expected the path of a file, got one {described(path)}; {advice}")
 
 
-def check_ending(path: str | os.PathLike[str], ending: str) -> None:
-    """Raise if the ending of a path, such as ".pt", names another format than the two."""
+def checked_ending(path: str | os.PathLike[str]) -> str:
+    """Return the ending of the file that a path leads to.
+
+    Raises
+    ------
+    ValueError
+        If it names another format than the two, such as ".pt".
+    """
+    with naming(path):  # the folder in which this process is may have been removed
+        ending = Path(os.path.realpath(path)).suffix
     if ending not in (".npz", ".safetensors") and ending[1:2].isalpha():
         raise ValueError(
             f"save: {os.fspath(path)!r} ends in {ending!r}; expected '.npz' (NumPy's format) or '.safetensors', or no "
             "ending for the latter"
         )
+    return ending
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:

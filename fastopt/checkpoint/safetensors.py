@@ -15,6 +15,7 @@ import numpy as np
 from ..arrays.dtypes import Array
 from .bounds import MAX_DIMENSIONS, MAX_ELEMENTS, check_text
 from .flat_json import decoded, read_object, read_object_at, read_string
+from .metadata import Form
 from .packing import DTYPES, check_key, is_extension
 
 #: The key of the metadata among those of the arrays.
@@ -44,29 +45,54 @@ class Entry(NamedTuple):
     end: int
 
 
-def write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Write arrays and metadata to a file, in the bytes that the package safetensors writes.
+class Layout(NamedTuple):
+    """The header of a file, and where its arrays are."""
 
-    The package can't write into an open file: it makes a temporary one of its own, which a kill leaves behind.
-    """
+    header: bytes
+    #: By key, in the order of the file.
+    entries: dict[str, Entry]
+
+
+def layout_of(forms: Mapping[str, Form], metadata: Mapping[str, str]) -> Layout:
+    """Return the layout of a file with arrays of these forms, in the bytes that the package safetensors writes."""
     header: dict[str, Any] = {METADATA_KEY: dict(sorted(metadata.items()))}
-    keys = sorted(arrays, key=lambda key: (ORDER.index(DTYPES[arrays[key].dtype.name]), key.encode()))
-    position = 0
-    for key in keys:
-        array = arrays[key]
-        offsets = [position, position + array.nbytes]
-        header[key] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": offsets}
-        position = offsets[1]
+    entries, position = {}, 0
+    for key in sorted(forms, key=lambda key: (ORDER.index(DTYPES[forms[key].dtype.name]), key.encode())):
+        dtype, shape = forms[key].dtype, list(forms[key].shape)
+        entries[key] = Entry(dtype, shape, position, position + math.prod(shape) * dtype.itemsize)
+        position = entries[key].end
+        offsets = [entries[key].begin, position]
+        header[key] = {"dtype": DTYPES[dtype.name], "shape": shape, "data_offsets": offsets}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     check_text(len(text))
-    file.write(struct.pack("<Q", len(text)) + text)
-    for key in keys:
+    return Layout(struct.pack("<Q", len(text)) + text, entries)
+
+
+def write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write arrays and metadata to a file.
+
+    The package can't write into an open file: it makes a temporary one of its own, which a kill leaves behind.
+    """
+    header, entries = layout_of(arrays, metadata)
+    file.write(header)
+    for key in entries:
         file.write(arrays[key].reshape(-1).view(np.uint8).data)
 
 
 def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
     """Return the arrays and the metadata of a file, after a check that the arrays cover each byte once."""
+    begin, entries, metadata = read_header(file)
+    arrays = {}
+    for key, entry in entries.items():
+        file.seek(begin + entry.begin)
+        data = bytearray(file.read(entry.end - entry.begin))
+        arrays[key] = np.frombuffer(data, entry.dtype).reshape(entry.shape)
+    return arrays, metadata
+
+
+def read_header(file: IO[bytes]) -> tuple[int, dict[str, Entry], Any]:
+    """Return the length of a file's header, the entries and the metadata, after a check that they cover the rest."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     if len(start) < 8:
@@ -75,15 +101,10 @@ def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
     if length > size - 8:
         raise ValueError(f"its header claims {length} bytes, and the file has {size}")
     check_text(length)
-    header = read_object(decoded(file.read(length)), read_value)
-    metadata = header.pop(METADATA_KEY, None)
-    check_cover(header, size - 8 - length)
-    arrays = {}
-    for key, entry in header.items():
-        file.seek(8 + length + entry.begin)
-        data = bytearray(file.read(entry.end - entry.begin))
-        arrays[key] = np.frombuffer(data, entry.dtype).reshape(entry.shape)
-    return arrays, metadata
+    entries = read_object(decoded(file.read(length)), read_value)
+    metadata = entries.pop(METADATA_KEY, None)
+    check_cover(entries, size - 8 - length)
+    return 8 + length, entries, metadata
 
 
 def read_value(key: str, text: str, position: int) -> tuple[Any, int]:

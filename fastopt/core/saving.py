@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from ..backends.backend import Backend
 from .parameters import Parameters
 from .results import LoadResult, Misfit
 from .turns import Turns
+
+Planned = TypeVar("Planned")
 
 
 class Load(NamedTuple):
@@ -22,11 +24,21 @@ class Load(NamedTuple):
 class Saving(Protocol):
     """The state of one optimizer for a file, and how it is loaded."""
 
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters that a file has."""
+
     def check(self, what: str) -> None:
         """Raise if the parameters have other values for the moment; ``what`` names the call."""
 
     def state(self) -> dict[str, Any]:
         """Return the state, without copies where that can be."""
+
+    def params(self) -> Any:
+        """Return them on the host, in their structure, without copies where that can be."""
+
+    def together(self, plan: Callable[[], Planned]) -> Planned:
+        """Return what a function plans. Processes that share a load raise together if it raises in one of them."""
 
     def plan(
         self,

@@ -15,13 +15,14 @@ import numpy.typing as npt
 from ..arithmetic import dither, halves, quantize, rules
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import FLOAT32, FLOAT64, Array
-from ..arrays.memory import Extents, described
+from ..arrays.memory import Extents
 from ..backends.backend import ArrayOps, Backend
 from ..backends.table import ArrayExtras, SlotColumn, SlotColumns
 from ..options.common import StepOptions
-from ..options.ranges import STEPS, Group
+from ..options.ranges import Group
 from . import storage
 from .entries import Column, State, StateDict
+from .fitting import ACCUMULATED, WHOLE, Pieces, fitting_entries, is_fresh
 from .groups import CheckedGroup
 from .hook_checks import check_number, check_slot_names, check_slot_shape
 from .layout_errors import check_averages
@@ -37,7 +38,7 @@ CODE = np.dtype(np.uint8)
 OWN_SHAPE = "own shape"
 
 #: The entries of a state that serve the options around the rule.
-AROUND = ("master", "ema", "accumulated", "accumulated_calls")
+AROUND = ("master", "ema", *ACCUMULATED)
 
 
 #: The codec of an 8-bit slot, and its scales.
@@ -126,6 +127,8 @@ class Slots:
         self.pending: list[Column] = []
         self.memory = Memory([], SlotColumns(0, []), {})
         self.has_params = False
+        #: How the entries lie in those of a saved state.
+        self.pieces: Pieces = WHOLE
         #: The averages before their first step, by array: :attr:`fastopt.Optimizer.ema` hands them out.
         self._early_averages: dict[str, Array] = {}
 
@@ -393,11 +396,13 @@ class Slots:
         saved: Mapping[str, Any],
         backend: Backend,
         hooks: SlotHooks,
+        are_accumulating: bool,
         misfits: list[Misfit],
     ) -> dict[str, dict[str, tuple[Array, Any]]]:
         """Return for each array whose saved state fits where each entry goes.
 
-        ``groups`` has the options and the rule that each group will have.
+        ``groups`` has the options and the rule that each group will have. If no gradients have accumulated in the saved
+        state, nothing is asked of their entries: it may have another ``accumulate_steps``.
         """
         found: dict[str, dict[str, tuple[Array, Any]]] = {}
         present = self.with_pending()
@@ -407,18 +412,23 @@ class Slots:
                 misfits.append(missing(name))
                 continue
             options, rule = groups[k]
+            saved_entries = saved[name]
             its = hooks.of_group(options)
             used = its.slot_names(rule, computed)
             entries = dict(present[name])
             first = len(self.pending)
-            for slot in {*used, *known_slots().intersection(saved[name])}.difference(entries):
+            for slot in {*used, *known_slots().intersection(saved_entries)}.difference(entries):
                 self.slot([name], slot, self.stored_in(slot, computed, size, its), [computed], options, backend, its)
             entries.update({slot: array for slot, _, (array,) in self.pending[first:]})
             # A slot that only an earlier rule of the group used (amsgrad was switched off) may be there or not.
             needed = [slot for slot in entries if owner(slot) in used or owner(slot) not in known_slots()]
-            if is_fresh(saved[name]):
+            if is_fresh(saved_entries):
                 needed = ["step"]
-            fitting = fitting_entries(name, entries, needed, saved[name], misfits)
+            elif not are_accumulating:
+                needed = [slot for slot in needed if slot not in ACCUMULATED]
+                ignored = set(ACCUMULATED).difference(entries)
+                saved_entries = {slot: value for slot, value in saved_entries.items() if slot not in ignored}
+            fitting = fitting_entries(name, entries, needed, saved_entries, self.pieces, misfits)
             if fitting is not None:
                 found[name] = fitting
         misfits += [unexpected(name) for name in saved if name not in self.entries]
@@ -451,36 +461,6 @@ def own_new_slots(
 def in_compute_dtype(ops: ArrayOps, arrays: Sequence[Array]) -> list[Array]:
     """Return copies of these arrays in their compute dtypes."""
     return [ops.to_compute_dtype(array) for array in arrays]
-
-
-def fitting_entries(
-    name: str, entries: Mapping[str, Array], needed: Sequence[str], saved: Mapping[str, Any], misfits: list[Misfit]
-) -> dict[str, tuple[Array, Any]] | None:
-    """Return where each saved entry of an array's state goes, None where they do not fit."""
-    before = len(misfits)
-    misfits += [missing(f"{name}.{slot}") for slot in needed if slot not in saved]
-    for slot, value in saved.items():
-        if slot not in entries:
-            misfits.append(unexpected(f"{name}.{slot}"))
-            continue
-        like = entries[slot]
-        if not isinstance(value, (np.ndarray, np.generic)):
-            found = described(value)
-        elif value.shape != like.shape or value.dtype != like.dtype:
-            found = f"of shape {value.shape}, {value.dtype}"
-        elif slot in ("step", "accumulated_calls") and not STEPS.holds(int(value)):
-            misfits.append(Misfit(f"{name}.{slot}", True, True, f"{name}.{slot} is {value}; expected {STEPS}"))
-            continue
-        else:
-            continue
-        text = f"{name}.{slot} is {found}; expected shape {like.shape}, {like.dtype}"
-        misfits.append(Misfit(f"{name}.{slot}", True, True, text))
-    return {slot: (entries[slot], value) for slot, value in saved.items()} if len(misfits) == before else None
-
-
-def is_fresh(entries: Mapping[str, Any]) -> bool:
-    """Return whether an array made no step and has no slots yet; they will be made as in a new optimizer."""
-    return set(entries) == {"step"} and np.array_equal(entries["step"], 0)
 
 
 @cache

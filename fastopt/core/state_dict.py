@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -25,7 +25,7 @@ from .params_in_state import CopyingHooks, check_own_values, reload
 from .parts import Parts
 from .progress import SKIPS
 from .results import LoadResult, Misfit, missing, unexpected
-from .saving import Load
+from .saving import Load, Planned, ResumableParts, Saving
 from .slots import SlotHooks
 from .whole_options import SAVED, WholeOptions
 from .workspace import Workspace
@@ -54,6 +54,7 @@ class Saved(SlotHooks, CopyingHooks, Protocol):
     @property
     def parts(self) -> Parts: ...
     def ready(self) -> Workspace: ...
+    def saving(self) -> Saving: ...
     def rule(self, group: Group) -> Rule: ...
     def extra_state(self) -> dict[str, Any]: ...
     def check_extra_state(self, extra: Mapping[str, Any]) -> list[str]: ...
@@ -91,6 +92,16 @@ class SavingOfOptimizer:
     def __init__(self, opt: Saved) -> None:
         self.opt = opt
 
+    @property
+    def parameters(self) -> Parameters:
+        return self.opt.parts.parameters
+
+    def params(self) -> Any:
+        return params_on_host(self.opt.parts)
+
+    def together(self, plan: Callable[[], Planned]) -> Planned:
+        return plan()
+
     def check(self, what: str) -> None:
         check_own_values(self.opt.parts, what)
 
@@ -118,6 +129,12 @@ class SavingOfOptimizer:
             reload(opt, opt.parts, [name for name in written if name not in loaded])
 
         return Load(result, load)
+
+
+def params_on_host(parts: ResumableParts) -> Any:
+    """Return the parameters on the host, in their structure, without copies where that can be."""
+    arrays = [parts.backend.ops.on_host(array, copy=False) for array in parts.parameters.arrays]
+    return parts.parameters.structure(arrays)
 
 
 def of(opt: Saved, copy: bool = True) -> dict[str, Any]:
@@ -150,7 +167,7 @@ def load(opt: Saved, saved: Mapping[str, Any], strict: bool, with_state: bool, w
     """Load a saved state, or a part of it; see :meth:`fastopt.Optimizer.load_state_dict`."""
     if not (with_state or with_options):
         raise ValueError("load_state_dict: state=False, options=False leave nothing to load; give one of the two")
-    planned, result = plan(opt, saved, strict, [], with_state, with_options)
+    planned, result = opt.saving().together(partial(plan, opt, saved, strict, [], with_state, with_options))
     uninterrupted(partial(carry_out, opt, planned))
     return result
 
@@ -240,8 +257,8 @@ def new_state(
     of_others = states_of_others(parts, saved["param_groups"])
     misfits += of_others.values()
     fitting = {name: state for name, state in saved["state"].items() if name not in of_others}
-    entries = parts.slots.plan(parts.parameters, then, fitting, parts.backend, opt, misfits)
     accumulated_calls = saved["options"].get("accumulated_calls", 0)
+    entries = parts.slots.plan(parts.parameters, then, fitting, parts.backend, opt, bool(accumulated_calls), misfits)
     skips = [saved["options"].get(name, LATER[name]) for name in SKIPS]
     wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, skips, parts.options.accumulate_steps)
     extra_wrong = opt.check_extra_state(saved["extra"])

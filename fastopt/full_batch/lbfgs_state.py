@@ -6,7 +6,7 @@ A file does not depend on the backend, on where a pair lies in memory, or on an 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ from ..backends.interrupts import uninterrupted
 from ..core.encoding import encoded
 from ..core.parameters import Parameters
 from ..core.results import LoadResult, Misfit, missing, unexpected
-from ..core.saving import Load
-from ..core.state_dict import check_form, load_result
+from ..core.saving import Load, Planned
+from ..core.state_dict import check_form, load_result, params_on_host
 from ..options.bounds import Pair
 from ..options.ranges import NON_NEGATIVE, STEPS, check
 from .accepted_point import Point
@@ -72,6 +72,16 @@ class SavingOfLBFGS:
 
     def __init__(self, opt: HistoryMethod) -> None:
         self.opt = opt
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.opt.parts.parameters
+
+    def params(self) -> Any:
+        return params_on_host(self.opt.parts)
+
+    def together(self, plan: Callable[[], Planned]) -> Planned:
+        return plan()
 
     def check(self, what: str) -> None:
         """Nothing ever stands in for the parameters."""

@@ -322,10 +322,10 @@ def test_odd_format_versions(tmp_path: Path, kind: str, version: str, monkeypatc
 @every_kind
 def test_a_newer_format(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(file_metadata, "FORMAT_VERSION", 2)
+        patched.setattr(file_metadata, "FORMAT_VERSION", 3)
         path = write(tmp_path, kind, extra={})
         assert fastopt.load(path).extra == {}
-    with pytest.raises(CheckpointError, match="it is of format version 2; this fastopt reads up to 1: use a newer"):
+    with pytest.raises(CheckpointError, match="it is of format version 3; this fastopt reads up to 2: use a newer"):
         fastopt.load(path)
 
 
@@ -341,6 +341,23 @@ def test_files_of_others(tmp_path: Path) -> None:
 
 def test_the_digest_is_sha256_of_all_that_is_said() -> None:
     """By hand, so that files stay readable."""
+    array = np.arange(5000, dtype=np.float32)
+    metadata = {"format": "fastopt", "format_version": "2", "content": "{}"}
+    blocks = [hashlib.sha256(struct.pack(f"<{len(part)}f", *part)).digest() for part in (array[:4096], array[4096:])]
+    told = b'["fastopt", "2", "{}"]' + b'["a", "float32", [5000]]' + b"".join(blocks)
+    assert digest(metadata, {"a": array}) == hashlib.sha256(told).hexdigest()
+
+
+def test_the_digest_of_the_first_version() -> None:
     metadata = {"format": "fastopt", "format_version": "1", "content": "{}"}
     told = b'["fastopt", "1", "{}"]' + b'["a", "float32", [2]]' + struct.pack("<2f", 1, math.inf)
     assert digest(metadata, {"a": np.float32([1, math.inf])}) == hashlib.sha256(told).hexdigest()
+
+
+@every_kind
+def test_files_of_the_first_version_load(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(file_metadata, "FORMAT_VERSION", 1)
+        path = write(tmp_path, kind, extra={"x": np.arange(5000.0)})
+    loaded = fastopt.load(path)
+    assert np.array_equal(loaded.extra["x"], np.arange(5000.0))

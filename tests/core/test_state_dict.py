@@ -460,3 +460,30 @@ def test_restoring_brings_copies_and_masters(tmp_path: Any) -> None:
     fastopt.save(tmp_path / "model.npz", params=np.float32([3.0, 4.0]))
     fastopt.load(tmp_path / "model.npz").restore(opt)
     assert copy.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("steps", [(4, 1), (1, 4), (4, 2)])
+def test_a_state_in_which_nothing_has_accumulated_loads_with_other_accumulate_steps(steps: tuple[int, int]) -> None:
+    before, after = steps
+    theta, like = np.ones(3), np.ones(3)
+    opt, other = fastopt.Adam(theta, accumulate_steps=before), fastopt.Adam(like, accumulate_steps=after)
+    for _ in range(2 * before):
+        opt.step(np.arange(3.0))
+    for _ in range(after + 1):  # in the midst of an accumulation
+        other.step(np.full(3, 5.0))
+    other.load_state_dict(opt.state_dict())
+    like[...] = theta
+    for _ in range(before):
+        opt.step(np.full(3, 0.5))
+    for _ in range(after):
+        other.step(np.full(3, 0.5))
+    assert np.array_equal(theta, like)
+    assert opt.step_count == other.step_count == 3
+
+
+def test_a_state_in_which_something_has_accumulated_needs_a_place_for_it() -> None:
+    opt = fastopt.Adam(np.ones(3), accumulate_steps=4)
+    for _ in range(5):
+        opt.step(np.arange(3.0))
+    with pytest.raises(ValueError, match=r"accumulated_calls=1: expected a number below accumulate_steps=1"):
+        fastopt.Adam(np.ones(3)).load_state_dict(opt.state_dict())
