@@ -5,7 +5,19 @@ from pathlib import Path
 from cffi import FFI
 
 CSRC = Path(__file__).parents[1]
-SOURCES = ["cpu", "parallel", "step", "ndarray", "row_sums", "history", "subspace", "bfgs", "coordinates", "probe"]
+SOURCES = [
+    "cpu",
+    "parallel",
+    "step",
+    "ndarray",
+    "row_sums",
+    "wire",
+    "history",
+    "subspace",
+    "bfgs",
+    "coordinates",
+    "probe",
+]
 SOURCES += ["isa_baseline", "isa_avx2", "isa_avx512"]
 SOURCES += [f"python/{name}" for name in ("walk", "options", "gradients", "rows", "plan")]
 

@@ -16,6 +16,7 @@ from .coordinates import Coding
 from .history import BoundNumbers, History
 from .interrupts import uninterrupted
 from .inverse_hessian import InverseHessian, Vector
+from .packing import Packing
 from .plan import Plan, PlanContents
 from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
 
@@ -203,6 +204,18 @@ class Backend:
         """Return sums of the rows ``values[order]``; ``firsts`` are the places in ``order`` at which a sum begins.
 
         Only for arrays on the host. The rows of a sum are added in this order.
+        """
+        raise NotImplementedError
+
+    def packing(self, starts: npt.NDArray[np.int64]) -> Packing:
+        """Return the packing of arrays on the host that begin at these places of a vector; the last is its end."""
+        raise NotImplementedError
+
+    def accumulate_rows(self, rows: Arrays, scale: float, beginning: int, sums: Array) -> None:
+        """Compute ``((beginning + rows[0] * scale) + rows[1] * scale) + ...`` into the sums, in their dtype.
+
+        The rows are vectors on the host, of one dtype, float32 or float64 or half precision. ``beginning`` is one of
+        those in ``packing.py``.
         """
         raise NotImplementedError
 

@@ -16,6 +16,7 @@ from cases import ISAS, Case, every_case, every_dtype, everything, needs_native,
 
 import fastopt
 from fastopt.backends.native import library as native
+from fastopt.backends.packing import FROM_SUMS
 
 MACHINE = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
 #: C's FE_UPWARD and FE_TOWARDZERO.
@@ -32,7 +33,8 @@ OF_HISTORY = tuple(f"fo_history_{name}" for name in ("begin", "free", "direct", 
 OF_BFGS = ("fo_dot", "fo_bfgs_pass")
 OF_CODES = ("fo_multiply_rows", "fo_code_rows")
 OF_STEPS = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows")
-COMPUTING = (*OF_STEPS, *OF_HISTORY, *OF_BFGS, *OF_CODES)
+OF_PACKING = ("fo_pack", "fo_accumulate_rows")
+COMPUTING = (*OF_STEPS, *OF_HISTORY, *OF_BFGS, *OF_CODES, *OF_PACKING)
 
 Mode = Callable[[Any], None]
 
@@ -153,6 +155,27 @@ def test_mode_changes_no_bit_of_repeated_rows(mode: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(table, "lib", library)
     np.testing.assert_array_equal(table.add_rows(values, order, firsts), wanted)
     assert library.called == {"fo_add_rows"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_mode_changes_no_bit_of_packing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastopt.backends.native import packing
+
+    values = tiny_and_large(np.random.default_rng(9), 500, np.float32)
+    values[:9] = 2.0**-24 * np.arange(1, 10) / 8
+    starts = np.array([0, 500], np.int64)
+
+    def computed() -> list[bytes]:
+        half, sums = np.empty(500, np.float16), np.zeros(500, np.float32)
+        packing.NativePacking(starts).pack([values], half, 0, 500)
+        packing.accumulate_rows([half, half], 1 / 3, FROM_SUMS, sums)
+        return [half.tobytes(), sums.tobytes()]
+
+    wanted = computed()
+    library = LibraryInMode(native.lib, MODES[mode])
+    monkeypatch.setattr(packing, "lib", library)
+    assert computed() == wanted
+    assert library.called == set(OF_PACKING)
 
 
 @pytest.mark.parametrize("mode", MODES)

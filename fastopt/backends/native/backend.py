@@ -17,6 +17,7 @@ from ..plan import Plan, PlanContents
 from ..table import Extras, HyperRow
 from . import bfgs, compiling, coordinates, library, ndarrays, plan
 from .history import NativeHistory
+from .packing import NativePacking, accumulate_rows
 from .table import NativeTable, add_rows, add_runs
 
 
@@ -28,6 +29,8 @@ class NativeBackend(HostBackend):
     dot = staticmethod(bfgs.dot)
     inverse_hessian = staticmethod(bfgs.NativeInverseHessian)
     add_rows = staticmethod(add_rows)
+    packing = staticmethod(NativePacking)
+    accumulate_rows = staticmethod(accumulate_rows)
 
     def table(self, params: Arrays, slots: Slots, extras: Extras = None, counts: Counts | None = None) -> NativeTable:
         return NativeTable(params, slots, extras, counts)

@@ -247,6 +247,56 @@ static uint64_t hash_row_sums(void)
     return hash;
 }
 
+/* Rows of every dtype, with a sum of its own, one of zero, and one that begins with a row. */
+static uint64_t hash_accumulated_rows(void)
+{
+    static const int64_t lengths[] = {1, 15, 1025, 4099};
+    static const double scales[] = {1.0, -1.0 / 3};
+    uint64_t hash = 0;
+    for (int i = 0; i < COUNT(lengths); i++)
+        for (int32_t dtype = FO_FLOAT32; dtype <= FO_FLOAT64; dtype++)
+            for (int32_t row_dtype = FO_FLOAT32; row_dtype <= FO_BFLOAT16; row_dtype++)
+                for (kind of = POSITIVE; of < KINDS; of++)
+                    for (int32_t from = FO_FROM_SUMS; from <= FO_FROM_ROW; from++) {
+                        const int64_t length = lengths[i], size = formats[row_dtype].size;
+                        char *values = put(values_room, at[PARAM], 3 * length, size);
+                        void *sums = put(results_room, at[GRAD], length, formats[dtype].size);
+                        const void *const rows[] = {values, values + 2 * length * size, values + length * size};
+                        fill(values, 3 * length, row_dtype, of, (uint64_t)i);
+                        fill(sums, length, dtype, of, (uint64_t)i + 1);
+                        fo_accumulate_rows(rows, row_dtype, COUNT(rows), length, scales[i % 2], from, dtype, sums, 1);
+                        hash = hash_numbers(hash, sums, length, dtype);
+                    }
+    return hash;
+}
+
+/* Arrays of every dtype in vectors of every dtype, all and a part of them. */
+static uint64_t hash_packing(void)
+{
+    static const int64_t starts[] = {0, 3, 3, 20, 1050};
+    static const int64_t ends[][2] = {{0, 1050}, {2, 1000}};
+    uint64_t hash = 0;
+    for (int i = 0; i < COUNT(ends); i++)
+        for (int32_t from = FO_FLOAT32; from <= FO_BFLOAT16; from++)
+            for (int32_t into = FO_FLOAT32; into <= FO_BFLOAT16; into++)
+                for (kind of = POSITIVE; of < KINDS; of++) {
+                    char *values = put(values_room, at[PARAM], 1050, formats[from].size);
+                    void *vector = put(results_room, at[GRAD], 1050, formats[into].size);
+                    void *const arrays[] = {values, values, NULL, values + 20 * formats[from].size};
+                    const int32_t dtypes[] = {from, from, from, from};
+                    fill(values, 1050, from, of, 1);
+                    memset(vector, 0, 1050 * formats[into].size);
+                    fo_pack(arrays, dtypes, starts, COUNT(arrays), ends[i][0], ends[i][1], into, vector);
+                    hash = hash_numbers(hash, vector, 1050, into);
+                    if (from == into) {
+                        void *const back[] = {values, values, values + 3 * formats[from].size, values};
+                        fo_unpack(vector, into, starts, COUNT(back), ends[i][0], ends[i][1], back);
+                        hash = hash_numbers(hash, values, 1050, from);
+                    }
+                }
+    return hash;
+}
+
 static uint64_t hash_dots(void)
 {
     static const int64_t lengths[] = {0, 1, 15, 16, 17, 70, 4095, 4096, 4099, 8200};
@@ -354,6 +404,8 @@ static const struct {
                  {"fo_sum_products of slots", hash_products_of_slots},
                  {"fo_sum_squares", hash_axis_sums},
                  {"fo_add_rows", hash_row_sums},
+                 {"fo_accumulate_rows", hash_accumulated_rows},
+                 {"fo_pack", hash_packing},
                  {"fo_dot", hash_dots},
                  {"fo_bfgs_pass", hash_bfgs},
                  {"fo_code_rows", hash_all_codes},

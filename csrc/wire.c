@@ -1,0 +1,134 @@
+/* Gradients and parameters on their way between ranks: many arrays become one vector, and the vectors of several ranks
+   one sum. fastopt/backends/numpy/packing.py is the twin. */
+#include "convert.h"
+#include "isa.h"
+#include "parallel.h"
+
+static int64_t size_of(int32_t dtype)
+{
+    return dtype == FO_FLOAT64 ? 8 : dtype == FO_FLOAT32 ? 4 : 2;
+}
+
+#define COPY(source, target, convert)                                                                \
+    static void source##_to_##target(const void *restrict from, void *restrict into, int64_t length) \
+    {                                                                                                \
+        const source##_number *x = from;                                                             \
+        target##_number *y = into;                                                                   \
+        FO_SIMD                                                                                      \
+        for (int64_t i = 0; i < length; i++)                                                         \
+            y[i] = (target##_number)convert;                                                         \
+    }
+
+typedef float float32_number;
+typedef double float64_number;
+typedef uint16_t float16_number, bfloat16_number;
+
+COPY(float64, float32, x[i])
+COPY(float16, float32, fo_float16_to_float32(x[i]))
+COPY(bfloat16, float32, fo_bfloat16_to_float32(x[i]))
+COPY(float32, float64, x[i])
+COPY(float16, float64, fo_float16_to_float32(x[i]))
+COPY(bfloat16, float64, fo_bfloat16_to_float32(x[i]))
+COPY(float32, float16, fo_float32_to_float16(x[i]))
+COPY(float64, float16, fo_float32_to_float16((float)x[i]))
+COPY(bfloat16, float16, fo_float32_to_float16(fo_bfloat16_to_float32(x[i])))
+COPY(float32, bfloat16, fo_float32_to_bfloat16(x[i]))
+COPY(float64, bfloat16, fo_float32_to_bfloat16((float)x[i]))
+COPY(float16, bfloat16, fo_float32_to_bfloat16(fo_float16_to_float32(x[i])))
+
+typedef void copy(const void *restrict from, void *restrict into, int64_t length);
+
+/* Indexed by the dtypes of source and target; NULL: the same bits. */
+static copy *const copies[4][4] = {
+    {NULL, float32_to_float64, float32_to_float16, float32_to_bfloat16},
+    {float64_to_float32, NULL, float64_to_float16, float64_to_bfloat16},
+    {float16_to_float32, float16_to_float64, NULL, float16_to_bfloat16},
+    {bfloat16_to_float32, bfloat16_to_float64, bfloat16_to_float16, NULL},
+};
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+void fo_pack(void *const *arrays, const int32_t *dtypes, const int64_t *starts, int64_t count, int64_t begin,
+             int64_t end, int32_t dtype, void *vector)
+{
+    const fo_mode before = fo_use_default_mode();
+    const int64_t size = size_of(dtype);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t first = larger(begin, starts[i]), length = smaller(end, starts[i + 1]) - first;
+        char *into = (char *)vector + first * size;
+        if (length <= 0)
+            continue;
+        if (!arrays[i]) {
+            memset(into, 0, (size_t)(length * size));
+            continue;
+        }
+        copy *const convert = copies[dtypes[i]][dtype];
+        const char *from = (const char *)arrays[i] + (first - starts[i]) * size_of(dtypes[i]);
+        if (convert)
+            convert(from, into, length);
+        else
+            memcpy(into, from, (size_t)(length * size));
+    }
+    fo_restore_mode(before);
+}
+
+void fo_unpack(const void *vector, int32_t dtype, const int64_t *starts, int64_t count, int64_t begin, int64_t end,
+               void *const *arrays)
+{
+    const int64_t size = size_of(dtype);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t first = larger(begin, starts[i]), length = smaller(end, starts[i + 1]) - first;
+        if (length > 0)
+            memcpy((char *)arrays[i] + (first - starts[i]) * size, (const char *)vector + first * size,
+                   (size_t)(length * size));
+    }
+}
+
+typedef struct {
+    const fo_kernels *kernels;
+    const fo_array *sums;
+    const void *const *rows;
+    const fo_hyper *hyper;
+    int64_t count;
+    int32_t from;
+} rows_pass;
+
+static void fill(void *sums, int32_t dtype, int64_t begin, int64_t end, double value)
+{
+    if (dtype == FO_FLOAT32)
+        for (int64_t i = begin; i < end; i++)
+            ((float *)sums)[i] = (float)value;
+    else
+        for (int64_t i = begin; i < end; i++)
+            ((double *)sums)[i] = value;
+}
+
+static void visit_rows(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
+{
+    const rows_pass *pass = context;
+    (void)index, (void)chunk;
+    /* Only -0 leaves every number as it is, -0 too. */
+    if (pass->from != FO_FROM_SUMS)
+        fill(pass->sums->accumulated, pass->sums->dtype, begin, end, pass->from == FO_FROM_ZERO ? 0.0 : -0.0);
+    for (int64_t k = 0; k < pass->count; k++)
+        pass->kernels[pass->sums->dtype].accumulate_chunk(pass->sums, (void *)pass->rows[k], begin, end, pass->hyper);
+}
+
+void fo_accumulate_rows(const void *const *rows, int32_t row_dtype, int64_t count, int64_t length, double scale,
+                        int32_t from, int32_t dtype, void *sums, int32_t threads)
+{
+    const fo_array array = {.accumulated = sums, .length = length, .dtype = dtype, .grad_dtype = row_dtype};
+    const fo_hyper hyper = {.grad_scale = scale};
+    const rows_pass pass = {fo_kernels_in_use(), &array, rows, &hyper, count, from};
+    const fo_mode before = fo_use_default_mode();
+    fo_for_each_chunk(&array, 1, threads, 1, visit_rows, &pass);
+    fo_restore_mode(before);
+}
