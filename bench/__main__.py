@@ -31,10 +31,11 @@ def main() -> None:
     """Measure the chosen groups one after the other."""
     args = arguments()
     set_threads(args.threads)
+    from bench.distributed import rows_on_ranks
     from bench.groups import GROUPS
-    from bench.harness import measure
+    from bench.harness import Row, cores, measure
 
-    chosen = args.group or [*(name for name, group in GROUPS.items() if not group.gpu), "install"]
+    chosen = args.group or [*(name for name, group in GROUPS.items() if not (group.gpu or group.on_ranks)), "install"]
     if unknown := set(chosen) - {*GROUPS, "install"}:
         sys.exit(f"no such group: {', '.join(unknown)}; there are: {', '.join(GROUPS)}, install")
     if args.rows:
@@ -52,11 +53,12 @@ def main() -> None:
             part = install_tables(args.quick)
         else:
             group = GROUPS[name]
-            rows = list(
-                each_thread_count(name, args)
-                if group.each_thread_count
-                else measure(group, args.quick, args.threads, args.only)
-            )
+            if group.on_ranks:
+                rows = [Row(**fields) for fields in rows_on_ranks(name, args.quick, cores(), args.only)]
+            elif group.each_thread_count:
+                rows = list(each_thread_count(name, args))
+            else:
+                rows = list(measure(group, args.quick, args.threads, args.only))
             part = f"## {group.title}\n\n{report.table(group, rows)}"
             if args.plot and "limit" in group.contenders:
                 picture = args.out.with_name(f"{args.out.stem}-{name}.png")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from bench import distributed
 from bench.building import BUILD
 from bench.case import Case, Work
 from bench.combined import COMBINED, PAIR_SETS, PAIRS_OF_OPTIMIZERS
@@ -49,6 +50,7 @@ class Group:
     blas_threads: tuple[int, ...] = ()  # rows for each of these numbers of threads of NumPy's BLAS
     pairs: list[tuple[str, str]] = field(default_factory=list)  # contenders whose ratio is shown, with its median
     gpu: bool = False  # only where it is asked for by name
+    on_ranks: bool = False  # by 1, 2 and 4 processes under mpiexec; only where it is asked for by name
 
     @property
     def is_noisy(self) -> bool:
@@ -210,6 +212,37 @@ GROUPS = {
         {"spacy train": ArraySet([])},
         SPACY_TRAIN,
         pairs=[("thinc", "fastopt")],
+    ),
+    "distributed": Group(
+        "Adam on several ranks: a step, gradients exchanged",
+        RULES["adam"],
+        distributed.SETS,
+        dict.fromkeys(distributed.CONTENDERS),
+        pairs=distributed.PAIRS,
+        on_ranks=True,
+    ),
+    "distributed-model": Group(
+        "Adam on several ranks: the cost model against measurements",
+        RULES["adam"],
+        distributed.SETS,
+        dict.fromkeys(distributed.MODEL),
+        pairs=distributed.PAIRS_OF_MODEL,
+        on_ranks=True,
+    ),
+    "distributed-overlap": Group(
+        "Adam on several ranks: a backward pass and a step",
+        RULES["adam"],
+        distributed.NETWORKS,
+        dict.fromkeys(distributed.OVERLAP),
+        pairs=distributed.PAIRS_OF_OVERLAP,
+        on_ranks=True,
+    ),
+    "distributed-memory": Group(
+        "Adam on several ranks: megabytes",
+        RULES["adam"],
+        distributed.SETS,
+        dict.fromkeys(distributed.MEMORY),
+        on_ranks=True,
     ),
     "cuda": Group("Adam on a GPU", RULES["adam"], ARRAYS | GIGA, CUDA, gpu=True),
     "cuda-clipped": Group(

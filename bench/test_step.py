@@ -12,11 +12,11 @@ from bench.harness import busy_machine, limited_blas, ready, reason
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # each_thread_count: a process has one number of threads; run the suite again with another --threads.
+    # Not those of several processes. each_thread_count: a process has one number of threads; run it again with another.
     cases = [
         pytest.param(name, label, contender, id=f"{name}-{label}-{contender}")
         for name, group in GROUPS.items()
-        if not group.each_thread_count
+        if not (group.each_thread_count or group.on_ranks)
         for label in group.cases(metafunc.config.getoption("--quick"), 1)
         for contender in group.contenders
     ]

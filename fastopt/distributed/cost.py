@@ -109,7 +109,7 @@ class StepCost(NamedTuple):
     >>> from fastopt.distributed import cost
     >>> each = cost(1 << 20, fastopt.AdamW, 4).sharded
     >>> each.messages, each.memory.total > each.memory.state
-    (10, True)
+    (8, True)
     """
 
     bytes_sent: int
