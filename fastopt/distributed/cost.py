@@ -16,6 +16,9 @@ from ..core.state_size import sample_of, state_bytes
 from ..options.ranges import NON_NEGATIVE, POSITIVE, Allowed, Choice, Range, check
 from .layout import Bucket, Form, buckets_of
 
+#: How many exchanges of gradients, and how many gathers of small arrays, are on their way at a time.
+LANES, LANES_OF_GATHER = 3, 2
+
 #: Bytes of a collective up to which MPI libraries double the data that a rank has with each message (MPICH's limit);
 #: above it each rank passes on one slice after the other, in a ring.
 SHORT = 1 << 19
@@ -33,7 +36,7 @@ class Memory(NamedTuple):
     state : int
         Slots, masters, averages and counts, as ``opt.state_bytes`` has them.
     buffers : int
-        Vectors of gradients to send, those received, and their sums.
+        Sums of gradients, and at most so much for what is on its way.
 
     Examples
     --------
@@ -62,7 +65,7 @@ class Seconds(NamedTuple):
     exchange : float
         The slices of gradients on their way; with ``opt.add`` they can be hidden behind the backward pass.
     sums : float
-        The gradients packed, and added in rank order.
+        Gradients packed, and added in rank order.
     step : float
         The update of the slice, and the read of its gradients before it if a norm is asked for.
     gather : float
@@ -172,18 +175,19 @@ def cost(
     """Return the cost of a step of :class:`fastopt.distributed.Sharded`, and of the home-made loop in its place.
 
     Nothing is measured or allocated, and MPI is not needed. With n ranks, latency a (seconds), bandwidth b and memory
-    bandwidth m (bytes a second), a bucket of P bytes of parameters whose gradients have G bytes on the wire, and a
-    rank that owns the nth part of it, the parts of a step take::
+    bandwidth m (bytes a second), K exchanges of G bytes of gradients in all, P bytes of parameters in B buckets, and a
+    rank that owns the nth part, the parts of a step take::
 
-        exchange    (n - 1) a + (n - 1)/n G / b
-        sums        (packed: read, written) + (n slices read, one written), all by m
+        exchange    K (n - 1) a + (n - 1)/n G / b
+        sums        (small arrays and those converted: read, written; n slices read, one written) / m
         step        (gradients read, parameters and state read and written: of the slice) / m
-        gather      M a + (n - 1)/n P / b,  M = log2(n) up to 512 KiB, n - 1 above
-        meeting     log2(n) a,  with a norm 2 log2(n) a + (n - 1)/n of 16 bytes for every 4,096 elements / b
+        gather      B M a + (n - 1)/n P / b + (small arrays: read, written) / m,
+                    M = log2(n) for buckets up to 512 KiB, n - 1 above
+        meeting     log2(n) a, and with a norm M a + (16 bytes for every 4,096 elements) / b
 
     and those of the home-made loop::
 
-        exchange    2 log2(n) a + 2 (n - 1)/n G / b
+        exchange    B 2 log2(n) a + 2 (n - 1)/n G / b
         sums        (two read, one written of (n - 1)/n G) / m
         step        (gradients read, parameters and state read and written: of everything) / m
 
@@ -226,10 +230,11 @@ def cost(
 
     Notes
     -----
-    Bytes and memory are exact; seconds are a model. It assumes links that send and receive at once, without contention;
-    algorithms as those of MPICH (pairwise exchange, doubling and rings, Rabenseifner's all-reduce); updates that are
-    bound by memory; no part that hides behind another; and no time for Python, which takes 0.1 ms or so. Gradients have
-    the dtypes of their parameters. Optimizers that need numbers of whole arrays read them more often.
+    Bytes and memory are exact, but for buffers, which may be smaller; seconds are a model. It assumes links that send
+    and receive at once, without contention; algorithms as those of MPICH (pairwise exchange, doubling and rings,
+    Rabenseifner's all-reduce); updates that are bound by memory; and no part that hides behind another. Python's own
+    time, for each step and each bucket, is left out. Gradients have the dtypes of their parameters. Optimizers that
+    need numbers of whole arrays read them more often than counted here.
 
     S. Rajbhandari and others, *ZeRO: memory optimizations toward training trillion parameter models* (2020); R. Thakur,
     R. Rabenseifner and W. Gropp, *Optimization of collective communication operations in MPICH* (2005).
@@ -266,9 +271,25 @@ def cost(
     network = Network(ranks, bandwidth, latency, memory_bandwidth)
     wire = None if wire_dtype is None else 2
     return Cost(
-        sharded_cost(optimizer, likes, options, buckets, rank, network, wire, micro_batches),
+        sharded_cost(optimizer, likes, options, buckets, rank, network, wire, micro_batches, bucket_bytes),
         all_reduce_cost(optimizer, likes, options, buckets, network, wire),
     )
+
+
+class Lanes:
+    """The memory of exchanges that are on their way at a time, at most so many: each has room for the largest."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.uses, self.to_send, self.to_receive = 0, 0, 0
+
+    def use(self, times: int, to_send: int, to_receive: int) -> None:
+        self.uses += times
+        self.to_send, self.to_receive = max(self.to_send, to_send), max(self.to_receive, to_receive)
+
+    @property
+    def nbytes(self) -> int:
+        return min(self.most, self.uses) * (self.to_send + self.to_receive)
 
 
 class Network(NamedTuple):
@@ -317,28 +338,39 @@ def sharded_cost(
     network: Network,
     wire: int | None,
     micro_batches: int,
+    bucket_bytes: int,
 ) -> StepCost:
     """Return the cost of a sharded step on a rank; ``wire`` has the bytes of an element on the wire, if chosen."""
     n, latency = network.ranks, network.latency
     slices: list[Array] = []
-    sent = received = messages = moved = buffers = chunks = own_chunks = 0
-    exchange = sums = gather = 0.0
+    sent = received = messages = moved = added = copied = chunks = own_chunks = held_by_sums = 0
+    exchange = gather = 0.0
+    lanes, vectors = Lanes(LANES), Lanes(LANES_OF_GATHER)
     for bucket in buckets:
         size, own, item = bucket.size, bucket.counts[rank], bucket.dtype.itemsize
-        computed = compute_dtype(bucket.dtype).itemsize
+        is_packed, computed = len(bucket.numbers) > 1, compute_dtype(bucket.dtype).itemsize
         w = computed if wire is None else wire
-        out, into = (size - own) * w, (n - 1) * own * w
-        exchange += micro_batches * ((n - 1) * latency + max(out, into) / network.bandwidth)
-        sums += micro_batches * ((item + w) * size + n * w * own + computed * own)
-        new = (size - own) * item
-        hops = network.gather_messages(size * item)
-        unpacked = 4 * size * item if len(bucket.numbers) > 1 else 0
-        gather += hops * latency + new / network.bandwidth + unpacked / network.memory_bandwidth
-        sent += micro_batches * out + (n - 1) * own * item
-        received += micro_batches * into + new
-        messages += micro_batches * (n - 1) + hops
+        length = bucket.piece_length(size if is_packed else bucket_bytes // item)
+        exchanges = micro_batches * -(-max(bucket.counts) // max(length, 1))
+        is_converted = is_packed or w != item
+        largest = sum(min(its, length) for its in bucket.counts)
+        lanes.use(exchanges, largest * w if is_converted else 0, (n - 1) * min(own, length) * w)
+        out, into = micro_batches * (size - own) * w, micro_batches * (n - 1) * own * w
+        exchange += exchanges * (n - 1) * latency + max(out, into) / network.bandwidth
+        # Sums of micro-batches are read again, but for the first.
+        added += (item + w) * size * micro_batches * is_converted
+        added += n * w * own * micro_batches + computed * own * (2 * micro_batches - 1)
+        if n > 1:
+            new = (size - own) * item
+            hops = network.gather_messages(size * item)
+            gather += hops * latency + new / network.bandwidth
+            copied += 2 * size * item * is_packed
+            vectors.use(is_packed, size * item * is_packed, 0)
+            sent += out + (n - 1) * own * item
+            received += into + new
+            messages += exchanges * (n - 1) + hops
+        held_by_sums += own * computed
         moved += own * (2 * item + computed)
-        buffers += size * w + n * own * w + own * computed
         for i in bucket.numbers:
             begin, end = bucket.slice_of(i, rank)
             slices.append(np.broadcast_to(np.zeros((), bucket.dtype), (end - begin,)))
@@ -359,7 +391,8 @@ def sharded_cost(
         received += (chunks - own_chunks) * OF_CHUNK
     held = sum(like.size * like.dtype.itemsize for like in likes)
     m = network.memory_bandwidth
-    seconds = Seconds(exchange, sums / m, moved / m, gather, meeting)
+    seconds = Seconds(exchange, added / m, moved / m, gather + copied / m, meeting)
+    buffers = held_by_sums + lanes.nbytes + vectors.nbytes
     return StepCost(sent, received, messages, seconds, Memory(held, held, state, buffers))
 
 

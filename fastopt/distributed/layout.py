@@ -42,6 +42,10 @@ class Bucket(NamedTuple):
         """How many elements each rank owns."""
         return [end - begin for begin, end in pairwise(self.cuts)]
 
+    def piece_length(self, most: int) -> int:
+        """Return how many elements a rank gets at most of a piece, if the bucket is exchanged in pieces of ``most``."""
+        return -(-max(self.counts) // max(-(-self.size // max(most, 1)), 1))
+
     def slice_of(self, i: int, rank: int) -> tuple[int, int]:
         """Return where the part of array number ``i`` that a rank owns begins and ends in the array."""
         start, end = self.starts[i - self.numbers.start], self.starts[i - self.numbers.start + 1]
