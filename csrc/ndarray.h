@@ -24,6 +24,12 @@ enum { FO_C_ORDER = 0x0001, FO_F_ORDER = 0x0002, FO_ALIGNED = 0x0100, FO_WRITEAB
 /* Return whether two arrays have the same shape. */
 int fo_same_shape(const fo_ndarray *array, const fo_ndarray *model);
 
+/* Put an array over other memory: of its layout, and aligned for its dtype. */
+static inline void fo_move(fo_ndarray *array, char *memory)
+{
+    array->memory = memory;
+}
+
 /* Copy an array of any strides into one run of memory, in C order or with its axes reversed. `itemsize` is 2, 4 or 8. */
 void fo_copy_in_order(const fo_ndarray *array, int64_t itemsize, int is_reversed, void *memory);
 

@@ -38,7 +38,7 @@ def without_plans(monkeypatch: pytest.MonkeyPatch, has_known_layout: bool = True
     """Make whole steps alone; also as where the layout of NumPy's objects is not known."""
     with monkeypatch.context() as patched:
         patched.setattr(plans(), "are_made", False)
-        patched.setattr(plans().ndarrays, "has_known_ndarrays", has_known_layout)
+        patched.setattr(import_module("fastopt.backends.native.ndarrays"), "has_known_ndarrays", has_known_layout)
         yield
 
 

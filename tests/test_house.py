@@ -65,6 +65,8 @@ FOREIGN = {
     *("_profiler_enabled", "_disable_dynamo", "_C", "_dynamo"),
     *("_indices", "_values"),  # of a sparse tensor; the public names need its rows added
     "_version",  # torch's count of a tensor's changes, which it documents
+    "_increment_version",  # the public function looks for the type of its argument first
+    "_neg_view",  # torch's own way to a tensor whose memory has the opposite signs
 }
 BACKENDS = {"cuda", "native", "numpy"}
 

@@ -76,6 +76,32 @@ static int are_same_entries(PyObject *dict, const fo_option *options, int64_t co
     return 1;
 }
 
+static int has_objects(PyObject *dict, PyObject *keys, PyObject *values)
+{
+    PyObject *key, *value;
+    Py_ssize_t place = 0, k = 0;
+    if (PyDict_Size(dict) != PyList_Size(keys) || PyDict_Size(dict) != PyList_Size(values))
+        return 0;
+    for (; PyDict_Next(dict, &place, &key, &value); k++)
+        if (key != PyList_GetItem(keys, k) || value != PyList_GetItem(values, k))
+            return 0;
+    return 1;
+}
+
+PyObject *fo_same_entries(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 2 || !PyList_Check(arguments[0]) || !PyList_Check(arguments[1]))
+        return PyErr_Format(PyExc_TypeError, "same_entries: expected a list of dicts, and a list of pairs of lists");
+    const Py_ssize_t groups = PyList_Size(arguments[0]);
+    int are_same = groups == PyList_Size(arguments[1]);
+    for (Py_ssize_t k = 0; are_same && k < groups; k++) {
+        PyObject *dict = PyList_GetItem(arguments[0], k), *seen = PyList_GetItem(arguments[1], k);
+        are_same = PyDict_Check(dict) && has_objects(dict, PyTuple_GetItem(seen, 0), PyTuple_GetItem(seen, 1));
+    }
+    return PyBool_FromLong(are_same);
+}
+
 /* Compare the options of one group, and take over those that were written. */
 static int take_options_of(fo_plan *plan, int64_t k, PyObject *hooks)
 {

@@ -25,7 +25,7 @@ static inline PyObject *fo_entry(uintptr_t dict, PyObject *name)
 
 /* Names of attributes and options. */
 typedef struct {
-    PyObject *frozen, *groups, *hyper, *lr, *lrs, *norms, *rule, *threads;
+    PyObject *frozen, *grad, *groups, *hyper, *lr, *lrs, *norms, *rule, *threads;
 } fo_names;
 
 extern fo_names fo_name;
@@ -65,6 +65,18 @@ fo_outcome fo_assign_rows(fo_plan *plan);
 
 /* Make each row for the step of its arrays that comes now; return 0 if a function raises. */
 int fo_make_rows(fo_plan *plan, PyObject *hooks);
+
+/* Functions that Python gets. */
+
+/* options.c: `same_entries(dicts, seen)` returns whether each dict has the keys and values that the pair of lists in
+   `seen` has: the very objects, in this order. */
+PyObject *fo_same_entries(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+
+/* tensors.c: `note_tensors(tensors, exchange, params)` returns whether C can read where these parameters lie, and notes
+   it. `move_to_gradients(tensors, params)` returns the gradients and their arrays, which it has moved; None if one is not
+   like its parameter, or a parameter has moved itself. */
+PyObject *fo_note_tensors(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *fo_move_to_gradients(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 #endif
 #endif

@@ -264,12 +264,28 @@ static PyObject *planned_step(PyObject *module, PyObject *const *arguments, Py_s
     return info || PyErr_Occurred() ? info : Py_BuildValue("");
 }
 
-static PyMethodDef definition = {"planned_step", (PyCFunction)(void (*)(void))planned_step, METH_FASTCALL, NULL};
+#define METHOD(name, function) {name, (PyCFunction)(void (*)(void))(function), METH_FASTCALL, NULL}
+
+static PyMethodDef methods[] = {
+    METHOD("planned_step", planned_step),
+    METHOD("same_entries", fo_same_entries),
+    METHOD("note_tensors", fo_note_tensors),
+    METHOD("move_to_gradients", fo_move_to_gradients),
+};
+
+static int publish(PyObject *dict, PyMethodDef *method)
+{
+    PyObject *function = PyCFunction_NewEx(method, NULL, NULL);
+    const int is_published = function && PyDict_SetItemString(dict, method->ml_name, function) == 0;
+    Py_XDECREF(function);
+    return is_published;
+}
 
 int32_t fo_publish(uintptr_t dict)
 {
     PyGILState_STATE state = PyGILState_Ensure();
     fo_name = (fo_names){.frozen = PyUnicode_InternFromString("frozen"),
+                         .grad = PyUnicode_InternFromString("grad"),
                          .groups = PyUnicode_InternFromString("param_groups"),
                          .hyper = PyUnicode_InternFromString("hyper"),
                          .lr = PyUnicode_InternFromString("lr"),
@@ -277,11 +293,11 @@ int32_t fo_publish(uintptr_t dict)
                          .norms = PyUnicode_InternFromString("norms_read"),
                          .rule = PyUnicode_InternFromString("rule"),
                          .threads = PyUnicode_InternFromString("setting")};
-    PyObject *function = PyCFunction_NewEx(&definition, NULL, NULL);
-    const int is_published = function && PyDict_SetItemString((PyObject *)dict, definition.ml_name, function) == 0;
-    Py_XDECREF(function);
+    int are_published = 1;
+    for (size_t k = 0; k < sizeof methods / sizeof *methods; k++)
+        are_published &= publish((PyObject *)dict, &methods[k]);
     PyGILState_Release(state);
-    return is_published;
+    return are_published;
 }
 
 #endif

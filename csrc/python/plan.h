@@ -145,8 +145,8 @@ typedef struct {
     int32_t is_outdated; /* 1: the next plan will be another one */
 } fo_plan;
 
-/* Put the function `planned_step(plan, hooks, grads)` into the Python dict at this address; return 0 if this Python can't
-   have it. */
+/* Put the functions `planned_step(plan, hooks, grads)`, and those at the end of parts.h, into the Python dict at this
+   address; return 0 if this Python can't have them. */
 int32_t fo_publish(uintptr_t dict);
 
 #endif

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import is_
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from .inverse_hessian import InverseHessian, Vector
 from .packing import Packing
 from .plan import Plan, PlanContents
 from .table import Extras, HyperRow, LimitedUnits, Present, Reading, Source, Trust
+from .windows import Windows
 
 #: Raises for gradients that are not finite, given the number of such elements in each array.
 Refuse: TypeAlias = Callable[[npt.NDArray[np.int64]], None]
@@ -159,6 +161,32 @@ class Backend:
 
     def plan(self, table: Any, planned: PlanContents) -> Plan | None:
         """Return a plan for the next steps with this table; None if none can be made."""
+        return None
+
+    def same_entries(self, dicts: Sequence[dict[Any, Any]], seen: Sequence[tuple[list[Any], list[Any]]]) -> bool:
+        """Return whether each dict has these keys and values: the very objects, in this order."""
+        return len(dicts) == len(seen) and all(
+            len(group) == len(keys) == len(values)
+            and all(map(is_, group, keys))
+            and all(map(is_, group.values(), values))
+            for group, (keys, values) in zip(dicts, seen, strict=True)
+        )
+
+    def windows(
+        self, likes: Arrays, params: Arrays, exchange: Any, is_refused: Callable[[Any], bool]
+    ) -> Windows | None:
+        """Return arrays like these, to be moved to the gradients of tensors; None if there can be none here.
+
+        Parameters
+        ----------
+        likes : sequence of array
+            The memory of the parameters.
+        params : sequence of tensor
+        exchange : object
+            The tensors' interface for C: their ``__dlpack_c_exchange_api__``.
+        is_refused : callable
+            Returns whether the memory of a gradient does not have its values.
+        """
         return None
 
     def follow(self, table: Any, reader: Any) -> None:

@@ -10,14 +10,15 @@ import torch
 
 from ..arrays.dtypes import Array
 from ..arrays.row_sparse import RowSparse
-from ..arrays.windows import Windows, can_move
+from ..backends.backend import Backend
+from ..backends.windows import Move
 from .memory import Order, as_array
 
-grad_of, bytes_of, dtype_of = attrgetter("grad"), attrgetter("nbytes"), attrgetter("dtype")
-place_of: Callable[[Any], Any] = torch.Tensor.data_ptr
-is_contiguous: Callable[[Any], Any] = torch.Tensor.is_contiguous
+grad_of: Callable[[Any], Any] = attrgetter("grad")
+#: Its memory has the opposite signs.
 is_neg: Callable[[Any], Any] = torch.Tensor.is_neg
-strides_of: Callable[[Any], Any] = torch.Tensor.stride
+#: The tensors' interface for C; None: this torch has none.
+EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
 
 
 class Gradients:
@@ -28,38 +29,46 @@ class Gradients:
 
     Parameters
     ----------
+    backend : Backend
+    names : sequence of str or None
+        Those of the parameters, if an optimizer of arrays takes the gradients by name.
     params : sequence of tensor
     arrays : sequence of array
         The parameters as arrays.
     orders : sequence of Order
         Those of the arrays' axes.
+
+    Attributes
+    ----------
+    move : callable
+        ``move(params)`` returns the gradients and the arrays, which it has moved to them, as two lists. The arrays do
+        not keep the gradients. It returns None if a parameter is not where it was, or a gradient is another than usual.
     """
 
-    def __init__(self, params: Sequence[Any], arrays: Sequence[Array], orders: Sequence[Order]) -> None:
-        self.orders = orders
-        self.layout_of = layout_of(params)
-        self.layouts = list(map(self.layout_of, params))
-        self.bytes = [array.nbytes for array in arrays] if can_move else []
-        self.dtypes = list(map(dtype_of, params))
-        self.windows = Windows(arrays)
+    def __init__(
+        self,
+        backend: Backend,
+        names: Sequence[str] | None,
+        params: Sequence[Any],
+        arrays: Sequence[Array],
+        orders: Sequence[Order],
+    ) -> None:
+        self.names, self.orders = names, orders
+        #: They own the memory that `move` uses.
+        self.windows = None if EXCHANGE is None else backend.windows(arrays, params, EXCHANGE, is_neg)
+        self.move: Move = none if self.windows is None else self.windows.move
+        #: The list that `move` returns if each parameter has a gradient, and what the optimizer of arrays takes then.
+        self.arrays = None if self.windows is None else self.windows.arrays
+        self.all = None if self.arrays is None else self.structure(self.arrays)
 
-    def of(self, grads: Sequence[Any]) -> list[Any]:
-        """Return each gradient as an array or a RowSparse; None for None.
+    def structure(self, arrays: list[Any]) -> Any:
+        """Return what the optimizer of arrays takes."""
+        return arrays if self.names is None else dict(zip(self.names, arrays, strict=True))
 
-        The arrays are those of the last call, and do not keep the gradients.
-        """
-        try:
-            if (
-                list(map(bytes_of, grads)) == self.bytes
-                and list(map(dtype_of, grads)) == self.dtypes  # torch's grad_dtype can be another
-                and list(map(self.layout_of, grads)) == self.layouts
-                and not any(map(is_neg, grads))  # whose memory has the opposite signs
-            ):
-                self.windows.move(list(map(place_of, grads)))
-                return self.windows.arrays
-        except (AttributeError, RuntimeError):  # None, or a sparse gradient
-            pass
-        return list(map(self.each, self.orders, grads))
+    def one_by_one(self, params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Return the gradients, and each as an array or a RowSparse; None for None."""
+        grads = list(map(grad_of, params))
+        return grads, list(map(self.each, self.orders, grads))
 
     @staticmethod
     def each(order: Order, grad: Any) -> Any:
@@ -71,9 +80,8 @@ class Gradients:
         return as_array(grad.resolve_neg(), order)
 
 
-def layout_of(params: Sequence[Any]) -> Callable[[Any], Any]:
-    """Return a function of a tensor whose results say whether it is laid out as before: a quick one if that will do."""
-    return is_contiguous if all(map(is_contiguous, params)) else strides_of
+def none(params: Sequence[Any]) -> None:
+    """Move no arrays."""
 
 
 def row_sparse(grad: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..backends.backend import Backend
 from ..convert import COUNTERPARTS, RUNTIME_ENTRIES, SCHEDULER_ENTRIES, Counterpart
 from ..core.optimizer import Optimizer
 from ..options.bounds import split
@@ -104,24 +105,20 @@ class Written:
     names : Names
     groups : list of dict
         torch's groups; the optimizer has their options.
+    backend : Backend
     """
 
-    def __init__(self, names: Names, groups: Sequence[Group]) -> None:
-        self.names = names
-        self.keys = [list(group) for group in groups]
-        self.seen = [as_seen(list(group.values())) for group in groups]
+    def __init__(self, names: Names, groups: Sequence[Group], backend: Backend) -> None:
+        self.names, self.are_same = names, backend.same_entries
+        self.seen = [(list(group), as_seen(list(group.values()))) for group in groups]
 
     def take(self, groups: Sequence[Group], inner: Optimizer) -> None:
         """Write into the optimizer what was written into the groups."""
-        values = [list(group.values()) for group in groups]
-        try:
-            if values == self.seen:
-                return
-        except (RuntimeError, ValueError):  # tensors can't be compared
-            pass
-        for k, (group, now) in enumerate(zip(groups, values, strict=True)):
-            keys, before = list(group), self.seen[k]
-            if keys == self.keys[k] and len(now) == len(before):
+        if self.are_same(groups, self.seen):
+            return
+        for k, group in enumerate(groups):
+            (keys, now), (keys_before, before) = (list(group), list(group.values())), self.seen[k]
+            if keys == keys_before and len(now) == len(before):
                 changed = [i for i, value in enumerate(now) if value is not before[i]]
             else:
                 changed = list(range(len(keys)))
@@ -129,8 +126,7 @@ class Written:
                 name = self.names.ours(keys[i])
                 if name in self.names.of_group:
                     inner.param_groups[k][name] = now[i].item() if isinstance(now[i], torch.Tensor) else now[i]
-            if changed:
-                self.keys[k], self.seen[k] = keys, as_seen(now, changed)
+            self.seen[k] = keys, as_seen(now, changed)
 
 
 def as_seen(values: list[Any], changed: Iterable[int] | None = None) -> list[Any]:

@@ -17,10 +17,13 @@ from ..options.group_by import Grouped
 from ..options.ranges import Group
 from . import hooks
 from .copies import Copies
-from .gradients import Gradients, grad_of, place_of
+from .gradients import Gradients
 from .groups import Names, Written
 from .memory import Order, as_array, as_arrays, as_tensor, check_param, order_of
 from .state_dict import live_state, load, refuse, state_of
+
+#: Counts a change of each tensor of a list; the public function looks at the list's type first, which takes longer.
+increment_version: Callable[[Sequence[Any]], None] = torch._C._increment_version
 
 
 class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not read
@@ -123,10 +126,12 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         params, self.keys = self.params, self.inner.parts.parameters.names
         self.copies = Copies(self.inner)
         self.is_named = is_named(self.param_groups)
-        self.written = Written(self.names, self.param_groups)
         self.forms, self.places = list(map(form_of, params)), list(map(place_of, params))
         self.orders = list(map(self.order_of, params))
-        self.gradients = Gradients(params, self.inner.parts.parameters.arrays, self.orders)
+        parts = self.inner.parts
+        self.written = Written(self.names, self.param_groups, parts.backend)
+        names = self.keys if self.is_named else None
+        self.gradients = Gradients(parts.backend, names, params, parts.parameters.arrays, self.orders)
 
     def keys_of(self, groups: Iterable[Group], first: int = 0) -> list[str]:
         """Return the name of each parameter of these groups in ``inner``; unnamed ones are counted from ``first``."""
@@ -179,8 +184,7 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
 
     def have_moved(self, params: Sequence[Any]) -> bool:
         """Return whether ``p.data`` was assigned: the elements are elsewhere, or in another order."""
-        layouts, layout_of = self.gradients.layouts, self.gradients.layout_of
-        return list(map(place_of, params)) != self.places or list(map(layout_of, params)) != layouts
+        return list(map(place_of, params)) != self.places
 
     def rebuild(self) -> None:
         """Go on with the memory that the parameters have now, with the same state.
@@ -228,19 +232,21 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         loss = loss_of(closure)
         groups = self.param_groups
         params = groups[0]["params"] if len(groups) == 1 else self.params
-        if self.have_moved(params):
-            self.rebuild()
+        found = self.gradients.move(params)
+        if found is None:
+            if self.have_moved(params):
+                self.rebuild()
+            found = self.gradients.one_by_one(params)
+        tensors, arrays = found  # the tensors are kept for the whole step, which reads their memory
         self.written.take(groups, self.inner)
         if self.copies.are_there:
             self.copies.follow(params)
-        tensors = list(map(grad_of, params))  # kept for the whole step, which reads their memory
-        grads = self.gradients.of(tensors)
-        self.info = info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.is_named else grads)
+        is_each = arrays is self.gradients.arrays
+        self.info = info = self.inner.step(self.gradients.all if is_each else self.gradients.structure(arrays))
         if info.applied:
-            is_each = grads is self.gradients.windows.arrays
-            changed = params if is_each else [p for p, grad in zip(params, grads, strict=True) if grad is not None]
+            changed = params if is_each else [p for p, grad in zip(params, tensors, strict=True) if grad is not None]
             # So that a backward pass through a graph with the old values is an error.
-            torch.autograd.graph.increment_version(changed)
+            increment_version(changed)
         if self.copies.are_there:
             self.copies.note(params)
         return loss
@@ -328,6 +334,10 @@ def loss_of(closure: Callable[[], Any] | None) -> Any:
         return None
     with torch.enable_grad():
         return closure()
+
+
+def place_of(param: Any) -> tuple[Any, ...]:
+    return param.data_ptr(), param.shape, param.stride()
 
 
 def form_of(param: Any) -> tuple[Any, Any]:

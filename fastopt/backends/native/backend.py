@@ -15,7 +15,8 @@ from ..history import BoundNumbers, History
 from ..numpy.host import HostBackend
 from ..plan import Plan, PlanContents
 from ..table import Extras, HyperRow
-from . import bfgs, compiling, coordinates, library, ndarrays, plan
+from . import bfgs, compiling, coordinates, library, ndarrays, plan, windows
+from .functions import functions
 from .history import NativeHistory
 from .packing import NativePacking, accumulate_rows
 from .table import NativeTable, add_rows, add_runs
@@ -31,6 +32,8 @@ class NativeBackend(HostBackend):
     add_rows = staticmethod(add_rows)
     packing = staticmethod(NativePacking)
     accumulate_rows = staticmethod(accumulate_rows)
+    windows = staticmethod(windows.windows)
+    same_entries = functions.get("same_entries", HostBackend.same_entries)
 
     def table(self, params: Arrays, slots: Slots, extras: Extras = None, counts: Counts | None = None) -> NativeTable:
         return NativeTable(params, slots, extras, counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,10 @@ from ...options.ranges import Range
 from .. import threads
 from ..plan import PlanArrays, PlanContents, PlanGroup
 from ..table import WHOLE_PASS
-from . import ndarrays
+from .functions import are_published, functions
 from .library import DTYPES, RULES, ffi, lib, struct_dtype
 from .ndarrays import ALIGNED, WRITEABLE, addresses_of, uintptrs
 from .table import NativeTable
-
-#: The functions that csrc/plan.c publishes.
-functions: dict[str, Callable[[int, Any, Any], Any]] = {}
 
 NODE, CONTAINER, OPTION, ARRAY = (
     struct_dtype(name) for name in ("fo_node", "fo_container", "fo_option", "fo_plan_array")
@@ -30,11 +27,11 @@ NODE, CONTAINER, OPTION, ARRAY = (
 
 
 def are_possible() -> bool:
-    """Return whether plans can be made here: the layout of objects is known, and ``FASTOPT_PLAN`` is not 0."""
+    """Return whether plans can be made here: C has published its functions, and ``FASTOPT_PLAN`` is not 0."""
     wanted = os.environ.get("FASTOPT_PLAN") or "1"
     if wanted not in ("0", "1"):
         raise ValueError(f"FASTOPT_PLAN={wanted}: expected 0 or 1 (whether a step like the last one is one call)")
-    return wanted == "1" and ndarrays.has_known_ndarrays and bool(lib.fo_publish(id(functions)))
+    return wanted == "1" and are_published
 
 
 #: Whether plans are made.
