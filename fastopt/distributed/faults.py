@@ -147,10 +147,10 @@ class Process:
 
     def tell(self, error: BaseException) -> None:
         for group in self.groups.values():
-            group.tell(failure_of(group.rank, error, group), has_left=False)
+            group.tell(failure_of(f"rank {group.rank}", error, group), has_left=False)
         world = world_of_mpi()
         if world is not None:
-            text = failure_of(world.rank, error, None)
+            text = failure_of(f"rank {world.rank} of COMM_WORLD", error, None)
             self.sends = [world.isend(text, rank, TAG) for rank in range(world.size) if rank != world.rank]
 
     def refuse_if_any_failed(self) -> None:
@@ -158,7 +158,7 @@ class Process:
         message = world_of_mpi().improbe(tag=TAG)
         if message is not None:
             self.is_stuck = True
-            raise RankError(f"{message.recv()} (its number in COMM_WORLD)")
+            raise RankError(message.recv())
 
     def end(self) -> None:
         """Tell the other ranks that this one leaves; return when all have, or abort them if that can't be."""
@@ -171,7 +171,7 @@ class Process:
         groups = list(self.groups.values())
         error: BaseException | None = getattr(sys, "last_value", None)  # for hooks that are set after and not chained
         for group in groups:
-            group.tell(None if error is None else failure_of(group.rank, error, group), has_left=True)
+            group.tell(None if error is None else failure_of(f"rank {group.rank}", error, group), has_left=True)
         pause = 1e-5
         while not all(group.have_all_left() for group in groups):
             pause = min(2 * pause, 0.005)
@@ -205,12 +205,12 @@ def as_one_text(call: Callable[[], None]) -> None:
             sys.stderr.flush()
 
 
-def failure_of(rank: int, error: BaseException, group: Group | None) -> str:
-    """Return the text of an exception, for the other ranks."""
+def failure_of(name: str, error: BaseException, group: Group | None) -> str:
+    """Return the text that tells other ranks which one raised an exception."""
     if isinstance(error, RankError) and error.group is group:
         return str(error)  # the reason is another rank of theirs
     text = str(error)
-    return f"rank {rank} raised {type(error).__name__}{': ' if text else ''}{text[:LONGEST_TEXT]}"
+    return f"{name} raised {type(error).__name__}{': ' if text else ''}{text[:LONGEST_TEXT]}"
 
 
 this_process = Process()

@@ -35,14 +35,37 @@ PATIENCE = 30.0
 
 
 class Request:
-    """An exchange that has begun. The arrays live and are MPI's until it is done."""
+    """An exchange that has begun. Its arrays live and are MPI's until it is done.
 
-    __slots__ = ("arrays", "handle", "number")
+    Parameters
+    ----------
+    handle
+        MPI's request; None if there is nothing to wait for.
+    number
+        How many exchanges the group had begun with it.
+    arrays
+        What MPI reads and writes.
+    running
+        The exchanges of the same ranks that are not done, of which it is one.
+    """
 
-    def __init__(self, handle: Any, number: int, arrays: tuple[Array, ...]) -> None:
+    __slots__ = ("arrays", "handle", "number", "running")
+
+    def __init__(self, handle: Any, number: int, arrays: tuple[Array, ...], running: set[Request]) -> None:
         self.handle = handle
         self.number = number
         self.arrays = arrays
+        self.running = running
+        if handle is not None:
+            running.add(self)
+
+    def is_done(self) -> bool:
+        if self.handle is not None:
+            if not self.handle.Test():
+                return False
+            self.handle, self.arrays = None, ()
+            self.running.discard(self)
+        return True
 
 
 class Ranks:
@@ -71,16 +94,18 @@ class Ranks:
         mpi4py is missing.
     TypeError
         ``comm`` is no intracommunicator of mpi4py.
+    ValueError
+        ``comm`` is ``COMM_NULL``, which processes have that are not in a communicator.
     """
 
     def __init__(self, comm: Any) -> None:
         self._mpi = mpi = import_mpi()
+        if isinstance(comm, mpi.Comm) and comm == mpi.COMM_NULL:
+            raise ValueError("comm: this process is none of its ranks (COMM_NULL); make no optimizer here")
         if not isinstance(comm, mpi.Intracomm):
             raise TypeError(
                 f"comm: expected an intracommunicator of mpi4py, such as mpi4py.MPI.COMM_WORLD, not {comm!r}"
             )
-        if comm == mpi.COMM_NULL:
-            raise ValueError("comm: this process is none of its ranks (COMM_NULL)")
         self.rank: int = comm.rank
         self.size: int = comm.size
         self._running: set[Request] = set()
@@ -106,7 +131,7 @@ class Ranks:
 
     def test(self, requests: Sequence[Request]) -> bool:
         """Return whether exchanges are done; MPI makes progress with all."""
-        return all(self._is_done(request) for request in requests)
+        return all(request.is_done() for request in requests)
 
     def wait(self, requests: Sequence[Request]) -> None:
         """Wait until exchanges are done.
@@ -118,24 +143,16 @@ class Ranks:
         """
         for request in requests:
             polls = 0
-            while not self._is_done(request):
+            while not request.is_done():
                 polls += 1
                 if polls > self._group.polls:
                     self._wait_long(request)
                     break
                 give_core_away()
 
-    def _is_done(self, request: Request) -> bool:
-        if request.handle is not None:
-            if not request.handle.Test():
-                return False
-            request.handle, request.arrays = None, ()
-            self._running.discard(request)
-        return True
-
     def _wait_long(self, request: Request) -> None:
         began = time.monotonic()
-        while not self._is_done(request):
+        while not request.is_done():
             self._group.listen()
             self._group.refuse(request.number)
             time.sleep(min(SLEEP * (time.monotonic() - began), LONGEST_SLEEP))
@@ -151,14 +168,14 @@ class Ranks:
         return group.begun
 
     def _begun(self, handle: Any, number: int, *arrays: Array) -> Request:
-        request = Request(handle, number, arrays)
-        self._running.add(request)
-        return request
+        return Request(handle, number, arrays, self._running)
 
     def _unit(self, array: Array) -> tuple[Array, Any]:
-        """Return an array as unsigned integers or bytes, and MPI's name for them: MPI does not know all dtypes."""
+        """Return an array as bytes, and MPI's type of its elements: MPI does not know all dtypes of NumPy."""
         size = array.dtype.itemsize
-        return array.view(f"u{size}"), self._units[size]
+        if size not in self._units:
+            self._units[size] = self._mpi.BYTE.Create_contiguous(size).Commit()
+        return array.view(np.uint8), self._units[size]
 
     def start_all_to_all(
         self, send: Array, send_counts: Sequence[int], recv: Array, recv_counts: Sequence[int]
@@ -174,7 +191,7 @@ class Ranks:
         """
         if self.size == 1:
             recv[: recv_counts[0]] = send[: send_counts[0]]
-            return Request(None, 0, ())
+            return self._begun(None, 0)
         (send_view, unit), (recv_view, _) = self._unit(send), self._unit(recv)
         number = self._next()
         handle = self._comm.Ialltoallv([send_view, send_counts, unit], [recv_view, recv_counts, unit])
@@ -183,7 +200,7 @@ class Ranks:
     def start_all_gather(self, buffer: Array, counts: Sequence[int]) -> Request:
         """Begin to fill a one-dimensional array of which each rank has its own part, ``counts[rank]`` elements."""
         if self.size == 1:
-            return Request(None, 0, ())
+            return self._begun(None, 0)
         view, unit = self._unit(buffer)
         number = self._next()
         return self._begun(self._comm.Iallgatherv(self._mpi.IN_PLACE, [view, counts, unit]), number, view)
@@ -293,6 +310,9 @@ def group_of(comm: Any, mpi: Any) -> Group:
             if waited > PATIENCE and not has_told:
                 has_told = True
                 print(f"fastopt: rank {comm.rank} waits for others to make their Ranks", file=sys.stderr, flush=True)
+        if not this_process.groups:
+            # MPI.Finalize deletes the attributes of COMM_SELF first, while exchanges are still possible.
+            mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=lambda *_: this_process.end()), None)
         this_process.groups[key] = Group(own_comm)
     return this_process.groups[key]
 
@@ -301,7 +321,7 @@ def free_unused() -> None:
     """Free the communicators of Ranks that are gone, but for those whose exchanges go on in arrays of theirs."""
     for _ in range(len(UNUSED)):
         comm, running = UNUSED.pop(0)
-        if all(request.handle.Test() for request in running):
+        if all(request.is_done() for request in list(running)):
             comm.Free()
         else:
             UNUSED.append((comm, running))
@@ -344,4 +364,14 @@ def values_of_ranks(values: Sequence[str]) -> str:
     ranks: dict[str, list[str]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault(value, []).append(str(rank))
-    return ", ".join(f"{text} on rank{'s' * (len(of) > 1)} {' and '.join(of)}" for text, of in ranks.items())
+    return ", ".join(f"{value} on {listed(numbers)}" for value, numbers in ranks.items())
+
+
+def listed(numbers: Sequence[str]) -> str:
+    """Return the text that lists some ranks.
+
+    >>> listed(["0", "1", "3"])
+    'ranks 0, 1 and 3'
+    """
+    *most, last = numbers
+    return f"ranks {', '.join(most)} and {last}" if most else f"rank {last}"

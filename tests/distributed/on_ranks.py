@@ -31,13 +31,18 @@ MOST = 4
 AFTER_FAILURE = 3.0
 
 
+#: That of this Python's environment, if it has one.
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+MISSING = MPIEXEC is None or importlib.util.find_spec("mpi4py") is None
+REASON = "needs mpi4py and mpiexec: pip install mpi4py mpich"
+#: For tests that call neither on_ranks nor run_script.
+needs_mpi = pytest.mark.skipif(MISSING, reason=REASON)
+
+
 def mpiexec() -> str:
-    """Return the path of mpiexec: the one of this Python's environment, if it has one."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which("mpiexec", path=path)
-    if found is None or importlib.util.find_spec("mpi4py") is None:
-        pytest.skip("needs mpi4py and mpiexec: pip install mpi4py mpich")
-    return found
+    if MISSING:
+        pytest.skip(REASON)
+    return str(MPIEXEC)
 
 
 def environment() -> dict[str, str]:
