@@ -175,9 +175,12 @@ class Groups:
                 if group.keys() - {"initial_lr"} != checked.values.keys() - {"initial_lr"}:
                     unknown = [name for name in group if name not in checked.values]
                     checked.option_set.check_known({name: group[name] for name in unknown if name in OF_WHOLE_STEP})
+                    lacking = [name for name in checked.values if name not in group]
+                    found = [f"{name!r} too" for name in unknown] + [f"no {name!r}" for name in lacking]
+                    removal = ", ".join(f"opt.param_groups[{k}][{name!r}]" for name in unknown)
                     raise ValueError(
-                        f"param_groups[{k}]: expected the options {list(checked.values)}, not {list(group)}"
-                        f"{hints(unknown, checked.option_set.defaults)}"
+                        f"param_groups[{k}]: expected the options {list(checked.values)}, got {', '.join(found)}"
+                        f"{hints(unknown, checked.option_set.defaults)}{f'; do: del {removal}' if removal else ''}"
                     )
                 new = self.check_group(group, place(k), checked.option_set, rule)
                 group.update({name: value for name, value in new.options.items() if value is not group[name]})

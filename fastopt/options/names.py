@@ -21,12 +21,25 @@ OTHER_MEANINGS: Mapping[str, str] = {"max_norm": "; to clip gradients, write 'cl
 #: The note on an option for whoever has written a name of another kind.
 FORMS: Mapping[str, str] = {"betas": ", a tuple of all", "clip_global_norm": ", the norm of all gradients together"}
 
-#: Names of options in other libraries, in one word, and what they may be here: an optimizer has one of them.
+#: Names of options in other libraries, in one word, and what they may be here: an optimizer or a schedule has one of
+#: them.
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("learningrate", "stepsize", "rate", "eta", "alpha", "baselr", "initiallr"), ("lr",)),
+    **dict.fromkeys(("learningrate", "rate", "eta", "baselr", "initiallr"), ("lr", "lr0", "max_lr")),
+    **dict.fromkeys(("stepsize", "alpha"), ("lr",)),
+    **dict.fromkeys(("lr", "initialvalue", "initvalue", "initiallearningrate"), ("lr0", "max_lr", "value")),
+    **dict.fromkeys(("maxlr", "peak", "peaklr", "peakvalue", "warmuptarget"), ("max_lr", "lr0")),
+    **dict.fromkeys(
+        ("tmax", "totaliters", "totalsteps", "decaysteps", "transitionsteps", "maxsteps", "numtrainingsteps"),
+        ("total", "step_size", "T_0", "step_size_up"),
+    ),
+    **dict.fromkeys(("etamin", "minlr", "endlr", "endvalue", "endlearningrate"), ("floor", "end")),
+    **dict.fromkeys(("warmupsteps", "warmupiters", "warmupepochs", "numwarmupsteps"), ("warmup",)),
+    **dict.fromkeys(("startfactor", "warmupstartlr"), ("start",)),
+    "firstdecaysteps": ("T_0",),
+    "tmul": ("T_mult",),
     "epsilon": ("eps",),
     **dict.fromkeys(("beta1", "beta2", "b1", "b2"), ("betas",)),
-    **dict.fromkeys(("rho", "decayrate"), ("alpha", "rho", "betas")),
+    **dict.fromkeys(("rho", "decayrate"), ("alpha", "rho", "betas", "gamma")),
     **dict.fromkeys(("momentum", "mu"), ("momentum", "betas")),
     **dict.fromkeys(("wd", "decay", "l2", "l2reg", "l2regularization", "regl2", "weightdecayrate"), ("weight_decay",)),
     "decoupledweightdecay": ("decoupled",),
@@ -140,23 +153,25 @@ def check_keywords(optimizer: str, unknown: Iterable[str], options: Iterable[str
         raise TypeError(f"{optimizer}() got an unexpected keyword argument {name!r}{advice}")
 
 
-def with_advice(of_others: Mapping[str, str]) -> Callable[[Function], Function]:
+def with_advice(of_others: Mapping[str, str], name: str = "") -> Callable[[Function], Function]:
     """Make a function's TypeError for keywords that it does not know say what to write.
 
     Parameters
     ----------
     of_others : dict
         What to do instead, by names of another library.
+    name : str
+        What errors call the function; "": its own name.
     """
 
     def decorate(function: Function) -> Function:
-        known = inspect.signature(function).parameters
+        known, title = inspect.signature(function).parameters, name or function.__name__
 
         @wraps(function)
         def checked(*arguments: Any, **options: Any) -> Any:
-            for name in options.keys() - known.keys():
-                advice = f"; {of_others[name]}" if name in of_others else hints([name], known)
-                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{advice}")
+            for keyword in options.keys() - known.keys():
+                advice = f"; {of_others[keyword]}" if keyword in of_others else hints([keyword], known)
+                raise TypeError(f"{title}() got an unexpected keyword argument {keyword!r}{advice}")
             return function(*arguments, **options)
 
         return checked  # type: ignore[return-value]

@@ -17,6 +17,7 @@ Examples
 (0.0005, 0.001, 0.0)
 """
 
+from ..options.names import with_advice
 from .base import Schedule, chain, constant, difference, lambda_, quotient, sum_of
 from .combinations import join, per_epoch
 from .cycles import cosine_restarts, exp_range, one_cycle, triangular, triangular2
@@ -71,6 +72,9 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# Pickles name a class by its module; they must not depend on the file that a schedule is in.
 for _name in __all__:
-    globals()[_name].__module__ = __name__
+    _public = globals()[_name]
+    # Pickles name a class by its module; they must not depend on the file that a schedule is in.
+    _public.__module__ = __name__
+    if getattr(_public, "__dataclass_fields__", None):
+        _public.__init__ = with_advice({}, _name)(_public.__init__)

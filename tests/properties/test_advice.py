@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +83,56 @@ def test_a_keyword_that_is_like_none() -> None:
     message = message_of(lambda: fastopt.RMSprop(f32(2), colour=1))  # type: ignore[call-arg]
     assert "its own options are ['lr', 'alpha', " in message
     assert message.endswith("help(RMSprop) has all")
+
+
+SCHEDULE_KEYWORDS = {
+    ("cosine", "T_max"): "total",
+    ("cosine", "eta_min"): "floor",
+    ("cosine", "lr"): "lr0",
+    ("cosine", "learning_rate"): "lr0",
+    ("cosine", "decay_steps"): "total",
+    ("cosine", "totl"): "total",
+    ("linear", "total_iters"): "total",
+    ("linear", "end_value"): "end",
+    ("exponential", "decay_rate"): "gamma",
+    ("step_decay", "stepsize"): "step_size",
+    ("step_decay", "decay_steps"): "step_size",
+    ("multistep", "milestone"): "milestones",
+    ("one_cycle", "total_steps"): "total",
+    ("one_cycle", "lr"): "max_lr",
+    ("cosine_restarts", "first_decay_steps"): "T_0",
+    ("warmup_cosine", "num_warmup_steps"): "warmup",
+    ("warmup_cosine", "peak_value"): "lr0",
+    ("constant", "lr"): "value",
+}
+
+
+@pytest.mark.parametrize(("schedule", "wrong"), SCHEDULE_KEYWORDS)
+def test_keywords_of_schedules(schedule: str, wrong: str) -> None:
+    cls, option = getattr(fastopt.schedules, schedule), SCHEDULE_KEYWORDS[schedule, wrong]
+    message = message_of(lambda: cls(**{wrong: 1}))
+    assert message.startswith(
+        f"{schedule}() got an unexpected keyword argument {wrong!r}; for {wrong!r} write {option!r}"
+    )
+    assert option in inspect.signature(cls).parameters
+
+
+def test_schedules_take_their_own_names() -> None:
+    for made in fastopt.schedules.examples():
+        for field in dataclasses.fields(made):
+            assert dataclasses.replace(made, **{field.name: getattr(made, field.name)}) == made
+
+
+def test_a_name_that_no_group_has() -> None:
+    opt = fastopt.AdamW({"W": f32(2)})
+    opt.param_groups[0]["learning_rate"] = 0.5
+    message = message_of(lambda: opt.step({"W": f32(2)}), ValueError)
+    written, remedy = re.findall(r"write '(\w+)'; do: (.*)$", message)[0]
+    opt.param_groups[0][written] = 0.5
+    exec(remedy, {"opt": opt})
+    assert opt.step({"W": f32(2)}).lr == 0.5
+    del opt.param_groups[0]["lr"]
+    assert message_of(lambda: opt.step({"W": f32(2)}), ValueError).endswith("got no 'lr'")
 
 
 @pytest.mark.parametrize("option", ["clip_global_norm", "nonfinite", "ema_decay", "grad_scale", "backend", "seed"])
