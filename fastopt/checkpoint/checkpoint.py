@@ -128,13 +128,14 @@ def restore(opt: Resumable, checkpoint: Checkpoint, strict: bool, with_state: bo
     """Load a checkpoint into an optimizer; see :meth:`Checkpoint.restore`."""
     parts, saving = opt.parts, opt.saving()
 
-    def plan() -> tuple[dict[str, tuple[Array, Array]], Load]:
+    def plan() -> tuple[tuple[dict[str, tuple[Array, Array]], Load], LoadResult]:
         saving.check("restore")
         misfits, pairs = state_dict.plan_params(saving.parameters, checkpoint.params)
         saved = checkpoint.optimizer if with_state or with_options else None
-        return pairs, saving.plan(saved, strict, misfits, with_state, with_options)
+        load = saving.plan(saved, strict, misfits, with_state, with_options)
+        return (pairs, load), load.result
 
-    pairs, load = saving.together(plan)
+    (pairs, load), result = saving.together(plan)
 
     def write() -> None:
         for array, value in pairs.values():
@@ -142,7 +143,7 @@ def restore(opt: Resumable, checkpoint: Checkpoint, strict: bool, with_state: bo
         load.carry_out(pairs)
 
     uninterrupted(write)
-    return load.result
+    return result
 
 
 def save(

@@ -99,6 +99,24 @@ def check_metadata(metadata: Mapping[str, str] | None, arrays: Mapping[str, Arra
 
     Raises
     ------
+    CheckpointError, ValueError
+        As :func:`checked_metadata`.
+    """
+    metadata = checked_metadata(metadata)
+    check_digest(metadata, digest(metadata, arrays))
+
+
+def check_digest(metadata: Mapping[str, str], found: str) -> None:
+    """Raise unless the digest of a file is the one that was found."""
+    if metadata["digest"] != found:
+        raise ValueError("its digest is not that of its content, so it was changed since it was written")
+
+
+def checked_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return the metadata of a file in a known version.
+
+    Raises
+    ------
     CheckpointError
         If another program wrote the file, or a newer fastopt.
     ValueError
@@ -117,5 +135,4 @@ def check_metadata(metadata: Mapping[str, str] | None, arrays: Mapping[str, Arra
         raise CheckpointError(
             f"it is of format version {version:.80}; this fastopt reads up to {FORMAT_VERSION}: use a newer fastopt"
         )
-    if metadata["digest"] != digest(metadata, arrays):
-        raise ValueError("its digest is not that of its content, so it was changed since it was written")
+    return metadata

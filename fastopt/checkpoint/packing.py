@@ -97,6 +97,11 @@ class Packer:
             check_bits(key, path)
         return key
 
+    def copied(self, array: Array) -> Array:
+        """Return what is kept of an array."""
+        # Not ascontiguousarray, which would add a dimension to an array of none.
+        return np.array(array, order="C")
+
     def add_array(self, array: Array, path: tuple[str, ...]) -> str:
         """Collect an array, and return its key."""
         if array.dtype.name not in DTYPES or not array.dtype.isnative:
@@ -108,8 +113,7 @@ class Packer:
         while key in self.arrays:
             number += 1
             key = f"{base}~{number}"
-        # Not ascontiguousarray, which would add a dimension to an array of none.
-        self.arrays[key] = np.array(array, order="C")
+        self.arrays[key] = self.copied(array)
         return key
 
 

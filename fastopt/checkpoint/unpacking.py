@@ -50,7 +50,9 @@ def unpack(packed: Any, arrays: dict[str, Array], depth: int = 0) -> Any:
     content: Any
     kind, content = next(iter(packed.items()), ("nothing", None))
     if kind == "array" and len(packed) == 2 and packed.get("order") in ("C", "F"):
-        return np.require(take(content, arrays), requirements=[packed["order"], "W", "O"])
+        array = take(content, arrays)
+        # One that is mapped from a file stays there.
+        return array if isinstance(array, np.memmap) else np.require(array, requirements=[packed["order"], "W", "O"])
     if len(packed) == 1:
         if kind == "float" and content in ("nan", "inf", "-inf"):
             return float(content)

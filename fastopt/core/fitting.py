@@ -22,8 +22,8 @@ class Pieces(Protocol):
     def shape(self, name: str, slot: str, entry: Array) -> tuple[int, ...]:
         """Return the shape that the saved entry has."""
 
-    def piece(self, name: str, entry: Array, saved: Any) -> Any:
-        """Return the part of a saved entry, which has this shape, that the entry has."""
+    def piece(self, name: str, slot: str, entry: Array, saved: Any) -> Any:
+        """Return the part of a saved entry, which has that shape, that goes into the entry."""
 
 
 class EntriesAreWhole:
@@ -32,7 +32,7 @@ class EntriesAreWhole:
     def shape(self, name: str, slot: str, entry: Array) -> tuple[int, ...]:
         return entry.shape
 
-    def piece(self, name: str, entry: Array, saved: Any) -> Any:
+    def piece(self, name: str, slot: str, entry: Array, saved: Any) -> Any:
         return saved
 
 
@@ -68,7 +68,7 @@ def fitting_entries(
         misfits.append(Misfit(f"{name}.{slot}", True, True, text))
     if len(misfits) > before:
         return None
-    return {slot: (entries[slot], pieces.piece(name, entries[slot], value)) for slot, value in saved.items()}
+    return {slot: (entries[slot], pieces.piece(name, slot, entries[slot], value)) for slot, value in saved.items()}
 
 
 def is_fresh(entries: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from ..backends.backend import Backend
+from .fitting import Pieces
 from .parameters import Parameters
 from .results import LoadResult, Misfit
 from .turns import Turns
@@ -34,11 +35,15 @@ class Saving(Protocol):
     def state(self) -> dict[str, Any]:
         """Return the state, without copies where that can be."""
 
+    @property
+    def pieces(self) -> Pieces:
+        """How the entries of the state lie in those of a file."""
+
     def params(self) -> Any:
         """Return them on the host, in their structure, without copies where that can be."""
 
-    def together(self, plan: Callable[[], Planned]) -> Planned:
-        """Return what a function plans. Processes that share a load raise together if it raises in one of them."""
+    def together(self, plan: Callable[[], tuple[Planned, LoadResult]]) -> tuple[Planned, LoadResult]:
+        """Return what a function plans. Processes that load together raise together, if it raises in one of them."""
 
     def plan(
         self,

@@ -22,7 +22,7 @@ from ..options.common import StepOptions
 from ..options.ranges import Group
 from . import storage
 from .entries import Column, State, StateDict
-from .fitting import ACCUMULATED, WHOLE, Pieces, fitting_entries, is_fresh
+from .fitting import ACCUMULATED, Pieces, fitting_entries, is_fresh
 from .groups import CheckedGroup
 from .hook_checks import check_number, check_slot_names, check_slot_shape
 from .layout_errors import check_averages
@@ -127,8 +127,6 @@ class Slots:
         self.pending: list[Column] = []
         self.memory = Memory([], SlotColumns(0, []), {})
         self.has_params = False
-        #: How the entries lie in those of a saved state.
-        self.pieces: Pieces = WHOLE
         #: The averages before their first step, by array: :attr:`fastopt.Optimizer.ema` hands them out.
         self._early_averages: dict[str, Array] = {}
 
@@ -396,6 +394,7 @@ class Slots:
         saved: Mapping[str, Any],
         backend: Backend,
         hooks: SlotHooks,
+        pieces: Pieces,
         are_accumulating: bool,
         misfits: list[Misfit],
     ) -> dict[str, dict[str, tuple[Array, Any]]]:
@@ -428,7 +427,7 @@ class Slots:
                 needed = [slot for slot in needed if slot not in ACCUMULATED]
                 ignored = set(ACCUMULATED).difference(entries)
                 saved_entries = {slot: value for slot, value in saved_entries.items() if slot not in ignored}
-            fitting = fitting_entries(name, entries, needed, saved_entries, self.pieces, misfits)
+            fitting = fitting_entries(name, entries, needed, saved_entries, pieces, misfits)
             if fitting is not None:
                 found[name] = fitting
         misfits += [unexpected(name) for name in saved if name not in self.entries]

@@ -18,6 +18,7 @@ from ..options.ranges import OPTIONAL, Group, check
 from . import encoding
 from .averages import with_own_values
 from .changes import Change, changes, changes_of_groups
+from .fitting import WHOLE, Pieces
 from .groups import SavedGroup, is_of_another, of_another
 from .hook_checks import checked_extra_state
 from .parameters import Parameters
@@ -99,7 +100,11 @@ class SavingOfOptimizer:
     def params(self) -> Any:
         return params_on_host(self.opt.parts)
 
-    def together(self, plan: Callable[[], Planned]) -> Planned:
+    @property
+    def pieces(self) -> Pieces:
+        return WHOLE
+
+    def together(self, plan: Callable[[], tuple[Planned, LoadResult]]) -> tuple[Planned, LoadResult]:
         return plan()
 
     def check(self, what: str) -> None:
@@ -258,7 +263,9 @@ def new_state(
     misfits += of_others.values()
     fitting = {name: state for name, state in saved["state"].items() if name not in of_others}
     accumulated_calls = saved["options"].get("accumulated_calls", 0)
-    entries = parts.slots.plan(parts.parameters, then, fitting, parts.backend, opt, bool(accumulated_calls), misfits)
+    entries = parts.slots.plan(
+        parts.parameters, then, fitting, parts.backend, opt, opt.saving().pieces, bool(accumulated_calls), misfits
+    )
     skips = [saved["options"].get(name, LATER[name]) for name in SKIPS]
     wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, skips, parts.options.accumulate_steps)
     extra_wrong = opt.check_extra_state(saved["extra"])

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..backends.table import CHUNK
 
@@ -52,6 +53,12 @@ class Bucket(NamedTuple):
         first, last = self.cuts[rank], self.cuts[rank + 1]
         begin = min(max(first, start), end) - start
         return begin, max(min(last, end) - start, begin)
+
+
+def cuts_of(bucket: Bucket, i: int) -> npt.NDArray[np.int64]:
+    """Return where the parts of array number ``i`` of a bucket begin, and where the last one ends."""
+    start, end = bucket.starts[i - bucket.numbers.start], bucket.starts[i - bucket.numbers.start + 1]
+    return np.clip(np.array(bucket.cuts, np.int64), start, end) - start
 
 
 def buckets_of(forms: Sequence[Form], ranks: int, bucket_bytes: int, before: Sequence[Bucket] = ()) -> list[Bucket]:

@@ -17,6 +17,7 @@ from ..arrays.memory import described, shown
 from ..backends.history import Reading
 from ..backends.interrupts import uninterrupted
 from ..core.encoding import encoded
+from ..core.fitting import WHOLE, Pieces
 from ..core.parameters import Parameters
 from ..core.results import LoadResult, Misfit, missing, unexpected
 from ..core.saving import Load, Planned
@@ -80,7 +81,11 @@ class SavingOfLBFGS:
     def params(self) -> Any:
         return params_on_host(self.opt.parts)
 
-    def together(self, plan: Callable[[], Planned]) -> Planned:
+    @property
+    def pieces(self) -> Pieces:
+        return WHOLE
+
+    def together(self, plan: Callable[[], tuple[Planned, LoadResult]]) -> tuple[Planned, LoadResult]:
         return plan()
 
     def check(self, what: str) -> None:

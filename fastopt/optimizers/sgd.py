@@ -15,6 +15,9 @@ from ..core.params_in_state import values_stand_in
 from ..options.common import Common, Unpack
 from ..options.ranges import ANY_NUMBER, Allowed, Group, Schedulable
 
+#: For errors.
+AHEAD = "those ahead; leave lookahead() first"
+
 
 class SGD(Optimizer):
     r"""Stochastic gradient descent, as ``torch.optim.SGD``.
@@ -135,8 +138,7 @@ class SGD(Optimizer):
         >>> theta.round(3)
         array([0.56])
         """
-        values = "those ahead; leave lookahead() first"
-        return values_stand_in(self.parts, "lookahead()", values, partial(prepare_lookahead, self))
+        return values_stand_in(self.parts, "lookahead()", AHEAD, partial(prepare_lookahead, self))
 
 
 def prepare_lookahead(opt: SGD) -> tuple[Sequence[Array], Callable[[], None]]:
