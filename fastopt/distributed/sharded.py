@@ -27,6 +27,7 @@ from .meetings import Meetings
 from .own_gradients import OwnGradients
 from .parameters import gather
 from .ranks import Ranks
+from .state import SharedState, further_methods
 from .sums import SumsOfRanks
 
 #: A header of a meeting without gradients.
@@ -45,7 +46,7 @@ class Share(NamedTuple):
     parts: dict[str, Array]
 
 
-class Sharded(Optimizer):
+class Sharded(SharedState):
     """An optimizer whose state is shared out among the ranks of a communicator (ZeRO stage 1)."""
 
     ranks: Ranks
@@ -172,7 +173,7 @@ class Sharded(Optimizer):
         return found
 
     def take_turn(self, what: str) -> None:
-        """Begin a call that the ranks make together; ``finally: self._turn.release()`` ends it.
+        """Begin a call that the ranks make together; ``finally: self.end_turn()`` ends it.
 
         Raises
         ------
@@ -184,6 +185,10 @@ class Sharded(Optimizer):
                 f"{what}: another call that the ranks make together is running, in another thread or around this one; "
                 "make one after the other"
             )
+
+    def end_turn(self) -> None:
+        """End a call that the ranks make together."""
+        self._turn.release()
 
     def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
         """Apply one step with the sum of all ranks' gradients."""
@@ -313,5 +318,5 @@ def class_of(optimizer: type[Optimizer]) -> type[Sharded]:
     """Return the class of the sharded optimizers of this class: a subclass of it, with its name."""
     if optimizer not in CLASSES:
         names = {"__module__": optimizer.__module__, "__qualname__": optimizer.__qualname__, "__doc__": Sharded.__doc__}
-        CLASSES[optimizer] = type(optimizer.__name__, (Sharded, optimizer), names)
+        CLASSES[optimizer] = type(optimizer.__name__, (Sharded, optimizer), {**names, **further_methods(optimizer)})
     return CLASSES[optimizer]

@@ -1,4 +1,4 @@
-"""The state of a sharded optimizer: as that of one process, and back; averages, and values that stand in for a while."""
+"""The state of a sharded optimizer as that of one process, and back; its averages, and values that stand in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..arrays.dtypes import Array
 from ..core import averages, state_dict
+from ..core.encoding import encoded
 from ..core.optimizer import Optimizer
 from ..core.parameters import Parameters
 from ..core.params_in_state import values_stand_in
@@ -38,7 +39,7 @@ class SharedState(Optimizer):
     are_cut: list[bool]
 
     def take_turn(self, what: str) -> None:
-        """Begin a call that the ranks make together; ``finally: self._turn.release()`` ends it."""
+        """Begin a call that the ranks make together; ``finally: self.end_turn()`` ends it."""
         raise NotImplementedError
 
     def end_turn(self) -> None:
@@ -152,7 +153,7 @@ class SavingOfShared(state_dict.SavingOfOptimizer):
         with self.opt.turn("load"):
             planned, result = self.opt.checked(plan)
             # The ranks were alike before; they will be if all change the same.
-            changed = {name: state_dict.encoding.encoded(pair) for name, pair in result.options.items()}
+            changed = {name: encoded(pair) for name, pair in result.options.items()}
             self.opt.ranks.agree({"what does not fit": tuple(result), **changed})
             return planned, result
 
@@ -176,7 +177,7 @@ class SavingOfShared(state_dict.SavingOfOptimizer):
 def whole_state(opt: SharedState, what: str) -> dict[str, Any]:
     """Return the state as that of one process."""
     with opt.turn(what):
-        saved = opt.checked(partial(state_of_pieces, opt))
+        saved: dict[str, Any] = opt.checked(partial(state_of_pieces, opt))
         places = [
             (entries, slot) for entries in saved["state"].values() for slot in entries if type(entries[slot]) is Piece
         ]
