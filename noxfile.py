@@ -37,7 +37,7 @@ FULL = "not long"
 
 #: Tests of what neither the backend nor the way of installing changes.
 INDEPENDENT = [
-    *("tests/commands", "tests/schedules", "tests/lr_scheduler", "tests/options"),
+    *("tests/commands", "tests/schedules", "tests/lr_scheduler", "tests/options", "tests/distributed"),
     *(f"tests/test_{name}.py" for name in ("init", "house", "convert")),
     *("tests/backends/cuda", "tests/backends/native", "tests/properties/test_interrupts.py"),
     "tests/optimizers/test_optax_beyond_torch.py",
@@ -255,6 +255,14 @@ def run_in_hosts(session: nox.Session, marks: str = DEFAULT) -> None:
 def hosts(session: nox.Session) -> None:
     """The libraries in whose loops fastopt steps: spaCy and thinc, with the built wheel and its entry points."""
     run_in_hosts(session)
+
+
+@nox.session(python=False)
+def distributed(session: nox.Session) -> None:
+    """The ranks of MPI, with the built wheel: up to four processes, which fail in each way that is known."""
+    python = environment(session, "distributed", f"{wheel_path(session)}[test,mpi]", "mpich")
+    with only_the_tests(session):
+        run_tests(session, python, "tests/distributed", "-n", "2")
 
 
 def run_fallback(session: nox.Session, python: str) -> None:

@@ -26,8 +26,10 @@ GRACE = 30.0
 TIME_TO_PRINT = 1.0
 #: Notices are short: MPI sends such messages at once, while the receiver computes.
 LONGEST_TEXT = 1500
-#: The tag of failures in COMM_WORLD, where no other communicator may be there yet. Below MPI's smallest upper bound.
+#: The tag of failures in COMM_WORLD, told to ranks with which there is no group yet. MPI allows tags up to 32,767.
 TAG = 31_547
+#: So often MPI is asked for such messages at the end: the first questions may not find one that has come.
+PROBES = 100
 
 
 class RankError(RuntimeError):
@@ -59,10 +61,13 @@ class Group:
     ----------
     comm
         An mpi4py communicator that nothing else uses.
+    members
+        The number of each rank in COMM_WORLD.
     """
 
-    def __init__(self, comm: Any) -> None:
+    def __init__(self, comm: Any, members: tuple[int, ...]) -> None:
         self.comm = comm
+        self.members = members
         self.rank: int = comm.rank
         self.size: int = comm.size
         self.begun = 0
@@ -151,14 +156,25 @@ class Process:
         world = world_of_mpi()
         if world is not None:
             text = failure_of(f"rank {world.rank} of COMM_WORLD", error, None)
-            self.sends = [world.isend(text, rank, TAG) for rank in range(world.size) if rank != world.rank]
+            known = {world.rank, *(rank for group in self.groups.values() for rank in group.members)}
+            self.sends = [world.isend(text, rank, TAG) for rank in range(world.size) if rank not in known]
 
-    def refuse_if_any_failed(self) -> None:
-        """Raise RankError if a rank of COMM_WORLD has failed, in a process that has no group yet."""
-        message = world_of_mpi().improbe(tag=TAG)
-        if message is not None:
+    def refuse_missing(self, members: tuple[int, ...]) -> None:
+        """Raise RankError if a rank of a group to come has failed or ended."""
+        texts = self.failures_in_world()
+        for group in self.groups.values():
+            group.listen()
+            texts += [str(notice) for notice in group.notices.values() if group.members[notice.rank] in members]
+        if texts:
             self.is_stuck = True
-            raise RankError(message.recv())
+            raise RankError(texts[0])
+
+    def failures_in_world(self) -> list[str]:
+        """Return the failures that ranks told with which this one has no group."""
+        world, texts = world_of_mpi(), []
+        while world is not None and (message := world.improbe(tag=TAG)) is not None:
+            texts.append(message.recv())
+        return texts
 
     def end(self) -> None:
         """Tell the other ranks that this one leaves; return when all have, or abort them if that can't be."""
@@ -182,6 +198,8 @@ class Process:
                 late.comm.Abort(1)
         if self.is_stuck:
             time.sleep(TIME_TO_PRINT)
+        for _ in range(PROBES):  # MPI.Finalize fails if a message has not been received
+            self.failures_in_world()
         world = world_of_mpi()
         if world is not None and (self.is_stuck or any(group.is_broken() for group in groups)):
             world.Abort(1)

@@ -304,7 +304,7 @@ def group_of(comm: Any, mpi: Any) -> Group:
         own_comm, handle = comm.Idup()
         began, has_told = time.monotonic(), False
         while not handle.Test():
-            this_process.refuse_if_any_failed()
+            this_process.refuse_missing(ranks)
             waited = time.monotonic() - began
             time.sleep(min(SLEEP * waited, LONGEST_SLEEP))
             if waited > PATIENCE and not has_told:
@@ -313,7 +313,7 @@ def group_of(comm: Any, mpi: Any) -> Group:
         if not this_process.groups:
             # MPI.Finalize deletes the attributes of COMM_SELF first, while exchanges are still possible.
             mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=lambda *_: this_process.end()), None)
-        this_process.groups[key] = Group(own_comm)
+        this_process.groups[key] = Group(own_comm, ranks)
     return this_process.groups[key]
 
 

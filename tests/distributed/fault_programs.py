@@ -95,10 +95,44 @@ def raises_while_others_compute() -> None:
     step(ranks)
 
 
+def raises_while_a_thread_of_it_goes_on() -> None:
+    """Rank 1's program ends when rank 0 has heard of its failure."""
+    ranks = Ranks(WORLD)
+    if RANK == 1:
+        threading.Thread(target=WORLD.recv).start()
+        raise ValueError("in the main thread")
+    try:
+        step(ranks)
+    finally:
+        WORLD.send("heard", 1)
+
+
 def raises_before_its_ranks() -> None:
     if RANK == 1:
         raise ValueError("no data")
     Ranks(WORLD)
+
+
+def raises_without_ranks() -> None:
+    if RANK == 1:
+        raise ValueError("on its own")
+    time.sleep(1)
+
+
+def raises_at_the_end() -> None:
+    step(Ranks(WORLD))
+    if RANK == 1:
+        raise ValueError("on its own")
+
+
+def raises_before_ranks_of_other_processes() -> None:
+    first, others = WORLD.Split(RANK < 2), WORLD.Split(RANK > 0)
+    if RANK < 2:
+        Ranks(first)
+    if RANK == 1:
+        raise ValueError("no part")
+    if RANK == 2:
+        Ranks(others)
 
 
 def raises_between_two_ranks() -> None:

@@ -33,6 +33,7 @@ ENDED = "RankError: rank {} has ended its program, while this rank waits for it"
         ("interrupted", "KeyboardInterrupt"),
         ("interrupted_in_a_wait", "KeyboardInterrupt"),
         ("raises_while_others_compute", "ValueError: early"),
+        ("raises_while_a_thread_of_it_goes_on", "ValueError: in the main thread"),
         ("raises_between_two_ranks", "ValueError: no data"),
         ("large_exchange_is_left", "ValueError: no gradient"),
         ("error_of_a_meeting", "ValueError: bad shape"),
@@ -63,6 +64,16 @@ def test_several_ranks_fail_at_once() -> None:
 def test_a_rank_that_fails_before_the_first_exchange() -> None:
     expected = ["RankError: rank 1 of COMM_WORLD raised ValueError: no data", "ValueError: no data"]
     assert errors_of(run(2, "raises_before_its_ranks")) == expected
+
+
+@pytest.mark.parametrize("name", ["raises_without_ranks", "raises_at_the_end"])
+def test_a_failure_that_concerns_nobody_else(name: str) -> None:
+    assert errors_of(run(3, name)) == ["ValueError: on its own"]
+
+
+def test_a_rank_that_fails_before_it_makes_another_group() -> None:
+    expected = ["RankError: rank 1 of COMM_WORLD raised ValueError: no part", "ValueError: no part"]
+    assert errors_of(run(3, "raises_before_ranks_of_other_processes")) == expected
 
 
 def test_a_failure_goes_from_group_to_group() -> None:
