@@ -171,11 +171,12 @@ class Ranks:
         return Request(handle, number, arrays, self._running)
 
     def _unit(self, array: Array) -> tuple[Array, Any]:
-        """Return an array as bytes, and MPI's type of its elements: MPI does not know all dtypes of NumPy."""
+        """Return the memory of an array, and MPI's type for elements of this size: it does not know all of NumPy's."""
         size = array.dtype.itemsize
         if size not in self._units:
             self._units[size] = self._mpi.BYTE.Create_contiguous(size).Commit()
-        return array.view(np.uint8), self._units[size]
+        # Those of ml_dtypes have no buffer of Python's.
+        return array if array.dtype.kind != "V" else array.view(np.uint8), self._units[size]
 
     def start_all_to_all(
         self, send: Array, send_counts: Sequence[int], recv: Array, recv_counts: Sequence[int]
@@ -209,13 +210,16 @@ class Ranks:
         """Return the arrays of all ranks, which have one shape, as one array with a further first dimension."""
         everyone = np.empty((self.size, *values.shape), values.dtype)
         everyone[self.rank] = values
+        self._all_gather_in_place(everyone)
+        return everyone
+
+    def _all_gather_in_place(self, everyone: Array) -> None:
+        """Fill an array of which each rank has its own row."""
         if self.size > 1:
             view, unit = self._unit(everyone)
             number = self._next()
-            count = values.size
-            handle = self._comm.Iallgather(self._mpi.IN_PLACE, [view, count, unit])
-            self.wait([self._begun(handle, number, view)])
-        return everyone
+            buffer = [view, everyone.size // self.size, unit]
+            self.wait([self._begun(self._comm.Iallgather(self._mpi.IN_PLACE, buffer), number, view)])
 
     def all_gather_objects(self, value: Any) -> list[Any]:
         """Return the objects of all ranks, which are pickled; for what is rare."""
@@ -271,7 +275,10 @@ class Ranks:
         RankError
             Another rank brought an error; a rank that brought one raises its own. All ranks can go on after it.
         """
-        everyone = self.all_gather(np.append(header, np.int64(error is not None)))
+        everyone = np.empty((self.size, len(header) + 1), np.int64)
+        everyone[self.rank, :-1] = header
+        everyone[self.rank, -1] = error is not None
+        self._all_gather_in_place(everyone)
         if everyone[:, -1].any():
             text = None if error is None else f"raised {type(error).__name__}: {error}"
             texts = self.all_gather_objects(text)

@@ -85,11 +85,11 @@ class Server:
                 ranks[connection.recv()] = connection
         self.connections = [ranks[rank] for rank in range(MOST)]
 
-    def stop(self) -> None:
+    def stop(self, at_once: bool) -> None:
         for connection in self.connections:
             connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(3)
+            self.process.wait(0 if at_once else 3)
         end(self.process)
         self.folder.cleanup()
 
@@ -126,11 +126,11 @@ class Server:
 server: Server | None = None
 
 
-def stop_server() -> None:
+def stop_server(at_once: bool = False) -> None:
     """Stop the ranks; the next function gets new ones."""
     global server
     if server is not None:
-        server.stop()
+        server.stop(at_once)
     server = None
 
 
@@ -141,7 +141,7 @@ def on_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float
     try:
         return server.run(size, function, args, timeout)
     except BaseException:
-        stop_server()
+        stop_server(at_once=True)
         raise
 
 
