@@ -384,8 +384,11 @@ def names_in(opt: Optimizer, params: Any) -> list[str]:
     ValueError
         If one is not a parameter of the optimizer.
     """
-    parameters = opt.parts.parameters
-    name_of = {id(param): name for name, param in zip(parameters.names, parameters.arrays, strict=True)}
+    name_of = {
+        id(param): name
+        for k, group in enumerate(opt.parts.groups.checked)
+        for name, param in zip(opt.parts.parameters.members(k), group.values["params"], strict=True)
+    }
     branch = branch_of(params)
     unknown = [name for name, array in zip(branch.names(), branch.arrays(), strict=True) if id(array) not in name_of]
     if unknown:

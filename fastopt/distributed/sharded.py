@@ -14,7 +14,7 @@ from ..arrays.dtypes import Array
 from ..core.hooks import is_default
 from ..core.optimizer import Optimizer
 from ..core.parameters import Addition, Parameters
-from ..core.representation import representation
+from ..core.representation import DEFAULTS, default_options, representation
 from ..core.results import StepInfo
 from ..core.workspace import Workspace
 from ..options.bounds import split
@@ -318,5 +318,7 @@ def class_of(optimizer: type[Optimizer]) -> type[Sharded]:
     """Return the class of the sharded optimizers of this class: a subclass of it, with its name."""
     if optimizer not in CLASSES:
         names = {"__module__": optimizer.__module__, "__qualname__": optimizer.__qualname__, "__doc__": Sharded.__doc__}
-        CLASSES[optimizer] = type(optimizer.__name__, (Sharded, optimizer), {**names, **further_methods(optimizer)})
+        names |= further_methods(optimizer)
+        made = CLASSES[optimizer] = type(optimizer.__name__, (Sharded, optimizer), names)
+        DEFAULTS[made] = default_options(optimizer)
     return CLASSES[optimizer]
