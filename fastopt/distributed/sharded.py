@@ -47,7 +47,92 @@ class Share(NamedTuple):
 
 
 class Sharded(SharedState):
-    """An optimizer whose state is shared out among the ranks of a communicator (ZeRO stage 1)."""
+    """An optimizer whose state is shared out among the ranks of a communicator (ZeRO, stage 1).
+
+    Every rank has all parameters. Of each array it owns one slice: it has the slots of this slice alone, and steps it
+    alone. For the gradients ``g[r]`` of the ranks and the slice from ``b`` to ``e``, a step of its owner is::
+
+        g = ((g[0][b:e] + g[1][b:e]) + g[2][b:e]) + ...     in rank order, in the compute dtype
+        p[b:e], slots = step of the optimizer with g
+        every rank gets p[b:e]
+
+    ``Sharded(fastopt.AdamW, params, comm, lr=0.1)`` returns a :class:`fastopt.AdamW` with the methods and options that
+    it has in one process. Every rank builds it with the same values, and makes the same calls in the same order.
+
+    Parameters
+    ----------
+    optimizer : type
+        The class of an optimizer: one of fastopt's, a subclass of your own, or one of :func:`fastopt.optimizer`.
+    params : array or structure of arrays
+        As for the optimizer. Their values must be equal on all ranks.
+    comm : mpi4py.MPI.Intracomm
+        The ranks, such as ``MPI.COMM_WORLD``.
+    exact : bool, default False
+        Whether a step is given micro-batches, ``step([g1, g2, ...])``. Of all of them, rank ``r`` has the numbers
+        ``r, r + size, ...``. They are added in the order of their numbers, and the step applies their mean, with the
+        bits of ``accumulate_steps`` in one process, for any number of ranks.
+    reduction : {"sum", "mean"}, default "sum"
+        Whether a step applies the sum of the ranks' gradients, or the sum divided by the number of ranks.
+    wire_dtype : {"float16", "bfloat16"}, optional
+        The dtype in which gradients are sent; they are added in float32. None: the compute dtype.
+    bucket_bytes : int >= 1, default 2**25
+        Small arrays are exchanged together, as buckets of at most so many bytes.
+    **options
+        The optimizer's own options, and those that every optimizer takes.
+
+    Attributes
+    ----------
+    params : array or structure of arrays
+        The very arrays that were given; ``param_groups`` has them too.
+    slices : dict
+        For the name of each array, where the part that this rank owns begins and ends, in elements.
+    state : dict
+        For the name of each array, the slots of the part that this rank owns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the optimizer raises; and on every rank if the ranks differ in anything that must be equal: the text names
+        it, and the values of the ranks.
+    RankError
+        If the arguments of another rank are wrong: its own error has the reason.
+    ImportError
+        Without mpi4py.
+
+    Notes
+    -----
+    Slices are cut at multiples of 4,096 elements from the beginning of each array. So norms, which are added in blocks
+    of that length, have the bits of one process: clipping, LARS, LAMB, Prodigy's ``d`` and SWATS, and the counts behind
+    ``nonfinite``. All ranks decide alike whether a step is skipped.
+
+    One rank owns all of an array that can't be cut, and another one the next: those of Muon and Adafactor, matrices
+    with ``max_weight_norm``, arrays in Fortran order, and all arrays of an optimizer of your own whose ``update`` does
+    not say that it ``takes_slices``. The other ranks have an empty array in its place.
+
+    Refused: :class:`fastopt.Combined` (make one of each optimizer), row-sparse gradients, arrays on a GPU, ``pickle``
+    and ``copy``.
+
+    A step begins with a meeting of the ranks. If one has a wrong argument, or another step count, option, schedule or
+    frozen array than the others, all raise and nothing has changed anywhere. Schedules are evaluated once more for it.
+
+    Source: Rajbhandari et al., arXiv 1910.02054.
+
+    Examples
+    --------
+    With the communicator of one rank, which needs no ``mpiexec``:
+
+    >>> import numpy as np, fastopt
+    >>> from mpi4py import MPI
+    >>> from fastopt.distributed import Sharded
+    >>> params = {"W": np.ones((3, 2)), "b": np.zeros(2)}
+    >>> opt = Sharded(fastopt.AdamW, params, MPI.COMM_SELF, lr=0.5, weight_decay=0.0)
+    >>> isinstance(opt, fastopt.AdamW)
+    True
+    >>> opt.step({"W": np.ones((3, 2)), "b": np.ones(2)}).step
+    1
+    >>> params["b"].round(6), opt.slices
+    (array([-0.5, -0.5]), {'W': (0, 6), 'b': (0, 2)})
+    """
 
     ranks: Ranks
     #: The arrays and their structure, as the user gave them; ``parts.parameters`` has the parts of this rank.
@@ -191,7 +276,33 @@ class Sharded(SharedState):
         self._turn.release()
 
     def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
-        """Apply one step with the sum of all ranks' gradients."""
+        """Apply one step with the gradients of all ranks; all call it together.
+
+        Parameters
+        ----------
+        grads : array or structure of arrays
+            This rank's gradients, as in one process. None, or a missing key, on some ranks counts as zeros; on all
+            ranks it skips the array.
+        grad_scale : float, optional
+            Instead of the optimizer's, for this step; the same on all ranks.
+        stream : None
+            Arrays on the host have no stream.
+
+        Returns
+        -------
+        StepInfo
+            The same on all ranks.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is wrong on this rank, or the ranks differ. Nothing has changed then, on any rank.
+        RankError
+            If an argument is wrong on another rank; nothing has changed. Or if another rank has failed, or ended its
+            program, during the step.
+        RuntimeError
+            If a call that the ranks make together is running, in another thread or around this call.
+        """
         self.take_turn("step")
         try:
             present = self.meetings.meet("step", grads, grad_scale, stream)
@@ -203,9 +314,10 @@ class Sharded(SharedState):
             return info
         finally:
             self.own.forget()
-            self._turn.release()
+            self.end_turn()
 
     def flush(self, *, stream: Any = None) -> StepInfo:
+        """Apply an incomplete accumulation, as in one process; all ranks call it together."""
         self.take_turn("flush")
         try:
             self.meetings.meet("flush", stream=stream, is_flush=True)
@@ -213,7 +325,7 @@ class Sharded(SharedState):
             self.finish(info)
             return info
         finally:
-            self._turn.release()
+            self.end_turn()
 
     def sums_of_gradients(self, present: Sequence[bool]) -> dict[str, Array | None]:
         """Return the sum of the gradients of each part of this rank, by the array's name."""
@@ -231,6 +343,15 @@ class Sharded(SharedState):
             self.whole.write_copies(self.parts.backend)
 
     def add_param_group(self, group: Group) -> None:
+        """Add arrays, with options of their own, as in one process; all ranks call it together.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in one process, or if the ranks differ in the group. Nothing has changed then, on any rank.
+        RankError
+            If the group of another rank is wrong.
+        """
         self.take_turn("add_param_group")
         try:
             addition: Addition = self.checked(lambda: self.addition(group))
@@ -245,7 +366,7 @@ class Sharded(SharedState):
             self.whole.add(addition, [number] * len(addition.names))
             self.take_share(share)
         finally:
-            self._turn.release()
+            self.end_turn()
 
     def addition(self, group: Group) -> Addition:
         """Return the arrays of a new group, checked as in one process."""

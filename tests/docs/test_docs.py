@@ -146,7 +146,7 @@ def imported(name: str) -> ModuleType:
 
 
 #: The packages that examples need.
-EXTRAS = {"fastopt.full_batch.progress_bar": "tqdm"}
+EXTRAS = {"fastopt.full_batch.progress_bar": "tqdm", "fastopt.distributed.sharded": "mpi4py"}
 
 
 @pytest.mark.parametrize("name", every_module())
