@@ -75,7 +75,7 @@ def plan_of(hooks: PlanHooks, parts: Parts, workspace: Workspace, leaves: Sequen
     parameters, whole = parts.parameters, dict(vars(parts.whole))
     if workspace.gradients.sparse or parts.groups.limits_norms or whole["dynamic_scale"] is not None:
         return None
-    groups = planned_groups(hooks, parts.groups, parts.options, whole["scale"])
+    groups = planned_groups(hooks, parts.groups, parts.options, parts.whole.scale_of(None))
     if groups is None:
         return None
     if not workspace.gradients.are_plain:

@@ -40,6 +40,10 @@ class WholeOptions:
         self.checked: tuple[Any, Any, Any] = (None, None, None)
         self.check()
         self.grad_scale = grad_scale
+        #: How many gradients each given one is the sum of; a step takes their mean.
+        self.summed = 1
+        #: Whether each of them was divided by the scale before they were added.
+        self.are_scaled = False
 
     def check(self) -> None:
         """Raise if an option was set to a value that it can't have."""
@@ -82,6 +86,11 @@ class WholeOptions:
         self.updated_scale: DynamicLossScale | None = None
 
     def scale_of(self, grad_scale: float | None) -> float:
+        """Return the number by which the gradients of a step are divided that was given ``grad_scale``."""
+        scale = self.loss_scale(grad_scale)
+        return float(self.summed) if self.are_scaled else scale * self.summed
+
+    def loss_scale(self, grad_scale: float | None = None) -> float:
         """Return the number that the loss was multiplied by in a step that was given ``grad_scale``."""
         if grad_scale is None:
             if self.dynamic_scale is None:

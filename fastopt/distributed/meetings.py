@@ -126,6 +126,11 @@ class Meetings:
         found: list[bool] = np.any(everyone[:, HEAD:], axis=0).tolist()
         return found
 
+    def end(self, error: Exception) -> None:
+        """Meet with an error instead of a step."""
+        self.header[:] = 0
+        self.ranks.meet(error, self.header)
+
     def check(self, what: str, grad_scale: float | None, stream: Any) -> tuple[Sequence[float], float]:
         """Check the arguments of a step but the gradients, and what may have been changed since the last one.
 
@@ -144,7 +149,7 @@ class Meetings:
             whole.frozen = parts.parameters.frozen
             self.opt.ready()
             self.check_weight_norms()
-        scale = parts.whole.scale_of(grad_scale)
+        scale = parts.whole.loss_scale(grad_scale)
         lrs: Sequence[float] = ()
         if any(group.scheduled for group in parts.groups.checked):
             lrs = tuple(group["lr"] for group in parts.groups.values(parts.progress.step_count))

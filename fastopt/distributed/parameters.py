@@ -2,24 +2,85 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays.dtypes import Array
+from ..backends.backend import Backend
 from .layout import Bucket
 from .ranks import Ranks
 
+#: How many buckets of several arrays are on their way at a time; each has memory of its own.
+LANES = 2
 
-def gather(ranks: Ranks, buckets: Sequence[Bucket], vectors: Sequence[Array]) -> None:
-    """Write the slices of the other ranks into these vectors, one for each array."""
-    pending = []
-    for bucket in buckets:
-        members = [vectors[i] for i in bucket.numbers]
-        vector: Array = members[0] if len(members) == 1 else np.concatenate(members)
-        pending.append((bucket, members, vector, ranks.start_all_gather(vector, bucket.counts)))
-    for bucket, members, vector, request in pending:
-        ranks.wait([request])
-        if len(members) > 1:
-            for k, member in enumerate(members):
-                member[...] = vector[bucket.starts[k] : bucket.starts[k + 1]]
+
+class Member(NamedTuple):
+    """A bucket, and the vectors of its arrays."""
+
+    bucket: Bucket
+    arrays: Sequence[Array]
+    packing: Any
+
+
+class Gather:
+    """Gathers the slices of parameters, in the memory of arrays that are alone in a bucket, else through a vector.
+
+    Parameters
+    ----------
+    vectors : sequence of array
+        The parameters, each as a vector.
+    """
+
+    def __init__(self, ranks: Ranks, backend: Backend, buckets: Sequence[Bucket], vectors: Sequence[Array]) -> None:
+        self.ranks = ranks
+        members = [
+            Member(
+                bucket,
+                [vectors[i] for i in bucket.numbers],
+                backend.packing(np.array(bucket.starts, np.int64)),
+            )
+            for bucket in buckets
+        ]
+        self.single = [member for member in members if len(member.arrays) == 1]
+        self.packed = [member for member in members if len(member.arrays) > 1]
+        most = max((each.bucket.size * each.bucket.dtype.itemsize for each in self.packed), default=0)
+        lanes = min(LANES, len(self.packed)) if ranks.size > 1 else 0
+        self.memory = [np.empty(most, np.uint8) for _ in range(lanes)]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its memory has."""
+        return sum(memory.size for memory in self.memory)
+
+    def run(self, present: Sequence[bool]) -> None:
+        """Gather the buckets that have one of these arrays. Collective."""
+        if self.ranks.size == 1:
+            return
+        single, packed = (
+            [each for each in members if any(present[each.bucket.numbers.start : each.bucket.numbers.stop])]
+            for members in (self.single, self.packed)
+        )
+        requests = [self.ranks.start_all_gather(each.arrays[0], each.bucket.counts) for each in single]
+        running: deque[tuple[Member, Array, Any]] = deque()
+        for k, each in enumerate(packed):
+            if k >= len(self.memory):
+                self.unpack(*running.popleft())
+            running.append(self.start(each, self.memory[k % len(self.memory)]))
+        while running:
+            self.unpack(*running.popleft())
+        self.ranks.wait(requests)
+
+    def start(self, member: Member, memory: Array) -> tuple[Member, Array, Any]:
+        bucket, rank = member.bucket, self.ranks.rank
+        vector = memory[: bucket.size * bucket.dtype.itemsize].view(bucket.dtype)
+        member.packing.pack(member.arrays, vector, bucket.cuts[rank], bucket.cuts[rank + 1])
+        return member, vector, self.ranks.start_all_gather(vector, bucket.counts)
+
+    def unpack(self, member: Member, vector: Array, request: Any) -> None:
+        self.ranks.wait([request])
+        bucket, rank = member.bucket, self.ranks.rank
+        member.packing.unpack(vector, member.arrays, 0, bucket.cuts[rank])
+        member.packing.unpack(vector, member.arrays, bucket.cuts[rank + 1], bucket.size)

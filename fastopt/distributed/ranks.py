@@ -179,7 +179,12 @@ class Ranks:
         return array if array.dtype.kind != "V" else array.view(np.uint8), self._units[size]
 
     def start_all_to_all(
-        self, send: Array, send_counts: Sequence[int], recv: Array, recv_counts: Sequence[int]
+        self,
+        send: Array,
+        send_counts: Sequence[int],
+        recv: Array,
+        recv_counts: Sequence[int],
+        send_begins: Sequence[int] | None = None,
     ) -> Request:
         """Begin to send each rank its part of an array.
 
@@ -189,13 +194,16 @@ class Ranks:
             One-dimensional contiguous arrays of one dtype: the parts for rank 0, rank 1 ... and those from them.
         send_counts, recv_counts
             The numbers of elements of the parts.
+        send_begins
+            Where the parts to send begin; None: one after the other.
         """
         if self.size == 1:
-            recv[: recv_counts[0]] = send[: send_counts[0]]
+            begin = send_begins[0] if send_begins else 0
+            recv[: recv_counts[0]] = send[begin : begin + send_counts[0]]
             return self._begun(None, 0)
         (send_view, unit), (recv_view, _) = self._unit(send), self._unit(recv)
         number = self._next()
-        handle = self._comm.Ialltoallv([send_view, send_counts, unit], [recv_view, recv_counts, unit])
+        handle = self._comm.Ialltoallv([send_view, send_counts, send_begins, unit], [recv_view, recv_counts, unit])
         return self._begun(handle, number, send_view, recv_view)
 
     def start_all_gather(self, buffer: Array, counts: Sequence[int]) -> Request:

@@ -21,17 +21,20 @@ from ..options.bounds import split
 from ..options.group_by import Grouped, is_group
 from ..options.ranges import Group
 from . import agreement, slices
-from .gradients import BucketOfGradients, add_in_rank_order
+from .gradients import GradientsOfRanks, half_dtype
 from .layout import Bucket, Form, buckets_of
 from .meetings import Meetings
-from .own_gradients import OwnGradients
-from .parameters import gather
+from .parameters import Gather
 from .ranks import Ranks
 from .state import SharedState, further_methods
 from .sums import SumsOfRanks
 
 #: A header of a meeting without gradients.
 NO_NUMBERS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+
+
+class Dropped(RuntimeError):
+    """A rank drops a step instead of making it."""
 
 
 class Share(NamedTuple):
@@ -135,6 +138,7 @@ class Sharded(SharedState):
     """
 
     ranks: Ranks
+    gradients: GradientsOfRanks
     #: The arrays and their structure, as the user gave them; ``parts.parameters`` has the parts of this rank.
     whole: Parameters
 
@@ -177,9 +181,11 @@ class Sharded(SharedState):
             }
         )
         agreement.check_same_values(ranks, whole.names, whole.arrays)
+        self.takes_micro_batches, self.reduction, self.wire_dtype = exact, reduction, wire_dtype
         self.bucket_bytes = bucket_bytes
+        # Ranks may be at different exchanges of gradients when they meet.
+        self.ranks_of_gradients = Ranks(comm)
         self.buckets: list[Bucket] = []
-        self.gradients: list[BucketOfGradients] = []
         self.vectors: list[Array] = []
         self.are_cut: list[bool] = []
         #: Where the part of each array that this rank owns begins and ends.
@@ -214,7 +220,6 @@ class Sharded(SharedState):
     def take_share(self, share: Share) -> None:
         """Take over how the arrays that were added are shared out; the groups show whole arrays."""
         self.buckets += share.buckets
-        self.gradients += [BucketOfGradients(self.ranks, bucket) for bucket in share.buckets]
         self.vectors += share.vectors
         self.are_cut += share.are_cut
         self.slices.update(share.slices)
@@ -229,8 +234,24 @@ class Sharded(SharedState):
         for k, (group, checked) in enumerate(zip(self.param_groups, self.parts.groups.checked, strict=True)):
             arrays = tuple(whole.arrays[i] for i in np.flatnonzero(parameters.group_of == k))
             group["params"] = checked.options["params"] = checked.values["params"] = arrays
-        self.own = OwnGradients(self.parts.backend, whole, self.parts.options.zero_grads)
-        self.meetings = Meetings(self.ranks, self, whole, self.are_cut, self.own)
+        backend = self.parts.backend
+        self.gradients = GradientsOfRanks(
+            self.ranks_of_gradients,
+            backend,
+            whole,
+            self.buckets,
+            exact=self.takes_micro_batches,
+            wire_dtype=None if self.wire_dtype is None else half_dtype(self.wire_dtype),
+            piece_bytes=self.bucket_bytes,
+            are_cleared=self.parts.options.zero_grads,
+            scale=self.parts.whole.loss_scale,
+        )
+        self.gather = Gather(self.ranks, backend, self.buckets, self.vectors)
+        self.sums_of_parts = {
+            name: slices.in_form_of(part, self.gradients.slice_of(i))
+            for i, (name, part) in enumerate(zip(whole.names, parameters.arrays, strict=True))
+        }
+        self.meetings = Meetings(self.ranks, self, whole, self.are_cut, self.gradients)
 
     def prepare(self, workspace: Workspace) -> None:
         super().prepare(workspace)
@@ -275,14 +296,15 @@ class Sharded(SharedState):
         """End a call that the ranks make together."""
         self._turn.release()
 
-    def step(self, grads: Any, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
+    def step(self, grads: Any = None, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
         """Apply one step with the gradients of all ranks; all call it together.
 
         Parameters
         ----------
         grads : array or structure of arrays
             This rank's gradients, as in one process. None, or a missing key, on some ranks counts as zeros; on all
-            ranks it skips the array.
+            ranks it skips the array. With ``exact`` a list of such, one for each of this rank's micro-batches, as many
+            on each rank and in each step. Left out if the gradients were given by :meth:`add`.
         grad_scale : float, optional
             Instead of the optimizer's, for this step; the same on all ranks.
         stream : None
@@ -304,42 +326,107 @@ class Sharded(SharedState):
             If a call that the ranks make together is running, in another thread or around this call.
         """
         self.take_turn("step")
+        gradients, whole = self.gradients, self.parts.whole
         try:
-            present = self.meetings.meet("step", grads, grad_scale, stream)
-            add_in_rank_order(self.ranks, self.gradients, self.own.arrays)
+            try:
+                present = self.meetings.meet("step", grads, grad_scale, stream)
+                gradients.check_count()
+            except Exception:
+                gradients.drop()
+                raise
+            gradients.finish(whole.loss_scale(grad_scale))
+            whole.are_scaled = gradients.is_scaled
+            whole.summed = (
+                gradients.calls if self.takes_micro_batches else self.ranks.size if self.reduction == "mean" else 1
+            )
             info = super().step(self.sums_of_gradients(present), grad_scale=grad_scale, stream=stream)
-            self.finish(info)
-            if self.parts.options.zero_grads:
-                self.own.clear()
+            self.finish(info, present)
+            gradients.clear()
             return info
         finally:
-            self.own.forget()
+            gradients.forget()
             self.end_turn()
+
+    def add(self, name: str, grad: Any) -> None:
+        """Give the gradient of one array, from the backward pass; :meth:`step` without gradients completes the step.
+
+        The exchange of a bucket begins as soon as this rank has the gradients of all of its arrays, and goes on in each
+        call, while others are still computed.
+
+        Parameters
+        ----------
+        name : str
+            The array's name, as in ``opt.state``.
+        grad : array or None
+            Its gradient. With ``exact``, the k-th call with a name is for micro-batch k of this rank. Unlike those
+            given to :meth:`step` it is read until the step returns: don't write into it before. An array without a call
+            has no gradient.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such array, it has its gradient already, or this can't be one. The call counts for nothing
+            then; the other ranks do not learn of it.
+
+        Notes
+        -----
+        No rank waits here. Buckets are exchanged in one order on all ranks: from the last one to the first, and after
+        the first such step in the order in which rank 0 had them. Ranks may add in different orders.
+
+        A step that was begun, and shall not be made, ends with :meth:`drop`.
+        """
+        self.take_turn("add")
+        try:
+            self.gradients.add(name, grad)
+        finally:
+            self.end_turn()
+
+    def drop(self) -> None:
+        """Forget the gradients of :meth:`add`, instead of a step, on all ranks.
+
+        Raises
+        ------
+        RankError
+            Another rank has an error. In the other ranks, which call :meth:`step`, this call is one; nothing has
+            changed there. They may call :meth:`drop` too, which is none.
+        """
+        self.take_turn("drop")
+        try:
+            self.meetings.end(Dropped("this rank dropped the step: drop()"))
+        except Dropped:
+            pass
+        finally:
+            try:
+                self.gradients.drop()
+            finally:
+                self.end_turn()
 
     def flush(self, *, stream: Any = None) -> StepInfo:
         """Apply an incomplete accumulation, as in one process; all ranks call it together."""
         self.take_turn("flush")
         try:
-            self.meetings.meet("flush", stream=stream, is_flush=True)
+            present = self.meetings.meet("flush", stream=stream, is_flush=True)
             info = super().flush(stream=stream)
-            self.finish(info)
+            self.finish(info, present)
             return info
         finally:
             self.end_turn()
 
-    def sums_of_gradients(self, present: Sequence[bool]) -> dict[str, Array | None]:
+    def sums_of_gradients(self, present: Sequence[bool]) -> Mapping[str, Array | None]:
         """Return the sum of the gradients of each part of this rank, by the array's name."""
-        names, arrays = self.whole.names, self.parts.parameters.arrays
+        if all(present):
+            return self.sums_of_parts
         return {
-            names[i]: slices.in_form_of(arrays[i], bucket.slice_of(i)) if present[i] else None
-            for bucket in self.gradients
-            for i in bucket.bucket.numbers
+            name: sums if is_present else None
+            for (name, sums), is_present in zip(self.sums_of_parts.items(), present, strict=True)
         }
 
-    def finish(self, info: StepInfo) -> None:
-        """Get the parts of the other ranks after a step that was applied."""
+    def finish(self, info: StepInfo, present: Sequence[bool]) -> None:
+        """Get the parts of the other ranks, of the arrays that have changed, after a step that was applied."""
         if info.applied:
-            gather(self.ranks, self.buckets, self.vectors)
+            # Calls before this one may have accumulated gradients of arrays that have none now.
+            has_accumulated = self.parts.options.accumulate_steps > 1
+            self.gather.run([True] * len(present) if has_accumulated else present)
             self.whole.write_copies(self.parts.backend)
 
     def add_param_group(self, group: Group) -> None:
@@ -406,6 +493,11 @@ def whole_optimizer(
         If that one can't be built, or not be sharded.
     """
     check_arguments(**arguments)
+    if arguments["exact"] and options.get("accumulate_steps", 1) != 1:
+        raise ValueError(
+            f"accumulate_steps={options['accumulate_steps']!r:.80}: not with exact=True, where each step has a list of "
+            "micro-batches already; give longer lists"
+        )
     model = optimizer(params, **options)
     if not is_default(model, "of_group"):
         raise TypeError(
@@ -439,7 +531,7 @@ def class_of(optimizer: type[Optimizer]) -> type[Sharded]:
     """Return the class of the sharded optimizers of this class: a subclass of it, with its name."""
     if optimizer not in CLASSES:
         names = {"__module__": optimizer.__module__, "__qualname__": optimizer.__qualname__, "__doc__": Sharded.__doc__}
-        names |= further_methods(optimizer)
-        made = CLASSES[optimizer] = type(optimizer.__name__, (Sharded, optimizer), names)
+        attributes = {**names, **further_methods(optimizer)}
+        made = CLASSES[optimizer] = type(optimizer.__name__, (Sharded, optimizer), attributes)
         DEFAULTS[made] = default_options(optimizer)
     return CLASSES[optimizer]

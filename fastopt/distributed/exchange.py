@@ -1,0 +1,214 @@
+"""The exchange of gradients: each rank gets what the others have of its slices, and adds it in rank order."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays.dtypes import Array, compute_dtype
+from ..backends.backend import Backend
+from .layout import Bucket
+from .ranks import Ranks
+
+#: How many pieces are on their way at a time; each has memory of its own.
+LANES = 3
+
+
+class Piece(NamedTuple):
+    """Elements of a bucket that are exchanged at once: from ``begins[r]`` on ``counts[r]`` elements for rank ``r``."""
+
+    begins: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(self.counts)
+
+
+def pieces_of(bucket: Bucket, most: int) -> list[Piece]:
+    """Return pieces of a bucket of about ``most`` elements at most, none of an empty bucket."""
+    longest = max(bucket.counts)
+    count = max(-(-bucket.size // most), 1)
+    length = -(-longest // count)
+    pieces = []
+    for first in range(0, longest, max(length, 1)):
+        counts = tuple(min(max(its - first, 0), length) for its in bucket.counts)
+        pieces.append(
+            Piece(tuple(cut + min(first, its) for cut, its in zip(bucket.cuts, bucket.counts, strict=False)), counts)
+        )
+    return pieces
+
+
+class BucketOfGradients:
+    """The gradients of a bucket on this rank: how they are sent, and the sums over all ranks of its slice.
+
+    Parameters
+    ----------
+    rank : int
+        The number of this rank.
+    wire : dtype or None
+        That of the numbers that are sent; None: the compute dtype, in which they are added.
+    piece_bytes : int
+        About how many bytes of parameters are exchanged at once.
+    """
+
+    def __init__(
+        self, backend: Backend, bucket: Bucket, rank: int, wire: np.dtype[Any] | None, piece_bytes: int
+    ) -> None:
+        self.bucket, self.rank = bucket, rank
+        self.dtype = compute_dtype(bucket.dtype)
+        self.wire = self.dtype if wire is None else wire
+        self.sums: Array = np.zeros(bucket.counts[rank], self.dtype)
+        self.is_packed = len(bucket.numbers) > 1
+        self.pieces = pieces_of(bucket, bucket.size if self.is_packed else piece_bytes // bucket.dtype.itemsize)
+        self.starts = np.array(bucket.starts, np.int64)
+        self.packing = backend.packing(self.starts)
+        #: Of the parts of a single array that the ranks get, for each piece.
+        self.part_starts = [np.array((0, *accumulate(piece.counts)), np.int64) for piece in self.pieces]
+        self.part_packings = [backend.packing(starts) for starts in self.part_starts]
+
+    def slice_of(self, i: int) -> Array:
+        """Return the sums of the part of array number ``i`` that this rank owns."""
+        begin, end = self.bucket.slice_of(i, self.rank)
+        first = self.bucket.starts[i - self.bucket.numbers.start] + begin - self.bucket.cuts[self.rank]
+        return self.sums[first : first + end - begin] if end > begin else self.sums[:0]
+
+    def send(self, k: int, arrays: Sequence[Array | None], lane: Lane) -> tuple[Array, Sequence[int]]:
+        """Return a vector with the numbers of piece ``k``, and where in it those for each rank begin.
+
+        It is the gradient itself if that can be sent as it is.
+        """
+        piece = self.pieces[k]
+        if self.is_packed:
+            vector = lane.vector(0, self.bucket.size, self.wire)
+            self.packing.pack(arrays, vector, 0, self.bucket.size)
+            return vector, piece.begins
+        array = arrays[0]
+        if array is not None:
+            array = array.reshape(-1)
+            if array.dtype == self.wire:
+                return array, piece.begins
+        ends = map(sum, zip(piece.begins, piece.counts, strict=True))
+        parts = [None if array is None else array[begin:end] for begin, end in zip(piece.begins, ends, strict=True)]
+        vector = lane.vector(0, piece.size, self.wire)
+        self.part_packings[k].pack(parts, vector, 0, piece.size)
+        return vector, self.part_starts[k][:-1].tolist()
+
+
+class Lane:
+    """The memory of a piece on its way: what is sent, and what is received. It is kept for the next ones."""
+
+    def __init__(self) -> None:
+        self.memory: list[Array] = [np.empty(0, np.uint8)] * 2
+
+    def vector(self, which: int, size: int, dtype: np.dtype[Any]) -> Array:
+        """Return memory to send (0) or receive (1)."""
+        nbytes = size * dtype.itemsize
+        if self.memory[which].size < nbytes:
+            self.memory[which] = np.empty(nbytes, np.uint8)
+        return self.memory[which][:nbytes].view(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(memory.size for memory in self.memory)
+
+
+class Job(NamedTuple):
+    """A piece of a bucket to exchange, with the arrays of the whole bucket."""
+
+    bucket: BucketOfGradients
+    piece: int
+    arrays: Sequence[Array | None]
+    scale: float
+    beginning: int
+
+
+class Running(NamedTuple):
+    """A job on its way."""
+
+    job: Job
+    lane: Lane
+    own: Array
+    request: Any
+
+
+class Exchange:
+    """Exchanges of gradients: they are begun in the same order on all ranks, and added in this order."""
+
+    def __init__(self, ranks: Ranks, backend: Backend) -> None:
+        self.ranks, self.backend = ranks, backend
+        self.free = [Lane() for _ in range(LANES)]
+        self.lanes = tuple(self.free)
+        self.waiting: deque[Job] = deque()
+        self.running: deque[Running] = deque()
+        #: How many pieces were begun since the last :meth:`finish` or :meth:`drop`, and how many may be.
+        self.begun = 0
+        self.most = math.inf
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its memory has now."""
+        return sum(lane.nbytes for lane in self.lanes)
+
+    def put(self, bucket: BucketOfGradients, arrays: Sequence[Array | None], scale: float, beginning: int) -> None:
+        """Exchange a bucket after those before it: ``sums = (beginning + rank 0's * scale) + rank 1's * scale ...``.
+
+        ``beginning`` is as in ``backends/packing.py``. The arrays stay as they are until :meth:`finish` returns.
+        """
+        self.waiting.extend(Job(bucket, k, arrays, scale, beginning) for k in range(len(bucket.pieces)))
+        self.poke()
+
+    def poke(self) -> None:
+        """Go on with what can go on without waiting."""
+        while self.running and self.ranks.test([self.running[0].request]):
+            self.add(self.running.popleft())
+        while self.waiting and self.free and self.begun < self.most:
+            self.running.append(self.start(self.waiting.popleft(), self.free.pop()))
+
+    def finish(self) -> None:
+        """Wait until all is exchanged and added."""
+        while self.running or self.waiting:
+            self.poke()
+            self.wait()
+        self.begun = 0
+
+    def drop(self) -> None:
+        """Finish the first ``most`` pieces, and forget the others; the sums mean nothing then."""
+        while self.begun < self.most:
+            self.poke()
+            self.wait()
+        self.waiting.clear()
+        self.finish()
+        self.most = math.inf
+
+    def wait(self) -> None:
+        """Wait for the first piece on its way."""
+        if self.running:
+            self.ranks.wait([self.running[0].request])
+
+    def start(self, job: Job, lane: Lane) -> Running:
+        self.begun += 1
+        rank, bucket, piece = self.ranks.rank, job.bucket, job.bucket.pieces[job.piece]
+        vector, begins = bucket.send(job.piece, job.arrays, lane)
+        length = piece.counts[rank]
+        own = vector[begins[rank] : begins[rank] + length]
+        # The own part is added where it is.
+        send_counts, recv_counts = list(piece.counts), [length] * self.ranks.size
+        send_counts[rank] = recv_counts[rank] = 0
+        recv = lane.vector(1, length * (self.ranks.size - 1), bucket.wire)
+        return Running(job, lane, own, self.ranks.start_all_to_all(vector, send_counts, recv, recv_counts, begins))
+
+    def add(self, done: Running) -> None:
+        job, rank = done.job, self.ranks.rank
+        bucket, piece = job.bucket, job.bucket.pieces[job.piece]
+        length, first = piece.counts[rank], piece.begins[rank] - bucket.bucket.cuts[rank]
+        if length > 0:
+            others = done.lane.vector(1, length * (self.ranks.size - 1), bucket.wire).reshape(-1, length)
+            rows = [*others[:rank], done.own, *others[rank:]]
+            self.backend.accumulate_rows(rows, job.scale, job.beginning, bucket.sums[first : first + length])
+        self.free.append(done.lane)
