@@ -21,7 +21,7 @@ from ..core.turns import Kind
 from ..optimizers.sgd import AHEAD, SGD, prepare_lookahead
 from ..options.group_by import matching
 from .layout import Bucket
-from .parameters import gather
+from .parameters import Gather
 from .pieces import Piece, PiecesOfState, joined
 from .ranks import Ranks
 
@@ -35,7 +35,7 @@ class SharedState(Optimizer):
     ranks: Ranks
     whole: Parameters
     buckets: list[Bucket]
-    vectors: list[Array]
+    gather: Gather
     are_cut: list[bool]
 
     def take_turn(self, what: str) -> None:
@@ -116,7 +116,7 @@ class SharedState(Optimizer):
         """
         with self.turn("reload_params"):
             self.checked(partial(matching, pattern, self.whole.names))
-            gather(self.ranks, self.buckets, self.vectors)
+            self.gather.run([True] * len(self.whole.names))
             names = super().reload_params(pattern)
             self.whole.write_copies(self.parts.backend)
             return names
@@ -231,7 +231,7 @@ def prepare_everywhere(
 
 def gather_values(opt: SharedState, has_copies: bool) -> None:
     """Get the parts of the other ranks, after each has changed its own."""
-    gather(opt.ranks, opt.buckets, opt.vectors)
+    opt.gather.run([True] * len(opt.whole.names))
     if has_copies:
         opt.whole.write_copies(opt.parts.backend)
 
