@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic.dither import SCALE_BLOCK
 from ..arrays.dtypes import Array
-from ..core.hooks import is_default
 from ..core.optimizer import Optimizer
 from ..core.parameters import Addition, Parameters
 from ..core.representation import DEFAULTS, default_options, representation
@@ -21,8 +20,9 @@ from ..options.bounds import split
 from ..options.group_by import Grouped, is_group
 from ..options.ranges import Group
 from . import agreement, slices
+from .building import whole_optimizer
 from .gradients import GradientsOfRanks, half_dtype
-from .layout import Bucket, Form, buckets_of
+from .layout import Bucket
 from .meetings import Meetings
 from .parameters import Gather
 from .ranks import Ranks
@@ -35,18 +35,6 @@ NO_NUMBERS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
 class Dropped(RuntimeError):
     """A rank drops a step instead of making it."""
-
-
-class Share(NamedTuple):
-    """How arrays are shared out."""
-
-    buckets: list[Bucket]
-    #: Each array as a vector, in its order in memory.
-    vectors: list[Array]
-    are_cut: list[bool]
-    #: Where the part of each array that this rank owns begins and ends, and the part.
-    slices: dict[str, tuple[int, int]]
-    parts: dict[str, Array]
 
 
 class Sharded(SharedState):
@@ -202,22 +190,14 @@ class Sharded(SharedState):
         super().__init__(Grouped(share.parts, groups, group_of), **options)
         self.take_share(share)
 
-    def share(self, names: Sequence[str], arrays: Sequence[Array], of_arrays: Sequence[Group]) -> Share:
+    def share(self, names: Sequence[str], arrays: Sequence[Array], of_arrays: Sequence[Group]) -> slices.Share:
         """Return how further arrays are shared out; ``of_arrays`` has the options of each one's group."""
-        size, rank = self.ranks.size, self.ranks.rank
         are_cut = [
             slices.can_cut(array, group, self.cuts_arrays) for array, group in zip(arrays, of_arrays, strict=True)
         ]
-        vectors = list(map(slices.vector_of, arrays))
-        forms = [Form(array.size, array.dtype, is_cut) for array, is_cut in zip(arrays, are_cut, strict=True)]
-        buckets = buckets_of(forms, size, self.bucket_bytes, self.buckets)
-        bounds = [bucket.slice_of(i, rank) for bucket in buckets for i in bucket.numbers]
-        parts = map(slices.part_of, arrays, vectors, bounds, are_cut)
-        return Share(
-            buckets, vectors, are_cut, dict(zip(names, bounds, strict=True)), dict(zip(names, parts, strict=True))
-        )
+        return slices.share_of(names, arrays, are_cut, self.ranks, self.bucket_bytes, self.buckets)
 
-    def take_share(self, share: Share) -> None:
+    def take_share(self, share: slices.Share) -> None:
         """Take over how the arrays that were added are shared out; the groups show whole arrays."""
         self.buckets += share.buckets
         self.vectors += share.vectors
@@ -251,6 +231,8 @@ class Sharded(SharedState):
             name: slices.in_form_of(part, self.gradients.slice_of(i))
             for i, (name, part) in enumerate(zip(whole.names, parameters.arrays, strict=True))
         }
+        #: The numbers of the arrays that have a copy.
+        self.with_copy = [i for i, copy in enumerate(whole.copies) if copy is not None]
         self.meetings = Meetings(self.ranks, self, whole, self.are_cut, self.gradients)
 
     def prepare(self, workspace: Workspace) -> None:
@@ -426,8 +408,11 @@ class Sharded(SharedState):
         if info.applied:
             # Calls before this one may have accumulated gradients of arrays that have none now.
             has_accumulated = self.parts.options.accumulate_steps > 1
-            self.gather.run([True] * len(present) if has_accumulated else present)
-            self.whole.write_copies(self.parts.backend)
+            changed = [True] * len(present) if has_accumulated else present
+            self.gather.run(changed)
+            for i in self.with_copy:
+                if changed[i]:
+                    self.parts.backend.ops.write_rounded(self.whole.copies[i], self.whole.arrays[i])
 
     def add_param_group(self, group: Group) -> None:
         """Add arrays, with options of their own, as in one process; all ranks call it together.
@@ -480,47 +465,6 @@ class Sharded(SharedState):
             f"{type(self).__name__}: a sharded optimizer can't be copied or pickled, since the ranks hold its state "
             "together; use opt.state_dict(), or save it"
         )
-
-
-def whole_optimizer(
-    optimizer: type[Optimizer], params: Any, arguments: Mapping[str, Any], options: Mapping[str, Any]
-) -> Optimizer:
-    """Return the optimizer of one process, which has checked all arrays and options; it makes no step.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If that one can't be built, or not be sharded.
-    """
-    check_arguments(**arguments)
-    if arguments["exact"] and options.get("accumulate_steps", 1) != 1:
-        raise ValueError(
-            f"accumulate_steps={options['accumulate_steps']!r:.80}: not with exact=True, where each step has a list of "
-            "micro-batches already; give longer lists"
-        )
-    model = optimizer(params, **options)
-    if not is_default(model, "of_group"):
-        raise TypeError(
-            f"{optimizer.__name__}: several optimizers share its step, which is not done over several ranks yet; make "
-            "a Sharded of each for its own parameters"
-        )
-    if not model.parts.backend.on_host:
-        raise TypeError("Sharded: expected NumPy arrays, got arrays on a GPU, where it can't run yet")
-    return model
-
-
-def check_arguments(exact: Any, reduction: Any, wire_dtype: Any, bucket_bytes: Any) -> None:
-    """Raise if an argument of Sharded itself is wrong."""
-    if type(exact) is not bool:
-        raise TypeError(f"exact={exact!r:.80}: expected True or False")
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction={reduction!r:.80}: expected 'sum' or 'mean'")
-    if wire_dtype not in (None, "float16", "bfloat16"):
-        raise ValueError(f"wire_dtype={wire_dtype!r:.80}: expected 'float16', 'bfloat16', or None for no conversion")
-    if type(bucket_bytes) is not int:
-        raise TypeError(f"bucket_bytes={bucket_bytes!r:.80}: expected an int")
-    if bucket_bytes < 1:
-        raise ValueError(f"bucket_bytes={bucket_bytes}: expected at least 1")
 
 
 #: The class of the sharded optimizers of each class.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,20 @@ from ..arrays.dtypes import Array
 from ..arrays.memory import in_memory_order
 from ..core.bounds import OwnBounds
 from ..core.hooks import Hooks, is_default
+from .layout import Bucket, Form, buckets_of
+from .ranks import Ranks
+
+
+class Share(NamedTuple):
+    """How arrays are shared out among the ranks."""
+
+    buckets: list[Bucket]
+    #: Each array as a vector, in its order in memory.
+    vectors: list[Array]
+    are_cut: list[bool]
+    #: Where the part of each array that this rank owns begins and ends, and the part.
+    slices: dict[str, tuple[int, int]]
+    parts: dict[str, Array]
 
 
 def vector_of(array: Array) -> Array:
@@ -61,3 +75,21 @@ def bounds_of_part(bounds: OwnBounds | None, of_part: tuple[int, int], is_cut: b
         return None
     arrays = [None if each is None else part_of(each, vector_of(each), of_part, is_cut) for each in bounds.arrays]
     return bounds._replace(arrays=(arrays[0], arrays[1]))
+
+
+def share_of(
+    names: Sequence[str],
+    arrays: Sequence[Array],
+    are_cut: Sequence[bool],
+    ranks: Ranks,
+    bucket_bytes: int,
+    before: Sequence[Bucket],
+) -> Share:
+    """Return how arrays are shared out, after those in the buckets ``before``."""
+    vectors = list(map(vector_of, arrays))
+    forms = [Form(array.size, array.dtype, is_cut) for array, is_cut in zip(arrays, are_cut, strict=True)]
+    buckets = buckets_of(forms, ranks.size, bucket_bytes, before)
+    bounds = [bucket.slice_of(i, ranks.rank) for bucket in buckets for i in bucket.numbers]
+    parts = map(part_of, arrays, vectors, bounds, are_cut)
+    slices, own = dict(zip(names, bounds, strict=True)), dict(zip(names, parts, strict=True))
+    return Share(buckets, vectors, list(are_cut), slices, own)
