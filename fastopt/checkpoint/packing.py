@@ -97,12 +97,12 @@ class Packer:
             check_bits(key, path)
         return key
 
-    def copied(self, array: Array) -> Array:
+    def copied(self, array: Any) -> Any:
         """Return what is kept of an array."""
         # Not ascontiguousarray, which would add a dimension to an array of none.
         return np.array(array, order="C")
 
-    def add_array(self, array: Array, path: tuple[str, ...]) -> str:
+    def add_array(self, array: Any, path: tuple[str, ...]) -> str:
         """Collect an array, and return its key."""
         if array.dtype.name not in DTYPES or not array.dtype.isnative:
             raise TypeError(f"{place(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}")

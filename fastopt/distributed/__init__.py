@@ -3,6 +3,7 @@
 Importing this imports no mpi4py: an optimizer does. But from then on the other ranks learn of it if this one fails.
 """
 
+from .checkpoint import load, save
 from .cost import Cost, Memory, Seconds, StepCost, cost
 from .ranks import RankError
 from .sharded import Sharded
@@ -12,4 +13,4 @@ def __dir__() -> list[str]:
     return __all__
 
 
-__all__ = ["Cost", "Memory", "RankError", "Seconds", "Sharded", "StepCost", "cost"]
+__all__ = ["Cost", "Memory", "RankError", "Seconds", "Sharded", "StepCost", "cost", "load", "save"]

@@ -108,6 +108,10 @@ class PiecesOfState:
         begin = begin // SCALE_BLOCK if self.is_scale(slot, entry) else begin
         return saved.reshape(-1)[begin : begin + entry.size]
 
+    def of_param(self, name: str, part: Array) -> Piece:
+        """Return this rank's part of a parameter as a piece."""
+        return self.of_entry(name, "master", part)
+
     def of_entry(self, name: str, slot: str, entry: Array) -> Piece:
         """Return an entry of this rank as a piece; the first rank owns numbers and what all have."""
         i, shape = self.numbers[name], self.shape(name, slot, entry)
