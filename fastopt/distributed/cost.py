@@ -14,7 +14,9 @@ from ..backends.table import CHUNK
 from ..core.optimizer import Optimizer
 from ..core.state_size import sample_of, state_bytes
 from ..options.ranges import NON_NEGATIVE, POSITIVE, Allowed, Choice, Range, check
+from . import slices
 from .layout import Bucket, Form, buckets_of
+from .meetings import HEAD
 
 #: How many exchanges of gradients, and how many gathers of small arrays, are on their way at a time.
 LANES, LANES_OF_GATHER = 3, 2
@@ -264,15 +266,21 @@ def cost(
     likes = [stand_in(name, value) for name, value in zip(branch.names(), branch.arrays(), strict=True)]
     if not likes:
         raise ValueError("params: there is no array in this structure; give at least one")
-    forms = [Form(like.size, like.dtype, True) for like in likes]
+    alone = sample_of(optimizer, likes, options)
+    are_cut = cut_arrays(alone, list(branch.arrays()), likes)
+    forms = [Form(like.size, like.dtype, is_cut) for like, is_cut in zip(likes, are_cut, strict=True)]
     buckets = buckets_of(forms, ranks, bucket_bytes)
     if rank is None:
         rank = most_loaded(buckets, ranks)
     network = Network(ranks, bandwidth, latency, memory_bandwidth)
     wire = None if wire_dtype is None else 2
+    bounds = [bucket.slice_of(i, rank) for bucket in buckets for i in bucket.numbers]
+    vectors = [np.broadcast_to(np.zeros((), like.dtype), (like.size,)) for like in likes]
+    parts = list(map(slices.part_of, likes, vectors, bounds, are_cut))
+    sample = sample_of(optimizer, parts, options)
     return Cost(
-        sharded_cost(optimizer, likes, options, buckets, rank, network, wire, micro_batches, bucket_bytes),
-        all_reduce_cost(optimizer, likes, options, buckets, network, wire),
+        sharded_cost(sample, likes, parts, buckets, rank, network, wire, micro_batches, bucket_bytes),
+        all_reduce_cost(alone, likes, buckets, network, wire),
     )
 
 
@@ -321,6 +329,16 @@ def stand_in(name: str, value: Any) -> Array:
     return np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
+def cut_arrays(alone: Optimizer, given: Sequence[Any], likes: Sequence[Array]) -> list[bool]:
+    """Return which arrays are cut. Those that were given as a number, or as views of one element, are contiguous."""
+    takes_slices = slices.takes_slices(alone)
+    are_cut = []
+    for value, like, k in zip(given, likes, alone.parts.parameters.group_of.tolist(), strict=True):
+        is_contiguous = not isinstance(value, np.ndarray) or value.flags.c_contiguous or 0 in value.strides
+        are_cut.append(slices.can_cut(like.ndim, is_contiguous, alone.parts.groups.checked[k].values, takes_slices))
+    return are_cut
+
+
 def most_loaded(buckets: Sequence[Bucket], ranks: int) -> int:
     """Return the rank that owns the most bytes."""
     owned = np.zeros(ranks, np.int64)
@@ -330,9 +348,9 @@ def most_loaded(buckets: Sequence[Bucket], ranks: int) -> int:
 
 
 def sharded_cost(
-    optimizer: type[Optimizer],
+    sample: Optimizer,
     likes: Sequence[Array],
-    options: dict[str, Any],
+    parts: Sequence[Array],
     buckets: Sequence[Bucket],
     rank: int,
     network: Network,
@@ -340,10 +358,12 @@ def sharded_cost(
     micro_batches: int,
     bucket_bytes: int,
 ) -> StepCost:
-    """Return the cost of a sharded step on a rank; ``wire`` has the bytes of an element on the wire, if chosen."""
+    """Return the cost of a sharded step on a rank that owns these parts.
+
+    ``sample`` is an optimizer like its own; ``wire`` has the bytes of an element on the wire, if they were chosen.
+    """
     n, latency = network.ranks, network.latency
-    slices: list[Array] = []
-    sent = received = messages = moved = added = copied = chunks = own_chunks = held_by_sums = 0
+    sent = received = messages = moved = added = copied = held_by_sums = 0
     exchange = gather = 0.0
     lanes, vectors = Lanes(LANES), Lanes(LANES_OF_GATHER)
     for bucket in buckets:
@@ -371,19 +391,17 @@ def sharded_cost(
             messages += exchanges * (n - 1) + hops
         held_by_sums += own * computed
         moved += own * (2 * item + computed)
-        for i in bucket.numbers:
-            begin, end = bucket.slice_of(i, rank)
-            slices.append(np.broadcast_to(np.zeros((), bucket.dtype), (end - begin,)))
-            # All cuts are between chunks.
-            chunks += -(-likes[i].size // CHUNK)
-            own_chunks += -(-(end - begin) // CHUNK)
-    sample = sample_of(optimizer, slices, options)
-    state = sum(state_bytes(sample, slices))
+    # All cuts are between chunks.
+    chunks, own_chunks = (sum(-(-each.size // CHUNK) for each in arrays) for arrays in (likes, parts))
+    state = sum(state_bytes(sample, parts))
     moved += 2 * state
-    meeting = network.doublings * latency
+    # Of the header of a meeting: numbers of the whole step, one for each array, and whether there is an error.
+    header = 8 * (HEAD + len(likes) + 1)
+    sent, received = sent + (n - 1) * header, received + (n - 1) * header
+    meeting = network.doublings * latency + (n - 1) * header / network.bandwidth
     messages += network.doublings
     if reads_gradients(sample):
-        moved += sum(each.size * compute_dtype(each.dtype).itemsize for each in slices)
+        moved += sum(each.size * compute_dtype(each.dtype).itemsize for each in parts)
         hops = network.gather_messages(chunks * OF_CHUNK)
         meeting += hops * latency + (chunks - own_chunks) * OF_CHUNK / network.bandwidth
         messages += hops
@@ -397,24 +415,18 @@ def sharded_cost(
 
 
 def all_reduce_cost(
-    optimizer: type[Optimizer],
-    likes: Sequence[Array],
-    options: dict[str, Any],
-    buckets: Sequence[Bucket],
-    network: Network,
-    wire: int | None,
+    alone: Optimizer, likes: Sequence[Array], buckets: Sequence[Bucket], network: Network, wire: int | None
 ) -> StepCost:
     """Return the cost of adding gradients by MPI_Allreduce, bucket by bucket, and a whole step on each rank."""
     n, m = network.ranks, network.memory_bandwidth
-    sample = sample_of(optimizer, likes, options)
-    state = sum(state_bytes(sample, likes))
+    state = sum(state_bytes(alone, likes))
     moved = 2 * state
     sent = messages = 0
     for bucket in buckets:
         item, computed = bucket.dtype.itemsize, compute_dtype(bucket.dtype).itemsize
         sent += 2 * (bucket.size - bucket.size // n) * (item if wire is None else wire)
         messages += 2 * network.doublings
-        moved += bucket.size * (2 * item + computed * (2 if reads_gradients(sample) else 1))
+        moved += bucket.size * (2 * item + computed * (2 if reads_gradients(alone) else 1))
     held = sum(like.size * like.dtype.itemsize for like in likes)
     exchange = messages * network.latency + sent / network.bandwidth
     seconds = Seconds(exchange, 1.5 * sent / m, moved / m, 0.0, 0.0)

@@ -193,7 +193,8 @@ class Sharded(SharedState):
     def share(self, names: Sequence[str], arrays: Sequence[Array], of_arrays: Sequence[Group]) -> slices.Share:
         """Return how further arrays are shared out; ``of_arrays`` has the options of each one's group."""
         are_cut = [
-            slices.can_cut(array, group, self.cuts_arrays) for array, group in zip(arrays, of_arrays, strict=True)
+            slices.can_cut(array.ndim, array.flags.c_contiguous, group, self.cuts_arrays)
+            for array, group in zip(arrays, of_arrays, strict=True)
         ]
         return slices.share_of(names, arrays, are_cut, self.ranks, self.bucket_bytes, self.buckets)
 

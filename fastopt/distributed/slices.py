@@ -32,10 +32,10 @@ def vector_of(array: Array) -> Array:
     return in_memory_order(array).reshape(-1)
 
 
-def can_cut(array: Array, group: Mapping[str, Any], takes_slices: bool) -> bool:
-    """Return whether an array of a group with these options can be cut."""
-    limits_norms = group["max_weight_norm"] is not None and array.ndim > 1
-    return takes_slices and array.flags.c_contiguous and not limits_norms
+def can_cut(ndim: int, is_contiguous: bool, group: Mapping[str, Any], takes_slices: bool) -> bool:
+    """Return whether an array of a group with these options can be cut; ``is_contiguous``: in the order of C."""
+    limits_norms = group["max_weight_norm"] is not None and ndim > 1
+    return takes_slices and is_contiguous and not limits_norms
 
 
 def takes_slices(hooks: Hooks) -> bool:
