@@ -2,6 +2,9 @@
 
 Sessions share environments, which are made in .nox once for each set of packages. Where sessions run the same tests
 under different conditions, each leaves out what its condition cannot change.
+
+The gate runs two sessions at a time, in the order in which they stand here: what one core does (installing, building,
+mypy) fills the other one. They may share what is made, under the two locks below.
 """
 
 from __future__ import annotations
@@ -18,11 +21,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nox
+from filelock import FileLock
+
+nox.needs_version = ">=2026.10"
+nox.options.allow_parallel = True
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENTS = ROOT / ".nox"
 SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
 UV = (sys.executable, "-m", "uv")
+#: Held while an environment or the wheel is made: all builds write into the folder build/.
+MAKING = FileLock(ENVIRONMENTS / "making.lock")
+#: Held while the library in the source tree is built or README's command tests it.
+IN_PLACE = FileLock(ENVIRONMENTS / "in_place.lock")
 #: uv reads no settings of pip: a folder of wheels, such as those of torch for CPUs alone, is handed on.
 BUILD = {"FASTOPT_REQUIRE_NATIVE": "1", "UV_FIND_LINKS": ",".join(os.environ.get("PIP_FIND_LINKS", "").split())}
 RUNNER = ("pytest", "pytest-xdist", "hypothesis")
@@ -34,6 +45,9 @@ STAND_IN = "tests/backends/cuda/gpu_stand_in"
 IN_PARALLEL = ("-q", "-n", "auto", "--dist", "worksteal", "--import-mode=importlib")
 DEFAULT = "not exhaustive and not long"
 FULL = "not long"
+LONG_RUNS = "exhaustive and not rest_of_grid"
+#: The libraries that the tests with their names need.
+PEERS = ("torch", "optax", "jax", "autograd", "thinc", "spacy")
 
 #: Tests of what neither the backend nor the way of installing changes.
 INDEPENDENT = [
@@ -82,6 +96,13 @@ FOR_SANITIZERS = [
     *(f"tests/full_batch/test_{name}.py" for name in ("history", "history_same_bits", "sparse_coding")),
 ]
 BROKEN_FILES = ("fuzz", "killed", "truncated", "flipped")
+#: Descents of many steps and searches in many functions, each step of which other tests make alone.
+LONG_FILES = [
+    *("tests/optimizers/test_descent.py", "tests/checkpoint/test_resuming.py"),
+    *(f"tests/full_batch/test_{name}.py" for name in ("any_function", "dense_counts", "evaluations")),
+]
+#: The same in files with others; and hundreds of examples by chance, and interrupts at each line.
+LONG_TESTS = ("loss_curves", "descent_of", "anything_plain", "arbitrary_states", "any_structure", "between_any_two")
 
 
 # --- environments -----------------------------------------------------------------------------------------------------
@@ -108,20 +129,23 @@ def environment(
     """Return the Python of an environment, which is made again if its packages or fastopt's sources have changed."""
     folder = ENVIRONMENTS / name
     python, record = str(folder / SCRIPTS / "python"), folder / "packages.json"
-    is_there = record.exists() and json.loads(record.read_text()) == list(packages)
-    if is_there and (not has_fastopt or record.stat().st_mtime > time_of_newest_source()):
-        return python
-    shutil.rmtree(folder, ignore_errors=True)
-    session.run(*UV, "venv", "-q", "--python", base, str(folder), external=True)
-    # uv would take a build of fastopt with other variables or other C code from its cache.
-    install = [*UV, "pip", "install", "-q", "--python", python, "--refresh-package", "fastopt", *packages]
-    session.run(*install, env={**BUILD, **variables}, external=True)
-    record.write_text(json.dumps(packages))
+    with MAKING:
+        is_there = record.exists() and json.loads(record.read_text()) == list(packages)
+        if is_there and (not has_fastopt or record.stat().st_mtime > time_of_newest_source()):
+            return python
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run(*UV, "venv", "-q", "--python", base, str(folder), external=True)
+        # uv would take a build of fastopt with other variables or other C code from its cache.
+        install = [*UV, "pip", "install", "-q", "--python", python, "--refresh-package", "fastopt", *packages]
+        session.run(*install, env={**BUILD, **variables}, external=True)
+        record.write_text(json.dumps(packages))
     return python
 
 
 def development(session: nox.Session) -> str:
-    return environment(session, "development", "-e", ".[test,peers,docs]", "jax", "jaxlib", "optax", "autograd")
+    packages = ("-e", ".[test,peers,spacy,docs]", "jax", "jaxlib", "optax", "autograd")
+    with IN_PLACE:
+        return environment(session, "development", *packages)
 
 
 def checkers(session: nox.Session) -> str:
@@ -136,11 +160,12 @@ def cuda_environment(session: nox.Session) -> str:
 def wheel_path(session: nox.Session) -> str:
     """Return the path of the built wheel."""
     folder = ENVIRONMENTS / "wheel"
-    found = [path for path in folder.glob("*.whl") if path.stat().st_mtime > time_of_newest_source()]
-    if not found:
-        shutil.rmtree(folder, ignore_errors=True)
-        session.run(*UV, "build", "-q", "--wheel", "-o", str(folder), env=BUILD, external=True)
-        found = list(folder.glob("*.whl"))
+    with MAKING:
+        found = [path for path in folder.glob("*.whl") if path.stat().st_mtime > time_of_newest_source()]
+        if not found:
+            shutil.rmtree(folder, ignore_errors=True)
+            session.run(*UV, "build", "-q", "--wheel", "-o", str(folder), env=BUILD, external=True)
+            found = list(folder.glob("*.whl"))
     return str(found[0])
 
 
@@ -175,6 +200,15 @@ def run_tests(session: nox.Session, python: str, *arguments: str, marks: str = D
     session.run(python, "-m", "pytest", *options, *arguments, *session.posargs, env=variables, external=True)
 
 
+def files_with(pattern: str) -> list[str]:
+    """Return the test files with such text, but those of CUDA, which have a session of their own.
+
+    To import all others takes seconds in each process.
+    """
+    found = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search(pattern, path.read_text("utf-8"))]
+    return sorted(str(path) for path in found if "cuda" not in path.parts)
+
+
 def without(paths: list[str], *names: str) -> list[str]:
     """Return pytest's arguments that leave out files and names."""
     expression = " and ".join(f"not {name}" for name in names)
@@ -184,11 +218,11 @@ def without(paths: list[str], *names: str) -> list[str]:
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 
-def test_command() -> str:
-    """Return README's test command."""
+def test_command() -> list[str]:
+    """Return README's test command, in its parts: the last one runs the tests."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^<!-- test command -->\n```\w+\n(.*?)\n```$", readme, re.M | re.S)
-    return command
+    return command.split(" && ")
 
 
 @nox.session(python=False)
@@ -199,62 +233,63 @@ def tests(session: nox.Session) -> None:
     else:
         # Modules are compiled when they are imported; most of those of scikit-learn never are. (0 means: --no-compile.)
         variables = {"FASTOPT_REQUIRE_NATIVE": "1", "PIP_NO_COMPILE": "0"}
-        session.run("bash", "-euc", test_command(), env=variables, external=True)
+        *install, test = test_command()
+        with IN_PLACE:
+            with MAKING:
+                for part in install:
+                    session.run("bash", "-euc", part, env=variables, external=True)
+            session.run("bash", "-euc", test, env=variables, external=True)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
 
 
 @nox.session(python=False)
-def exhaustive(session: nox.Session) -> None:
-    """The long runs that README's command leaves out; not the rest of grids, of whose every value it has a test."""
-    run_tests(session, development(session), "--ignore=tests/backends/cuda", marks="exhaustive and not rest_of_grid")
-
-
-@nox.session(python=False, default=False)
-def long(session: nox.Session) -> None:
-    """What takes minutes or much memory: by hand, not in .ci/run."""
-    run_tests(session, development(session), marks="exhaustive or long")
-    run_with_older_instruction_sets(session, marks=FULL)
-    run_fallback(session, development(session))
-    run_in_hosts(session, marks="exhaustive or long")
-    check_bits(session, "--all")
-    run_with_sanitizers(session, "tests/properties", "tests/core", FOR_SANITIZERS[0], marks=FULL)
-    python = cuda_environment(session)
-    with only_the_tests(session):
-        run_tests(session, python, SIMULATED, marks="exhaustive or long", NUMBA_ENABLE_CUDASIM="1")
-        run_tests(session, python, PTX, marks="exhaustive")
-        run_on_stand_in(session, python, "-m", "exhaustive")
-        run_on_stand_in(session, python, "-m", DEFAULT, "-k", "test_options and float64")
+def lint(session: nox.Session) -> None:
+    """ruff, the floors of the house, and the layout of the C code."""
+    python = checkers(session)
+    session.run(python, "-m", "ruff", "check", ".", external=True)
+    session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
+    session.run(str(Path(python).with_name("lint-imports")), external=True)
+    patterns = ("csrc/**/*.[ch]", "bench/*.c", "tests/backends/native/*.[ch]")
+    sources = sorted(str(path) for pattern in patterns for path in ROOT.glob(pattern))
+    session.run(str(Path(python).with_name("clang-format")), "--dry-run", "--Werror", *sources, external=True)
 
 
 @nox.session(python=False)
-def docs(session: nox.Session) -> None:
-    """The site, made without a warning: each script of examples/ runs, in the short setting."""
-    variables = {"FASTOPT_EXAMPLES": "short", "OPENBLAS_NUM_THREADS": "1"}
-    options = ["-W", "--keep-going", "-q", "-j", "2"]
-    session.run(development(session), "-m", "sphinx", *options, "docs", "docs/_build", env=variables, external=True)
+def types(session: nox.Session) -> None:
+    """mypy, strict."""
+    session.run(checkers(session), "-m", "mypy", external=True)
 
 
 @nox.session(python=False)
-def peers(session: nox.Session) -> None:
-    """The numbers of torch and optax, and the pages about them, JAX and autograd."""
-    # The session exhaustive has torch too, for the long runs.
-    found = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search("torch|optax", path.read_text("utf-8"))]
-    files = sorted(str(path) for path in found if "cuda" not in path.parts)  # a file that is named is never ignored
-    run_tests(session, development(session), *files, "-k", "torch or optax or jax or autograd")
+def native(session: nox.Session) -> None:
+    """rules.h is the one made from rules.py; GCC vectorises every loop without a warning; no loop has grown."""
+    python = checkers(session)
+    session.run(python, "csrc/tools/make_rules.py", "--check", external=True)
+    session.run(python, "csrc/tools/check_vectorised.py", external=True)
+    session.run(python, "csrc/tools/check_instructions.py", external=True)
 
 
-def run_in_hosts(session: nox.Session, marks: str = DEFAULT) -> None:
-    python = environment(session, "hosts", f"{wheel_path(session)}[spacy,peers]", *RUNNER)
-    with only_the_tests(session):
-        shutil.copytree(ROOT / "docs" / "hosts", Path("docs") / "hosts")
-        tests = ("tests/thinc_optimizers", "tests/docs/test_docs.py", "tests/docs/test_pages.py")
-        # One process: spaCy and torch take longer to import than the tests to run.
-        run_tests(session, python, *tests, "-n", "0", "-k", "(thinc or spacy) and not shell_blocks", marks=marks)
+def check_bits(session: nox.Session, *arguments: str) -> None:
+    """Compare the bits of the C code with the record; install the compilers that are missing, if that is allowed."""
+    tool = [sys.executable, "csrc/tools/check_bits.py", *arguments]
+    packages = str(session.run(*tool, "--packages", silent=True, external=True)).split()
+    if packages and shutil.which("apt-get") and os.geteuid() == 0:
+        if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
+            session.run("apt-get", "update", "-qq", external=True)
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+        session.run(*install, env={"DEBIAN_FRONTEND": "noninteractive"}, silent=True, external=True)
+    session.run(*tool, external=True)
 
 
 @nox.session(python=False)
-def hosts(session: nox.Session) -> None:
-    """The libraries in whose loops fastopt steps: spaCy and thinc, with the built wheel and its entry points."""
-    run_in_hosts(session)
+def bits(session: nox.Session) -> None:
+    """GCC, clang and GCC for 64-bit ARM, in emulation, have the recorded bits and stay inside all buffers."""
+    check_bits(session)
+
+
+# --- tests of installations -------------------------------------------------------------------------------------------
 
 
 @nox.session(python=False)
@@ -267,25 +302,10 @@ def distributed(session: nox.Session) -> None:
 
 def run_fallback(session: nox.Session, python: str) -> None:
     # Tests that name their backends have run with them.
-    names = ("native", "numpy", "every_isa", "threads_change_no_bit", "special_values", *BROKEN_FILES)
-    leave_out = [*INDEPENDENT, *COMPARISONS, *PLANNED, *LARGE_GRIDS, "tests/backends/test_environment.py"]
+    names = ("native", "numpy", "every_isa", "every_backend", "same_bits", "threads_change_no_bit", "special_values")
+    names += (*BROKEN_FILES, *LONG_TESTS)
+    leave_out = [*INDEPENDENT, *COMPARISONS, *PLANNED, *LARGE_GRIDS, *LONG_FILES, "tests/backends/test_environment.py"]
     run_tests(session, python, *without(leave_out, *names), FASTOPT_BACKEND="numpy")
-
-
-def run_with_older_instruction_sets(session: nox.Session, count: int | None = None, marks: str = DEFAULT) -> None:
-    python = development(session)
-    found = f"{python} -c 'from fastopt.backends.native import library; print(*library.isas_found())'"
-    listed = session.run("bash", "-c", found, silent=True, external=True)
-    names = without([], "for_every_isa", "in_numpy", "torch", "optax")
-    for isa in str(listed).split()[:-1][:count]:
-        files = ["tests/properties/test_same_bits.py", "tests/optimizers"]
-        run_tests(session, python, *files, *names, marks=marks, FASTOPT_ISA=isa)
-
-
-@nox.session(python=False)
-def instruction_sets(session: nox.Session) -> None:
-    """The oldest instruction set: many tests of the other sessions compare all, in one process."""
-    run_with_older_instruction_sets(session, count=1)
 
 
 @nox.session(python=False)
@@ -298,7 +318,7 @@ def wheel(session: nox.Session) -> None:
     with only_the_tests(session):
         names = ("commands/test_demo.py", "checkpoint/test_round_trip.py")
         names += ("core/test_state_dict.py", "core/test_structures.py", "test_imports.py", "test_packaging.py")
-        run_tests(session, python, "-W", "error", *(f"tests/{name}" for name in names))
+        run_tests(session, python, "-W", "error", *(f"tests/{name}" for name in names), *without([], *LONG_TESTS))
         session.run(python, "-m", "fastopt", external=True)
 
 
@@ -379,49 +399,66 @@ def run_on_stand_in(session: nox.Session, python: str, *arguments: str) -> None:
     session.run(python, STAND_IN, "-m", "pytest", *options, *files, external=True)
 
 
-def check_bits(session: nox.Session, *arguments: str) -> None:
-    """Compare the bits of the C code with the record; install the compilers that are missing, if that is allowed."""
-    tool = [sys.executable, "csrc/tools/check_bits.py", *arguments]
-    packages = str(session.run(*tool, "--packages", silent=True, external=True)).split()
-    if packages and shutil.which("apt-get") and os.geteuid() == 0:
-        if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
-            session.run("apt-get", "update", "-qq", external=True)
-        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
-        session.run(*install, env={"DEBIAN_FRONTEND": "noninteractive"}, silent=True, external=True)
-    session.run(*tool, external=True)
+# --- further tests in the source tree ---------------------------------------------------------------------------------
+
+
+def run_with_older_instruction_sets(
+    session: nox.Session, *files: str, count: int | None = None, marks: str = DEFAULT
+) -> None:
+    python = development(session)
+    found = f"{python} -c 'from fastopt.backends.native import library; print(*library.isas_found())'"
+    listed = session.run("bash", "-c", found, silent=True, external=True)
+    names = without([], "for_every_isa", "in_numpy", "threads_change_no_bit", *PEERS)
+    for isa in str(listed).split()[:-1][:count]:
+        run_tests(session, python, "tests/properties/test_same_bits.py", *files, *names, marks=marks, FASTOPT_ISA=isa)
 
 
 @nox.session(python=False)
-def bits(session: nox.Session) -> None:
-    """GCC, clang and GCC for 64-bit ARM, in emulation, have the recorded bits and stay inside all buffers."""
-    check_bits(session)
-
-
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-@nox.session(python=False)
-def lint(session: nox.Session) -> None:
-    """ruff, the floors of the house, and the layout of the C code."""
-    python = checkers(session)
-    session.run(python, "-m", "ruff", "check", ".", external=True)
-    session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
-    session.run(str(Path(python).with_name("lint-imports")), external=True)
-    patterns = ("csrc/**/*.[ch]", "bench/*.c", "tests/backends/native/*.[ch]")
-    sources = sorted(str(path) for pattern in patterns for path in ROOT.glob(pattern))
-    session.run(str(Path(python).with_name("clang-format")), "--dry-run", "--Werror", *sources, external=True)
+def instruction_sets(session: nox.Session) -> None:
+    """The oldest instruction set: many tests of the other sessions compare all, in one process."""
+    files = [
+        f"tests/optimizers/test_{name}.py" for name in ("values_by_hand", "values_of_formulas", "extreme_gradients")
+    ]
+    run_with_older_instruction_sets(session, *files, count=1)
 
 
 @nox.session(python=False)
-def types(session: nox.Session) -> None:
-    """mypy, strict."""
-    session.run(checkers(session), "-m", "mypy", external=True)
+def exhaustive(session: nox.Session) -> None:
+    """The long runs that README's command leaves out; not the rest of grids, of whose every value it has a test.
+
+    The session peers has those of the peers.
+    """
+    needing_peers = files_with(rf'(?m)^(\w+ = )?pytest\.importorskip\("({"|".join(PEERS)})')
+    files = sorted(set(files_with("exhaustive|shortly")) - set(needing_peers))
+    run_tests(session, development(session), *files, *without([], *PEERS), marks=LONG_RUNS)
 
 
 @nox.session(python=False)
-def native(session: nox.Session) -> None:
-    """rules.h is the one made from rules.py; GCC vectorises every loop without a warning; no loop has grown."""
-    python = checkers(session)
-    session.run(python, "csrc/tools/make_rules.py", "--check", external=True)
-    session.run(python, "csrc/tools/check_vectorised.py", external=True)
-    session.run(python, "csrc/tools/check_instructions.py", external=True)
+def docs(session: nox.Session) -> None:
+    """The site, made without a warning: each script of examples/ runs, in the short setting."""
+    variables = {"FASTOPT_EXAMPLES": "short", "OPENBLAS_NUM_THREADS": "1"}
+    options = ["-W", "--keep-going", "-q", "-j", "2"]
+    session.run(development(session), "-m", "sphinx", *options, "docs", "docs/_build", env=variables, external=True)
+
+
+@nox.session(python=False)
+def peers(session: nox.Session) -> None:
+    """The numbers of torch, optax and thinc, the loops of torch and spaCy, and the pages about them and their like."""
+    files, names = files_with("|".join(PEERS)), " or ".join(PEERS)
+    run_tests(session, development(session), *files, "-k", names, marks=f"{FULL} and not rest_of_grid")
+
+
+@nox.session(python=False, default=False)
+def long(session: nox.Session) -> None:
+    """What takes minutes or much memory: by hand, not in .ci/run."""
+    run_tests(session, development(session), marks="exhaustive or long")
+    run_with_older_instruction_sets(session, "tests/optimizers", marks=FULL)
+    run_fallback(session, development(session))
+    check_bits(session, "--all")
+    run_with_sanitizers(session, "tests/properties", "tests/core", FOR_SANITIZERS[0], marks=FULL)
+    python = cuda_environment(session)
+    with only_the_tests(session):
+        run_tests(session, python, SIMULATED, marks="exhaustive or long", NUMBA_ENABLE_CUDASIM="1")
+        run_tests(session, python, PTX, marks="exhaustive")
+        run_on_stand_in(session, python, "-m", "exhaustive")
+        run_on_stand_in(session, python, "-m", DEFAULT, "-k", "test_options and float64")

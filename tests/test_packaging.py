@@ -59,3 +59,12 @@ def test_an_installation_has_the_package_alone() -> None:
         pytest.skip("fastopt is not installed")
     for folders in installed:
         assert {name for name in folders if not name.endswith(".dist-info") and "editable" not in name} <= {"fastopt"}
+
+
+def test_an_installation_names_its_optimizers_to_thinc() -> None:
+    found = [each for each in metadata.distributions(name="fastopt") if each.files and each.entry_points]
+    if not found:
+        pytest.skip("fastopt is not installed")
+    for each in found:
+        names = {point.name for point in each.entry_points if point.group == "thinc_optimizers"}
+        assert names == {f"fastopt.{name}.v1" for name in fastopt.optimizers.__all__}
