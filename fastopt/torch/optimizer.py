@@ -19,8 +19,9 @@ from . import hooks
 from .copies import Copies
 from .gradients import Gradients
 from .groups import Names, Written
+from .live_state import State, refuse
 from .memory import Order, as_array, as_arrays, as_tensor, check_param, order_of
-from .state_dict import live_state, load, refuse, state_of
+from .state_dict import load, state_of
 
 #: Counts a change of each tensor of a list; the public function looks at the list's type first, which takes longer.
 increment_version: Callable[[Sequence[Any]], None] = torch._C._increment_version
@@ -124,6 +125,7 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
     def follow(self) -> None:
         """Note where the parameters are, and what their groups hold."""
         params, self.keys = self.params, self.inner.parts.parameters.names
+        self.numbers = {param: i for i, param in enumerate(params)}
         self.copies = Copies(self.inner)
         self.is_named = is_named(self.param_groups)
         self.forms, self.places = list(map(form_of, params)), list(map(place_of, params))
@@ -271,7 +273,7 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
     @property
     def state(self) -> Any:
         """For each parameter with a step, its state as tensors in the memory of ``inner``'s, by torch's names."""
-        return live_state(self)
+        return State(self)
 
     @state.setter
     def state(self, state: Any) -> None:

@@ -6,7 +6,7 @@ Besides torch's two entries there is ``"fastopt"``, with what torch has no place
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,40 +24,6 @@ from .memory import Order, as_array, as_arrays, as_tensor, as_tensors
 #: The entry that torch does not know, and the parts of our state that are in it.
 OURS = "fastopt"
 PARTS = ("optimizer", "step_count", "options", "frozen", "extra")
-
-
-def refuse(*arguments: Any, **keywords: Any) -> NoReturn:
-    raise TypeError(
-        "state: entries can't be replaced; write into their tensors, or build a new optimizer to begin again"
-    )
-
-
-refused: Any = refuse
-
-
-class Fixed(dict[Any, Any]):
-    """A dict whose entries can't be replaced; its copies are plain dicts."""
-
-    __setitem__ = __delitem__ = __ior__ = pop = popitem = clear = update = setdefault = refused
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return dict, (dict(self),)
-
-
-class Entries(Fixed):
-    """The state of one parameter: tensors in the memory of the state. Writing an entry copies the values into it."""
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name not in self:
-            raise KeyError(f"state: there is no {name!r}; there are {list(self)}")
-        self[name].copy_(value)
-
-
-class State(Fixed):
-    """The state of each parameter that has one; a parameter without a step has none, as in torch."""
-
-    def __missing__(self, param: Any) -> Entries:
-        return Entries()
 
 
 def slot_name(opt: Any, name: str, array: Any, entries: Mapping[str, Any]) -> str:
@@ -81,15 +47,6 @@ def tensors_of(opt: Any, i: int, entries: Mapping[str, Any]) -> dict[str, Any]:
     array, order = opt.inner.parts.parameters.arrays[i], opt.orders[i]
     tensors = {slot_name(opt, slot, each, entries): tensor_of(each, array, order) for slot, each in entries.items()}
     return {**tensors, **opt.further_entries(i)}
-
-
-def live_state(opt: Any) -> State:
-    """Return the state of all parameters, as it lies in memory."""
-    found = {}
-    for i, (param, entries) in enumerate(zip(opt.params, opt.inner.state.values(), strict=True)):
-        if has_begun(entries):
-            found[param] = Entries(tensors_of(opt, i, entries))
-    return State(found)
 
 
 # --- out --------------------------------------------------------------------------------------------------------------

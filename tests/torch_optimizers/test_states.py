@@ -17,6 +17,8 @@ from tensor_runs import train  # noqa: E402
 
 import fastopt.torch  # noqa: E402
 from fastopt.convert import COUNTERPARTS  # noqa: E402
+from fastopt.torch import live_state  # noqa: E402
+from fastopt.torch.state_dict import tensors_of  # noqa: E402
 
 SHAPES = [(3, 4), (5, 2)]
 
@@ -264,3 +266,64 @@ def test_step_counts_and_groups_of_torch() -> None:
     for i in range(2):
         assert {*one["state"][i]} == {*other["state"][i]}
         assert one["state"][i]["step"].dtype is other["state"][i]["step"].dtype is torch.float32
+
+
+def test_state_makes_no_tensors_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters()
+    opt = fastopt.torch.Adam(params)
+    train(params, opt, 0, 2)
+    made: list[int] = []
+    monkeypatch.setattr(live_state, "tensors_of", lambda opt, i, entries: made.append(i) or tensors_of(opt, i, entries))
+    state = opt.state
+    assert len(state) == 2
+    assert list(state) == list(state.keys()) == list(reversed(state))[::-1] == params
+    assert params[1] in state
+    assert object() not in state
+    assert bool(state)
+    assert made == []
+    assert {*state[params[1]]} == {"step", "exp_avg", "exp_avg_sq"}
+    assert made == [1]
+    opt.add_param_group({"params": parameters()[:1]})
+    assert len(state) == 2  # those with a step
+    assert state.get(opt.params[2]) is None
+    assert state[opt.params[2]] == {}
+
+
+def test_state_is_a_dict_of_the_present_tensors() -> None:
+    params = parameters()
+    opt = fastopt.torch.Adam(params)
+    train(params, opt, 0, 1)
+    state = opt.state
+    assert isinstance(state, dict)
+    copies = [dict(state), state.copy(), copy.copy(state), {**state}, state | {}, {} | state, dict(state.items())]
+    copies += [copy.deepcopy(state, {id(param): param for param in params})]
+    for copied in copies:
+        assert type(copied) is dict
+        assert list(copied) == params
+        for param, entries in copied.items():
+            assert all(torch.equal(value, state[param][name]) for name, value in entries.items())
+    its_params, pickled = pickle.loads(pickle.dumps((params, state)))
+    assert type(pickled) is dict
+    assert list(pickled) == its_params
+    assert torch.equal(pickled[its_params[0]]["exp_avg"], state[params[0]]["exp_avg"])
+    assert repr(state) == repr(dict(state))
+    assert state != {}
+    for entries in state.values():  # as torch's loops over states do
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                entries[name] = value.to("cpu")
+    train(params, opt, 1, 3)
+    assert state[params[0]]["step"] == 3
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    assert torch.equal(state[params[0]]["exp_avg"], opt.state[params[0]]["exp_avg"])
+    state[params[0]]["exp_avg"].zero_()
+    assert not opt.inner.state["0"]["m"].any()
+
+
+def test_torchs_own_state_dict_reads_the_state() -> None:
+    params = parameters()
+    opt = fastopt.torch.Adam(params)
+    train(params, opt, 0, 2)
+    theirs, ours = torch.optim.Optimizer.state_dict(opt), opt.state_dict()
+    for i in range(2):
+        assert all(torch.equal(ours["state"][i][name], theirs["state"][i][name]) for name in ("exp_avg", "exp_avg_sq"))
