@@ -65,6 +65,9 @@ def functional(optimizer: Callable[..., Optimizer], *arguments: Any, **options: 
     rounded once. The sum of both is the new parameter if they have one sign and neither is more than twice the other,
     or the old one is 0. Else it may differ, by no more than the resolution of the larger of the two.
 
+    A structure without arrays, such as ``optax.multi_transform`` makes for a label that no parameter has, has nothing to
+    update, and an empty state.
+
     The numbers are computed in arrays that are made once and kept, as large as parameters and state, so that one call
     waits for another.
 
@@ -116,7 +119,7 @@ class Functional:
         """Return the state before the first step."""
         with self._lock:
             self._workplace = workplace = Workplace(self._make, params)
-            return state_of(workplace.opt)
+            return {"counts": {}, "arrays": {}} if workplace.opt is None else state_of(workplace.opt)
 
     def update(self, grads: Any, state: State, params: Any = None, **extra: Any) -> tuple[Any, State]:
         """Return what to add to the parameters in a step, and the state after it. ``extra`` is ignored."""
@@ -133,7 +136,7 @@ class Functional:
 
     def optimizer(self, params: Any, state: State) -> Optimizer:
         """Return an optimizer that goes on from here in place. It has copies of the parameters, ``params`` of it."""
-        opt = Workplace(self._make, params).opt
+        opt = Workplace(self._make, params).opt or self._make(params)
         load(opt, state)
         return opt
 
@@ -145,24 +148,21 @@ class Functional:
             self._workplace = workplace = Workplace(self._make, params)
         for leaf in raw_leaves(grads):
             refuse_traced("grads", leaf)
+        if workplace.opt is None:
+            return workplace, state
         load(workplace.opt, state)
         workplace.opt.step(grads)
         return workplace, cast_like(state_of(workplace.opt), state)
 
 
 class Workplace:
-    """An optimizer of copies of parameters."""
+    """An optimizer of copies of parameters; None for a structure without arrays, such as that of an unused label."""
 
     def __init__(self, make: Callable[[Any], Any], params: Any) -> None:
         self.arrays = [array.copy() for array in leaves("params", params)]
         self.structure = rebuilt(params, iter(self.arrays))
-        opt = make(self.structure)
-        if not isinstance(opt, Optimizer):
-            raise TypeError(f"functional: expected one of fastopt's optimizers, got {described(opt)}")
-        refuse_options(opt)
-        opt.ready()
-        opt.parts.slots.commit()
-        self.opt = opt
+        is_empty = is_container(params) and not self.arrays
+        self.opt = None if is_empty else ready_optimizer(make(self.structure))
 
     def take(self, params: Any) -> bool:
         """Write the values of parameters into the copies, and return True; False if they have another form."""
@@ -172,6 +172,16 @@ class Workplace:
         for own, array in zip(self.arrays, given, strict=True):
             own[...] = array
         return True
+
+
+def ready_optimizer(opt: Any) -> Optimizer:
+    """Return an optimizer for a pure function, with all of its slots."""
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"functional: expected one of fastopt's optimizers, got {described(opt)}")
+    refuse_options(opt)
+    opt.ready()
+    opt.parts.slots.commit()
+    return opt
 
 
 def refuse_options(opt: Optimizer) -> None:

@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import weakref
 from collections import OrderedDict, defaultdict
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -328,3 +329,29 @@ def test_jax_is_not_imported() -> None:
         "tx.update(p, tx.init(p), p); sys.exit('jax' in sys.modules or 'optax' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+
+
+class Masked(NamedTuple):
+    """optax's form of what a transformation does not see."""
+
+
+@pytest.mark.parametrize("params", [{}, [], (), Masked(), {"a": None}, {"a": Masked(), "b": [{}]}], ids=str)
+def test_a_structure_without_arrays_has_nothing_to_update(params: Any) -> None:
+    tx = fastopt.functional(fastopt.Adam)
+    state = tx.init(params)
+    for call in (tx.update, tx.apply):
+        result, new_state = call(params, state, params)
+        assert result == params
+        assert type(result) is type(params)
+        assert new_state == state
+    with pytest.raises(ValueError, match="there is no array"):
+        tx.optimizer(params, state)
+
+
+def test_the_parameters_that_were_given_are_not_kept() -> None:
+    tx, params = fastopt.functional(fastopt.Adam), {"a": np.ones(3)}
+    given = weakref.ref(params["a"])
+    state = tx.init(params)
+    tx.update({"a": np.ones(3)}, state, params)
+    del params
+    assert given() is None

@@ -85,6 +85,7 @@ def test_chains(jax: Any, optax: Any) -> None:
         lambda tx: optax.chain(optax.clip(0.1), tx, optax.scale(0.5)),
         lambda tx: optax.chain(optax.add_decayed_weights(0.1), optax.chain(tx)),
         lambda tx: optax.multi_transform({"a": tx, "b": optax.adam(0.01)}, {"a": "a", "b": ["b", "a"]}),
+        lambda tx: optax.multi_transform({"a": optax.adam(0.01), "unused": tx}, {"a": "a", "b": ["a", "a"]}),
         lambda tx: optax.apply_if_finite(tx, 3),
     ):
         assert_close(jax, run(jax, optax, around(ours)), run(jax, optax, around(theirs), is_jitted=True))
