@@ -65,8 +65,8 @@ def functional(optimizer: Callable[..., Optimizer], *arguments: Any, **options: 
     rounded once. The sum of both is the new parameter if they have one sign and neither is more than twice the other,
     or the old one is 0. Else it may differ, by no more than the resolution of the larger of the two.
 
-    A structure without arrays, such as ``optax.multi_transform`` makes for a label that no parameter has, has nothing to
-    update, and an empty state.
+    A structure without arrays, such as ``optax.multi_transform`` makes for a label that no parameter has, has an empty
+    state, and nothing to update.
 
     The numbers are computed in arrays that are made once and kept, as large as parameters and state, so that one call
     waits for another.
