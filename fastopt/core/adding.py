@@ -78,6 +78,8 @@ def add_branch(
         its.option_set.check_allowed(parts.options._asdict())
     checks = [hooks_of_groups[number].check_param for number in numbers]
     addition = parts.parameters.addition(branch, names, given, parts.backend, checks)
+    if parts.options.state_dtype is not None:
+        check_state_dtype(parts.options.state_dtype, names, addition.arrays)
     members: list[list[Any]] = [[] for _ in groups]
     for array, number in zip(given, numbers, strict=True):
         members[number].append(array)
@@ -102,6 +104,27 @@ def add_branch(
         apply()
     else:
         uninterrupted(apply)
+
+
+def check_state_dtype(state_dtype: str, names: Sequence[str], arrays: Sequence[Any]) -> None:
+    """Raise if an array's slots can't be stored in fewer bits."""
+    for name, array in zip(names, arrays, strict=True):
+        if str(array.dtype) == "float64":
+            raise ValueError(
+                f"state_dtype={state_dtype!r}: {name!r} is float64; expected parameters that are computed in float32; "
+                "convert it, or leave state_dtype out"
+            )
+
+
+def check_rounding(parts: Parts) -> None:
+    """Raise if parameters are to be rounded at random, and none of them is."""
+    arrays, ops = parts.parameters.arrays, parts.backend.ops
+    if parts.options.stochastic_rounding and not any(ops.is_bfloat16(array.dtype) for array in arrays):
+        dtypes = sorted({str(array.dtype) for array in arrays})
+        raise ValueError(
+            f"stochastic_rounding=True: expected a bfloat16 array among the parameters, got {', '.join(dtypes)}; it "
+            "does nothing to others: leave it out"
+        )
 
 
 def rules_of(hooks: AddingHooks, groups: Sequence[CheckedGroup]) -> list[Rule]:

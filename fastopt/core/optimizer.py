@@ -13,7 +13,7 @@ from ..options.group_by import Grouped, is_group
 from ..options.loss_scale import DynamicLossScale
 from ..options.names import check_keywords
 from ..options.ranges import Group, Schedulable
-from .adding import add, rules_of
+from .adding import add, check_rounding, rules_of
 from .attributes import Attributes
 from .entries import Entries
 from .groups import Groups
@@ -197,9 +197,7 @@ class Optimizer(Attributes, ParameterMethods):
             others = {"copy_to": copy_to, "backend": backend, "bounds": structures}
             check_no_whole_options(type(self).__name__, pass_options, whole, others)
             return
-        grouped = params if isinstance(params, Grouped) else None
-        if grouped is not None:
-            params = grouped.params
+        grouped, params = (params, params.params) if isinstance(params, Grouped) else (None, params)
         self._asked_backend = backend
         self.parts = self.make_parts(params, pass_options, whole, backend)
         if grouped is not None:
@@ -207,6 +205,7 @@ class Optimizer(Attributes, ParameterMethods):
         else:
             for group in params if self.parts.parameters.is_grouped else [{"params": params}]:
                 self.add_param_group(group)
+        check_rounding(self.parts)
         if copy_to is not None:
             for group in self.parts.groups.checked:
                 group.option_set.check_allowed({"copy_to": copy_to})

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..arithmetic import dither, halves, quantize, rules
 from ..arithmetic.rules import Rule
 from ..arrays.dtypes import FLOAT32, FLOAT64, Array
-from ..arrays.memory import Extents
+from ..arrays.memory import Extents, described
 from ..backends.backend import ArrayOps, Backend
 from ..backends.table import ArrayExtras, SlotColumn, SlotColumns
 from ..options.common import StepOptions
@@ -210,13 +210,6 @@ class Slots:
             masters = self.column("master", names, given, FLOAT32, partial(in_compute_dtype, ops), backend)
             for i, param, master in zip(places, given, masters, strict=True):
                 computed[i], copies[i] = master, param
-        if options.state_dtype is not None:
-            for name, param in zip(parameters.names, parameters.arrays, strict=True):
-                if param.dtype == FLOAT64:
-                    raise ValueError(
-                        f"state_dtype={options.state_dtype!r}: {name!r} is float64; expected parameters that are "
-                        "computed in float32, or leave state_dtype out"
-                    )
         return computed, copies
 
     def kinds(

@@ -106,10 +106,12 @@ class Common(TypedDict, total=False):
         :meth:`reload_params`.
     state_dtype : {"bfloat16", "uint8"}, optional
         Store slots in fewer bits; :mod:`fastopt.quantize` describes uint8 (``state[name]["m_scale"]`` holds the
-        scales). They are rounded up or down so that their mean is kept. For parameters whose compute dtype is float32.
+        scales). They are rounded up or down so that their mean is kept. For parameters whose compute dtype is float32:
+        a float64 one is an error.
         Some optimizers leave some slots as they are, and say so.
     stochastic_rounding : bool, default False
-        Whether bfloat16 parameters have no master, and are rounded up or down so that their mean is kept.
+        Whether bfloat16 parameters have no master, and are rounded up or down so that their mean is kept. Without any
+        bfloat16 parameter it is an error.
     seed : int, default 0
         At least 0: the seed of the random numbers for rounding. They depend only on the seed, the array, its step and
         the element (for a row-sparse gradient, on the place among its rows).

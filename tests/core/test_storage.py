@@ -69,9 +69,44 @@ def test_bfloat16_second_moments_do_not_stand_still(backend: str) -> None:
     np.testing.assert_allclose(opt.slot("0", "v").mean(), exact.slot("0", "v").mean(), rtol=0.01)
 
 
+#: Every way to build an optimizer of a list of arrays.
+BUILDS: dict[str, Any] = {
+    "list": lambda params, **options: fastopt.Adam(params, **options),
+    "groups": lambda params, **options: fastopt.Adam([{"params": each} for each in params], **options),
+    "group_by": lambda params, **options: fastopt.Adam(fastopt.group_by(params, {"*": {}}), **options),
+    "Combined": lambda params, **options: fastopt.Combined(params, {"*": fastopt.SGD}, **options),
+}
+
+
+@pytest.mark.parametrize("state_dtype", ["uint8", "bfloat16"])
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+def test_float64_slots_in_fewer_bits_are_refused_when_built(build: Any, state_dtype: str) -> None:
+    single, double = np.ones(3, np.float32), np.ones(3)
+    with pytest.raises(ValueError, match=f"state_dtype='{state_dtype}': '1' is float64; expected .* float32"):
+        build([single, double], state_dtype=state_dtype)
+
+
+def test_float64_slots_in_fewer_bits_are_refused_when_added() -> None:
+    single = np.ones(3, np.float32)
+    opt = fastopt.Adam({"a": single}, state_dtype="uint8")
+    with pytest.raises(ValueError, match="'b' is float64"):
+        opt.add_param_group({"params": {"b": np.ones(3)}})
+    assert [group["params"] for group in opt.param_groups] == [(single,)]
+    assert opt.step({"a": np.ones(3)}).applied
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+def test_stochastic_rounding_of_nothing_is_refused_when_built(build: Any) -> None:
+    single, half, double = np.ones(3, np.float32), np.ones(3, np.float16), np.ones(3)
+    message = "stochastic_rounding=True: expected a bfloat16 array among the parameters, got float16, float32, float64"
+    with pytest.raises(ValueError, match=message):
+        build([single, half, double], stochastic_rounding=True)
+    opt = build([single, np.ones(3, BFLOAT16)], stochastic_rounding=True)  # a part of them is enough
+    assert opt.step([np.ones(3), np.ones(3)]).applied
+    assert "master" not in opt.state["1"]
+
+
 def test_what_can_not_be_stored_is_refused() -> None:
-    with pytest.raises(ValueError, match="'0' is float64"):
-        fastopt.Adam(np.ones(3), state_dtype="uint8").step(np.ones(3))
     with pytest.raises(TypeError, match="copy of a parameter of float64"):
         fastopt.Adam(np.ones(3), copy_to=np.ones(3, np.float16))
     with pytest.raises(ValueError, match="has shape"):
