@@ -282,8 +282,8 @@ static void NAME(bound_block)(const fo_array *array, REAL *restrict p, int64_t b
 #if STORED
     /* The memory has the parameter as it was before. */
     if (array->param_dtype != REAL_DTYPE && (array->lower || array->upper || has_numbers))
-        store_block(array->param, NULL, array->param_dtype, p,
-                    fo_dither_key(hyper->dither, array, FO_MAX_SLOTS), begin, length);
+        store_block(array->param, NULL, array->param_dtype, p, fo_dither_key(hyper->dither, array, FO_MAX_SLOTS), begin,
+                    length);
 #endif
 }
 
@@ -326,8 +326,8 @@ static void NAME(update_stored_block)(const fo_array *array, REAL *restrict p, c
             store_block(array->slots[k], array->scales[k], array->slot_dtypes[k], slot[k],
                         fo_dither_key(hyper->dither, array, k), begin, length);
     if (array->param_dtype != REAL_DTYPE)
-        store_block(array->param, NULL, array->param_dtype, p,
-                    fo_dither_key(hyper->dither, array, FO_MAX_SLOTS), begin, length);
+        store_block(array->param, NULL, array->param_dtype, p, fo_dither_key(hyper->dither, array, FO_MAX_SLOTS), begin,
+                    length);
 }
 #endif
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from ..arithmetic import dither, halves, quantize, rules
 from ..arithmetic.rules import Rule
-from ..arrays.dtypes import FLOAT32, FLOAT64, Array
-from ..arrays.memory import Extents, described
+from ..arrays.dtypes import FLOAT32, Array
+from ..arrays.memory import Extents
 from ..backends.backend import ArrayOps, Backend
 from ..backends.table import ArrayExtras, SlotColumn, SlotColumns
 from ..options.common import StepOptions

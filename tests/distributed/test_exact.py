@@ -11,7 +11,7 @@ from on_ranks import on_ranks
 from sharded_runs import differences
 
 import fastopt
-from fastopt.distributed import RankError, Sharded
+from fastopt.distributed import Sharded
 
 SHAPES: list[Any] = [(5000,), (67, 15), (), (0,), (3, 5, 300), (16385,)]
 #: The number of micro-batches of a step on all ranks together; ranks that don't divide it have another one.
