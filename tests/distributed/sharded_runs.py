@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,14 +47,15 @@ def part_of(opt: Sharded, name: str, slot: str, whole: Any, entry: Any) -> Any:
     return flat[begin // SCALE_BLOCK : -(-end // SCALE_BLOCK)] if slot.endswith("_scale") else flat[begin:end]
 
 
-def differences(opt: Sharded, plain: fastopt.Optimizer) -> list[str]:
-    """Return the parameters, copies and entries of the state that differ."""
+def differences(opt: Sharded, plain: fastopt.Optimizer, ignored: Collection[str] = ()) -> list[str]:
+    """Return the parameters, copies and entries of the state that differ, but for slots that are ignored."""
     found = []
     for name, array, other in zip(opt.whole.names, opt.whole.arrays, plain.parts.parameters.arrays, strict=True):
         found += [name] * (raw(array) != raw(other))
     for name, copy, other in zip(opt.whole.names, opt.whole.copies, plain.parts.parameters.copies, strict=True):
         found += [f"copy of {name}"] * (copy is not None and raw(copy) != raw(other))
-    for name, slots in plain.state.items():
+    for name, entries in plain.state.items():
+        slots = {slot: entry for slot, entry in entries.items() if slot not in ignored}
         if {*opt.state[name]} != {*slots}:
             found.append(f"{name}: {[*opt.state[name]]}, not {[*slots]}")
             continue
