@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,8 +16,10 @@ from ..core.workspace import Workspace
 from . import agreement
 from .ranks import Ranks
 
-#: How many numbers of a header come before those of the arrays.
-HEAD = 7
+#: The first numbers of a header, before those of the arrays: the counts of steps and of calls, digests of the options,
+#: of the learning rates and of the scale, the number of micro-batches, and whether they come by ``add``.
+HEAD = struct.Struct("=7q")
+HEAD_LENGTH = 7
 
 
 class Steps(Protocol):
@@ -65,7 +68,9 @@ class Meetings:
         backend, parts = opt.parts.backend, opt.parts
         self.are_writeable = backend.writeable_check(whole.arrays)
         self.digest = agreement.Digest(parts)
-        self.header = np.zeros(HEAD + len(whole.names), np.int64)
+        self.header = np.zeros(HEAD_LENGTH + len(whole.names), np.int64)
+        self.memory = self.header.data.cast("B")
+        self.nothing, self.everything = np.zeros(len(whole.names), bool), np.ones(len(whole.names), bool)
 
     def meet(
         self,
@@ -97,34 +102,36 @@ class Meetings:
             If an argument is wrong on any rank, or they differ. Nothing has changed then.
         """
         error, header, gradients = None, self.header, self.gradients
+        present, counts = self.nothing if is_flush else self.everything, self.opt.parts.progress.counts
         lrs: Sequence[float] = ()
-        scale = 1.0
-        header[:] = 0
+        scale, given, are_added = 1.0, 0, False
         try:
             lrs, scale = self.check(what, grad_scale, stream)
-            counts, present = self.opt.parts.progress.counts, None
             if not is_flush:
                 if grads is not None:
                     gradients.take(grads)
                 gradients.check_scale(scale)
-                present = header[HEAD:] = gradients.present
-                header[5:HEAD] = gradients.given, gradients.are_added
-            header[:5] = counts[0, 0], counts[1, 0], self.digest.number, hash(lrs), hash(scale)
+                present, given, are_added = gradients.present, gradients.given, gradients.are_added
             if not self.are_writeable():
-                self.whole.check_writeable(np.ones(len(self.whole.names), bool) if present is None else present)
+                self.whole.check_writeable(self.everything if is_flush else present)
         except Exception as raised:
             error = raised
+        head = counts.item(0), counts.item(1, 0), self.digest.number, hash(lrs), hash(scale), given, are_added
+        HEAD.pack_into(self.memory, 0, *head)
+        header[HEAD_LENGTH:] = present
         everyone = self.ranks.meet(error, header)
-        if (everyone[:, :HEAD] != everyone[0, :HEAD]).any():
+        found, length = everyone.tobytes(), header.nbytes
+        own = bytes(self.memory[: HEAD.size])
+        if not all(found.startswith(own, rank * length) for rank in range(self.ranks.size)):
             of_step = {
                 "the learning rates of this step": lrs,
                 "the scale of the loss in this step": scale,
-                "the number of micro-batches": header.item(5),
-                "whether gradients come by add()": bool(header[6]),
+                "the number of micro-batches": given,
+                "whether gradients come by add()": are_added,
             }
             self.ranks.agree({**agreement.options_of(self.opt.parts), **of_step})
-        found: list[bool] = np.any(everyone[:, HEAD:], axis=0).tolist()
-        return found
+        is_present: list[bool] = np.any(everyone[:, HEAD_LENGTH:], axis=0).tolist()
+        return is_present
 
     def end(self, error: Exception) -> None:
         """Meet with an error instead of a step."""
