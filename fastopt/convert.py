@@ -243,7 +243,7 @@ def converted(opt: Optimizer, counterpart: Counterpart, numbers: Sequence[int]) 
     check_expressible(opt, counterpart, numbers)
     import torch
 
-    saved = state_dict.of(opt, copy=False)
+    saved = opt.saving().state()
     states: dict[int, dict[str, Any]] = {}
     groups = []
     index = 0
