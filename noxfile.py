@@ -36,13 +36,15 @@ MAKING = FileLock(ENVIRONMENTS / "making.lock")
 IN_PLACE = FileLock(ENVIRONMENTS / "in_place.lock")
 #: uv reads no settings of pip: a folder of wheels, such as those of torch for CPUs alone, is handed on.
 BUILD = {"FASTOPT_REQUIRE_NATIVE": "1", "UV_FIND_LINKS": ",".join(os.environ.get("PIP_FIND_LINKS", "").split())}
-RUNNER = ("pytest", "pytest-xdist", "hypothesis")
+RUNNER = ("pytest>=9", "pytest-xdist", "hypothesis")
 SIMULATED = "tests/backends/cuda/simulator"
 PTX = "tests/backends/cuda/test_ptx.py"
 STAND_IN = "tests/backends/cuda/gpu_stand_in"
 
+#: As in pyproject.toml, which is not beside the tests of a wheel.
+TEST_LIMIT = ("-o", "faulthandler_timeout=300", "-o", "faulthandler_exit_on_timeout=true")
 #: A process that has nothing left to do takes half of what another one has.
-IN_PARALLEL = ("-q", "-n", "auto", "--dist", "worksteal", "--import-mode=importlib")
+IN_PARALLEL = ("-q", "-n", "auto", "--dist", "worksteal", "--import-mode=importlib", *TEST_LIMIT)
 DEFAULT = "not exhaustive and not long"
 FULL = "not long"
 LONG_RUNS = "exhaustive and not rest_of_grid"

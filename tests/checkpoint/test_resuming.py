@@ -32,7 +32,7 @@ MORE = {
     "plain": More({}),
     "scheduled": More({"lr": SCHEDULE, "weight_decay": fastopt.schedules.linear(0.1, 0.0, 150)}),
     "averaged, accumulated": More({"ema_decay": 0.9, "ema_bias_correction": True, "accumulate_steps": 3}),
-    "masters": More({"polyak": True, "polyak_start": 50}, ("bfloat16", "float16")),
+    "masters": More({"polyak": True, "polyak_start": 20}, ("bfloat16", "float16")),
     "rounded": More({"stochastic_rounding": True, "state_dtype": "bfloat16", "seed": 7}, ("bfloat16", "float32")),
     "8 bits": More({"state_dtype": "uint8"}, ("float32", "float32"), 1400),
 }
@@ -73,7 +73,7 @@ def train(folder: Path, first: int, last: int) -> None:
 
 
 @needs_extra
-@pytest.mark.parametrize("steps", [*shortly(60, 100), pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("steps", [*shortly(30, 100), pytest.param(500, marks=pytest.mark.long)])
 def test_resuming_in_a_new_process_is_exact(tmp_path: Path, steps: int) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "halves").mkdir()

@@ -15,6 +15,7 @@ from fastopt.optimizers.prodigy import rate_of
 pytestmark = pytest.mark.usefixtures("restored")
 
 
+@pytest.mark.by_turns("case", count=2)
 @every_backend
 @every_dtype
 @every_case
@@ -113,6 +114,7 @@ def test_cautious_decay_comes_after_the_rule(case: Case, dtype: Any, backend: st
             assert mine.tobytes() == param.tobytes()
 
 
+@pytest.mark.by_turns("case", count=2)
 @every_backend
 @every_dtype
 @every_case

@@ -45,6 +45,7 @@ def test_guard_bytes(case: Case, options: dict[str, Any]) -> None:
         assert (buffer == 7).all()
 
 
+@pytest.mark.by_turns("case", "options")
 @every_backend
 @taken({**OPTIONS, **STORAGE}, EACH)
 def test_failed_step_changes_nothing(case: Case, options: dict[str, Any], backend: str) -> None:
@@ -60,6 +61,7 @@ def test_failed_step_changes_nothing(case: Case, options: dict[str, Any], backen
         assert all_bytes(opt, *grads) == before
 
 
+@pytest.mark.by_turns("case", "options")
 @every_backend
 @taken({**OPTIONS, **STORAGE}, EACH)
 def test_resuming(case: Case, options: dict[str, Any], backend: str) -> None:

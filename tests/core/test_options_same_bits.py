@@ -17,7 +17,7 @@ from fastopt.backends.native import library as native
 pytestmark = pytest.mark.usefixtures("restored")
 
 
-@pytest.mark.by_turns("case", count=2)
+@pytest.mark.by_turns("case")
 @needs_native
 @every_dtype
 @taken(OPTIONS)

@@ -14,6 +14,7 @@ import fastopt
 pytestmark = pytest.mark.usefixtures("restored")
 
 
+@pytest.mark.by_turns("case", count=2)
 @every_backend
 @every_case
 @pytest.mark.parametrize("kind", [np.dtype(np.float16), BFLOAT16], ids=str)

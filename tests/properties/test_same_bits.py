@@ -116,6 +116,7 @@ def guarded(values: Any, shift: int, buffers: list[Any]) -> Any:
     return buffer[begin : begin + values.size]
 
 
+@pytest.mark.by_turns("case")
 @every_dtype
 @every_case
 def test_guard_bytes_and_unaligned_views(case: Case, dtype: Any) -> None:
@@ -141,6 +142,7 @@ def test_guard_bytes_and_unaligned_views(case: Case, dtype: Any) -> None:
         assert (buffer == 7).all()
 
 
+@pytest.mark.by_turns("case", count=3)
 @every_dtype
 @every_case
 @pytest.mark.parametrize("grad_dtype", ["float16", "bfloat16", "float32", "float64", "longdouble", ">f4"])
@@ -176,6 +178,7 @@ def test_every_float16_and_bfloat16_value(backend: str) -> None:
                 np.testing.assert_array_equal(param, -bits.view(kind).astype(np.float32))
 
 
+@pytest.mark.by_turns("case")
 @every_dtype
 @every_case
 def test_orders_and_strides(case: Case, dtype: Any) -> None:
@@ -201,6 +204,7 @@ def test_orders_and_strides(case: Case, dtype: Any) -> None:
         np.testing.assert_allclose(opt.state["0"][slot], reference.state["0"][slot], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.by_turns("case")
 @every_dtype
 @every_case
 def test_resuming_from_copied_state(case: Case, dtype: Any) -> None:
