@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from .copies import version_of
 from .gradients import row_sparse
 from .groups import Names
 from .memory import as_array, as_arrays, check_dtype
-from .optimizer import Optimizer, is_named, loss_of
+from .optimizer import Optimizer, is_named
 
 #: The options that are about memory of the device, which a step here does not see.
 REFUSED = {
@@ -177,16 +177,15 @@ class Offload(Optimizer):
 
     # --- the step -----------------------------------------------------------------------------------------------------
 
-    def make_step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = loss_of(closure)
+    def change_params(self, scale: float | None) -> None:
         params = self.params
         if list(map(version_of, params)) != self.versions or self.have_moved(params):
             self.reload_params()
         self.written.take(self.param_groups, self.inner)
         grads = self.copies_of_gradients(params)
-        self.info = self.inner.step(dict(zip(self.keys, grads, strict=True)) if self.is_named else grads)
+        named = dict(zip(self.keys, grads, strict=True)) if self.is_named else grads
+        self.info = self.inner.step(named, grad_scale=scale)
         self.send([param for param, grad in zip(params, grads, strict=True) if grad is not None])
-        return loss
 
     def copies_of_gradients(self, params: Sequence[Any]) -> list[Any]:
         """Return the gradients in arrays on the CPU."""

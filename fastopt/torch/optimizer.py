@@ -58,6 +58,8 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
     Notes
     -----
     A parameter without a gradient is skipped. Assigning ``p.data`` is noticed: the state goes on with the new tensor.
+    torch's ``GradScaler`` divides the gradients before a step. Those in float16 it refuses to divide: of parameters in
+    float16 the step does it, so that gradients stay as they were, and a step with one that is not finite is skipped.
     Where the state holds copies of parameters (masters of half precision, Schedule-Free's ``z``), values written into a
     parameter are taken over by the next step, but for those written through ``p.data``, which torch does not count:
     then call ``inner.reload_params()``.
@@ -79,6 +81,8 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
     names: ClassVar[Names]
 
     info: StepInfo | None = None
+    #: During a step that torch's GradScaler makes: whether a gradient is not finite; ``grad_scale`` is the scale then.
+    found_inf: Any = None
 
     def __init__(self, params: Any, *arguments: Any, **options: Any) -> None:
         defaults, self.whole_options = self.names.split(arguments, options)
@@ -230,8 +234,27 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
     #: torch shall not wrap it: the wrapper takes longer than a small step.
     step.hooked = True  # type: ignore[attr-defined]
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether torch's GradScaler leaves dividing the gradients to the step: it refuses to divide float16."""
+        return any(param.dtype is torch.float16 for param in self.params)
+
+    def scale_of_loss(self) -> float | None:
+        """Return what the gradients are to be divided by, from torch's GradScaler; None if they have been divided."""
+        scale = getattr(self, "grad_scale", None)
+        own = self.inner.grad_scale
+        return None if scale is None else scale.item() * (own if isinstance(own, float) else 1.0)
+
     def make_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = loss_of(closure)
+        if self.found_inf is None:
+            self.change_params(None)
+        elif not self.found_inf.item():
+            self.change_params(self.scale_of_loss())
+        return loss
+
+    def change_params(self, scale: float | None) -> None:
+        """Make the step with the gradients that the parameters have; ``scale`` is that of GradScaler."""
         groups = self.param_groups
         params = groups[0]["params"] if len(groups) == 1 else self.params
         found = self.gradients.move(params)
@@ -244,14 +267,14 @@ class Optimizer(TorchOptimizer):  # type: ignore[misc]  # torch's types are not 
         if self.copies.are_there:
             self.copies.follow(params)
         is_each = arrays is self.gradients.arrays
-        self.info = info = self.inner.step(self.gradients.all if is_each else self.gradients.structure(arrays))
+        grads = self.gradients.all if is_each else self.gradients.structure(arrays)
+        self.info = info = self.inner.step(grads, grad_scale=scale)
         if info.applied:
             changed = params if is_each else [p for p, grad in zip(params, tensors, strict=True) if grad is not None]
             # So that a backward pass through a graph with the old values is an error.
             increment_version(changed)
         if self.copies.are_there:
             self.copies.note(params)
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set the gradients to None, or to zero."""

@@ -253,6 +253,47 @@ def test_grad_scaler() -> None:
     assert_alike(nets)
 
 
+@pytest.mark.parametrize("kind", ["each", "offload"])
+def test_grad_scaler_of_parameters_in_float16(kind: str) -> None:
+    """It refuses to divide their gradients, so that the step does it."""
+
+    def build(params: list[Any], **options: Any) -> Any:
+        if kind == "offload":
+            return fastopt.torch.Offload(params, fastopt.torch.Adam, lr=0.01, **options)
+        return fastopt.torch.Adam(params, lr=0.01, **options)
+
+    ours, plain = ([torch.nn.Parameter(torch.ones(3, dtype=torch.float16))] for _ in range(2))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4)
+    opts = build(ours), build(plain)
+    infos, scales = [], []
+    for step in range(12):
+        scale = scaler.get_scale()
+        values = torch.tensor([0.25, -0.5, 2.0**-12]) * (step + 1)
+        for params, opt in zip((ours, plain), opts, strict=True):
+            opt.zero_grad()
+            params[0].grad = (values * scale).half()
+        if step == 5:
+            ours[0].grad[0] = torch.inf
+        scaler.scale(torch.zeros(()))
+        scaler.step(opts[0])
+        scaler.update()
+        if step != 5:
+            opts[1].inner.grad_scale = scale
+            opts[1].step()
+        infos.append(opts[0].info.step)
+        scales.append(scaler.get_scale())
+        assert torch.equal(ours[0], plain[0])
+    assert infos == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 11]
+    assert scales[3] == 2.0**11
+    assert scales[5] == 2.0**10
+    assert opts[0].inner.grad_scale == 1.0
+    assert not hasattr(opts[0], "grad_scale")
+    dynamic = build(ours, grad_scale=fastopt.DynamicLossScale(), nonfinite="skip")
+    scaler.scale(torch.zeros(()))
+    with pytest.raises(ValueError, match="give one of the two"):
+        scaler.step(dynamic)
+
+
 def test_autocast() -> None:
     nets, opts = pair("AdamW", lr=0.01)
     for net, opt in zip(nets, opts, strict=True):
