@@ -292,9 +292,12 @@ class GradientsOfRanks:
         for micro_batch in self.micro_batches:
             micro_batch.complete()
 
-    def drop(self) -> None:
-        """Forget these gradients, on all ranks: finish the exchanges that any rank has begun. Collective."""
-        begun = int(self.ranks.all_gather(np.array([self.exchange.begun])).max())
+    def drop(self, ranks: Ranks) -> None:
+        """Forget these gradients, on all ranks: finish the exchanges that any rank has begun. Collective.
+
+        ``ranks`` are those that meet, not those of the exchanges.
+        """
+        begun = int(ranks.all_gather(np.array([self.exchange.begun])).max())
         if begun > 0:
             self.exchange.most = begun
             self.fill()

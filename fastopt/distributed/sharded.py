@@ -315,7 +315,7 @@ class Sharded(SharedState):
                 present = self.meetings.meet("step", grads, grad_scale, stream)
                 gradients.check_count()
             except Exception:
-                gradients.drop()
+                gradients.drop(self.ranks)
                 raise
             gradients.finish(whole.loss_scale(grad_scale))
             whole.are_scaled = gradients.is_scaled
@@ -380,7 +380,7 @@ class Sharded(SharedState):
             pass
         finally:
             try:
-                self.gradients.drop()
+                self.gradients.drop(self.ranks)
             finally:
                 self.end_turn()
 

@@ -1,0 +1,101 @@
+"""Buckets of many small arrays: one vector, one exchange, one gather."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from on_ranks import on_ranks
+
+import fastopt
+from fastopt.backends.choosing import native_missing
+from fastopt.distributed import Sharded
+from fastopt.distributed.exchange import pieces_of
+from fastopt.distributed.layout import Form, buckets_of
+
+FLOAT32 = np.dtype(np.float32)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 20_000), min_size=1, max_size=5),
+    ranks=st.integers(1, 5),
+    most=st.integers(1, 30_000),
+)
+@settings(max_examples=60, deadline=None)
+def test_pieces_cover_each_slice_once(sizes: list[int], ranks: int, most: int) -> None:
+    (bucket,) = buckets_of([Form(size, FLOAT32, True) for size in sizes], ranks, 2**40)
+    pieces = pieces_of(bucket, most)
+    for rank in range(ranks):
+        place = bucket.cuts[rank]
+        for piece in pieces:
+            assert piece.counts[rank] == 0 or piece.begins[rank] == place
+            assert piece.begins[rank] + piece.counts[rank] <= bucket.size
+            place += piece.counts[rank]
+        assert place == bucket.cuts[rank + 1]
+
+
+def counted(comm: Any, count: int) -> tuple[list[int], bool]:
+    """Return how many exchanges and gathers a step of so many arrays begins, and whether it is right."""
+    arrays, other = ([np.ones((7, 11), "f4") for _ in range(count)] for _ in range(2))
+    opt = Sharded(fastopt.AdamW, arrays, comm)
+    plain = fastopt.AdamW(other)
+    begun = [0, 0]
+
+    def counting(k: int, function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            begun[k] += 1
+            return function(*arguments)
+
+        return call
+
+    rng = np.random.default_rng(0)
+    grads = [rng.normal(size=(7, 11)).astype("f4") for _ in range(count)]
+    opt.step(grads)
+    opt.gradients.ranks.start_all_to_all = counting(0, opt.gradients.ranks.start_all_to_all)  # type: ignore[method-assign]
+    opt.gather.ranks.start_all_gather = counting(1, opt.gather.ranks.start_all_gather)  # type: ignore[method-assign]
+    opt.step(grads)
+    for _ in range(2):
+        plain.step([sum([grad] * (comm.size - 1), grad) for grad in grads])
+    return begun, all(a.tobytes() == b.tobytes() for a, b in zip(arrays, other, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_small_arrays_are_exchanged_and_gathered_once(count: int) -> None:
+    assert on_ranks(2, counted, count) == [([1, 1], True)] * 2
+
+
+def address_of_what_is_sent(comm: Any) -> list[bool]:
+    """Return whether gradients of arrays alone in a bucket are sent, and parameters gathered, where they are."""
+    param, grad, sent = np.ones(10_000, "f4"), np.ones(10_000, "f4"), []
+    opt = Sharded(fastopt.SGD, [param], comm)
+    exchange, gather = opt.gradients.ranks.start_all_to_all, opt.gather.ranks.start_all_gather
+    opt.gradients.ranks.start_all_to_all = lambda *a: (sent.append(a[0]), exchange(*a))[1]  # type: ignore[method-assign]
+    opt.gather.ranks.start_all_gather = lambda *a: (sent.append(a[0]), gather(*a))[1]  # type: ignore[method-assign]
+    opt.step([grad])
+    return [np.shares_memory(sent[0], grad), np.shares_memory(sent[1], param), opt.gather.nbytes == 0]
+
+
+def test_large_arrays_are_not_copied() -> None:
+    assert on_ranks(2, address_of_what_is_sent) == [[True] * 3] * 2
+
+
+def test_an_empty_bucket_has_no_pieces() -> None:
+    (bucket,) = buckets_of([Form(0, FLOAT32, True)], 3, 100)
+    assert pieces_of(bucket, 10) == []
+
+
+def stepped(comm: Any, backend: str) -> bytes:
+    arrays = [np.ones(9000, "f4"), np.ones((3, 3), "f4"), np.ones((2, 2), "f4")]
+    opt = Sharded(fastopt.AdamW, arrays, comm, exact=True, backend=backend, bucket_bytes=2**14, wire_dtype="float16")
+    rng = np.random.default_rng(comm.rank)
+    opt.step([[rng.normal(size=array.shape).astype("f4") for array in arrays] for _ in range(2)])
+    return b"".join(array.tobytes() for array in arrays)
+
+
+def test_backends_have_the_same_bits() -> None:
+    if native_missing():
+        pytest.skip("needs the native backend")
+    assert on_ranks(2, stepped, "numpy") == on_ranks(2, stepped, "native")
