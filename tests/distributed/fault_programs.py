@@ -22,6 +22,11 @@ IS_LAST: bool = WORLD.rank == WORLD.size - 1
 NOTHING = np.zeros(0, np.int64)
 
 
+def say(text: str) -> None:
+    """Write a line at once: print would write its end later, after a line of another rank."""
+    os.write(1, f"{text}\n".encode())
+
+
 def step(ranks: Ranks) -> None:
     ranks.meet(None, NOTHING)
 
@@ -160,7 +165,7 @@ def error_of_others_is_caught() -> None:
         try:
             step(ranks)
         except RankError as error:
-            print(f"rank {RANK} caught: {error}")
+            say(f"rank {RANK} caught: {error}")
 
 
 def error_of_a_meeting() -> None:
@@ -189,7 +194,7 @@ def chain_of_groups() -> None:
 
 def excepthook_is_replaced() -> None:
     ranks = Ranks(WORLD)
-    sys.excepthook = lambda kind, error, trace: print("my own hook:", error, file=sys.stderr)
+    sys.excepthook = lambda kind, error, trace: say(f"my own hook: {error}")
     if RANK == 1:
         raise ValueError("told at the end")
     step(ranks)
@@ -209,14 +214,14 @@ def forked() -> None:
         try:
             step(ranks)
         except RankError as error:
-            print(error, flush=True)
+            say(str(error))
         os._exit(0)
     os.waitpid(child, 0)
     step(ranks)
 
 
 def ends_well() -> None:
-    atexit.register(print, f"rank {RANK} ends")
+    atexit.register(say, f"rank {RANK} ends")
     ranks = [Ranks(WORLD), Ranks(WORLD), Ranks(WORLD.Split(RANK % 2))]
     for each in ranks:
         step(each)

@@ -142,7 +142,7 @@ def opened_and_dropped(comm: Any, count: int) -> None:
 
 def test_communicators_are_freed() -> None:
     # MPICH has 2,000 of them.
-    on_ranks(2, opened_and_dropped, 5000, timeout=60)
+    on_ranks(2, opened_and_dropped, 2500, timeout=60)
 
 
 def dropped_in_flight(comm: Any) -> None:
