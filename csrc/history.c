@@ -56,7 +56,7 @@ static int64_t run(const fo_history_pass *pass, fo_history_step step, int64_t ro
 {
     const fo_history *history = pass->history;
     const fo_visited visited = {fo_kernels_in_use(), pass, step, rows};
-    int64_t counted = 0;
+    int64_t count = 0;
     const fo_mode before = fo_use_default_mode();
     fo_for_each_chunk(history->arrays, history->count, threads, work_of(pass), visit, &visited);
     *largest = 0;
@@ -65,13 +65,13 @@ static int64_t run(const fo_history_pass *pass, fo_history_step step, int64_t ro
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         const fo_partial *partial = partial_of(&visited, chunk);
         *largest = partial->largest > *largest ? partial->largest : *largest;
-        counted += partial->count;
+        count += partial->count;
         for (int64_t k = 0; k < rows; k++)
             for (int j = 0; j < 2; j++)
                 totals[k][j] += partial->sums[k][j];
     }
     fo_restore_mode(before);
-    return counted;
+    return count;
 }
 
 /* The number of the direction's vector; there must be room for a pair. */

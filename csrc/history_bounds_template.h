@@ -23,15 +23,15 @@ static void NAME(free_block)(REAL *restrict free_grad, const REAL *restrict x, c
         free_grad[i] = NAME(is_active)(x[i], g[i], bounds->lower[i], bounds->upper[i]) ? (REAL)0 : g[i];
 }
 
-/* projected <- x - clip(x - g), without the rounding of its differences. */
-static void NAME(project_block)(REAL *restrict projected, const REAL *restrict x, const REAL *restrict g,
+/* projection <- x - clip(x - g), without the rounding of its differences. */
+static void NAME(project_block)(REAL *restrict projection, const REAL *restrict x, const REAL *restrict g,
                                 const NAME(bounds) *restrict bounds, int64_t length)
 {
     FO_SIMD
     for (int64_t i = 0; i < length; i++) {
         const REAL down = x[i] - bounds->lower[i], up = x[i] - bounds->upper[i];
         const REAL limited = g[i] > down ? down : g[i];
-        projected[i] = limited < up ? up : limited;
+        projection[i] = limited < up ? up : limited;
     }
 }
 

@@ -229,15 +229,15 @@ static const REAL *NAME(take_grad)(REAL *restrict scratch, const fo_history_pass
     for (int64_t block = 0; block < chunk->length; block += FO_BLOCK) {
         const int64_t length = chunk->length - block < FO_BLOCK ? chunk->length - block : FO_BLOCK;
         const REAL *x = (const REAL *)array->param + chunk->begin + block, *projected_block = grad + block;
-        REAL projected[FO_BLOCK];
+        REAL projection[FO_BLOCK];
         NAME(convert)(grad + block, history->grads[chunk->index], array->grad_dtype, chunk->begin + block, length);
         partial->count += NAME(nonfinite)(grad + block, length);
         if (history->has_bounds) {
             NAME(bounds) bounds;
             NAME(set_bounds)(&bounds, history, chunk, block, length);
             NAME(free_block)(scratch + block, x, grad + block, &bounds, length);
-            NAME(project_block)(projected, x, grad + block, &bounds, length);
-            projected_block = projected;
+            NAME(project_block)(projection, x, grad + block, &bounds, length);
+            projected_block = projection;
         }
         largest = NAME(largest_finite)(projected_block, length, largest);
     }

@@ -266,7 +266,7 @@ def converted(opt: Optimizer, counterpart: Counterpart, numbers: Sequence[int]) 
                 }
                 steps = int(entries["step"])
                 further = {their: torch.tensor(value) for their, value in counterpart.numbers(values, steps).items()}
-                states[index] = {**counted(counterpart, steps), **further, **tensors}
+                states[index] = {**count_entry(counterpart, steps), **further, **tensors}
             index += 1
     return {"state": states, "param_groups": groups}
 
@@ -297,7 +297,7 @@ def check_arguments(sd: Any, names: Any) -> None:
         raise TypeError(f"from_torch: expected a list of names, got one {described(names)}; write list(opt.state)")
 
 
-def counted(counterpart: Counterpart, steps: int) -> dict[str, Any]:
+def count_entry(counterpart: Counterpart, steps: int) -> dict[str, Any]:
     """Return the entry in which torch counts the steps of an array."""
     import torch
 

@@ -103,15 +103,15 @@ def quantize(x: Array, map: Map, random: Bits32 | None = None) -> tuple[Codes, S
         if random.size != x.size:
             raise ValueError(f"random: expected {x.size} numbers, one for each element, got {random.size}")
     values = in_block_order(x)
-    padded = np.zeros((-(-x.size // SCALE_BLOCK), SCALE_BLOCK), np.float32)
+    blocks = np.zeros((-(-x.size // SCALE_BLOCK), SCALE_BLOCK), np.float32)
     bits = np.full(x.size, MIDDLE) if random is None else random.reshape(-1)
     with np.errstate(all="ignore"):
-        padded.reshape(-1)[: x.size] = values
-        scales = scales_of(magnitudes(padded).max(axis=1, initial=0))
+        blocks.reshape(-1)[: x.size] = values
+        scales = scales_of(magnitudes(blocks).max(axis=1, initial=0))
         normals = normals_of(scales, map)
-        padded[normals == 0] = 0
+        blocks[normals == 0] = 0
         normal = np.repeat(normals, SCALE_BLOCK)[: x.size]
-        flat = padded.reshape(-1)[: x.size]
+        flat = blocks.reshape(-1)[: x.size]
         return in_shape_of(x, encode(flat, normal, bits, map)), scales
 
 

@@ -20,10 +20,10 @@ FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, ty
 def amount(arrays: Iterable[Any]) -> str:
     """Return how many arrays there are, and how many elements they have together."""
     sizes = [int(np.prod(array.shape)) for array in arrays]
-    return f"{counted(len(sizes), 'array')}, {counted(sum(sizes), 'element')}"
+    return f"{number_of(len(sizes), 'array')}, {number_of(sum(sizes), 'element')}"
 
 
-def counted(count: int, noun: str) -> str:
+def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 

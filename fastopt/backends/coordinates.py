@@ -56,7 +56,7 @@ class Coding(NamedTuple):
     positive: bool
 
 
-def padded(matrix: Array, dtype: Any) -> Array:
+def padded_copy(matrix: Array, dtype: Any) -> Array:
     """Return a copy of a matrix with columns of zeros added, so that all vectors of its rows are whole and aligned."""
     into = empty_padded(len(matrix), matrix.shape[1], dtype)
     into[:, : matrix.shape[1]] = matrix

@@ -36,7 +36,7 @@ class InverseHessian(Protocol):
         """Return a copy of all its elements."""
 
 
-def padded(size: int) -> int:
+def rows_in_memory(size: int) -> int:
     """Return how many rows the memory has for a matrix of this size; the others are never read."""
     return -(-size // PANEL_LANES) * PANEL_LANES
 

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 from ..arrays.dtypes import Array
 from ..arrays.memory import described
 from ..arrays.structure import branch_of
-from ..arrays.texts import amount_in, counted
+from ..arrays.texts import amount_in, number_of
 from ..backends.interrupts import uninterrupted
 from ..core import state_dict
 from ..core.results import LoadResult
@@ -52,7 +52,7 @@ class Checkpoint(NamedTuple):
         of = self.optimizer
         params = "None" if self.params is None else f"<{amount_in(self.params)}>"
         optimizer = (
-            "None" if of is None else f"<{of.get('optimizer')} after {counted(of.get('step_count', 0), 'step')}>"
+            "None" if of is None else f"<{of.get('optimizer')} after {number_of(of.get('step_count', 0), 'step')}>"
         )
         return f"Checkpoint(params={params}, optimizer={optimizer}, extra=<{', '.join(map(str, self.extra))}>)"
 

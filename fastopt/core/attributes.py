@@ -106,9 +106,9 @@ class Attributes(Hooks):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Have pickle and deepcopy take an optimizer together with its arrays."""
-        from .pickling import reduced
+        from .pickling import reduce_value
 
-        return reduced(self)
+        return reduce_value(self)
 
     def attributes_to_pickle(self) -> dict[str, Any]:
         """Return the attributes but the parts, in a form that pickle takes."""

@@ -38,7 +38,7 @@ class Picklable(AddingHooks, state_dict.Saved, Protocol):
     def set_pickled(self, attributes: Mapping[str, Any]) -> None: ...
 
 
-def reduced(opt: Any) -> tuple[Any, ...]:
+def reduce_value(opt: Any) -> tuple[Any, ...]:
     """Return what ``__reduce_ex__`` of an optimizer returns.
 
     Raises

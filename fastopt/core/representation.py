@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ..arrays.texts import amount, assignments, brief, counted
+from ..arrays.texts import amount, assignments, brief, number_of
 from ..options.ranges import Group, plain
 from ..options.values import differ
 from .groups import NO_OPTIONS
@@ -50,7 +50,7 @@ def representation(opt: Shown) -> str:
         kind = [str(group[OPTIMIZER])] if OPTIMIZER in group else []
         lines.append(f"  group {k}: {', '.join([*kind, amount(group['params']), *options_of_group(opt, group)])}")
     if len(groups) > MOST_GROUPS:
-        lines.append(f"  ... and {counted(len(groups) - MOST_GROUPS, 'more group')}")
+        lines.append(f"  ... and {number_of(len(groups) - MOST_GROUPS, 'more group')}")
     return "\n".join([*lines, ")"])
 
 
@@ -73,10 +73,10 @@ def options_of_whole(parts: Parts) -> list[str]:
     found = assignments({name: value for name, value in values.items() if is_other(value, PLAIN_WHOLE_OPTIONS[name])})
     copies = [copy for copy in parts.parameters.copies if copy is not None]
     if copies:
-        found.append(f"copy_to=<{counted(len(copies), 'array')}>")
+        found.append(f"copy_to=<{number_of(len(copies), 'array')}>")
     bounded = [own for own in parts.parameters.bounds if own is not None]
     if bounded:
-        found.append(f"bounds=<of {counted(len(bounded), 'array')}>")
+        found.append(f"bounds=<of {number_of(len(bounded), 'array')}>")
     return found
 
 

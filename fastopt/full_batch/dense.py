@@ -35,7 +35,7 @@ class Elements:
             yield array, slice(begin, begin + array.size)
             begin += array.size
 
-    def joined(self, values: Sequence[Array]) -> Vector:
+    def vector_of(self, values: Sequence[Array]) -> Vector:
         """Return the elements of arrays like these, in double precision."""
         vector = np.empty(self.size)
         for (array, at), its in zip(self.slices(), values, strict=True):
@@ -43,11 +43,11 @@ class Elements:
         return vector
 
     def read(self) -> Vector:
-        return self.joined(self.arrays)
+        return self.vector_of(self.arrays)
 
     def of_grads(self, grads: Sequence[Array]) -> Vector:
         """Return the elements of gradients, each in its array's order of memory as :class:`Gradients` has them."""
-        return self.joined(
+        return self.vector_of(
             [grad if array.flags.c_contiguous else grad.T for array, grad in zip(self.arrays, grads, strict=True)]
         )
 

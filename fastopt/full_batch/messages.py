@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Protocol
 
-from ..arrays.texts import counted
+from ..arrays.texts import number_of
 
 
 class End(Protocol):
@@ -36,7 +36,7 @@ class End(Protocol):
 
 def message_of(status: str, end: End) -> str:
     """Return why a method stopped with this status."""
-    made = f"after {counted(end.iterations, 'iteration')} and {counted(end.evaluations, 'evaluation')}"
+    made = f"after {number_of(end.iterations, 'iteration')} and {number_of(end.evaluations, 'evaluation')}"
     kind = "projected gradient" if end.is_bounded else "gradient"
     gradient = f"the {kind}'s largest element is {end.grad_norm:.3g}"
     if math.isnan(end.grad_norm) and math.isfinite(end.loss):

@@ -14,7 +14,7 @@ from ..arrays.dtypes import FLOAT32, FLOAT64, Array
 from ..arrays.memory import described
 from ..backends.backend import Backend
 from ..backends.choosing import backend_for
-from ..backends.coordinates import Coding, empty_padded, padded
+from ..backends.coordinates import Coding, empty_padded, padded_copy
 from ..backends.table import LANES
 from ..options.names import with_advice
 from ..options.ranges import NON_NEGATIVE, OPTIONAL, POSITIVE, Range, as_number, check
@@ -163,7 +163,7 @@ def sparse_code(
             "both; give the atoms as rows, as scikit-learn's components_"
         )
     dtype, shape = rows.dtype, (len(rows), len(atoms))
-    l1, l2 = rounded("l1", l1, POSITIVE, dtype), rounded("l2", l2, NON_NEGATIVE, dtype)
+    l1, l2 = number_in_dtype("l1", l1, POSITIVE, dtype), number_in_dtype("l2", l2, NON_NEGATIVE, dtype)
     check("positive", positive, None)
     tol = as_number("tol", tol, OPTIONAL)
     if tol is None:
@@ -206,7 +206,7 @@ def checked_matrix(name: str, value: Any, form: str, dtype: np.dtype[Any] | None
     return np.ascontiguousarray(value)
 
 
-def rounded(name: str, value: Any, allowed: Range, dtype: np.dtype[Any]) -> float:
+def number_in_dtype(name: str, value: Any, allowed: Range, dtype: np.dtype[Any]) -> float:
     """Return a number as this dtype has it."""
     number = as_number(name, value, allowed)
     with np.errstate(all="ignore"):
@@ -233,7 +233,7 @@ def problem(backend: Backend, rows: Array, atoms: Array, l2: float) -> Coding:
         If squares or products overflow.
     """
     dtype = rows.dtype
-    transposed = padded(atoms.T, FLOAT64)
+    transposed = padded_copy(atoms.T, FLOAT64)
     squares = [float(backend.sum_squares(each, (1,)).max(initial=0.0)) for each in (rows, atoms)]
     most = float(np.finfo(dtype).max) / 4
     for name, square, limit in zip(("X", "dictionary"), squares, (float(np.finfo(FLOAT64).max), most), strict=True):

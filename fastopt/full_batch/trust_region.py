@@ -91,7 +91,7 @@ class TrustRegion(DenseMethod):
             step, decrease, is_at_edge = self.best_step()
             if self.evaluations_left == 0:
                 return "max_evaluations"
-            if self.move_to(moved(self.x, 1.0, step)) == 0:
+            if self.move_to(point_along(self.x, 1.0, step)) == 0:
                 return "line_search"
             loss = self.evaluate()
             trial = self.trial(step)
@@ -129,19 +129,19 @@ class TrustRegion(DenseMethod):
             is_inside = False
             if 0 < curvature < inf:
                 length = square / curvature
-                longer = moved(step, length, direction)
+                longer = point_along(step, length, direction)
                 is_inside = self.norm(longer) < radius
             if not is_inside:
                 length = self.length_to_edge(step, direction, radius)
-                longer = moved(step, length, direction)
-            step, step_product = longer, moved(step_product, length, product)
+                longer = point_along(step, length, direction)
+            step, step_product = longer, point_along(step_product, length, product)
             if not is_inside:
                 break
-            residual = moved(residual, length, product)
+            residual = point_along(residual, length, product)
             last_square, square = square, self.dot(residual, residual)
             if not sqrt(square) > goal:
                 break
-            direction = moved(-residual, square / last_square, direction)
+            direction = point_along(-residual, square / last_square, direction)
         self.check_same_point("hvp")
         decrease = -(self.dot(g, step) + 0.5 * self.dot(step, step_product)) * scale
         return Step(step, decrease, not is_inside)
@@ -166,7 +166,7 @@ class TrustRegion(DenseMethod):
             vectors = like(given, built)
         returned = self.hvp(given, vectors)
         leaves = parameters.leaves(returned, "hvp")
-        product = self.elements.joined(
+        product = self.elements.vector_of(
             [
                 checked_product(name, self.parts.backend.ops.as_array(f"hvp: {name!r}", leaves[i]), array)
                 for i, name, array in zip(self.places, self.names, self.arrays, strict=True)
@@ -192,7 +192,7 @@ def like(given: Any, built: Any) -> Any:
     return type(given)(*children) if hasattr(given, "_fields") else tuple(children)
 
 
-def moved(point: Vector, length: float, direction: Vector) -> Vector:
+def point_along(point: Vector, length: float, direction: Vector) -> Vector:
     """Return point + length * direction."""
     with np.errstate(all="ignore"):
         return point + length * direction

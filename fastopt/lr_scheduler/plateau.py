@@ -121,8 +121,8 @@ class ReduceLROnPlateau(LRScheduler):
                 )
             self.min_lrs = [self.default_min_lr] * len(lrs)
         # First all of them: where a rate is not a number, this raises.
-        reduced = [max(lr * self.factor, min_lr) for lr, min_lr in zip(lrs, self.min_lrs, strict=True)]
-        for group, lr, less in zip(self.optimizer.param_groups, lrs, reduced, strict=True):
+        lower = [max(lr * self.factor, min_lr) for lr, min_lr in zip(lrs, self.min_lrs, strict=True)]
+        for group, lr, less in zip(self.optimizer.param_groups, lrs, lower, strict=True):
             if lr - less > self.eps:
                 group["lr"] = less
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import fastopt
 from fastopt.backends.choosing import host_backend
-from fastopt.backends.coordinates import COMPACT, padded
+from fastopt.backends.coordinates import COMPACT, padded_copy
 from fastopt.backends.native import library as native
 from fastopt.backends.numpy import coordinates as twin
 from fastopt.full_batch import sparse_coding
@@ -372,7 +372,7 @@ def test_any_problem_is_solved(data: st.DataObject) -> None:
 def test_gram_matrix_in_parts(backend: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     atoms = planted(1, 150, 20, dtype).dictionary
     at = host_backend(backend)
-    transposed = padded(atoms.T, np.float64)
+    transposed = padded_copy(atoms.T, np.float64)
     monkeypatch.setattr(sparse_coding, "LEAST_ROWS", 16)
     found = sparse_coding.gram_matrix(at, atoms, transposed)
     np.testing.assert_array_equal(found, at.multiply_rows(atoms, transposed))

@@ -257,9 +257,9 @@ def clear(array: Any) -> None:
 
 def write_rounded(array: Any, values: Any) -> None:
     """Write a parameter's values into an array of its own dtype or a lower precision, by way of the host."""
-    rounded = on_host(array)
-    host_arrays.write_rounded(rounded, on_host(values))
-    write(array, rounded)
+    host_copy = on_host(array)
+    host_arrays.write_rounded(host_copy, on_host(values))
+    write(array, host_copy)
 
 
 def as_array(where: str, value: Any) -> Any:

@@ -97,10 +97,10 @@ def steps_of(array: DeviceArray, axes: Sequence[int]) -> tuple[list[tuple[int, i
         strides[axis] = step
         step *= array.shape[axis]
     unit_axes = [axis for axis in range(array.ndim)[::-1] if axis not in axes]
-    return joined(array.shape, strides, unit_axes), joined(array.shape, strides, axes[::-1])
+    return merge_axes(array.shape, strides, unit_axes), merge_axes(array.shape, strides, axes[::-1])
 
 
-def joined(shape: Sequence[int], strides: Mapping[int, int], axes: Sequence[int]) -> list[tuple[int, int]]:
+def merge_axes(shape: Sequence[int], strides: Mapping[int, int], axes: Sequence[int]) -> list[tuple[int, int]]:
     """Return lengths and steps of axes; two axes become one if the second goes on where the first ends."""
     found: list[tuple[int, int]] = []
     for axis in axes:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...arrays.memory import address, aligned
 from .. import threads
-from ..inverse_hessian import PANEL_ROWS, Matrix, Vector, padded, panels
+from ..inverse_hessian import PANEL_ROWS, Matrix, Vector, panels, rows_in_memory
 from .library import DOUBLE, ffi, lib
 
 
@@ -17,7 +17,7 @@ class NativeInverseHessian:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.rows = padded(size)
+        self.rows = rows_in_memory(size)
         sizes = [(end - first) * end for first, end in panels(self.rows)]
         self.count = len(sizes)
         #: Where each panel begins, and the end.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..inverse_hessian import PANEL_LANES, Matrix, Vector, padded, panels
+from ..inverse_hessian import PANEL_LANES, Matrix, Vector, panels, rows_in_memory
 from ..table import CHUNK, LANES
 from .lanes import fold_lanes
 
@@ -14,7 +14,7 @@ class NumpyInverseHessian:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.rows = padded(size)
+        self.rows = rows_in_memory(size)
         self.panels = [np.zeros((end - first, end)) for first, end in panels(self.rows)]
 
     def reset(self, scale: float) -> None:

@@ -20,7 +20,7 @@ from ..history import (
     Reading,
     have_bounds,
 )
-from .history import NumpyHistory, Piece, Source, combined, dots, largest_of, total
+from .history import NumpyHistory, Piece, Source, combination, dots, largest_of, total
 
 
 class Bounds(NamedTuple):
@@ -38,7 +38,7 @@ class Bounds(NamedTuple):
         raised = np.where(x < self.lower, self.lower, x)
         return np.where(raised > self.upper, self.upper, raised)
 
-    def projected(self, x: Array, grad: Array) -> Array:
+    def projection(self, x: Array, grad: Array) -> Array:
         """Return x - clip(x - grad), without the rounding of its differences."""
         grad = np.where(grad > x - self.lower, x - self.lower, grad)
         return np.where(grad < x - self.upper, x - self.upper, grad)
@@ -137,16 +137,18 @@ class BoundedHistory(NumpyHistory):
     def begin_piece(self, accepted: int, numbers: list[int], piece: Piece) -> tuple[Array, float, int]:
         """Take the gradient; return the products of these vectors, and its own, with the free gradient (twice)."""
         grad, bounds, x = self.take_grad(piece, accepted), self.bounds(piece), self.values(piece)
-        free = piece.padded(without(grad, bounds.active(x, grad)))
+        free = piece.with_zeros(without(grad, bounds.active(x, grad)))
         products = dots([*map(piece.whole, numbers), free], free, free)
-        return products, *largest_of(grad, bounds.projected(x, grad))
+        return products, *largest_of(grad, bounds.projection(x, grad))
 
     def free_piece(self, accepted: int, numbers: list[int], known: int, piece: Piece) -> tuple[Array, int]:
         """Return the products of the free elements of pairs, from one on, and how many elements are not free."""
         active = self.bounds(piece).active(self.values(piece), piece.vector(accepted))
         products = []
         for pair in range(known, self.count):
-            s, y = (piece.padded(without(piece.vector(number), active)) for number in numbers[2 * pair : 2 * pair + 2])
+            s, y = (
+                piece.with_zeros(without(piece.vector(number), active)) for number in numbers[2 * pair : 2 * pair + 2]
+            )
             products.append(dots([piece.whole(number) for number in numbers[: 2 * pair + 2]], s, y))
         return np.concatenate([np.zeros((len(piece.vectors), 0, 2)), *products], axis=1), int(np.count_nonzero(active))
 
@@ -158,13 +160,13 @@ class BoundedHistory(NumpyHistory):
         x, grad, bounds = self.values(piece), piece.vector(accepted), self.bounds(piece)
         active = bounds.active(x, grad)
         free, d = without(grad, active), piece.vector(direction)
-        d[...] = without(combined(of_grad, terms, free, piece), active)
+        d[...] = without(combination(of_grad, terms, free, piece), active)
         excess = bounds.excess(x.astype(FLOAT64), d.astype(FLOAT64), float(self.pairs.trial[0]))
         piece.vector(self.vectors.accepted)[...] = x
         moved = self.move(direction, piece)
         d[...] = x - piece.vector(self.vectors.accepted)
         own = piece.whole(direction)
-        return dots([own], piece.padded(free), own), moved, excess
+        return dots([own], piece.with_zeros(free), own), moved, excess
 
     def move(self, direction: int, piece: Piece) -> int:
         super().move(direction, piece)
@@ -187,13 +189,13 @@ class BoundedHistory(NumpyHistory):
         piece.vector(s)[...] = x - accepted
         piece.vector(y)[...] = grad - old
         active = bounds.active(x, grad)
-        free, vectors = piece.padded(without(grad, active)), [*map(piece.whole, numbers)]
+        free, vectors = piece.with_zeros(without(grad, active)), [*map(piece.whole, numbers)]
         products = dots([*vectors, free], piece.whole(y), free)
         products[:, -1, 0] = np.count_nonzero(active != bounds.active(accepted, old), axis=1)
         with_s = dots(vectors, piece.whole(s), piece.whole(s))
         slope = dots([piece.whole(direction)], piece.whole(grads[1]), piece.whole(grads[1]))
         slope[:, 0, 1] = np.count_nonzero(active, axis=1)
-        return np.concatenate([products, with_s, slope], axis=1), *largest_of(grad, bounds.projected(x, grad))
+        return np.concatenate([products, with_s, slope], axis=1), *largest_of(grad, bounds.projection(x, grad))
 
     def bounds(self, piece: Piece) -> Bounds:
         dtype, i = piece.vectors.dtype.type, piece.array

@@ -65,7 +65,7 @@ class Piece(NamedTuple):
     def vector(self, number: int) -> Array:
         return self.vectors[:, number, : (self.end - self.begin) // len(self.vectors)]
 
-    def padded(self, values: Array) -> Array:
+    def with_zeros(self, values: Array) -> Array:
         """Return values by chunks with zeros at their ends."""
         return np.pad(values, [(0, 0), (0, self.vectors.shape[2] - values.shape[1])])
 
@@ -170,7 +170,7 @@ class NumpyHistory:
     ) -> tuple[Array, int]:
         """Make the direction and a trial; return the sums of a move for each chunk, and how many elements moved."""
         piece.vector(self.vectors.accepted)[...] = self.values(piece)
-        piece.vector(direction)[...] = combined(of_grad, terms, piece.vector(accepted), piece)
+        piece.vector(direction)[...] = combination(of_grad, terms, piece.vector(accepted), piece)
         own = piece.whole(direction)
         return dots([own], piece.whole(accepted), own), self.move(direction, piece)
 
@@ -234,7 +234,7 @@ def result_of(function: Callable[[], T]) -> T:
     return results[0]
 
 
-def combined(of_grad: float, terms: Sequence[tuple[int, float]], grad: Array, piece: Piece) -> Array:
+def combination(of_grad: float, terms: Sequence[tuple[int, float]], grad: Array, piece: Piece) -> Array:
     """Return a multiple of a gradient and multiples of vectors, by number, added in their order, in its dtype."""
     sums = of_grad * grad.astype(FLOAT64)
     for number, factor in terms:
@@ -287,8 +287,8 @@ def total(sums: Sequence[npt.NDArray[np.float64]], length: int) -> npt.NDArray[n
     return sum_of_all
 
 
-def largest_of(grad: Array, projected: Array) -> tuple[float, int]:
+def largest_of(grad: Array, projection: Array) -> tuple[float, int]:
     """Return the largest finite magnitude in the projected gradient, and how many elements are not finite."""
-    magnitudes = np.abs(projected)
+    magnitudes = np.abs(projection)
     largest = np.max(magnitudes, initial=0.0, where=magnitudes <= np.finfo(grad.dtype).max)
     return float(largest), int(np.count_nonzero(grad - grad != 0))

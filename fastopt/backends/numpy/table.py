@@ -188,8 +188,8 @@ def count_stages(
     """Return the calls that count a step, and those that count a call that accumulates, as csrc/fastopt.h says."""
     if counts is None:
         return (), ()
-    counted = np.array([1, *present])
-    step, call = ((np.add, [row], [counted], [row]) for row in counts)
+    increments = np.array([1, *present])
+    step, call = ((np.add, [row], [increments], [row]) for row in counts)
     return (step, stage_of_assignments([counts[1]], [0])), (call,)
 
 

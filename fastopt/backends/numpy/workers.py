@@ -35,11 +35,11 @@ class Buffers:
         """Return an array that begins at a cache line; its contents are arbitrary."""
         length = size * np.dtype(dtype).itemsize
         # Smaller memory stays in use where calls are bound to it: so a power of 2, less than twice as much in all.
-        rounded = 1 << (length - 1).bit_length()
+        capacity = 1 << (length - 1).bit_length()
         if self.used == len(self.buffers):
-            self.buffers.append(aligned(rounded))
+            self.buffers.append(aligned(capacity))
         elif self.buffers[self.used].size < length:
-            self.buffers[self.used] = aligned(rounded)
+            self.buffers[self.used] = aligned(capacity)
         self.used += 1
         return self.buffers[self.used - 1][:length].view(dtype)
 
