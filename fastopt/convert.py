@@ -373,7 +373,9 @@ def check_expressible(opt: Optimizer, counterpart: Counterpart, numbers: Sequenc
     ValueError
         Names the option.
     """
-    optimizer: Any = type(opt.of_group(opt.param_groups[numbers[0]]))
+    # A sharded optimizer has the name of the class that it is made of.
+    kinds: Sequence[Any] = type(opt.of_group(opt.param_groups[numbers[0]])).__mro__
+    optimizer = [kind for kind in kinds if kind.__name__ == counterpart.name][-1]
     fresh: Optimizer = optimizer(np.zeros((1, 1)))
     common = [*counterpart.options, *NO_OPTIONS, OPTIMIZER]
     if counterpart.has_maximize:

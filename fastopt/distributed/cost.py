@@ -16,7 +16,7 @@ from ..core.state_size import sample_of, state_bytes
 from ..options.ranges import NON_NEGATIVE, POSITIVE, Allowed, Choice, Range, check
 from . import slices
 from .layout import Bucket, Form, buckets_of
-from .meetings import HEAD
+from .meetings import HEAD_LENGTH
 
 #: How many exchanges of gradients, and how many gathers of small arrays, are on their way at a time.
 LANES, LANES_OF_GATHER = 3, 2
@@ -396,7 +396,7 @@ def sharded_cost(
     state = sum(state_bytes(sample, parts))
     moved += 2 * state
     # Of the header of a meeting: numbers of the whole step, one for each array, and whether there is an error.
-    header = 8 * (HEAD + len(likes) + 1)
+    header = 8 * (HEAD_LENGTH + len(likes) + 1)
     sent, received = sent + (n - 1) * header, received + (n - 1) * header
     meeting = network.doublings * latency + (n - 1) * header / network.bandwidth
     messages += network.doublings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import inspect
 import pickle
 from collections.abc import Callable
@@ -318,6 +319,39 @@ def loss_scale(comm: Any) -> list[str]:
 @SIZES
 def test_all_ranks_decide_about_a_step(size: int) -> None:
     assert on_ranks(size, loss_scale) == [[]] * size
+
+
+def bounds(comm: Any) -> list[str]:
+    def options() -> dict[str, Any]:
+        start = nested()
+        lower, upper = over(lambda array: array - 0.5, start), over(lambda array: array + np.float32(0.25), start)
+        return {"lr": 1.0, "bounds": (lower, {**upper, "scale": 2.0})}
+
+    opt, plain = Sharded(fastopt.SGD, nested(), comm, **options()), fastopt.SGD(nested(), **options())
+    found = steps(comm, opt, plain, range(2))
+    for each in (opt, plain):
+        each.param_groups[0]["bounds"] = (-3.6, 3.5)
+    return found + steps(comm, opt, plain, range(2, 4))
+
+
+def test_bounds_of_elements_are_cut_as_their_arrays() -> None:
+    assert on_ranks(4, bounds) == [[]] * 4
+
+
+def as_torch(comm: Any) -> bool:
+    torch = pytest.importorskip("torch")
+    opt, plain = Sharded(fastopt.AdamW, nested(), comm), fastopt.AdamW(nested())
+    assert steps(comm, opt, plain, range(2)) == []
+    ours, its = (fastopt.convert.to_torch(each) for each in (opt, plain))
+    same = [
+        torch.equal(ours["state"][i][slot], its["state"][i][slot]) for i in range(5) for slot in ("step", "exp_avg")
+    ]
+    return all(same) and ours["param_groups"] == its["param_groups"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+def test_convert_to_torch() -> None:
+    assert on_ranks(2, as_torch, timeout=60) == [True, True]
 
 
 def drivers(comm: Any) -> list[str]:
