@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..arrays.dtypes import FLOAT64, Array
 from ..core.hooks import is_default
 from ..core.optimizer import Optimizer
 
@@ -33,6 +34,8 @@ def whole_optimizer(
         )
     if not model.parts.backend.on_host:
         raise TypeError("Sharded: expected NumPy arrays, got arrays on a GPU, where it can't run yet")
+    parameters = model.parts.parameters
+    check_wire_dtype(arguments["wire_dtype"], parameters.names, parameters.arrays)
     return model
 
 
@@ -48,3 +51,13 @@ def check_arguments(exact: Any, reduction: Any, wire_dtype: Any, bucket_bytes: A
         raise TypeError(f"bucket_bytes={bucket_bytes!r:.80}: expected an int")
     if bucket_bytes < 1:
         raise ValueError(f"bucket_bytes={bucket_bytes}: expected at least 1")
+
+
+def check_wire_dtype(wire_dtype: str | None, names: Sequence[str], arrays: Sequence[Array]) -> None:
+    """Raise if gradients can't be sent in half precision."""
+    wide = [name for name, array in zip(names, arrays, strict=True) if array.dtype == FLOAT64]
+    if wire_dtype is not None and wide:
+        raise ValueError(
+            f"wire_dtype={wire_dtype}: {wide[0]!r} is float64, whose gradients would lose most of their digits on the "
+            "way; leave wire_dtype out, or make the parameters float32"
+        )

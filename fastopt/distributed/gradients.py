@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic import halves
-from ..arrays.dtypes import FLOAT64, Array
+from ..arrays.dtypes import Array
 from ..arrays.memory import shown
 from ..arrays.row_sparse import RowSparse
 from ..backends.backend import Backend
@@ -77,7 +77,6 @@ class GradientsOfRanks:
         are_cleared: bool,
         scale: Callable[[], float],
     ) -> None:
-        check_wire_dtype(wire_dtype, whole.names, whole.arrays)
         self.ranks, self.backend, self.names, self.params = ranks, backend, whole.names, whole.arrays
         self.whole, self.exact, self.are_cleared, self.scale = whole, exact, are_cleared, scale
         self.number_of = {name: i for i, name in enumerate(whole.names)}
@@ -249,6 +248,9 @@ class GradientsOfRanks:
                 self.scale_in_use = self.scale()
             factor, beginning = 1.0 / self.scale_in_use, FROM_SUMS if k else FROM_ZERO
         self.position += 1
+        if self.ranks.size == 1 and beginning == FROM_ROW and bucket.wire == bucket.dtype:
+            bucket.packing.pack(arrays, bucket.sums, 0, bucket.bucket.size)
+            return
         self.exchange.put(bucket, arrays, factor, beginning)
 
     @property
@@ -309,13 +311,3 @@ class GradientsOfRanks:
 def half_dtype(name: str) -> np.dtype[Any]:
     """Return the dtype of numbers on the wire of this name."""
     return halves.bfloat16() if name == "bfloat16" else np.dtype(name)
-
-
-def check_wire_dtype(wire_dtype: np.dtype[Any] | None, names: Sequence[str], arrays: Sequence[Array]) -> None:
-    """Raise if gradients can't be sent in half precision."""
-    wide = [name for name, array in zip(names, arrays, strict=True) if array.dtype == FLOAT64]
-    if wire_dtype is not None and wide:
-        raise ValueError(
-            f"wire_dtype={wire_dtype}: {wide[0]!r} is float64, whose gradients would lose most of their digits on the "
-            "way; leave wire_dtype out, or make the parameters float32"
-        )

@@ -20,7 +20,7 @@ from ..options.bounds import split
 from ..options.group_by import Grouped, is_group
 from ..options.ranges import Group
 from . import agreement, slices
-from .building import whole_optimizer
+from .building import check_wire_dtype, whole_optimizer
 from .gradients import GradientsOfRanks, half_dtype
 from .layout import Bucket
 from .meetings import Meetings
@@ -446,10 +446,14 @@ class Sharded(SharedState):
         if not is_group(group):
             raise TypeError(f"param group: expected a dict with the key 'params', got {group!r:.80}")
         self.option_set.check_known({name: value for name, value in group.items() if name != "params"})
+        if self.gradients.has_begun:
+            raise RuntimeError("add_param_group: there are gradients of add(); call step() or drop() first")
         branch = self.whole.branch(group["params"])
         names, given = list(branch.names()), list(branch.arrays())
         checks = [super().check_param] * len(names)
-        return self.whole.addition(branch, names, given, self.parts.backend, checks)
+        addition = self.whole.addition(branch, names, given, self.parts.backend, checks)
+        check_wire_dtype(self.wire_dtype, addition.names, addition.arrays)
+        return addition
 
     @property
     def params(self) -> Any:

@@ -179,13 +179,10 @@ def test_a_step_that_one_rank_breaks_is_none(how: str) -> None:
 def mixed(comm: Any) -> list[str]:
     """Return the error where one rank gives all gradients at once, and whether the next step is right."""
     opt, other, grads = sharded(comm), sharded(comm), gradients(comm.rank)
+    for name in NAMES[::-1] if comm.rank else ():
+        opt.add(name, grads[name])
     with pytest.raises(ValueError, match="the ranks differ: whether gradients come by add"):
-        if comm.rank == 0:
-            opt.step(grads)
-        else:
-            for name in NAMES[::-1]:
-                opt.add(name, grads[name])
-            opt.step()
+        opt.step(None if comm.rank else grads)
     opt.step(grads)
     other.step(grads)
     return differences(opt, other)
@@ -195,12 +192,29 @@ def test_all_ranks_give_gradients_alike() -> None:
     assert on_ranks(2, mixed) == [[]] * 2
 
 
+def with_a_new_group(comm: Any) -> bool:
+    """Return whether a step is right after a group was refused between calls of add()."""
+    opt, other, grads = sharded(comm), sharded(comm), gradients(comm.rank)
+    opt.add("a", grads["a"])
+    with pytest.raises(RuntimeError, match="there are gradients of add"):
+        opt.add_param_group({"params": {"g": np.ones(3, "f4")}})
+    for name in NAMES[1:]:
+        opt.add(name, grads[name])
+    opt.step()
+    other.step(grads)
+    return not differences(opt, other)
+
+
+def test_a_group_is_not_added_between_gradients() -> None:
+    assert on_ranks(2, with_a_new_group) == [True] * 2
+
+
 def scaled(comm: Any) -> str:
     opt = sharded(comm, exact=True, grad_scale=2.0)
     opt.step([gradients(0)])
     for name in NAMES[::-1]:
         opt.add(name, gradients(0)[name])
-    with pytest.raises(ValueError, match="grad_scale is 4.0") as caught:
+    with pytest.raises(ValueError, match=r"grad_scale is 4\.0") as caught:
         opt.step(grad_scale=4.0)
     return str(caught.value)
 

@@ -216,4 +216,3 @@ def slots(comm: Any) -> list[str]:
 @pytest.mark.parametrize("size", [1, 4])
 def test_slot_returns_whole_slots(size: int) -> None:
     assert on_ranks(size, slots) == [["KeyError: 'unknown'"]] * size
-
