@@ -51,8 +51,9 @@ def unpack(packed: Any, arrays: dict[str, Array], depth: int = 0) -> Any:
     kind, content = next(iter(packed.items()), ("nothing", None))
     if kind == "array" and len(packed) == 2 and packed.get("order") in ("C", "F"):
         array = take(content, arrays)
-        # One that is mapped from a file stays there.
-        return array if isinstance(array, np.memmap) else np.require(array, requirements=[packed["order"], "W", "O"])
+        if isinstance(array, np.memmap):
+            return np.asarray(array)  # it stays in its file
+        return np.require(array, requirements=[packed["order"], "W", "O"])
     if len(packed) == 1:
         if kind == "float" and content in ("nan", "inf", "-inf"):
             return float(content)

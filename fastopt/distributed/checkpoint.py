@@ -308,7 +308,7 @@ def load(path: str | os.PathLike[str], comm: Any) -> Checkpoint:
     with explaining(path):
         check_digest(mapped.metadata, found)
         arrays = {
-            key: array.copy() if array.nbytes < SMALLEST_MAPPED else array for key, array in mapped.arrays.items()
+            key: np.array(array) if array.nbytes < SMALLEST_MAPPED else array for key, array in mapped.arrays.items()
         }
         return unpacked(mapped.metadata["content"], arrays)
 

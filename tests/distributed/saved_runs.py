@@ -86,10 +86,14 @@ def write(target: Any, source: Any) -> None:
 
 
 def steps(opt: Any, params: Any, ranks: int, numbers: range) -> None:
-    """Make these steps, with the gradients of ``ranks`` ranks: their own, or their sum in one process."""
+    """Make these steps of a run of so many ranks: with the sums of their gradients, however many there are now."""
     for number in numbers:
-        is_sharded = isinstance(opt, Sharded) and opt.ranks.size == ranks
-        opt.step(gradients(params, opt.ranks.rank, number) if is_sharded else summed(params, ranks, number))
+        rank = opt.ranks.rank if isinstance(opt, Sharded) else 0
+        if isinstance(opt, Sharded) and opt.ranks.size == ranks:
+            opt.step(gradients(params, rank, number))
+        else:
+            total = summed(params, ranks, number)
+            opt.step(total if rank == 0 else over(np.zeros_like, total))
 
 
 def difference(a: Any, b: Any, path: str = "") -> str:
