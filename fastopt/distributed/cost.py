@@ -15,11 +15,10 @@ from ..core.optimizer import Optimizer
 from ..core.state_size import sample_of, state_bytes
 from ..options.ranges import NON_NEGATIVE, POSITIVE, Allowed, Choice, Range, check
 from . import slices
+from .exchange import LANES
 from .layout import Bucket, Form, buckets_of
 from .meetings import HEAD_LENGTH
-
-#: How many exchanges of gradients, and how many gathers of small arrays, are on their way at a time.
-LANES, LANES_OF_GATHER = 3, 2
+from .parameters import LANES as LANES_OF_GATHER
 
 #: Bytes of a collective up to which MPI libraries double the data that a rank has with each message (MPICH's limit);
 #: above it each rank passes on one slice after the other, in a ring.

@@ -32,9 +32,7 @@ class Piece(NamedTuple):
 
 def pieces_of(bucket: Bucket, most: int) -> list[Piece]:
     """Return pieces of a bucket of about ``most`` elements at most, none of an empty bucket."""
-    longest = max(bucket.counts)
-    count = max(-(-bucket.size // most), 1)
-    length = -(-longest // count)
+    longest, length = max(bucket.counts), bucket.piece_length(most)
     pieces = []
     for first in range(0, longest, max(length, 1)):
         counts = tuple(min(max(its - first, 0), length) for its in bucket.counts)
