@@ -299,6 +299,8 @@ def distributed(session: nox.Session) -> None:
     """The ranks of MPI, with the built wheel: up to four processes, which fail in each way that is known."""
     python = environment(session, "distributed", f"{wheel_path(session)}[test,mpi]", "mpich")
     with only_the_tests(session):
+        for folder in ("bench", "docs", "examples"):
+            shutil.copytree(ROOT / folder, folder, ignore=shutil.ignore_patterns("_build", "gallery"))
         run_tests(session, python, "tests/distributed", "-n", "2")
 
 

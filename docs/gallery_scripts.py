@@ -22,7 +22,7 @@ LECTURES = (
     "character_transformer.py",
 )
 #: Short programs, which come after them.
-PROGRAMS = ("train_mlp.py", "fine_tune.py", "own_rule.py", "dictionary_learning.py")
+PROGRAMS = ("train_mlp.py", "fine_tune.py", "own_rule.py", "dictionary_learning.py", "distributed_digits.py")
 #: Modules that the scripts import.
 HELPERS = ("data.py", "nets.py", "pictures.py", "setting.py")
 

@@ -12,7 +12,7 @@ from places import ROOT
 
 from fastopt.__main__ import COMMANDS
 
-IN_VENV = {"python", "python3", "pip", "pytest", "nox", "spacy", "sphinx-build"}
+IN_VENV = {"mpiexec", "python", "python3", "pip", "pytest", "nox", "spacy", "sphinx-build"}
 
 
 def commands(script: str) -> list[list[str]]:

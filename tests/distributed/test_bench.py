@@ -61,7 +61,9 @@ def test_contenders_make_the_same_steps(contender: str) -> None:
     assert np.abs(ours[0][0] - start).max() > 1e-3
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(
+    "group", [pytest.param("distributed-model", marks=pytest.mark.exhaustive), "distributed-memory"]
+)
 def test_groups_have_rows(group: str, tmp_path: Path) -> None:
     mpiexec()
     report = tmp_path / "results.md"
