@@ -42,7 +42,7 @@ PTX = "tests/backends/cuda/test_ptx.py"
 STAND_IN = "tests/backends/cuda/gpu_stand_in"
 
 #: As in pyproject.toml, which is not beside the tests of a wheel.
-TEST_LIMIT = ("-o", "faulthandler_timeout=300", "-o", "faulthandler_exit_on_timeout=true")
+TEST_LIMIT = ("-o", "faulthandler_timeout=600", "-o", "faulthandler_exit_on_timeout=true")
 #: A process that has nothing left to do takes half of what another one has.
 IN_PARALLEL = ("-q", "-n", "auto", "--dist", "worksteal", "--import-mode=importlib", *TEST_LIMIT)
 DEFAULT = "not exhaustive and not long"

@@ -60,7 +60,7 @@ for _ in range(runs):
     except KeyboardInterrupt:
         pass
     others, peaceful = build()
-    while (peaceful.step_count, peaceful.accumulated_calls) != (opt.step_count, opt.accumulated_calls):
+    while (peaceful.step_count, peaceful.accumulated_calls) < (opt.step_count, opt.accumulated_calls):
         peaceful.step(grads)
     for each in (opt, peaceful):
         each.step(grads)
@@ -68,6 +68,12 @@ for _ in range(runs):
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 print(json.dumps([runs, wrong]))
 """
+
+
+def told_by(program: str, arguments: str) -> Any:
+    """Return what a program prints; one whose interrupt got lost would go on for good."""
+    command = [sys.executable, "-c", program, arguments]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=500).stdout)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signal.setitimer")
@@ -88,8 +94,7 @@ print(json.dumps([runs, wrong]))
 def test_what_is_applied_is_counted(name: str, options: dict[str, object], is_raised_by_alarm: bool, runs: int) -> None:
     """``is_raised_by_alarm``: also what other signals raise can't come between; else only Ctrl-C waits."""
     arguments = json.dumps([name, options, is_raised_by_alarm, runs])
-    told = subprocess.run([sys.executable, "-c", PROGRAM, arguments], check=True, stdout=subprocess.PIPE, text=True)
-    assert json.loads(told.stdout) == [runs, 0]
+    assert told_by(PROGRAM, arguments) == [runs, 0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -221,7 +226,7 @@ planned = opt.planned_steps
 for _ in range(3):
     opt.step(grads)
 others, peaceful = build()
-while (peaceful.step_count, peaceful.accumulated_calls) != (opt.step_count, opt.accumulated_calls):
+while (peaceful.step_count, peaceful.accumulated_calls) < (opt.step_count, opt.accumulated_calls):
     peaceful.step(grads)
 print(json.dumps([planned, everything(params, opt) != everything(others, peaceful)]))
 """
@@ -243,8 +248,7 @@ def test_a_storm_of_interrupts_over_planned_steps(
 ) -> None:
     """Whatever is interrupted, a schedule in Python too, a step is made and counted or not at all."""
     arguments = json.dumps([options, is_scheduled, is_raised_by_alarm, interrupts])
-    told = subprocess.run([sys.executable, "-c", STORM, arguments], check=True, stdout=subprocess.PIPE, text=True)
-    planned, differs = json.loads(told.stdout)
+    planned, differs = told_by(STORM, arguments)
     assert not differs
     assert planned > interrupts
 
