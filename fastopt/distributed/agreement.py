@@ -96,6 +96,10 @@ class Digest:
         self.frozen: frozenset[str] | None = None
         self.number = 0
 
+    def forget(self) -> None:
+        """Find a change in the next call, whatever the options are then."""
+        self.frozen = None
+
     def has_changed(self) -> bool:
         """Return whether options were written since the last call, and compute the number again then."""
         parts, whole = self.parts, self.parts.whole

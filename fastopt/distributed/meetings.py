@@ -154,8 +154,12 @@ class Meetings:
         self.opt.check_step()
         if self.digest.has_changed():
             whole.frozen = parts.parameters.frozen
-            self.opt.ready()
-            self.check_weight_norms()
+            try:
+                self.opt.ready()
+                self.check_weight_norms()
+            except BaseException:
+                self.digest.forget()  # they are checked again
+                raise
         scale = parts.whole.loss_scale(grad_scale)
         lrs: Sequence[float] = ()
         if any(group.scheduled for group in parts.groups.checked):
