@@ -17,7 +17,7 @@ from ..options.ranges import NON_NEGATIVE, POSITIVE, Allowed, Choice, Range, che
 from . import slices
 from .exchange import LANES
 from .layout import Bucket, Form, buckets_of
-from .meetings import HEAD_LENGTH
+from .meetings import numbers_sent
 from .parameters import LANES as LANES_OF_GATHER
 
 #: Bytes of a collective up to which MPI libraries double the data that a rank has with each message (MPICH's limit);
@@ -394,8 +394,7 @@ def sharded_cost(
     chunks, own_chunks = (sum(-(-each.size // CHUNK) for each in arrays) for arrays in (likes, parts))
     state = sum(state_bytes(sample, parts))
     moved += 2 * state
-    # Of the header of a meeting: numbers of the whole step, one for each array, and whether there is an error.
-    header = 8 * (HEAD_LENGTH + len(likes) + 1)
+    header = 8 * numbers_sent(len(likes))
     sent, received = sent + (n - 1) * header, received + (n - 1) * header
     meeting = network.doublings * latency + (n - 1) * header / network.bandwidth
     messages += network.doublings

@@ -14,12 +14,22 @@ from ..core.params_in_state import check_own_values
 from ..core.parts import Parts
 from ..core.workspace import Workspace
 from . import agreement
-from .ranks import Ranks
+from .ranks import MESSAGE, ROOM, CallsDiffer, Ranks
 
 #: The first numbers of a header, before those of the arrays: the counts of steps and of calls, digests of the options,
-#: of the learning rates and of the scale, the number of micro-batches, and whether they come by ``add``.
+#: of the learning rates and of the scale, the number of micro-batches, and whether they come by ``add``. Behind them
+#: there is a bit for each array: whether this rank has a gradient of it.
 HEAD = struct.Struct("=7q")
 HEAD_LENGTH = 7
+
+
+def numbers_sent(arrays: int) -> int:
+    """Return how many numbers a rank sends to each other one when they meet for a step of so many arrays."""
+    return MESSAGE + max(header_length(arrays) - ROOM, 0)
+
+
+def header_length(arrays: int) -> int:
+    return HEAD_LENGTH - (-arrays // 64)
 
 
 class Steps(Protocol):
@@ -42,6 +52,7 @@ class Gradients(Protocol):
     def present(self) -> npt.NDArray[np.bool_]: ...
     def take(self, grads: Any) -> None: ...
     def check_scale(self, scale: float) -> None: ...
+    def drop(self, ranks: Ranks) -> None: ...
 
 
 class Meetings:
@@ -68,7 +79,7 @@ class Meetings:
         backend, parts = opt.parts.backend, opt.parts
         self.are_writeable = backend.writeable_check(whole.arrays)
         self.digest = agreement.Digest(parts)
-        self.header = np.zeros(HEAD_LENGTH + len(whole.names), np.int64)
+        self.header = np.zeros(header_length(len(whole.names)), np.int64)
         self.memory = self.header.data.cast("B")
         self.nothing, self.everything = np.zeros(len(whole.names), bool), np.ones(len(whole.names), bool)
 
@@ -118,8 +129,13 @@ class Meetings:
             error = raised
         head = counts.item(0), counts.item(1, 0), self.digest.number, hash(lrs), hash(scale), given, are_added
         HEAD.pack_into(self.memory, 0, *head)
-        header[HEAD_LENGTH:] = present
-        everyone = self.ranks.meet(error, header)
+        bits = np.packbits(present)
+        self.memory[HEAD.size : HEAD.size + bits.size] = bits.data
+        try:
+            everyone = self.ranks.meet(error, header)
+        except CallsDiffer:
+            gradients.drop(self.ranks)
+            raise
         found, length = everyone.tobytes(), header.nbytes
         own = bytes(self.memory[: HEAD.size])
         if not all(found.startswith(own, rank * length) for rank in range(self.ranks.size)):
@@ -130,7 +146,8 @@ class Meetings:
                 "whether gradients come by add()": are_added,
             }
             self.ranks.agree({**agreement.options_of(self.opt.parts), **of_step})
-        is_present: list[bool] = np.any(everyone[:, HEAD_LENGTH:], axis=0).tolist()
+        bits_of_any = np.bitwise_or.reduce(everyone[:, HEAD_LENGTH:], axis=0).view(np.uint8)
+        is_present: list[bool] = np.unpackbits(bits_of_any, count=len(present)).astype(bool).tolist()
         return is_present
 
     def end(self, error: Exception) -> None:

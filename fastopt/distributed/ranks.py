@@ -10,6 +10,7 @@ import re
 import sys
 import time
 import weakref
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..arrays.dtypes import Array
 from ..backends import cores
 from .faults import Group, RankError, this_process
 
-__all__ = ["RankError", "Ranks", "Request"]
+__all__ = ["CallsDiffer", "RankError", "Ranks", "Request"]
 
 #: The communicators of Ranks that are gone, with the exchanges that they had begun. To be freed.
 UNUSED: list[tuple[Any, set[Request]]] = []
@@ -32,6 +33,13 @@ POLLS, POLLS_ON_SHARED_CORES = 500, 5
 SLEEP, LONGEST_SLEEP = 0.02, 1e-3
 #: After how many seconds it is told that other ranks have not made their Ranks.
 PATIENCE = 30.0
+#: The length of the first message of a meeting, and its room for a header.
+MESSAGE = 32
+ROOM = MESSAGE - 3
+
+
+class CallsDiffer(RuntimeError):
+    """The ranks make different calls, which can't meet."""
 
 
 class Request:
@@ -87,6 +95,8 @@ class Ranks:
         The number of this process.
     size
         The number of processes.
+    call
+        The call that this rank makes, for people: those that meet make the same one.
 
     Raises
     ------
@@ -108,6 +118,7 @@ class Ranks:
             )
         self.rank: int = comm.rank
         self.size: int = comm.size
+        self.call = ""
         self._running: set[Request] = set()
         self._units = {1: mpi.BYTE, 2: mpi.UINT16_T, 4: mpi.UINT32_T, 8: mpi.UINT64_T}
         if self.size == 1:
@@ -265,14 +276,14 @@ class Ranks:
         raise ValueError(f"the ranks differ in the order of names: {values_of_ranks([str([*e]) for e in everyone])}")
 
     def meet(self, error: Exception | None, header: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the headers of all ranks, unless one of them brings an error.
+        """Return the headers of all ranks, unless one of them brings an error, or they make different calls.
 
         Parameters
         ----------
         error
             The error of this rank's own checks, or None.
         header
-            Numbers, as many on each rank.
+            Numbers, as many on each rank. Those that do not fit into the first message take another one.
 
         Returns
         -------
@@ -282,18 +293,27 @@ class Ranks:
         ------
         RankError
             Another rank brought an error; a rank that brought one raises its own. All ranks can go on after it.
+        CallsDiffer
+            :attr:`call` is not the same on all ranks. It is raised on all, and all can go on after it.
         """
-        everyone = np.empty((self.size, len(header) + 1), np.int64)
-        everyone[self.rank, :-1] = header
-        everyone[self.rank, -1] = error is not None
+        length = len(header)
+        everyone = np.zeros((self.size, MESSAGE), np.int64)
+        own, first = everyone[self.rank], header[:ROOM]
+        own[0], own[1], own[2] = error is not None, zlib.crc32(self.call.encode()), length
+        own[3 : 3 + len(first)] = first
         self._all_gather_in_place(everyone)
-        if everyone[:, -1].any():
+        if everyone[:, 0].any():
             text = None if error is None else f"raised {type(error).__name__}: {error}"
             texts = self.all_gather_objects(text)
             if error is not None:
                 raise error
             raise RankError("; ".join(f"rank {rank} {text}" for rank, text in enumerate(texts) if text is not None))
-        return everyone[:, :-1]
+        if (everyone[:, 1:3] != own[1:3]).any():
+            calls = values_of_ranks(self.all_gather_objects(self.call))
+            raise CallsDiffer(f"the ranks make different calls: {calls}; make the same ones in the same order on all")
+        if length <= ROOM:
+            return everyone[:, 3 : 3 + length]
+        return np.concatenate([everyone[:, 3:], self.all_gather(header[ROOM:])], axis=1)
 
 
 def import_mpi() -> Any:

@@ -25,7 +25,7 @@ from .gradients import GradientsOfRanks, half_dtype
 from .layout import Bucket
 from .meetings import Meetings
 from .parameters import Gather
-from .ranks import Ranks
+from .ranks import CallsDiffer, Ranks
 from .state import SharedState, further_methods
 from .sums import SumsOfRanks
 
@@ -258,7 +258,11 @@ class Sharded(SharedState):
             found = check()
         except Exception as raised:
             error = raised
-        self.ranks.meet(error, NO_NUMBERS)
+        try:
+            self.ranks.meet(error, NO_NUMBERS)
+        except CallsDiffer:
+            self.gradients.drop(self.ranks)
+            raise
         return found
 
     def take_turn(self, what: str) -> None:
@@ -274,6 +278,7 @@ class Sharded(SharedState):
                 f"{what}: another call that the ranks make together is running, in another thread or around this one; "
                 "make one after the other"
             )
+        self.ranks.call = what
 
     def end_turn(self) -> None:
         """End a call that the ranks make together."""
@@ -314,6 +319,8 @@ class Sharded(SharedState):
             try:
                 present = self.meetings.meet("step", grads, grad_scale, stream)
                 gradients.check_count()
+            except CallsDiffer:
+                raise  # the gradients are dropped on all ranks
             except Exception:
                 gradients.drop(self.ranks)
                 raise

@@ -22,13 +22,13 @@ def close(value: float) -> Any:
 def test_costs_by_hand() -> None:
     found = cost(SIZE, fastopt.AdamW, 4, **SPEED).sharded
     three_quarters = 196608
-    # The header of a step: 7 numbers, one for the array, and whether there is an error, to 3 ranks.
-    assert found.bytes_sent == found.bytes_received == 2 * three_quarters + 3 * 9 * 8
+    # The meeting before the step: a message of 32 numbers, to 3 ranks.
+    assert found.bytes_sent == found.bytes_received == 2 * three_quarters + 3 * 32 * 8
     # To each other rank, log2(4) in the gather of 256 KiB, and log2(4) for the header.
     assert found.messages == 3 + 2 + 2
     assert found.seconds.exchange == close(3e-6 + 196608e-9)
     assert found.seconds.gather == close(2e-6 + 196608e-9)
-    assert found.seconds.meeting == close(2e-6 + 216e-9)
+    assert found.seconds.meeting == close(2e-6 + 768e-9)
     # p, m and v of a quarter are read and written, and the sum of the gradients read.
     assert found.seconds.step == close((65536 * 7 + 2 * 8) / 1e10)
     assert found.memory.parameters == found.memory.gradients == 262144
