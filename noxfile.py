@@ -294,7 +294,7 @@ def bits(session: nox.Session) -> None:
 # --- tests of installations -------------------------------------------------------------------------------------------
 
 
-@nox.session(python=False)
+@nox.session(python=False, allow_parallel=False)
 def distributed(session: nox.Session) -> None:
     """The ranks of MPI, with the built wheel: up to four processes, which fail in each way that is known."""
     python = environment(session, "distributed", f"{wheel_path(session)}[test,mpi]", "mpich")
