@@ -10,6 +10,7 @@ from on_ranks import on_ranks
 
 import fastopt
 from fastopt.distributed import cost
+from fastopt.distributed.ranks import MESSAGE
 
 #: Arrays that share a bucket, one that is cut, one of a single chunk, and an empty one.
 SHAPES = [(300, 70), (70,), (0,), (17, 5), (90, 1000), (4096,)]
@@ -56,9 +57,9 @@ class Counter:
             return originals["all_gather"](ranks, values)
 
         def meet(ranks: Any, error: Any, header: Any) -> Any:
-            # With each header goes a number that tells of an error.
-            counter.sent += (ranks.size - 1) * (header.nbytes + 8)
-            counter.received += (ranks.size - 1) * (header.nbytes + 8)
+            # A long header takes another message.
+            counter.sent += (ranks.size - 1) * 8 * MESSAGE
+            counter.received += (ranks.size - 1) * 8 * MESSAGE
             return originals["meet"](ranks, error, header)
 
         self.kind.all_gather, self.kind.meet = all_gather, meet
