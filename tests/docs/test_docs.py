@@ -146,7 +146,11 @@ def imported(name: str) -> ModuleType:
 
 
 #: The packages that examples need.
-EXTRAS = {"fastopt.full_batch.progress_bar": "tqdm", "fastopt.distributed.sharded": "mpi4py"}
+EXTRAS = {
+    "fastopt.full_batch.progress_bar": "tqdm",
+    "fastopt.distributed.checkpoint": "mpi4py",
+    "fastopt.distributed.sharded": "mpi4py",
+}
 
 
 @pytest.mark.parametrize("name", every_module())
