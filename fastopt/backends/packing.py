@@ -14,6 +14,9 @@ FROM_SUMS, FROM_ZERO, FROM_ROW = 0, 1, 2
 class Packing(Protocol):
     """Copies arrays into their places in a vector, and back. Arrays are contiguous, in the order of their memory."""
 
+    def keep(self, arrays: Sequence[Array]) -> None:
+        """Remember where these arrays are, for calls that pass this very sequence; no array may move until then."""
+
     def pack(self, arrays: Sequence[Array | None], vector: Array, begin: int, end: int) -> None:
         """Write elements ``begin`` to ``end`` of the vector, in its dtype; those of None are zeros.
 

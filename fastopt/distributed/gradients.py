@@ -24,15 +24,19 @@ from .ranks import Ranks
 class MicroBatch:
     """The gradients of one micro-batch, as they come."""
 
-    def __init__(self, count: int, buckets: Sequence[Bucket]) -> None:
-        self.arrays: list[Array | None] = [None] * count
-        self.is_given = np.zeros(count, bool)
+    def __init__(self, arrays: list[Array | None], is_given: npt.NDArray[np.bool_], missing: list[int]) -> None:
+        self.arrays, self.is_given = arrays, is_given
         #: How many arrays each bucket waits for.
-        self.missing = [len(bucket.numbers) for bucket in buckets]
+        self.missing = missing
 
     def complete(self) -> None:
         """Wait for no more arrays: those that did not come are None."""
         self.missing = [0] * len(self.missing)
+
+
+def no_gradients(count: int, buckets: Sequence[Bucket]) -> MicroBatch:
+    """Return a micro-batch of which no gradient has come."""
+    return MicroBatch([None] * count, np.zeros(count, bool), [len(bucket.numbers) for bucket in buckets])
 
 
 class GradientsOfRanks:
@@ -89,19 +93,23 @@ class GradientsOfRanks:
         self.table = backend.table(in_order, [()] * len(in_order))
         if all(array.flags.c_contiguous for array in whole.arrays):
             self.checks.begin(self.table)
+        #: Whether the sums are this rank's gradients, as they are given to :meth:`take`.
+        self.can_be_read = ranks.size == 1 and not exact and wire_dtype is None
         #: How many micro-batches each step has on each rank; None: the first step will tell.
         self.count: int | None = None if exact else 1
         #: The order in which buckets are exchanged. A backward pass ends with the first layers.
         self.order = list(range(len(buckets)))[::-1]
         self.is_order_agreed = len(buckets) == 1
+        self.are_added = True
         self.forget()
 
     def forget(self) -> None:
         """Begin a new step."""
         self.micro_batches: list[MicroBatch] = []
         self.clearable: list[Any] = []
-        #: How many micro-batches had each array, by :meth:`add`.
-        self.added = [0] * len(self.names)
+        if self.are_added:
+            #: How many micro-batches had each array, by :meth:`add`.
+            self.added = [0] * len(self.names)
         #: The buckets in the order in which they were complete, by :meth:`add`.
         self.completed: list[int] = []
         #: How many buckets were put into the exchange.
@@ -126,10 +134,17 @@ class GradientsOfRanks:
     @property
     def present(self) -> npt.NDArray[np.bool_]:
         """Which arrays have a gradient on this rank."""
+        if len(self.micro_batches) == 1:
+            return self.micro_batches[0].is_given
         found = np.zeros(len(self.names), bool)
         for micro_batch in self.micro_batches:
             found |= micro_batch.is_given
         return found
+
+    @property
+    def own(self) -> list[Array | None] | None:
+        """The gradients that a step reads as they are, since this is the only rank; None if it reads the sums."""
+        return self.micro_batches[0].arrays if self.can_be_read and not self.are_added else None
 
     @property
     def nbytes(self) -> int:
@@ -166,7 +181,7 @@ class GradientsOfRanks:
                 self.backend.ops.check_clearable([name], [grad])
             array = self.backend.ops.grad_in_memory_order(name, grad, self.params[i])[0]
         while len(self.micro_batches) <= k:
-            self.micro_batches.append(MicroBatch(len(self.names), self.layout))
+            self.micro_batches.append(no_gradients(len(self.names), self.layout))
         micro_batch, b = self.micro_batches[k], self.bucket_of[i]
         micro_batch.arrays[i], micro_batch.is_given[i] = array, array is not None
         micro_batch.missing[b] -= 1
@@ -199,12 +214,10 @@ class GradientsOfRanks:
             if frozen:
                 leaves = [None if name in frozen else leaf for name, leaf in zip(self.names, leaves, strict=True)]
             self.checks.take(self.table, leaves, self.refuse_row_sparse)
-            micro_batch = MicroBatch(len(self.names), self.layout)
-            micro_batch.arrays = list(self.checks.given)
-            micro_batch.is_given = self.checks.present
-            micro_batch.complete()
-            micro_batches.append(micro_batch)
-            if self.are_cleared:
+            given = list(self.checks.given)
+            micro_batches.append(MicroBatch(given, self.checks.present, [0] * len(self.layout)))
+            # The step clears the gradients that it reads.
+            if self.are_cleared and not (self.can_be_read and self.checks.are_plain):
                 clearable += [array for array in self.checks.clearable if array is not None]
         self.micro_batches, self.clearable, self.are_added = micro_batches, clearable, False
 
@@ -290,7 +303,7 @@ class GradientsOfRanks:
     def fill(self) -> None:
         """Wait for no more gradients: those that did not come are None."""
         while len(self.micro_batches) < (self.count or 0):
-            self.micro_batches.append(MicroBatch(len(self.names), self.layout))
+            self.micro_batches.append(no_gradients(len(self.names), self.layout))
         for micro_batch in self.micro_batches:
             micro_batch.complete()
 

@@ -82,6 +82,9 @@ class Meetings:
         self.header = np.zeros(header_length(len(whole.names)), np.int64)
         self.memory = self.header.data.cast("B")
         self.nothing, self.everything = np.zeros(len(whole.names), bool), np.ones(len(whole.names), bool)
+        #: The header's bits, the arrays that have them, and those as a list.
+        self.bits = self.memory[HEAD.size : HEAD.size - (-len(whole.names) // 8)]
+        self.last, self.last_listed = b"", [False]
 
     def meet(
         self,
@@ -126,17 +129,22 @@ class Meetings:
             if not self.are_writeable():
                 self.whole.check_writeable(self.everything if is_flush else present)
         except Exception as raised:
+            if self.ranks.size == 1:
+                raise
             error = raised
+        listed = self.listed(present)
+        if self.ranks.size == 1:
+            return listed
         head = counts.item(0), counts.item(1, 0), self.digest.number, hash(lrs), hash(scale), given, are_added
         HEAD.pack_into(self.memory, 0, *head)
-        bits = np.packbits(present)
-        self.memory[HEAD.size : HEAD.size + bits.size] = bits.data
         try:
             everyone = self.ranks.meet(error, header)
         except CallsDiffer:
             gradients.drop(self.ranks)
             raise
         found, length = everyone.tobytes(), header.nbytes
+        if found == bytes(self.memory) * self.ranks.size:
+            return listed
         own = bytes(self.memory[: HEAD.size])
         if not all(found.startswith(own, rank * length) for rank in range(self.ranks.size)):
             of_step = {
@@ -150,10 +158,17 @@ class Meetings:
         is_present: list[bool] = np.unpackbits(bits_of_any, count=len(present)).astype(bool).tolist()
         return is_present
 
+    def listed(self, present: npt.NDArray[np.bool_]) -> list[bool]:
+        """Write which arrays are present into the header; return it as a list, the same one while they stay."""
+        found = present.tobytes()
+        if found != self.last:
+            self.bits[:] = np.packbits(present).data
+            self.last, self.last_listed = found, present.tolist()
+        return self.last_listed
+
     def end(self, error: Exception) -> None:
         """Meet with an error instead of a step."""
-        self.header[:] = 0
-        self.ranks.meet(error, self.header)
+        self.ranks.meet(error, np.zeros_like(self.header))
 
     def check(self, what: str, grad_scale: float | None, stream: Any) -> tuple[Sequence[float], float]:
         """Check the arguments of a step but the gradients, and what may have been changed since the last one.

@@ -22,6 +22,9 @@ class NumpyPacking:
     def __init__(self, starts: npt.NDArray[np.int64]) -> None:
         self.runs = list(pairwise(starts.tolist()))
 
+    def keep(self, arrays: Sequence[Array]) -> None:
+        """Do nothing: arrays are found as fast as they are remembered."""
+
     def pack(self, arrays: Sequence[Array | None], vector: Array, begin: int, end: int) -> None:
         with np.errstate(all="ignore"):
             for (start, stop), array in zip(self.runs, arrays, strict=True):
