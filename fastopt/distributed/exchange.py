@@ -42,6 +42,26 @@ def pieces_of(bucket: Bucket, most: int) -> list[Piece]:
     return pieces
 
 
+class Route(NamedTuple):
+    """How many elements of a piece a rank sends to each one and gets from each one; its own part stays where it is.
+
+    It adds the parts that it gets, of ``length`` elements, into ``sums``.
+    """
+
+    send_counts: list[int]
+    recv_counts: list[int]
+    length: int
+    sums: Array
+
+
+def route_of(bucket: Bucket, piece: Piece, rank: int, sums: Array) -> Route:
+    """Return the route of a piece of a bucket; ``sums`` are those of the rank's elements of the bucket."""
+    length, first = piece.counts[rank], piece.begins[rank] - bucket.cuts[rank]
+    send_counts, recv_counts = list(piece.counts), [length] * len(piece.counts)
+    send_counts[rank] = recv_counts[rank] = 0
+    return Route(send_counts, recv_counts, length, sums[first : first + length])
+
+
 class BucketOfGradients:
     """The gradients of a bucket on this rank: how they are sent, and the sums over all ranks of its slice.
 
@@ -66,6 +86,7 @@ class BucketOfGradients:
         self.pieces = pieces_of(bucket, bucket.size if self.is_packed else piece_bytes // bucket.dtype.itemsize)
         self.starts = np.array(bucket.starts, np.int64)
         self.packing = backend.packing(self.starts)
+        self.routes = [route_of(bucket, piece, rank, self.sums) for piece in self.pieces]
         #: Of the parts of a single array that the ranks get, for each piece.
         self.part_starts = [np.array((0, *accumulate(piece.counts)), np.int64) for piece in self.pieces]
         self.part_packings = [backend.packing(starts) for starts in self.part_starts]
@@ -132,6 +153,7 @@ class Running(NamedTuple):
     job: Job
     lane: Lane
     own: Array
+    received: Array
     request: Any
 
 
@@ -191,22 +213,18 @@ class Exchange:
 
     def start(self, job: Job, lane: Lane) -> Running:
         self.begun += 1
-        rank, bucket, piece = self.ranks.rank, job.bucket, job.bucket.pieces[job.piece]
+        bucket, route = job.bucket, job.bucket.routes[job.piece]
         vector, begins = bucket.send(job.piece, job.arrays, lane)
-        length = piece.counts[rank]
-        own = vector[begins[rank] : begins[rank] + length]
-        # The own part is added where it is.
-        send_counts, recv_counts = list(piece.counts), [length] * self.ranks.size
-        send_counts[rank] = recv_counts[rank] = 0
+        begin, length = begins[self.ranks.rank], route.length
         recv = lane.vector(1, length * (self.ranks.size - 1), bucket.wire)
-        return Running(job, lane, own, self.ranks.start_all_to_all(vector, send_counts, recv, recv_counts, begins))
+        request = self.ranks.start_all_to_all(vector, route.send_counts, recv, route.recv_counts, begins)
+        return Running(job, lane, vector[begin : begin + length], recv, request)
 
     def add(self, done: Running) -> None:
-        job, rank = done.job, self.ranks.rank
-        bucket, piece = job.bucket, job.bucket.pieces[job.piece]
-        length, first = piece.counts[rank], piece.begins[rank] - bucket.bucket.cuts[rank]
+        job, route = done.job, done.job.bucket.routes[done.job.piece]
+        length = route.length
         if length > 0:
-            others = done.lane.vector(1, length * (self.ranks.size - 1), bucket.wire).reshape(-1, length)
-            rows = [*others[:rank], done.own, *others[rank:]]
-            self.backend.accumulate_rows(rows, job.scale, job.beginning, bucket.sums[first : first + length])
+            rows = [done.received[k : k + length] for k in range(0, done.received.size, length)]
+            rows.insert(self.ranks.rank, done.own)
+            self.backend.accumulate_rows(rows, job.scale, job.beginning, route.sums)
         self.free.append(done.lane)

@@ -18,11 +18,14 @@ LANES = 2
 
 
 class Member(NamedTuple):
-    """A bucket, and the vectors of its arrays."""
+    """A bucket, the vectors of its arrays, and which of its elements each rank owns."""
 
     bucket: Bucket
     arrays: Sequence[Array]
     packing: Any
+    counts: list[int]
+    begin: int
+    end: int
 
 
 class Gather:
@@ -41,9 +44,13 @@ class Gather:
                 bucket,
                 [vectors[i] for i in bucket.numbers],
                 backend.packing(np.array(bucket.starts, np.int64)),
+                bucket.counts,
+                *bucket.cuts[ranks.rank : ranks.rank + 2],
             )
             for bucket in buckets
         ]
+        for member in members:
+            member.packing.keep(member.arrays)
         self.single = [member for member in members if len(member.arrays) == 1]
         self.packed = [member for member in members if len(member.arrays) > 1]
         most = max((each.bucket.size * each.bucket.dtype.itemsize for each in self.packed), default=0)
@@ -59,11 +66,13 @@ class Gather:
         """Gather the buckets that have one of these arrays. Collective."""
         if self.ranks.size == 1:
             return
-        single, packed = (
-            [each for each in members if any(present[each.bucket.numbers.start : each.bucket.numbers.stop])]
-            for members in (self.single, self.packed)
-        )
-        requests = [self.ranks.start_all_gather(each.arrays[0], each.bucket.counts) for each in single]
+        single, packed = self.single, self.packed
+        if not all(present):
+            single, packed = (
+                [each for each in members if any(present[each.bucket.numbers.start : each.bucket.numbers.stop])]
+                for members in (single, packed)
+            )
+        requests = [self.ranks.start_all_gather(each.arrays[0], each.counts) for each in single]
         running: deque[tuple[Member, Array, Any]] = deque()
         for k, each in enumerate(packed):
             if k >= len(self.memory):
@@ -74,13 +83,13 @@ class Gather:
         self.ranks.wait(requests)
 
     def start(self, member: Member, memory: Array) -> tuple[Member, Array, Any]:
-        bucket, rank = member.bucket, self.ranks.rank
+        bucket = member.bucket
         vector = memory[: bucket.size * bucket.dtype.itemsize].view(bucket.dtype)
-        member.packing.pack(member.arrays, vector, bucket.cuts[rank], bucket.cuts[rank + 1])
-        return member, vector, self.ranks.start_all_gather(vector, bucket.counts)
+        member.packing.pack(member.arrays, vector, member.begin, member.end)
+        return member, vector, self.ranks.start_all_gather(vector, member.counts)
 
     def unpack(self, member: Member, vector: Array, request: Any) -> None:
         self.ranks.wait([request])
-        bucket, rank = member.bucket, self.ranks.rank
-        member.packing.unpack(vector, member.arrays, 0, bucket.cuts[rank])
-        member.packing.unpack(vector, member.arrays, bucket.cuts[rank + 1], bucket.size)
+        for begin, end in (0, member.begin), (member.end, member.bucket.size):
+            if end > begin:
+                member.packing.unpack(vector, member.arrays, begin, end)

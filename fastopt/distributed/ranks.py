@@ -301,7 +301,10 @@ class Ranks:
         own, first = everyone[self.rank], header[:ROOM]
         own[0], own[1], own[2] = error is not None, zlib.crc32(self.call.encode()), length
         own[3 : 3 + len(first)] = first
+        message = own.tobytes()
         self._all_gather_in_place(everyone)
+        if error is None and length <= ROOM and everyone.tobytes() == message * self.size:
+            return everyone[:, 3 : 3 + length]
         if everyone[:, 0].any():
             text = None if error is None else f"raised {type(error).__name__}: {error}"
             texts = self.all_gather_objects(text)
