@@ -43,12 +43,16 @@ class Notice(NamedTuple):
     """The state of a rank that has failed or ended."""
 
     rank: int
-    #: The number of collectives that it began.
-    begun: int
+    #: For each of its :class:`Ranks`, the number of collectives that it began.
+    begun: tuple[int, ...]
     #: It does nothing more.
     has_left: bool
     #: The exception, where there was one.
     failure: str | None
+
+    def has_begun(self, ranks: int, number: int) -> bool:
+        """Return whether it began so many collectives of its Ranks of this number."""
+        return ranks < len(self.begun) and self.begun[ranks] >= number
 
     def __str__(self) -> str:
         return self.failure or f"rank {self.rank} has ended its program, while this rank waits for it"
@@ -70,7 +74,9 @@ class Group:
         self.members = members
         self.rank: int = comm.rank
         self.size: int = comm.size
-        self.begun = 0
+        #: For each Ranks of these processes, the number of collectives that this one began. Ranks that are gone count:
+        #: another process may still wait for their last exchange.
+        self.begun: list[int] = []
         self.notices: dict[int, Notice] = {}
         self.own: Notice | None = None
         self.failed_at: float | None = None
@@ -84,7 +90,7 @@ class Group:
             failure = self.own.failure
         elif failure is not None and not has_left:
             self.failed_at = time.monotonic()
-        self.own = Notice(self.rank, self.begun, has_left, failure)
+        self.own = Notice(self.rank, tuple(self.begun), has_left, failure)
         self.sends += [self.comm.isend(tuple(self.own), rank) for rank in range(self.size) if rank != self.rank]
 
     def listen(self) -> None:
@@ -93,9 +99,9 @@ class Group:
             notice = Notice(*message.recv())
             self.notices[notice.rank] = notice
 
-    def refuse(self, number: int) -> None:
-        """Raise RankError if a rank that has failed or ended never began a collective."""
-        absent = [notice for notice in self.notices.values() if notice.begun < number]
+    def refuse(self, ranks: int, number: int) -> None:
+        """Raise RankError if a rank that has failed or ended never began collective ``number`` of these Ranks."""
+        absent = [notice for notice in self.notices.values() if not notice.has_begun(ranks, number)]
         if absent:
             error = RankError(str(min(absent, key=lambda notice: notice.failure is None)))
             error.group = self
@@ -113,7 +119,7 @@ class Group:
 
     def is_broken(self) -> bool:
         """Return whether a collective was begun by some ranks alone."""
-        return any(notice.begun != self.begun for notice in self.notices.values())
+        return any(notice.begun != tuple(self.begun) for notice in self.notices.values())
 
 
 class Process:
@@ -138,7 +144,7 @@ class Process:
         """Leave the ranks to the parent, in the child of a fork."""
         for group in self.groups.values():
             text = f"this process is a fork of rank {group.rank}: only the parent can use the communicator"
-            group.notices = {group.rank: Notice(group.rank, -1, False, text)}
+            group.notices = {group.rank: Notice(group.rank, (), False, text)}
         self.groups = {}
         self.has_ended = True
 

@@ -50,7 +50,7 @@ class Request:
     handle
         MPI's request; None if there is nothing to wait for.
     number
-        How many exchanges the group had begun with it.
+        How many exchanges its Ranks had begun with it.
     arrays
         What MPI reads and writes.
     running
@@ -125,6 +125,9 @@ class Ranks:
             return
         free_unused()
         self._group = group_of(comm, mpi)
+        #: The number of these Ranks among those of the group, whose processes make them in the same order.
+        self._number = len(self._group.begun)
+        self._group.begun.append(0)
         self._comm, handle = comm.Idup()
         weakref.finalize(self, UNUSED.append, (self._comm, self._running)).atexit = False
         self.wait([self._begun(handle, self._next())])
@@ -165,18 +168,18 @@ class Ranks:
         began = time.monotonic()
         while not request.is_done():
             self._group.listen()
-            self._group.refuse(request.number)
+            self._group.refuse(self._number, request.number)
             time.sleep(min(SLEEP * (time.monotonic() - began), LONGEST_SLEEP))
 
     # --- exchanges ----------------------------------------------------------------------------------------------------
 
     def _next(self) -> int:
         """Return the number of the next exchange; raise if another rank will never begin it."""
-        group = self._group
-        if group.notices:
-            group.refuse(group.begun + 1)
-        group.begun += 1
-        return group.begun
+        begun, i = self._group.begun, self._number
+        if self._group.notices:
+            self._group.refuse(i, begun[i] + 1)
+        begun[i] += 1
+        return begun[i]
 
     def _begun(self, handle: Any, number: int, *arrays: Array) -> Request:
         return Request(handle, number, arrays, self._running)

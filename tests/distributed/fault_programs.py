@@ -147,6 +147,16 @@ def raises_between_two_ranks() -> None:
     Ranks(WORLD)
 
 
+def raises_ahead_in_other_ranks() -> None:
+    """Rank 1 has begun more exchanges in all than rank 0, but not the one that rank 0 waits for."""
+    ranks, others = Ranks(WORLD), Ranks(WORLD)
+    if RANK == 1:
+        for _ in range(2):
+            others.start_all_gather(np.zeros(2), [1, 1])
+        raise ValueError("backward pass")
+    step(ranks)
+
+
 def large_exchange_is_left() -> None:
     ranks = Ranks(WORLD)
     array = np.ones(4_000_000, np.float32)

@@ -35,6 +35,7 @@ ENDED = "RankError: rank {} has ended its program, while this rank waits for it"
         ("raises_while_others_compute", "ValueError: early"),
         ("raises_while_a_thread_of_it_goes_on", "ValueError: in the main thread"),
         ("raises_between_two_ranks", "ValueError: no data"),
+        ("raises_ahead_in_other_ranks", "ValueError: backward pass"),
         ("large_exchange_is_left", "ValueError: no gradient"),
         ("error_of_a_meeting", "ValueError: bad shape"),
     ],
