@@ -134,8 +134,8 @@ class Sharded(SharedState):
     def __new__(cls, optimizer: type[Optimizer], *arguments: Any, **options: Any) -> Sharded:
         if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
             raise TypeError(
-                f"optimizer: expected a subclass of fastopt.Optimizer, such as fastopt.AdamW, got {optimizer!r:.80}; its "
-                "options are arguments of Sharded"
+                f"optimizer: expected a subclass of fastopt.Optimizer, such as fastopt.AdamW, got {optimizer!r:.80}; "
+                "its options are arguments of Sharded"
             )
         if issubclass(optimizer, Sharded):
             raise TypeError(f"optimizer: {optimizer.__name__} is sharded already; give the class that it is made of")
