@@ -63,6 +63,22 @@ def test_arrays_have_the_part_of_the_vector(name: str, of: str) -> None:
     assert np.concatenate(arrays).tobytes() == wanted.tobytes()
 
 
+@every_backend
+def test_calls_with_other_arrays_pack_those(name: str) -> None:
+    packing, vector = host_backend(name).packing(STARTS), np.empty(4122, np.float32)
+    kept, others, doubles = (
+        [some_values(size, np.dtype(dtype), seed) for size in SIZES]
+        for seed, dtype in enumerate(["float32", "float32", "float64"])
+    )
+    with_gap = [None, *others[1:]]
+    last_is_double = [*others[:4], doubles[4]]
+    packing.keep(kept)
+    for arrays in (kept, others, list(kept), kept, doubles, others, with_gap, kept, last_is_double, others):
+        packing.pack(arrays, vector, 0, 4122)
+        wanted = [np.zeros(size) if array is None else array for size, array in zip(SIZES, arrays, strict=True)]
+        assert vector.tobytes() == np.concatenate([array.astype(np.float32) for array in wanted]).tobytes()
+
+
 def test_halves_are_rounded_to_nearest_ties_to_even() -> None:
     # 11 bits of a float16's mantissa: 2048 and 2050 are neighbours, and 2049 lies between them.
     values = np.float32([2049, 2051, 2049.001, 65519.99, 65520, 2.0**-25, 1.0001 * 2.0**-25, -0.0])

@@ -147,3 +147,55 @@ def test_a_large_array_needs_memory_of_a_few_pieces() -> None:
     for of_exchange, in_all in on_ranks(4, memory):
         assert of_exchange <= 3 * 2**16
         assert in_all == of_exchange + 2**22 // 4
+
+
+def alone(comm: Any, options: dict[str, Any]) -> list[str]:
+    """Return what differs between steps of the only rank and those of one process, over gradients of many forms."""
+    shapes = [(9000,), (3, 5), (1,), (0,), (40, 60)]
+    models = []
+    for _ in range(2):
+        params = {str(k): np.ones(shape, "f4", order="F" if k == 4 else "C") for k, shape in enumerate(shapes)}
+        models.append(params)
+    opts = [
+        Sharded(fastopt.Adam, models[0], comm, **options),
+        fastopt.Adam(models[1], **{k: v for k, v in options.items() if k != "reduction"}),
+    ]
+    forms = ["f4", "f4", "f4", "f8", "f2", "strided", "f4", "gap", "f4", "f4"]
+    found = []
+    for number, form in enumerate(forms):
+        given = []
+        for _ in range(2):
+            rng = np.random.default_rng(number)
+            grads = {name: rng.normal(size=(2, *np.shape(array))) for name, array in models[0].items()}
+            grads = {name: np.asarray(each, form if form in ("f8", "f2") else "f4") for name, each in grads.items()}
+            grads = {
+                name: each[0] if form != "strided" else np.moveaxis(each, 0, -1)[..., 0] for name, each in grads.items()
+            }
+            grads["0"][:3] = -0.0, 0.0, 1e-40
+            if form == "gap":
+                grads["1"] = None
+            given.append(grads)
+        infos = [opt.step(grads) for opt, grads in zip(opts, given, strict=True)]
+        found += [f"{number}: {infos}"] * (infos[0] != infos[1])
+        for what, (one, other) in {"params": models, "grads": given}.items():
+            found += [
+                f"{number}: {what} {name}"
+                for name in one
+                if one[name] is not None and one[name].tobytes() != other[name].tobytes()
+            ]
+    found += ["there are sums"] * any(bucket.sums.any() for bucket in opts[0].gradients.buckets)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"zero_grads": True},
+        {"accumulate_steps": 2, "zero_grads": True},
+        {"clip_global_norm": 1.0, "reduction": "mean"},
+    ],
+    ids=repr,
+)
+def test_the_only_rank_reads_the_gradients_where_they_are(options: dict[str, Any]) -> None:
+    assert on_ranks(1, alone, options) == [[]]

@@ -18,12 +18,28 @@ from .library import NULL, ffi, lib, struct_dtype
 #: Flags of NumPy's C interface, as in csrc/ndarray.h.
 C_ORDER, ALIGNED, WRITEABLE = 0x0001, 0x0100, 0x0400
 
+#: The least number of objects whose addresses are read from an array of objects.
+MANY = 32
+
 LAYOUT = struct_dtype("fo_layout")
 
 
 def addresses_of(objects: Sequence[Any]) -> npt.NDArray[np.uintp]:
     """Return the addresses of CPython's objects themselves."""
-    return np.fromiter(map(id, objects), np.uintp, len(objects))
+    if len(objects) < MANY:
+        return np.fromiter(map(id, objects), np.uintp, len(objects))
+    # An array of objects is made of their addresses; to ask each one takes eight times as long.
+    held = np.fromiter(objects, object, len(objects))
+    memory = ffi.buffer(ffi.cast("char *", address(held)), held.nbytes)
+    found: npt.NDArray[np.uintp] = np.frombuffer(memory, np.uintp).copy()
+    return found
+
+
+def pointers_to(objects: Sequence[Any]) -> Any:
+    """Return the addresses of CPython's objects as C reads them, for one call."""
+    if len(objects) < MANY:
+        return ffi.new("uintptr_t[]", list(map(id, objects)))
+    return uintptrs(addresses_of(objects))
 
 
 def uintptrs(addresses: npt.NDArray[np.uintp]) -> Any:

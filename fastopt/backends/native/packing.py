@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...arrays.dtypes import Array
 from .. import threads
 from .library import NULL, ffi, lib, number_of
-from .ndarrays import addresses_of, has_known_ndarrays, memory_of, uintptrs
+from .ndarrays import addresses_of, has_known_ndarrays, memory_of, pointers_to, uintptrs
 
 
 class NativePacking:
@@ -26,10 +26,9 @@ class NativePacking:
         self.dtype_numbers = ffi.from_buffer("int32_t[]", self.dtypes)
         #: The arrays of the calls that pass this very sequence.
         self.arrays: Sequence[Array] | None = None
-        #: The dtypes of the last arrays, if none was missing, and those objects and the arrays as C sees them.
+        #: The dtypes of the last arrays, if none was missing, and those objects as C sees them.
         self.last_dtypes: list[np.dtype[Any]] = []
         self.dtype_objects: Any = NULL
-        self.objects = ffi.new("uintptr_t[]", self.count)
 
     def keep(self, arrays: Sequence[Array]) -> None:
         self.point_to(arrays)
@@ -66,8 +65,8 @@ class NativePacking:
         if not self.last_dtypes:
             return False
         self.arrays = None
-        self.objects[0 : self.count] = list(map(id, arrays))
-        objects = self.objects, self.objects, self.dtype_objects
+        pointers = pointers_to(arrays)
+        objects = pointers, pointers, self.dtype_objects
         return bool(lib.fo_find_memory(*objects, self.count, id(np.ndarray), 0, self.pointers))
 
 

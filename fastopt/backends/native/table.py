@@ -19,7 +19,7 @@ from ..table import ArrayExtras, HyperRow, Reduction, Source, slot_columns
 from . import ndarrays
 from .compiling import OwnRule, compiled
 from .library import ARRAY, DOUBLE, NO_SCALARS, NULL, READING, ROW, RULES, SINGLE, SOURCES, ffi, lib, number_of
-from .ndarrays import C_ORDER, WRITEABLE, addresses_of, memory_of, uintptrs
+from .ndarrays import C_ORDER, WRITEABLE, addresses_of, memory_of, pointers_to, uintptrs
 
 CODECS = {"signed": lib.FO_SIGNED8, "root": lib.FO_ROOT8}
 
@@ -43,7 +43,6 @@ class NativeTable:
         self.grad_owners: Sequence[Any] = ()
         self.grad_dtypes: list[np.dtype[Any] | None] = []
         self.param_objects = uintptrs(addresses_of(params))
-        self.grad_objects = ffi.new("uintptr_t[]", count)
         self.owners = params, slots, extras
         columns = np.frombuffer(ffi.buffer(self.arrays), dtype=ARRAY)
         self.row_numbers = columns["hyper"]
@@ -113,8 +112,7 @@ class NativeTable:
             self.point_to(grads)
             return True
         flags = C_ORDER | WRITEABLE if are_written else C_ORDER
-        self.grad_objects[0 : self.count] = list(map(id, grads))
-        expected = self.grad_objects, self.param_objects, self.dtype_objects
+        expected = pointers_to(grads), self.param_objects, self.dtype_objects
         if not lib.fo_find_memory(*expected, self.count, id(np.ndarray), flags, self.grads):
             return False
         self.grad_owners = grads
