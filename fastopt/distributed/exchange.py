@@ -147,7 +147,7 @@ class Job(NamedTuple):
     beginning: int
 
 
-class Running(NamedTuple):
+class Transfer(NamedTuple):
     """A job on its way."""
 
     job: Job
@@ -162,10 +162,10 @@ class Exchange:
 
     def __init__(self, ranks: Ranks, backend: Backend) -> None:
         self.ranks, self.backend = ranks, backend
-        self.free = [Lane() for _ in range(LANES)]
-        self.lanes = tuple(self.free)
-        self.waiting: deque[Job] = deque()
-        self.running: deque[Running] = deque()
+        self.free_lanes = [Lane() for _ in range(LANES)]
+        self.lanes = tuple(self.free_lanes)
+        self.jobs: deque[Job] = deque()
+        self.transfers: deque[Transfer] = deque()
         #: How many pieces were begun since the last :meth:`finish` or :meth:`drop`, and how many may be.
         self.begun = 0
         self.most = math.inf
@@ -180,19 +180,19 @@ class Exchange:
 
         ``beginning`` is as in ``backends/packing.py``. The arrays stay as they are until :meth:`finish` returns.
         """
-        self.waiting.extend(Job(bucket, k, arrays, scale, beginning) for k in range(len(bucket.pieces)))
+        self.jobs.extend(Job(bucket, k, arrays, scale, beginning) for k in range(len(bucket.pieces)))
         self.poke()
 
     def poke(self) -> None:
         """Go on with what can go on without waiting."""
-        while self.running and self.ranks.test([self.running[0].request]):
-            self.add(self.running.popleft())
-        while self.waiting and self.free and self.begun < self.most:
-            self.running.append(self.start(self.waiting.popleft(), self.free.pop()))
+        while self.transfers and self.ranks.test([self.transfers[0].request]):
+            self.add(self.transfers.popleft())
+        while self.jobs and self.free_lanes and self.begun < self.most:
+            self.transfers.append(self.start(self.jobs.popleft(), self.free_lanes.pop()))
 
     def finish(self) -> None:
         """Wait until all is exchanged and added."""
-        while self.running or self.waiting:
+        while self.transfers or self.jobs:
             self.poke()
             self.wait()
         self.begun = 0
@@ -202,29 +202,29 @@ class Exchange:
         while self.begun < self.most:
             self.poke()
             self.wait()
-        self.waiting.clear()
+        self.jobs.clear()
         self.finish()
         self.most = math.inf
 
     def wait(self) -> None:
         """Wait for the first piece on its way."""
-        if self.running:
-            self.ranks.wait([self.running[0].request])
+        if self.transfers:
+            self.ranks.wait([self.transfers[0].request])
 
-    def start(self, job: Job, lane: Lane) -> Running:
+    def start(self, job: Job, lane: Lane) -> Transfer:
         self.begun += 1
         bucket, route = job.bucket, job.bucket.routes[job.piece]
         vector, begins = bucket.send(job.piece, job.arrays, lane)
         begin, length = begins[self.ranks.rank], route.length
         recv = lane.vector(1, length * (self.ranks.size - 1), bucket.wire)
         request = self.ranks.start_all_to_all(vector, route.send_counts, recv, route.recv_counts, begins)
-        return Running(job, lane, vector[begin : begin + length], recv, request)
+        return Transfer(job, lane, vector[begin : begin + length], recv, request)
 
-    def add(self, done: Running) -> None:
-        job, route = done.job, done.job.bucket.routes[done.job.piece]
+    def add(self, transfer: Transfer) -> None:
+        job, route = transfer.job, transfer.job.bucket.routes[transfer.job.piece]
         length = route.length
         if length > 0:
-            rows = [done.received[k : k + length] for k in range(0, done.received.size, length)]
-            rows.insert(self.ranks.rank, done.own)
+            rows = [transfer.received[k : k + length] for k in range(0, transfer.received.size, length)]
+            rows.insert(self.ranks.rank, transfer.own)
             self.backend.accumulate_rows(rows, job.scale, job.beginning, route.sums)
-        self.free.append(done.lane)
+        self.free_lanes.append(transfer.lane)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..core.optimizer import Optimizer
 from ..core.parameters import Parameters
 from ..core.params_in_state import check_own_values
-from ..core.parts import Parts
-from ..core.workspace import Workspace
 from . import agreement
+from .gradients import GradientsOfRanks
 from .ranks import MESSAGE, ROOM, CallsDiffer, Ranks
 
 #: The first numbers of a header, before those of the arrays: the counts of steps and of calls, digests of the options,
@@ -32,29 +32,6 @@ def header_length(arrays: int) -> int:
     return HEAD_LENGTH - (-arrays // 64)
 
 
-class Steps(Protocol):
-    """An optimizer, as far as its meetings need it."""
-
-    @property
-    def parts(self) -> Parts: ...
-    def check_step(self) -> None: ...
-    def ready(self) -> Workspace: ...
-
-
-class Gradients(Protocol):
-    """The gradients that this rank gives, as far as meetings need them."""
-
-    @property
-    def given(self) -> int: ...
-    @property
-    def are_added(self) -> bool: ...
-    @property
-    def present(self) -> npt.NDArray[np.bool_]: ...
-    def take(self, grads: Any) -> None: ...
-    def check_scale(self, scale: float) -> None: ...
-    def drop(self, ranks: Ranks) -> None: ...
-
-
 class Meetings:
     """The meetings of the ranks before the steps of an optimizer.
 
@@ -68,12 +45,12 @@ class Meetings:
         The arrays that the user gave.
     are_cut : sequence of bool
         For each array, whether it was cut.
-    gradients : object
+    gradients : GradientsOfRanks
         The gradients that this rank gives.
     """
 
     def __init__(
-        self, ranks: Ranks, opt: Steps, whole: Parameters, are_cut: Sequence[bool], gradients: Gradients
+        self, ranks: Ranks, opt: Optimizer, whole: Parameters, are_cut: Sequence[bool], gradients: GradientsOfRanks
     ) -> None:
         self.ranks, self.opt, self.whole, self.are_cut, self.gradients = ranks, opt, whole, are_cut, gradients
         backend, parts = opt.parts.backend, opt.parts

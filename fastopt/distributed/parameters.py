@@ -51,10 +51,10 @@ class Gather:
         ]
         for member in members:
             member.packing.keep(member.arrays)
-        self.single = [member for member in members if len(member.arrays) == 1]
-        self.packed = [member for member in members if len(member.arrays) > 1]
-        most = max((each.bucket.size * each.bucket.dtype.itemsize for each in self.packed), default=0)
-        lanes = min(LANES, len(self.packed)) if ranks.size > 1 else 0
+        self.of_one = [member for member in members if len(member.arrays) == 1]
+        self.of_several = [member for member in members if len(member.arrays) > 1]
+        most = max((each.bucket.size * each.bucket.dtype.itemsize for each in self.of_several), default=0)
+        lanes = min(LANES, len(self.of_several)) if ranks.size > 1 else 0
         self.memory = [np.empty(most, np.uint8) for _ in range(lanes)]
 
     @property
@@ -66,20 +66,20 @@ class Gather:
         """Gather the buckets that have one of these arrays. Collective."""
         if self.ranks.size == 1:
             return
-        single, packed = self.single, self.packed
+        of_one, of_several = self.of_one, self.of_several
         if not all(present):
-            single, packed = (
+            of_one, of_several = (
                 [each for each in members if any(present[each.bucket.numbers.start : each.bucket.numbers.stop])]
-                for members in (single, packed)
+                for members in (of_one, of_several)
             )
-        requests = [self.ranks.start_all_gather(each.arrays[0], each.counts) for each in single]
-        running: deque[tuple[Member, Array, Any]] = deque()
-        for k, each in enumerate(packed):
+        requests = [self.ranks.start_all_gather(each.arrays[0], each.counts) for each in of_one]
+        transfers: deque[tuple[Member, Array, Any]] = deque()
+        for k, each in enumerate(of_several):
             if k >= len(self.memory):
-                self.unpack(*running.popleft())
-            running.append(self.start(each, self.memory[k % len(self.memory)]))
-        while running:
-            self.unpack(*running.popleft())
+                self.unpack(*transfers.popleft())
+            transfers.append(self.start(each, self.memory[k % len(self.memory)]))
+        while transfers:
+            self.unpack(*transfers.popleft())
         self.ranks.wait(requests)
 
     def start(self, member: Member, memory: Array) -> tuple[Member, Array, Any]:

@@ -61,8 +61,8 @@ class Sharded(SharedState):
     exact : bool, default False
         Whether a step is given micro-batches, ``step([g1, g2, ...])``. Of all of them, rank ``r`` has the numbers
         ``r, r + size, ...``. They are added in the order of their numbers, and the step applies their mean, with the
-        bits of ``accumulate_steps`` in one process, for any number of ranks. Unlike there, ``nonfinite="skip"`` skips the
-        whole step for one bad micro-batch, on all ranks.
+        bits of ``accumulate_steps`` in one process, for any number of ranks. Unlike there, ``nonfinite="skip"`` skips
+        the whole step for one bad micro-batch, on all ranks.
     reduction : {"sum", "mean"}, default "sum"
         Whether a step applies the sum of the ranks' gradients, or the sum divided by the number of ranks.
     wire_dtype : {"float16", "bfloat16"}, optional
