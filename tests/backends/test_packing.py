@@ -73,7 +73,7 @@ def test_calls_with_other_arrays_pack_those(name: str) -> None:
     with_gap = [None, *others[1:]]
     last_is_double = [*others[:4], doubles[4]]
     packing.keep(kept)
-    for arrays in (kept, others, list(kept), kept, doubles, others, with_gap, kept, last_is_double, others):
+    for arrays in (kept, others, kept, list(kept), doubles, others, with_gap, kept, last_is_double, others):
         packing.pack(arrays, vector, 0, 4122)
         wanted = [np.zeros(size) if array is None else array for size, array in zip(SIZES, arrays, strict=True)]
         assert vector.tobytes() == np.concatenate([array.astype(np.float32) for array in wanted]).tobytes()
