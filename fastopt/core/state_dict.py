@@ -263,8 +263,9 @@ def new_state(
     misfits += of_others.values()
     fitting = {name: state for name, state in saved["state"].items() if name not in of_others}
     accumulated_calls = saved["options"].get("accumulated_calls", 0)
+    are_accumulating = not (type(accumulated_calls) is int and accumulated_calls == 0)  # it is not checked yet
     entries = parts.slots.plan(
-        parts.parameters, then, fitting, parts.backend, opt, opt.saving().pieces, bool(accumulated_calls), misfits
+        parts.parameters, then, fitting, parts.backend, opt, opt.saving().pieces, are_accumulating, misfits
     )
     skips = [saved["options"].get(name, LATER[name]) for name in SKIPS]
     wrong += parts.progress.check_saved(saved["step_count"], accumulated_calls, skips, parts.options.accumulate_steps)

@@ -93,8 +93,9 @@ def test_the_gate_runs_the_test_command_of_readme() -> None:
     (function,) = re.findall(r"^def test_command\(.*?(?=^\S(?!ef test_command))", gate, re.M | re.S)
     namespace: dict[str, Any] = {"re": re, "ROOT": ROOT}
     exec(function, namespace)
-    assert namespace["test_command"]() == marked[0].strip()
-    assert 'session.run("bash", "-euc", test_command()' in gate
+    assert " && ".join(namespace["test_command"]()) == marked[0].strip()
+    assert "*install, test = test_command()" in gate
+    assert all(f'session.run("bash", "-euc", {part}, ' in gate for part in ("part", "test"))
 
 
 @needs_source

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 #: The functions of the native part that compute.
-OF_HISTORY = tuple(f"fo_history_{name}" for name in ("begin", "free", "direct", "try_step", "read", "accept"))
+OF_HISTORY = tuple(f"fo_history_{name}" for name in ("begin", "direct", "try_step", "read", "accept"))
 OF_BFGS = ("fo_dot", "fo_bfgs_pass")
 OF_CODES = ("fo_multiply_rows", "fo_code_rows")
 OF_STEPS = ("fo_step", "fo_accumulate", "fo_sum_products", "fo_sum_squares", "fo_add_rows")
