@@ -203,12 +203,12 @@ def run_tests(session: nox.Session, python: str, *arguments: str, marks: str = D
 
 
 def files_with(pattern: str) -> list[str]:
-    """Return the test files with such text, but those of CUDA, which have a session of their own.
+    """Return the test files with such text, but those of CUDA and of ranks, which have sessions of their own.
 
     To import all others takes seconds in each process.
     """
     found = [path for path in (ROOT / "tests").rglob("test_*.py") if re.search(pattern, path.read_text("utf-8"))]
-    return sorted(str(path) for path in found if "cuda" not in path.parts)
+    return sorted(str(path) for path in found if not {"cuda", "distributed"}.intersection(path.parts))
 
 
 def without(paths: list[str], *names: str) -> list[str]:

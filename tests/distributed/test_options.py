@@ -87,6 +87,12 @@ def run_all(comm: Any, pairs: list[tuple[int, str]], dtype: Any) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("size", "dtype", "turn"), [(4, np.float32, 1), (2, np.float64, 5), (1, np.float32, 9)])
+@pytest.mark.parametrize(
+    ("size", "dtype", "turn"),
+    [
+        *((2, np.float32, 1), (2, np.float64, 6), (1, np.float32, 9), (4, np.float32, 4)),
+        pytest.param(4, np.float32, 1, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_bits_of_one_process(size: int, dtype: Any, turn: int) -> None:
     assert on_ranks(size, run_all, chosen()[::turn], dtype, timeout=120) == [[]] * size
