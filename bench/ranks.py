@@ -171,7 +171,7 @@ BUILD: dict[str, dict[str, Build]] = {
 
 
 def seconds(comm: Any, step: Step, steps: int) -> float:
-    """The time of a step, of so many in a row on all ranks."""
+    """The time of a step: that of several in a row on all ranks, divided by their number."""
     comm.Barrier()
     start = time.perf_counter()
     for _ in range(steps):

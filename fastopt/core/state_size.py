@@ -62,7 +62,7 @@ def like_in(dtype: Any, like: Array) -> Array:
 
 
 def slot_bytes(stored_in: str | None, size: int, item: int) -> int:
-    """Return how many bytes a slot of this size takes, computed with so many bytes an element."""
+    """Return how many bytes a slot of this size takes, computed with this many bytes an element."""
     if stored_in == "uint8":
         return size * CODE.itemsize + -(-size // dither.SCALE_BLOCK) * FLOAT32.itemsize
     return 2 * size if stored_in == "bfloat16" else size * item

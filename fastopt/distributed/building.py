@@ -1,4 +1,4 @@
-"""What a sharded optimizer is made of: an optimizer of one process, which checks all arguments."""
+"""The model of a sharded optimizer: an optimizer of one process, which checks all arguments."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def cost(
     ----------
     params : array, int, or structure of these
         The parameters, in the form in which :class:`Sharded` gets them. Only their shapes and dtypes are read, so
-        ``np.broadcast_to(np.float32(0), (50_000, 768))`` will do. A whole number stands for a float32 vector of so many
+        ``np.broadcast_to(np.float32(0), (50_000, 768))`` will do. A whole number stands for a float32 vector of this many
         elements.
     optimizer : class
         An optimizer of fastopt, such as :class:`fastopt.AdamW`.
@@ -313,7 +313,7 @@ class Network(NamedTuple):
         return (self.ranks - 1).bit_length()
 
     def gather_messages(self, size: int) -> int:
-        """Return how many messages a rank sends in an all-gather of so many bytes in all."""
+        """Return how many messages a rank sends in an all-gather of this many bytes in all."""
         return self.doublings if size <= SHORT else self.ranks - 1
 
 

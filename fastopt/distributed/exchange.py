@@ -87,7 +87,7 @@ class BucketOfGradients:
         self.starts = np.array(bucket.starts, np.int64)
         self.packing = backend.packing(self.starts)
         self.routes = [route_of(bucket, piece, rank, self.sums) for piece in self.pieces]
-        #: Of the parts of a single array that the ranks get, for each piece.
+        #: The places of the parts of a single array that the ranks get, for each piece.
         self.part_starts = [np.array((0, *accumulate(piece.counts)), np.int64) for piece in self.pieces]
         self.part_packings = [backend.packing(starts) for starts in self.part_starts]
 

@@ -51,7 +51,7 @@ class Notice(NamedTuple):
     failure: str | None
 
     def has_begun(self, ranks: int, number: int) -> bool:
-        """Return whether it began so many collectives of its Ranks of this number."""
+        """Return whether it began this many collectives of its Ranks of this number."""
         return ranks < len(self.begun) and self.begun[ranks] >= number
 
     def __str__(self) -> str:

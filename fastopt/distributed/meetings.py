@@ -24,7 +24,7 @@ HEAD_LENGTH = 7
 
 
 def numbers_sent(arrays: int) -> int:
-    """Return how many numbers a rank sends to each other one when they meet for a step of so many arrays."""
+    """Return how many numbers a rank sends to each other one when they meet for a step of this many arrays."""
     return MESSAGE + max(header_length(arrays) - ROOM, 0)
 
 

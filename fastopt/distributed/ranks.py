@@ -29,7 +29,7 @@ give_core_away = getattr(os, "sched_yield", lambda: time.sleep(0))
 #: How often an exchange is tested before the process sleeps in between: where each rank has a core, and where it must
 #: leave its core to another rank, which it waits for. A sleep takes 60 us at least.
 POLLS, POLLS_ON_SHARED_CORES = 500, 5
-#: A sleep takes this part of the time waited, and at most so many seconds.
+#: A sleep takes this part of the time waited, and at most this many seconds.
 SLEEP, LONGEST_SLEEP = 0.02, 1e-3
 #: After how many seconds it is told that other ranks have not made their Ranks.
 PATIENCE = 30.0

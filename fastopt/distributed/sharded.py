@@ -68,7 +68,7 @@ class Sharded(SharedState):
     wire_dtype : {"float16", "bfloat16"}, optional
         The dtype in which gradients are sent; they are added in float32. None: the compute dtype.
     bucket_bytes : int >= 1, default 2**25
-        Small arrays are exchanged together, as buckets of at most so many bytes.
+        Small arrays are exchanged together, in buckets of at most this many bytes.
     **options
         The optimizer's own options, and those that every optimizer takes.
 

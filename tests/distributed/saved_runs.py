@@ -38,7 +38,7 @@ class Run(NamedTuple):
         return Sharded(self.optimizer, params, comm, **self.options, **more)
 
 
-#: What a state may consist of: slots, numbers, averages, scales, masters, rows and columns, whole arrays.
+#: The kinds of entries of a state: slots, numbers, averages, scales, masters, rows and columns, whole arrays.
 RUNS = [
     Run(fastopt.AdamW, {"clip_global_norm": 1.0, "ema_decay": 0.9}),
     Run(fastopt.AdamW, {"state_dtype": "uint8"}),
@@ -86,7 +86,7 @@ def write(target: Any, source: Any) -> None:
 
 
 def steps(opt: Any, params: Any, ranks: int, numbers: range) -> None:
-    """Make these steps of a run of so many ranks: with the sums of their gradients, however many there are now."""
+    """Make these steps of a run of this many ranks: with the sums of their gradients, however many ranks there are now."""
     for number in numbers:
         rank = opt.ranks.rank if isinstance(opt, Sharded) else 0
         if isinstance(opt, Sharded) and opt.ranks.size == ranks:

@@ -37,7 +37,7 @@ def saved(comm: Any, run: Run, folder: str) -> str:
 
 
 def resumed(comm: Any, run: Run, folder: str, ranks: int) -> list[str]:
-    """Go on with a run of so many ranks; return how it differs from one of one process without a break."""
+    """Go on with a run of this many ranks; return how it differs from one of one process without a break."""
     found, expected = [], run.params()
     unbroken = run.plain(expected)
     steps(unbroken, expected, ranks, range(6))

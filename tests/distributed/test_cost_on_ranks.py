@@ -17,7 +17,7 @@ SHAPES = [(300, 70), (70,), (0,), (17, 5), (90, 1000), (4096,)]
 
 
 class Count(NamedTuple):
-    """What a rank sent to others and received from them in a step, and its memory afterwards."""
+    """The bytes that a rank sent to others and received from them in a step, and its memory afterwards."""
 
     sent: int
     received: int

@@ -1,4 +1,4 @@
-"""What the documents say of several ranks: the guide's page, and the example on 1, 2 and 4 ranks."""
+"""The documents about several ranks: the guide's page, and the example alone and on four."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_pieces_cover_each_slice_once(sizes: list[int], ranks: int, most: int) -
 
 
 def counted(comm: Any, count: int) -> tuple[list[int], bool]:
-    """Return how many exchanges and gathers a step of so many arrays begins, and whether it is right."""
+    """Return how many exchanges and gathers a step of this many arrays begins, and whether it is right."""
     arrays, other = ([np.ones((7, 11), "f4") for _ in range(count)] for _ in range(2))
     opt = Sharded(fastopt.AdamW, arrays, comm)
     plain = fastopt.AdamW(other)
