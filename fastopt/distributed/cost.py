@@ -196,8 +196,8 @@ def cost(
     ----------
     params : array, int, or structure of these
         The parameters, in the form in which :class:`Sharded` gets them. Only their shapes and dtypes are read, so
-        ``np.broadcast_to(np.float32(0), (50_000, 768))`` will do. A whole number stands for a float32 vector of this many
-        elements.
+        ``np.broadcast_to(np.float32(0), (50_000, 768))`` will do. A whole number stands for a float32 vector of this
+        many elements.
     optimizer : class
         An optimizer of fastopt, such as :class:`fastopt.AdamW`.
     ranks : int

@@ -86,7 +86,7 @@ def write(target: Any, source: Any) -> None:
 
 
 def steps(opt: Any, params: Any, ranks: int, numbers: range) -> None:
-    """Make these steps of a run of this many ranks: with the sums of their gradients, however many ranks there are now."""
+    """Make these steps of a run of this many ranks, with the sums of their gradients, on any number of ranks."""
     for number in numbers:
         rank = opt.ranks.rank if isinstance(opt, Sharded) else 0
         if isinstance(opt, Sharded) and opt.ranks.size == ranks:
