@@ -233,8 +233,6 @@ class Sharded(SharedState):
             name: slices.in_form_of(part, self.gradients.slice_of(i))
             for i, (name, part) in enumerate(zip(whole.names, parameters.arrays, strict=True))
         }
-        #: Whether a part is not a vector.
-        self.has_shapes = any(part.ndim != 1 for part in parameters.arrays)
         #: The numbers of the arrays that have a copy.
         self.with_copy = [i for i, copy in enumerate(whole.copies) if copy is not None]
         self.meetings = Meetings(self.ranks, self, whole, self.are_cut, self.gradients)
@@ -327,10 +325,11 @@ class Sharded(SharedState):
             except Exception:
                 gradients.drop(self.ranks)
                 raise
-            sums = self.own_gradients()
-            if sums is None:
+            if gradients.own is None:
                 gradients.finish(whole.loss_scale(grad_scale))
                 sums = self.sums_of_gradients(present)
+            else:
+                sums = slices.in_forms_of(self.parts.parameters, gradients.own)
             whole.are_scaled = gradients.is_scaled
             whole.summed = (
                 gradients.calls if self.takes_micro_batches else self.ranks.size if self.reduction == "mean" else 1
@@ -407,17 +406,6 @@ class Sharded(SharedState):
             return info
         finally:
             self.end_turn()
-
-    def own_gradients(self) -> Mapping[str, Array | None] | None:
-        """Return the gradients of a step of the only rank, in the forms of its parts; None if it needs the sums."""
-        own = self.gradients.own
-        if own is None:
-            return None
-        vectors = [None if grad is None else grad.reshape(-1) for grad in own]
-        if self.has_shapes:
-            parts = self.parts.parameters.arrays
-            vectors = [v if v is None else slices.in_form_of(part, v) for part, v in zip(parts, vectors, strict=True)]
-        return dict(zip(self.whole.names, vectors, strict=True))
 
     def sums_of_gradients(self, present: Sequence[bool]) -> Mapping[str, Array | None]:
         """Return the sum of the gradients of each part of this rank, by the array's name."""
