@@ -405,6 +405,8 @@ def sharded_cost(
         messages += hops
         sent += (n - 1) * own_chunks * OF_CHUNK
         received += (chunks - own_chunks) * OF_CHUNK
+    if n == 1 and wire is None and micro_batches == 1:
+        added = 0  # the step reads the gradients where they are
     held = sum(like.size * like.dtype.itemsize for like in likes)
     m = network.memory_bandwidth
     seconds = Seconds(exchange, added / m, moved / m, gather + copied / m, meeting)
