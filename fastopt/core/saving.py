@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from ..backends.backend import Backend
-from .fitting import Pieces
+from .fitting import WHOLE, Pieces
 from .parameters import Parameters
 from .results import LoadResult, Misfit
 from .turns import Turns
@@ -69,6 +69,28 @@ class ResumableParts(Protocol):
     def backend(self) -> Backend: ...
     @property
     def turns(self) -> Turns: ...
+
+
+class SavingInOneProcess:
+    """The part of :class:`Saving` that is the same wherever one process has all arrays, and a file has their state."""
+
+    def __init__(self, parts: ResumableParts) -> None:
+        self.parts = parts
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.parts.parameters
+
+    @property
+    def pieces(self) -> Pieces:
+        return WHOLE
+
+    def params(self) -> Any:
+        arrays = [self.parts.backend.ops.on_host(array, copy=False) for array in self.parts.parameters.arrays]
+        return self.parts.parameters.structure(arrays)
+
+    def together(self, plan: Callable[[], tuple[Planned, LoadResult]]) -> tuple[Planned, LoadResult]:
+        return plan()
 
 
 @runtime_checkable

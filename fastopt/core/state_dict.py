@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +18,6 @@ from ..options.ranges import OPTIONAL, Group, check
 from . import encoding
 from .averages import with_own_values
 from .changes import Change, changes, changes_of_groups
-from .fitting import WHOLE, Pieces
 from .groups import SavedGroup, is_of_another, of_another
 from .hook_checks import checked_extra_state
 from .parameters import Parameters
@@ -26,7 +25,7 @@ from .params_in_state import CopyingHooks, check_own_values, reload
 from .parts import Parts
 from .progress import SKIPS
 from .results import LoadResult, Misfit, missing, unexpected
-from .saving import Load, Planned, ResumableParts, Saving
+from .saving import Load, Saving, SavingInOneProcess
 from .slots import SlotHooks
 from .whole_options import SAVED, WholeOptions
 from .workspace import Workspace
@@ -87,25 +86,12 @@ class Plan(NamedTuple):
     state: NewState | None
 
 
-class SavingOfOptimizer:
+class SavingOfOptimizer(SavingInOneProcess):
     """See ``saving.py``."""
 
     def __init__(self, opt: Saved) -> None:
+        super().__init__(opt.parts)
         self.opt = opt
-
-    @property
-    def parameters(self) -> Parameters:
-        return self.opt.parts.parameters
-
-    def params(self) -> Any:
-        return params_on_host(self.opt.parts)
-
-    @property
-    def pieces(self) -> Pieces:
-        return WHOLE
-
-    def together(self, plan: Callable[[], tuple[Planned, LoadResult]]) -> tuple[Planned, LoadResult]:
-        return plan()
 
     def check(self, what: str) -> None:
         check_own_values(self.opt.parts, what)
@@ -134,12 +120,6 @@ class SavingOfOptimizer:
             reload(opt, opt.parts, [name for name in written if name not in loaded])
 
         return Load(result, load)
-
-
-def params_on_host(parts: ResumableParts) -> Any:
-    """Return the parameters on the host, in their structure, without copies where that can be."""
-    arrays = [parts.backend.ops.on_host(array, copy=False) for array in parts.parameters.arrays]
-    return parts.parameters.structure(arrays)
 
 
 def of(opt: Saved, copy: bool = True) -> dict[str, Any]:

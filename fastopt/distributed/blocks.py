@@ -86,7 +86,7 @@ def even_cuts(sizes: Mapping[str, int], itemsizes: Mapping[str, int], ranks: int
     return cuts
 
 
-def moved(ranks: Ranks, own: Array, cuts: npt.NDArray[np.int64], goal: npt.NDArray[np.int64]) -> tuple[Array, Any]:
+def move(ranks: Ranks, own: Array, cuts: npt.NDArray[np.int64], goal: npt.NDArray[np.int64]) -> tuple[Array, Any]:
     """Return this rank's part of an array with other cuts, and the request after which it is there."""
     rank = ranks.rank
     received = np.empty(int(goal[rank + 1] - goal[rank]), own.dtype)

@@ -21,7 +21,7 @@ from ..checkpoint.metadata import BLOCK, check_digest, checked_metadata, digest,
 from ..checkpoint.packing import Packer
 from ..checkpoint.safetensors import Entry, Layout, layout_of, read_header
 from ..core.turns import Kind
-from .blocks import Shares, even_cuts, moved
+from .blocks import Shares, even_cuts, move
 from .pieces import Piece, in_c_order
 from .ranks import Ranks
 from .state import SavingOfShared, SharedState, state_of_pieces
@@ -184,7 +184,7 @@ def with_block_cuts(ranks: Ranks, pieces: Mapping[str, Piece]) -> dict[str, Piec
         elements, cuts = in_c_order(piece), piece.cuts
         goal = np.where(cuts < cuts[-1], cuts // BLOCK * BLOCK, cuts)
         if (goal != cuts).any():
-            elements, request = moved(ranks, elements, cuts, goal)
+            elements, request = move(ranks, elements, cuts, goal)
             requests.append(request)
         found[key] = piece._replace(cuts=goal, elements=elements, order="C")
     ranks.wait(requests)

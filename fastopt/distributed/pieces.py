@@ -137,7 +137,7 @@ def in_c_order(piece: Piece) -> Array:
     return np.ascontiguousarray(piece.elements.reshape(piece.shape, order="F")).reshape(-1)
 
 
-def joined(ranks: Ranks, pieces: Sequence[Piece]) -> list[Array]:
+def join(ranks: Ranks, pieces: Sequence[Piece]) -> list[Array]:
     """Return the arrays of which the ranks have these pieces, in their order of memory."""
     arrays, requests = [], []
     for piece in pieces:

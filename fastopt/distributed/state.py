@@ -22,7 +22,7 @@ from ..optimizers.sgd import AHEAD, SGD, prepare_lookahead
 from ..options.group_by import matching
 from .layout import Bucket
 from .parameters import Gather
-from .pieces import Piece, PiecesOfState, joined
+from .pieces import Piece, PiecesOfState, join
 from .ranks import Ranks
 
 
@@ -90,7 +90,7 @@ class SharedState(Optimizer):
         """Return the values of a whole slot, on every rank: as :meth:`fastopt.Optimizer.slot`. All ranks call it."""
         with self.turn("slot"):
             values = self.checked(partial(super().slot, name, slot))
-            (array,) = joined(self.ranks, [self.pieces.of_entry(name, slot, values)])
+            (array,) = join(self.ranks, [self.pieces.of_entry(name, slot, values)])
             return array
 
     @property
@@ -181,7 +181,7 @@ def whole_state(opt: SharedState, what: str) -> dict[str, Any]:
         places = [
             (entries, slot) for entries in saved["state"].values() for slot in entries if type(entries[slot]) is Piece
         ]
-        arrays = joined(opt.ranks, [entries[slot] for entries, slot in places])
+        arrays = join(opt.ranks, [entries[slot] for entries, slot in places])
         for (entries, slot), array in zip(places, arrays, strict=True):
             entries[slot] = array
         return saved
@@ -205,7 +205,7 @@ def whole_averages(opt: SharedState) -> Any:
     with opt.turn("ema"):
         found = opt.checked(partial(averages.averages_of, opt, "ema"))
         pieces = [opt.pieces.of_entry(name, "ema", its) for name, its in zip(opt.whole.names, found, strict=True)]
-        return opt.whole.structure(joined(opt.ranks, pieces))
+        return opt.whole.structure(join(opt.ranks, pieces))
 
 
 def prepare_everywhere(

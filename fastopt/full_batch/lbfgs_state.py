@@ -6,7 +6,7 @@ A file does not depend on the backend, on where a pair lies in memory, or on an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,11 +17,10 @@ from ..arrays.memory import described, shown
 from ..backends.history import Reading
 from ..backends.interrupts import uninterrupted
 from ..core.encoding import encoded
-from ..core.fitting import WHOLE, Pieces
 from ..core.parameters import Parameters
 from ..core.results import LoadResult, Misfit, missing, unexpected
-from ..core.saving import Load, Planned
-from ..core.state_dict import check_form, load_result, params_on_host
+from ..core.saving import Load, SavingInOneProcess
+from ..core.state_dict import check_form, load_result
 from ..options.bounds import Pair
 from ..options.ranges import NON_NEGATIVE, STEPS, check
 from .accepted_point import Point
@@ -68,25 +67,12 @@ class NewState(NamedTuple):
     vectors: Mapping[str, Mapping[str, Array]] | None
 
 
-class SavingOfLBFGS:
+class SavingOfLBFGS(SavingInOneProcess):
     """See ``core/saving.py``."""
 
     def __init__(self, opt: HistoryMethod) -> None:
+        super().__init__(opt.parts)
         self.opt = opt
-
-    @property
-    def parameters(self) -> Parameters:
-        return self.opt.parts.parameters
-
-    def params(self) -> Any:
-        return params_on_host(self.opt.parts)
-
-    @property
-    def pieces(self) -> Pieces:
-        return WHOLE
-
-    def together(self, plan: Callable[[], tuple[Planned, LoadResult]]) -> tuple[Planned, LoadResult]:
-        return plan()
 
     def check(self, what: str) -> None:
         """Nothing ever stands in for the parameters."""
