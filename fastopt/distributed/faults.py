@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 #: How many seconds a failed rank gives the others to leave before it aborts the program: they may be in a call of MPI's
 #: own, which never returns.
 GRACE = 30.0
-#: How many seconds the ranks get to print what went wrong where they can't tell each other that they have.
+#: How many seconds the ranks get to print what went wrong before one aborts them, and mpiexec to pass it on: it drops
+#: what it has not read from a process that it ends.
 TIME_TO_PRINT = 1.0
 #: Notices are short: MPI sends such messages at once, while the receiver computes.
 LONGEST_TEXT = 1500
@@ -201,14 +202,18 @@ class Process:
             if late := next((group for group in groups if group.is_late()), None):
                 sys.stderr.write(f"fastopt: rank {late.rank} failed {GRACE:g} s ago, and others go on: aborting them\n")
                 sys.stderr.flush()
-                late.comm.Abort(1)
-        if self.is_stuck:
-            time.sleep(TIME_TO_PRINT)
+                abort(late.comm)
         for _ in range(PROBES):  # MPI.Finalize fails if a message has not been received
             self.failures_in_world()
         world = world_of_mpi()
         if world is not None and (self.is_stuck or any(group.is_broken() for group in groups)):
-            world.Abort(1)
+            abort(world)
+
+
+def abort(comm: Any) -> None:
+    """End the processes of a communicator, after they could print what went wrong."""
+    time.sleep(TIME_TO_PRINT)
+    comm.Abort(1)
 
 
 def world_of_mpi() -> Any:
