@@ -16,7 +16,7 @@ from ..core.state_size import sample_of, state_bytes
 from ..options.ranges import NON_NEGATIVE, POSITIVE, Allowed, Choice, Range, check
 from . import slices
 from .exchange import LANES
-from .layout import Bucket, Form, buckets_of
+from .layout import Bucket, Form, bucket_of_each, buckets_of
 from .meetings import numbers_sent
 from .parameters import LANES as LANES_OF_GATHER
 
@@ -273,7 +273,7 @@ def cost(
         rank = most_loaded(buckets, ranks)
     network = Network(ranks, bandwidth, latency, memory_bandwidth)
     wire = None if wire_dtype is None else 2
-    bounds = [bucket.slice_of(i, rank) for bucket in buckets for i in bucket.numbers]
+    bounds = [bucket.slice_of(i, rank) for i, bucket in bucket_of_each(buckets).items()]
     vectors = [np.broadcast_to(np.zeros((), like.dtype), (like.size,)) for like in likes]
     parts = list(map(slices.part_of, likes, vectors, bounds, are_cut))
     sample = sample_of(optimizer, parts, options)

@@ -94,7 +94,7 @@ class BucketOfGradients:
     def slice_of(self, i: int) -> Array:
         """Return the sums of the part of array number ``i`` that this rank owns."""
         begin, end = self.bucket.slice_of(i, self.rank)
-        first = self.bucket.starts[i - self.bucket.numbers.start] + begin - self.bucket.cuts[self.rank]
+        first = self.bucket.ends_of(i)[0] + begin - self.bucket.cuts[self.rank]
         return self.sums[first : first + end - begin] if end > begin else self.sums[:0]
 
     def send(self, k: int, arrays: Sequence[Array | None], lane: Lane) -> tuple[Array, Sequence[int]]:

@@ -84,7 +84,7 @@ class GradientsOfRanks:
         self.ranks, self.backend, self.names, self.params = ranks, backend, whole.names, whole.arrays
         self.whole, self.exact, self.are_cleared, self.scale = whole, exact, are_cleared, scale
         self.number_of = {name: i for i, name in enumerate(whole.names)}
-        self.bucket_of = [b for b, bucket in enumerate(buckets) for _ in bucket.numbers]
+        self.bucket_of = {i: b for b, bucket in enumerate(buckets) for i in bucket.numbers}
         self.layout = buckets
         self.buckets = [BucketOfGradients(backend, each, ranks.rank, wire_dtype, piece_bytes) for each in buckets]
         self.exchange = Exchange(ranks, backend)
@@ -250,8 +250,8 @@ class GradientsOfRanks:
             b = self.order[place]
             if k >= len(self.micro_batches) or self.micro_batches[k].missing[b] > 0:
                 break
-            numbers = self.layout[b].numbers
-            self.put(k, self.buckets[b], self.micro_batches[k].arrays[numbers.start : numbers.stop])
+            arrays = self.micro_batches[k].arrays
+            self.put(k, self.buckets[b], [arrays[i] for i in self.layout[b].numbers])
         self.exchange.poke()
 
     def put(self, k: int, bucket: BucketOfGradients, arrays: Sequence[Array | None]) -> None:

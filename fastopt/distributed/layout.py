@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -11,6 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.table import CHUNK
+
+#: An array that can be cut is a bucket alone if each rank's part of it has this many bytes: then a message of its own
+#: takes less time than to copy it into a vector and back.
+LEAST_ALONE = 1 << 18
 
 
 class Form(NamedTuple):
@@ -23,13 +27,13 @@ class Form(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """Consecutive arrays of one dtype, which are exchanged together: one after the other they are a vector.
+    """Arrays of one dtype, in rising numbers, which are exchanged together: one after the other they are a vector.
 
     ``starts`` has the place in the vector where each array begins, and its length. Rank ``r`` owns the elements from
     ``cuts[r]`` to ``cuts[r + 1]``.
     """
 
-    numbers: range
+    numbers: tuple[int, ...]
     dtype: np.dtype[Any]
     starts: tuple[int, ...]
     cuts: tuple[int, ...]
@@ -47,9 +51,14 @@ class Bucket(NamedTuple):
         """Return how many elements a rank gets at most of a piece, if the bucket is exchanged in pieces of ``most``."""
         return -(-max(self.counts) // max(-(-self.size // max(most, 1)), 1))
 
+    def ends_of(self, i: int) -> tuple[int, int]:
+        """Return where array number ``i`` begins and ends in the vector."""
+        k = bisect_left(self.numbers, i)
+        return self.starts[k], self.starts[k + 1]
+
     def slice_of(self, i: int, rank: int) -> tuple[int, int]:
         """Return where the part of array number ``i`` that a rank owns begins and ends in the array."""
-        start, end = self.starts[i - self.numbers.start], self.starts[i - self.numbers.start + 1]
+        start, end = self.ends_of(i)
         first, last = self.cuts[rank], self.cuts[rank + 1]
         begin = min(max(first, start), end) - start
         return begin, max(min(last, end) - start, begin)
@@ -57,7 +66,7 @@ class Bucket(NamedTuple):
 
 def cuts_of(bucket: Bucket, i: int) -> npt.NDArray[np.int64]:
     """Return where the parts of array number ``i`` of a bucket begin, and where the last one ends."""
-    start, end = bucket.starts[i - bucket.numbers.start], bucket.starts[i - bucket.numbers.start + 1]
+    start, end = bucket.ends_of(i)
     return np.clip(np.array(bucket.cuts, np.int64), start, end) - start
 
 
@@ -66,25 +75,42 @@ def buckets_of(forms: Sequence[Form], ranks: int, bucket_bytes: int, before: Seq
 
     A bucket has at most ``bucket_bytes``, or is a single array. Ranks that own less so far get more of the next one.
     """
-    buckets: list[Bucket] = []
     first = sum(len(bucket.numbers) for bucket in before)
     loads = [sum(bucket.counts[rank] for bucket in before) for rank in range(ranks)]
-    begin = 0
-    for end in range(1, len(forms) + 1):
-        is_last = end == len(forms)
-        if not is_last:
-            members = forms[begin : end + 1]
-            size = sum(form.size * form.dtype.itemsize for form in members)
-            is_last = size > bucket_bytes or members[0].dtype != members[-1].dtype
-        if is_last:
-            bucket = bucket_of(forms[begin:end], range(first + begin, first + end), loads)
-            loads = [load + count for load, count in zip(loads, bucket.counts, strict=True)]
-            buckets.append(bucket)
-            begin = end
+    buckets: list[Bucket] = []
+    for members in shared_out(forms, ranks, bucket_bytes):
+        bucket = bucket_of([forms[k] for k in members], tuple(first + k for k in members), loads)
+        loads = [load + count for load, count in zip(loads, bucket.counts, strict=True)]
+        buckets.append(bucket)
     return buckets
 
 
-def bucket_of(forms: Sequence[Form], numbers: range, loads: Sequence[int]) -> Bucket:
+def shared_out(forms: Sequence[Form], ranks: int, bucket_bytes: int) -> list[list[int]]:
+    """Return the places of the forms of each bucket; buckets are in the order of their first arrays."""
+    buckets: list[list[int]] = []
+    #: The last bucket of each dtype, and its bytes.
+    filled: dict[np.dtype[Any], tuple[list[int], int]] = {}
+    for k, form in enumerate(forms):
+        size = form.size * form.dtype.itemsize
+        is_alone = size > bucket_bytes or (form.is_cut and size >= ranks * LEAST_ALONE)
+        bucket, its_size = filled.get(form.dtype, ([], 0))
+        if is_alone or its_size + size > bucket_bytes:
+            bucket, its_size = [], 0
+        if not bucket:
+            buckets.append(bucket)
+        bucket.append(k)
+        if not is_alone:
+            filled[form.dtype] = bucket, its_size + size
+    return buckets
+
+
+def bucket_of_each(buckets: Sequence[Bucket]) -> dict[int, Bucket]:
+    """Return the bucket of each array, in the order of their numbers."""
+    found = {i: bucket for bucket in buckets for i in bucket.numbers}
+    return {i: found[i] for i in sorted(found)}
+
+
+def bucket_of(forms: Sequence[Form], numbers: tuple[int, ...], loads: Sequence[int]) -> Bucket:
     """Return the bucket of these arrays, cut where the ranks' loads become as equal as the places for cuts allow."""
     starts = (0, *accumulate(form.size for form in forms))
     ranks, all_of_it = len(loads), sum(loads) + starts[-1]

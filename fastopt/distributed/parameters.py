@@ -69,7 +69,7 @@ class Gather:
         of_one, of_several = self.of_one, self.of_several
         if not all(present):
             of_one, of_several = (
-                [each for each in members if any(present[each.bucket.numbers.start : each.bucket.numbers.stop])]
+                [each for each in members if any(present[i] for i in each.bucket.numbers)]
                 for members in (of_one, of_several)
             )
         requests = [self.ranks.start_all_gather(each.arrays[0], each.counts) for each in of_one]

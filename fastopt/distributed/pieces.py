@@ -14,7 +14,7 @@ from ..core import storage
 from ..core.hooks import Hooks
 from ..core.parameters import Parameters
 from ..core.slots import AROUND
-from .layout import Bucket, cuts_of
+from .layout import Bucket, bucket_of_each, cuts_of
 from .ranks import Ranks
 from .slices import vector_of
 
@@ -75,7 +75,7 @@ class PiecesOfState:
     ) -> None:
         self.ranks, self.hooks, self.whole, self.are_cut, self.has_scales = ranks, hooks, whole, are_cut, has_scales
         self.numbers = {name: i for i, name in enumerate(whole.names)}
-        self.bucket_of = [bucket for bucket in buckets for _ in bucket.numbers]
+        self.bucket_of = bucket_of_each(buckets)
 
     def is_number(self, slot: str) -> bool:
         """Return whether an entry is a count or a number of a whole array, which all ranks have."""

@@ -22,7 +22,7 @@ from ..options.ranges import Group
 from . import agreement, slices
 from .building import check_wire_dtype, whole_optimizer
 from .gradients import GradientsOfRanks, half_dtype
-from .layout import Bucket
+from .layout import Bucket, bucket_of_each
 from .meetings import Meetings
 from .parameters import Gather
 from .ranks import CallsDiffer, Ranks
@@ -68,7 +68,8 @@ class Sharded(SharedState):
     wire_dtype : {"float16", "bfloat16"}, optional
         The dtype in which gradients are sent; they are added in float32. None: the compute dtype.
     bucket_bytes : int >= 1, default 2**25
-        Small arrays are exchanged together, in buckets of at most this many bytes.
+        Arrays of which each rank owns less than 256 KB are exchanged together, in buckets of at most this many bytes;
+        so are arrays that can't be cut. Others are exchanged alone, in pieces of about so many bytes.
     **options
         The optimizer's own options, and those that every optimizer takes.
 
@@ -206,7 +207,7 @@ class Sharded(SharedState):
         self.are_cut += share.are_cut
         self.slices.update(share.slices)
         counts = [
-            [bucket.slice_of(i, rank) for bucket in self.buckets for i in bucket.numbers]
+            [bucket.slice_of(i, rank) for i, bucket in bucket_of_each(self.buckets).items()]
             for rank in range(self.ranks.size)
         ]
         self.sums = SumsOfRanks(self.ranks, np.array(counts) @ [-1, 1])

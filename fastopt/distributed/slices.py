@@ -12,7 +12,7 @@ from ..arrays.memory import in_memory_order
 from ..core.bounds import OwnBounds
 from ..core.hooks import Hooks, is_default
 from ..core.parameters import Parameters
-from .layout import Bucket, Form, buckets_of
+from .layout import Bucket, Form, bucket_of_each, buckets_of
 from .ranks import Ranks
 
 
@@ -99,7 +99,7 @@ def share_of(
     vectors = list(map(vector_of, arrays))
     forms = [Form(array.size, array.dtype, is_cut) for array, is_cut in zip(arrays, are_cut, strict=True)]
     buckets = buckets_of(forms, ranks.size, bucket_bytes, before)
-    bounds = [bucket.slice_of(i, ranks.rank) for bucket in buckets for i in bucket.numbers]
+    bounds = [bucket.slice_of(i, ranks.rank) for i, bucket in bucket_of_each(buckets).items()]
     parts = map(part_of, arrays, vectors, bounds, are_cut)
     slices, own = dict(zip(names, bounds, strict=True)), dict(zip(names, parts, strict=True))
     return Share(buckets, vectors, list(are_cut), slices, own)

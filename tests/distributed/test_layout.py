@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastopt.backends.table import CHUNK
-from fastopt.distributed.layout import Bucket, Form, buckets_of
+from fastopt.distributed.layout import LEAST_ALONE, Bucket, Form, bucket_of_each, buckets_of
 
 SIZES = st.one_of(st.integers(0, 9), st.integers(0, 40_000), st.sampled_from([CHUNK, 4 * CHUNK]))
 FORMS = st.lists(
@@ -27,7 +28,8 @@ def loads_of(buckets: list[Bucket], ranks: int) -> list[int]:
 @given(FORMS, RANKS, BYTES)
 def test_every_element_has_one_owner(forms: list[Form], ranks: int, bucket_bytes: int) -> None:
     buckets = buckets_of(forms, ranks, bucket_bytes)
-    assert [i for bucket in buckets for i in bucket.numbers] == list(range(len(forms)))
+    assert list(bucket_of_each(buckets)) == list(range(len(forms)))
+    assert sum(len(bucket.numbers) for bucket in buckets) == len(forms)
     for bucket in buckets:
         assert bucket.cuts[0] == 0
         assert bucket.cuts[-1] == bucket.size == sum(forms[i].size for i in bucket.numbers)
@@ -71,8 +73,27 @@ def test_loads_of_whole_arrays_are_balanced() -> None:
         assert max(loads) - min(loads) <= 90_000
 
 
+def numbers_of(sizes: list[int], ranks: int, bucket_bytes: int, is_cut: bool = True) -> list[tuple[int, ...]]:
+    forms = [Form(size // 4, np.dtype(np.float32), is_cut) for size in sizes]
+    return [bucket.numbers for bucket in buckets_of(forms, ranks, bucket_bytes)]
+
+
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_large_arrays_are_alone_and_the_others_together(ranks: int) -> None:
+    large, small = ranks * LEAST_ALONE, 400
+    sizes = [large, small, large - 4, large, small, 2 * large, small]
+    assert numbers_of(sizes, ranks, 100 * large) == [(0,), (1, 2, 4, 6), (3,), (5,)]
+    # An array that is not cut has one owner: it travels with those of the others.
+    assert numbers_of(sizes, ranks, 100 * large, is_cut=False) == [tuple(range(7))]
+    assert numbers_of(sizes, ranks, large // 2) == [(0,), (1, 4, 6), (2,), (3,), (5,)]
+
+
+def test_a_bucket_that_is_full_is_followed_by_another_one() -> None:
+    assert numbers_of([400, 400, 800, 400, 400], 4, 1200) == [(0, 1), (2, 3), (4,)]
+
+
 def test_later_arrays_go_on_from_the_loads() -> None:
     first = buckets_of([Form(50_000, np.dtype(np.float32), False)], 4, 2**20)
     later = buckets_of([Form(150_000, np.dtype(np.float32), True)], 4, 2**20, first)
-    assert later[0].numbers == range(1, 2)
+    assert later[0].numbers == (1,)
     assert max(loads_of([*first, *later], 4)) - min(loads_of([*first, *later], 4)) <= CHUNK
