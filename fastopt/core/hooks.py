@@ -132,6 +132,14 @@ class Hooks:
     def check_param(self, name: str, array: Any) -> None:
         """Raise if an array can't be a parameter of this optimizer."""
 
+    def check_row_sparse(self, name: str) -> None:
+        """Raise if this optimizer can't take a row-sparse gradient of the array of this name."""
+        if self.row_sparse_options is None:
+            raise TypeError(
+                f"grads: {name!r} is row-sparse, which {type(self).__name__} does not take (SGD, Adagrad, Adam, AdamW, "
+                "SparseAdam and FTRL do); give a dense gradient"
+            )
+
     def slot_names(self, rule: Rule, param: Array) -> tuple[str, ...]:
         """Return the names of the slots of an array whose group has this rule."""
         return rules.slots(rule)

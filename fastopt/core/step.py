@@ -40,6 +40,7 @@ class GroupHooks(Protocol):
     row_sparse_options: ClassVar[Mapping[str, Any] | None]
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]: ...
+    def check_row_sparse(self, name: str) -> None: ...
 
 
 class StepHooks(Protocol):
@@ -247,13 +248,8 @@ class Step:
         """Raise if the optimizer, its backend or an option can't work with a row-sparse gradient of array ``i``."""
         parts = self.parts
         group = parts.groups.checked[parts.parameters.group_of[i]].values
-        hooks = self.hooks.of_group(group)
         name, param, options = parts.parameters.names[i], parts.parameters.arrays[i], parts.options
-        if hooks.row_sparse_options is None:
-            raise TypeError(
-                f"grads: {name!r} is row-sparse, which {type(hooks).__name__} does not take (SGD, Adagrad, "
-                "Adam, AdamW, SparseAdam and FTRL do); give a dense gradient"
-            )
+        self.hooks.of_group(group).check_row_sparse(name)
         if not parts.backend.on_host:
             raise TypeError(f"grads: {name!r} is row-sparse, which is not done on a GPU yet; give a dense one")
         limits_norms = group["max_weight_norm"] is not None and param.ndim > 1

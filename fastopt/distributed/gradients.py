@@ -93,7 +93,7 @@ class GradientsOfRanks:
         self.table = backend.table(in_order, [()] * len(in_order))
         if all(array.flags.c_contiguous for array in whole.arrays):
             self.checks.begin(self.table)
-        #: Whether the sums are this rank's gradients, as they are given to :meth:`take`.
+        #: Whether a step of all gradients is one of a single process.
         self.can_be_read = ranks.size == 1 and not exact and wire_dtype is None
         #: How many micro-batches each step has on each rank; None: the first step will tell.
         self.count: int | None = None if exact else 1
@@ -142,11 +142,6 @@ class GradientsOfRanks:
         return found
 
     @property
-    def own(self) -> list[Array | None] | None:
-        """The gradients that a step reads as they are, since this is the only rank; None if it reads the sums."""
-        return self.micro_batches[0].arrays if self.can_be_read and not self.are_added else None
-
-    @property
     def nbytes(self) -> int:
         """How many bytes the sums, and the memory of exchanges, have now."""
         return self.exchange.nbytes + sum(bucket.sums.nbytes for bucket in self.buckets)
@@ -174,7 +169,7 @@ class GradientsOfRanks:
             raise ValueError(f"add: {name!r} has {has} in this step already; call step() first")
         grad = self.backend.ops.as_array(f"add: {name!r}", grad)
         if isinstance(grad, RowSparse):
-            self.refuse_row_sparse(i)
+            self.refuse_row_sparse(name)
         array: Array | None = None
         if grad is not None and name not in self.whole.frozen:
             if self.are_cleared:
@@ -213,17 +208,16 @@ class GradientsOfRanks:
             leaves = self.whole.leaves(each, "grads")
             if frozen:
                 leaves = [None if name in frozen else leaf for name, leaf in zip(self.names, leaves, strict=True)]
-            self.checks.take(self.table, leaves, self.refuse_row_sparse)
+            self.checks.take(self.table, leaves, lambda i: self.refuse_row_sparse(self.names[i]))
             given = list(self.checks.given)
             micro_batches.append(MicroBatch(given, self.checks.present, [0] * len(self.layout)))
-            # The step clears the gradients that it reads.
-            if self.are_cleared and not (self.can_be_read and self.checks.are_plain):
+            if self.are_cleared:
                 clearable += [array for array in self.checks.clearable if array is not None]
         self.micro_batches, self.clearable, self.are_added = micro_batches, clearable, False
 
-    def refuse_row_sparse(self, i: int) -> None:
+    def refuse_row_sparse(self, name: str) -> None:
         raise TypeError(
-            f"grads: {self.names[i]!r} is row-sparse, which a sharded optimizer does not take: the ranks exchange "
+            f"grads: {name!r} is row-sparse, which a sharded optimizer does not take: the ranks exchange "
             "whole gradients; give a dense one"
         )
 

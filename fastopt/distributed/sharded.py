@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -155,7 +154,8 @@ class Sharded(SharedState):
         bucket_bytes: int = 2**25,
         **options: Any,
     ) -> None:
-        self.ranks = ranks = Ranks(comm)
+        self.begin(Ranks(comm))
+        ranks = self.ranks
         arguments = {"exact": exact, "reduction": reduction, "wire_dtype": wire_dtype, "bucket_bytes": bucket_bytes}
         model = self.checked(lambda: whole_optimizer(optimizer, params, arguments, options))
         parts = model.parts
@@ -180,16 +180,16 @@ class Sharded(SharedState):
         self.are_cut: list[bool] = []
         #: Where the part of each array that this rank owns begins and ends.
         self.slices: dict[str, tuple[int, int]] = {}
-        self.cuts_arrays = slices.takes_slices(model)
+        self.cuts_arrays = ranks.size > 1 and slices.takes_slices(model)
         of_arrays = [parts.groups.checked[k].values for k in whole.group_of.tolist()]
         share = self.share(whole.names, whole.arrays, of_arrays)
-        groups = [{name: value for name, value in group.items() if name != "params"} for group in model.param_groups]
-        group_of = dict(zip(whole.names, whole.group_of.tolist(), strict=True))
-        options.pop("copy_to", None)
-        if "bounds" in options:
-            options["bounds"] = split(options["bounds"])[0]
-        self._turn = threading.Lock()
-        super().__init__(Grouped(share.parts, groups, group_of), **options)
+        if ranks.size > 1:
+            groups = [{name: value for name, value in each.items() if name != "params"} for each in model.param_groups]
+            params = Grouped(share.parts, groups, dict(zip(whole.names, whole.group_of.tolist(), strict=True)))
+            options.pop("copy_to", None)
+            if "bounds" in options:
+                options["bounds"] = split(options["bounds"])[0]
+        super().__init__(params, **options)
         self.take_share(share)
 
     def share(self, names: Sequence[str], arrays: Sequence[Array], of_arrays: Sequence[Group]) -> slices.Share:
@@ -230,19 +230,20 @@ class Sharded(SharedState):
             scale=self.parts.whole.loss_scale,
         )
         self.gather = Gather(self.ranks, backend, self.buckets, self.vectors)
-        self.sums_of_parts = {
-            name: slices.in_form_of(part, self.gradients.slice_of(i))
-            for i, (name, part) in enumerate(zip(whole.names, parameters.arrays, strict=True))
-        }
+        self.sums_of_parts = [
+            slices.in_form_of(part, self.gradients.slice_of(i)) for i, part in enumerate(parameters.arrays)
+        ]
+        self.all_sums = parameters.structure(self.sums_of_parts)
         #: The numbers of the arrays that have a copy.
         self.with_copy = [i for i, copy in enumerate(whole.copies) if copy is not None]
         self.meetings = Meetings(self.ranks, self, whole, self.are_cut, self.gradients)
 
     def prepare(self, workspace: Workspace) -> None:
         super().prepare(workspace)
-        table = workspace.table
-        table.reduction = self.sums
-        table.first_blocks[:] = [begin // SCALE_BLOCK for begin, _ in self.slices.values()]
+        if self.ranks.size > 1:
+            table = workspace.table
+            table.reduction = self.sums
+            table.first_blocks[:] = [begin // SCALE_BLOCK for begin, _ in self.slices.values()]
 
     def check_param(self, name: str, array: Any) -> None:
         """Let every part pass: the whole arrays were checked."""
@@ -267,24 +268,8 @@ class Sharded(SharedState):
             raise
         return found
 
-    def take_turn(self, what: str) -> None:
-        """Begin a call that the ranks make together; ``finally: self.end_turn()`` ends it.
-
-        Raises
-        ------
-        RuntimeError
-            If such a call of this optimizer is running.
-        """
-        if not self._turn.acquire(blocking=False):
-            raise RuntimeError(
-                f"{what}: another call that the ranks make together is running, in another thread or around this one; "
-                "make one after the other"
-            )
-        self.ranks.call = what
-
-    def end_turn(self) -> None:
-        """End a call that the ranks make together."""
-        self._turn.release()
+    def check_row_sparse(self, name: str) -> None:
+        self.gradients.refuse_row_sparse(name)
 
     def step(self, grads: Any = None, *, grad_scale: float | None = None, stream: Any = None) -> StepInfo:
         """Apply one step with the gradients of all ranks; all call it together.
@@ -317,6 +302,11 @@ class Sharded(SharedState):
         """
         self.take_turn("step")
         gradients, whole = self.gradients, self.parts.whole
+        if gradients.can_be_read and grads is not None and not gradients.has_begun:
+            try:
+                return super().step(grads, grad_scale=grad_scale, stream=stream)
+            finally:
+                self.end_turn()
         try:
             try:
                 present = self.meetings.meet("step", grads, grad_scale, stream)
@@ -326,16 +316,12 @@ class Sharded(SharedState):
             except Exception:
                 gradients.drop(self.ranks)
                 raise
-            if gradients.own is None:
-                gradients.finish(whole.loss_scale(grad_scale))
-                sums = self.sums_of_gradients(present)
-            else:
-                sums = slices.in_forms_of(self.parts.parameters, gradients.own)
+            gradients.finish(whole.loss_scale(grad_scale))
             whole.are_scaled = gradients.is_scaled
             whole.summed = (
                 gradients.calls if self.takes_micro_batches else self.ranks.size if self.reduction == "mean" else 1
             )
-            info = super().step(sums, grad_scale=grad_scale, stream=stream)
+            info = super().step(self.sums_of_gradients(present), grad_scale=grad_scale, stream=stream)
             self.finish(info, present)
             gradients.clear()
             return info
@@ -408,14 +394,12 @@ class Sharded(SharedState):
         finally:
             self.end_turn()
 
-    def sums_of_gradients(self, present: Sequence[bool]) -> Mapping[str, Array | None]:
-        """Return the sum of the gradients of each part of this rank, by the array's name."""
+    def sums_of_gradients(self, present: Sequence[bool]) -> Any:
+        """Return the sum of the gradients of each part of this rank, in the structure of the parts."""
         if all(present):
-            return self.sums_of_parts
-        return {
-            name: sums if is_present else None
-            for (name, sums), is_present in zip(self.sums_of_parts.items(), present, strict=True)
-        }
+            return self.all_sums
+        sums = [its if is_there else None for its, is_there in zip(self.sums_of_parts, present, strict=True)]
+        return self.parts.parameters.structure(sums)
 
     def finish(self, info: StepInfo, present: Sequence[bool]) -> None:
         """Get the parts of the other ranks, of the arrays that have changed, after a step that was applied."""
@@ -438,6 +422,9 @@ class Sharded(SharedState):
         RankError
             If the group of another rank is wrong.
         """
+        if not hasattr(self, "gradients"):  # the constructor adds the first groups
+            super().add_param_group(group)
+            return
         self.take_turn("add_param_group")
         try:
             addition: Addition = self.checked(lambda: self.addition(group))
@@ -448,7 +435,7 @@ class Sharded(SharedState):
             number = len(self.param_groups)
             of_arrays = [{"max_weight_norm": None, **self.defaults, **options}] * len(addition.names)
             share = self.share(addition.names, addition.arrays, of_arrays)
-            super().add_param_group({**options, "params": share.parts})
+            super().add_param_group(group if self.ranks.size == 1 else {**options, "params": share.parts})
             self.whole.add(addition, [number] * len(addition.names))
             self.take_share(share)
         finally:

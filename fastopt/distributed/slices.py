@@ -11,7 +11,6 @@ from ..arrays.dtypes import Array
 from ..arrays.memory import in_memory_order
 from ..core.bounds import OwnBounds
 from ..core.hooks import Hooks, is_default
-from ..core.parameters import Parameters
 from .layout import Bucket, Form, bucket_of_each, buckets_of
 from .ranks import Ranks
 
@@ -68,15 +67,6 @@ def part_of(array: Array, vector: Array, bounds: tuple[int, int], is_cut: bool) 
 def in_form_of(part: Array, vector: Array) -> Array:
     """Return a vector, the values of a part in their order in memory, as an array like the part."""
     return vector if part.ndim == 1 else vector.reshape(part.shape, order="C" if part.flags.c_contiguous else "F")
-
-
-def in_forms_of(parts: Parameters, arrays: Sequence[Array | None]) -> dict[str, Array | None]:
-    """Return arrays, each in its order in memory, in the forms of parts that are all of them, by name."""
-    found = [
-        array if array is None or array.ndim == part.ndim == 1 else in_form_of(part, array.reshape(-1))
-        for part, array in zip(parts.arrays, arrays, strict=True)
-    ]
-    return dict(zip(parts.names, found, strict=True))
 
 
 def bounds_of_part(bounds: OwnBounds | None, of_part: tuple[int, int], is_cut: bool) -> OwnBounds | None:

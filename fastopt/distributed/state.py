@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -38,13 +39,28 @@ class SharedState(Optimizer):
     gather: Gather
     are_cut: list[bool]
 
+    def begin(self, ranks: Ranks) -> None:
+        """Take the ranks; no call that they make together is running."""
+        self.ranks, self._turn = ranks, threading.Lock()
+
     def take_turn(self, what: str) -> None:
-        """Begin a call that the ranks make together; ``finally: self.end_turn()`` ends it."""
-        raise NotImplementedError
+        """Begin a call that the ranks make together; ``finally: self.end_turn()`` ends it.
+
+        Raises
+        ------
+        RuntimeError
+            If such a call of this optimizer is running.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(
+                f"{what}: another call that the ranks make together is running, in another thread or around this one; "
+                "make one after the other"
+            )
+        self.ranks.call = what
 
     def end_turn(self) -> None:
         """End a call that the ranks make together."""
-        raise NotImplementedError
+        self._turn.release()
 
     def checked(self, check: Callable[[], Any]) -> Any:
         """Return what a function returns that checks this rank's arguments, or raise if it raised on any rank."""

@@ -385,6 +385,27 @@ def test_steps_stay_planned() -> None:
     assert min(on_ranks(4, planned)) >= 6
 
 
+def planned_alone(comm: Any) -> list[str]:
+    """Return how steps of a single rank differ from those of one process, which plans steps that read gradients too."""
+    options: dict[str, Any] = {"clip_global_norm": 1.0, "clip_norm": 0.5, "nonfinite": "skip", "zero_grads": True}
+    opt, plain = Sharded(fastopt.AdamW, nested(), comm, **options), fastopt.AdamW(nested(), **options)
+    found = []
+    for number in range(9):
+        grads, copied = like(opt.params, 0, number), like(plain.params, 0, number)
+        if number == 7:
+            grads["layers"][0]["b"] = copied["layers"][0]["b"] = None
+        infos = opt.step(grads), plain.step(copied)
+        found += differences(opt, plain) + ["info"] * (infos[0] != infos[1])
+    row_sparse = fastopt.RowSparse(np.array([1]), np.ones((1, 70), np.float32))
+    wrong = {**grads, "layers": [{"W": row_sparse, "b": None}, None]}
+    found += [] if "which a sharded optimizer does not take" in error_of(lambda: opt.step(wrong)) else ["row-sparse"]
+    return found + ["planned"] * (opt.planned_steps != plain.planned_steps or opt.planned_steps < 6)
+
+
+def test_a_single_rank_makes_the_steps_of_one_process() -> None:
+    assert on_ranks(1, planned_alone) == [[]]
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
