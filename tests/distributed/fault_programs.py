@@ -62,12 +62,17 @@ def interrupted() -> None:
 
 
 def interrupted_in_a_wait() -> None:
+    """Rank 0 begins its step when rank 1 has left it."""
     ranks = Ranks(WORLD)
     if RANK == 0:
-        time.sleep(1)
+        WORLD.recv()
     if RANK == 1:
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    step(ranks)
+    try:
+        step(ranks)
+    finally:
+        if RANK == 1:
+            WORLD.send("left", 0)
     step(ranks)
 
 

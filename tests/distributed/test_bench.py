@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from on_ranks import environment, mpiexec, on_ranks
+from on_ranks import TIMEOUT, environment, mpiexec, on_ranks
 from places import ROOT
 
 pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="bench/ is in the source tree alone")
@@ -53,7 +53,7 @@ def steps_of(comm: Any, contender: str) -> list[np.ndarray]:
 def test_contenders_make_the_same_steps(contender: str) -> None:
     if contender.startswith("torch"):
         pytest.importorskip("torch", reason="torch is a peer: pip install 'fastopt[peers]'")
-    ours, theirs = (on_ranks(2, steps_of, each, timeout=180) for each in ("fastopt", contender))
+    ours, theirs = (on_ranks(2, steps_of, each) for each in ("fastopt", contender))
     for params in [*ours[1:], *theirs]:
         for p, like in zip(params, ours[0], strict=True):
             np.testing.assert_allclose(p, like, rtol=0, atol=2e-6)
@@ -68,7 +68,7 @@ def test_groups_have_rows(group: str, tmp_path: Path) -> None:
     mpiexec()
     report = tmp_path / "results.md"
     command = [sys.executable, "-m", "bench", "--quick", "--group", group, "--only", "0.1M", "--out", str(report)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     cells = [line.strip("| ").split(" | ") for line in report.read_text(encoding="utf-8").splitlines() if "|" in line]
     header, _, *rows = cells

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from on_ranks import environment, mpiexec
+from on_ranks import TIMEOUT, environment, mpiexec
 from pages import blocks, names_of, page_of
 from places import ROOT
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="the source tree is
 
 def output_of(command: list[str]) -> str:
     variables = {**environment(), "FASTOPT_EXAMPLES": "short"}
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -90,7 +90,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("size", "rows"), [(1, ROWS[::5]), (2, ROWS), (3, ROWS[1::5]), (4, ROWS[::2])])
 def test_bits_of_accumulate_steps(size: int, rows: Any) -> None:
-    assert on_ranks(size, all_wrong, rows, timeout=60) == [[]] * size
+    assert on_ranks(size, all_wrong, rows) == [[]] * size
 
 
 def one_micro_batch(comm: Any) -> list[str]:

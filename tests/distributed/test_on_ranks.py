@@ -23,8 +23,7 @@ def rank_of(comm: Any) -> int:
     return rank
 
 
-def test_a_function_that_fails_fails_its_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_ranks, "AFTER_FAILURE", 0.5)
+def test_a_function_that_fails_fails_its_test_alone() -> None:
     with pytest.raises(AssertionError) as told:
         on_ranks.on_ranks(4, go_wrong)
     text = str(told.value)

@@ -95,4 +95,4 @@ def run_all(comm: Any, pairs: list[tuple[int, str]], dtype: Any) -> list[str]:
     ],
 )
 def test_bits_of_one_process(size: int, dtype: Any, turn: int) -> None:
-    assert on_ranks(size, run_all, chosen()[::turn], dtype, timeout=120) == [[]] * size
+    assert on_ranks(size, run_all, chosen()[::turn], dtype) == [[]] * size

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from on_ranks import environment, needs_mpi, on_ranks
+from on_ranks import TIMEOUT, environment, needs_mpi, on_ranks
 
 from fastopt.distributed.ranks import RankError, Ranks, have_cores
 
@@ -142,7 +142,7 @@ def opened_and_dropped(comm: Any, count: int) -> None:
 
 def test_communicators_are_freed() -> None:
     # MPICH has 2,000 of them.
-    on_ranks(2, opened_and_dropped, 2500, timeout=60)
+    on_ranks(2, opened_and_dropped, 2500)
 
 
 def dropped_in_flight(comm: Any) -> None:
@@ -275,7 +275,9 @@ def test_what_is_no_communicator_is_refused(size: int) -> None:
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=TIMEOUT
+    )
 
 
 def test_without_mpi4py_the_error_says_what_to_install() -> None:

@@ -351,7 +351,7 @@ def as_torch(comm: Any) -> bool:
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 def test_convert_to_torch() -> None:
-    assert on_ranks(2, as_torch, timeout=60) == [True, True]
+    assert on_ranks(2, as_torch) == [True, True]
 
 
 def drivers(comm: Any) -> list[str]:
