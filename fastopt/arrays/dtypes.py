@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,12 @@ FLOAT64 = np.dtype(np.float64)
 
 #: The dtypes of gradients that the kernels read directly, besides bfloat16; other float dtypes are converted first.
 NATIVE_GRADS = (FLOAT32, FLOAT64, np.dtype(np.float16))
+
+
+@lru_cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """Return the name of a dtype. NumPy composes it anew each time, for longer than a small array's digest takes."""
+    return str(dtype.name)
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

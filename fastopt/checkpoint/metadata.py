@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays.dtypes import Array
+from ..arrays.dtypes import Array, name_of
 from .bounds import check_lists, check_text
 
 #: The version of new files; files of a later version are refused.
@@ -83,7 +83,7 @@ def digest_of(metadata: Mapping[str, str], forms: Mapping[str, Form], of_array: 
     sha = hashlib.sha256()
     sha.update(json.dumps([metadata[name] for name in ENTRIES if name != "digest"]).encode())
     for key in sorted(forms):
-        sha.update(json.dumps([key, forms[key].dtype.name, forms[key].shape]).encode())
+        sha.update(json.dumps([key, name_of(forms[key].dtype), forms[key].shape]).encode())
         sha.update(of_array(key))
     return sha.hexdigest()
 

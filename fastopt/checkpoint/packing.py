@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.dtypes import Array
+from ..arrays.dtypes import Array, name_of
 from ..arrays.memory import described
 from ..arrays.structure import MAX_DEPTH, too_deep
 from .bounds import MAX_BITS, MAX_KEY, MAX_SEEDS, check_spread
@@ -104,7 +104,7 @@ class Packer:
 
     def add_array(self, array: Any, path: tuple[str, ...]) -> str:
         """Collect an array, and return its key."""
-        if array.dtype.name not in DTYPES or not array.dtype.isnative:
+        if name_of(array.dtype) not in DTYPES or not array.dtype.isnative:
             raise TypeError(f"{place(path)} has dtype {array.dtype}; a checkpoint's arrays are of {', '.join(DTYPES)}")
         # Characters that could make the key a file's path are escaped.
         escaped = re.sub(r"[%/\\\x00-\x1f\x7f\ud800-\udfff]", lambda found: f"%{ord(found[0]):02X}", ".".join(path))

@@ -8,11 +8,12 @@ import os
 import re
 import struct
 from collections.abc import Mapping
+from io import BufferedReader
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ..arrays.dtypes import Array
+from ..arrays.dtypes import Array, name_of
 from .bounds import MAX_DIMENSIONS, MAX_ELEMENTS, check_text
 from .flat_json import decoded, read_object, read_object_at, read_string
 from .metadata import Form
@@ -57,12 +58,12 @@ def layout_of(forms: Mapping[str, Form], metadata: Mapping[str, str]) -> Layout:
     """Return the layout of a file with arrays of these forms, in the bytes that the package safetensors writes."""
     header: dict[str, Any] = {METADATA_KEY: dict(sorted(metadata.items()))}
     entries, position = {}, 0
-    for key in sorted(forms, key=lambda key: (ORDER.index(DTYPES[forms[key].dtype.name]), key.encode())):
+    for key in sorted(forms, key=lambda key: (ORDER.index(DTYPES[name_of(forms[key].dtype)]), key.encode())):
         dtype, shape = forms[key].dtype, list(forms[key].shape)
         entries[key] = Entry(dtype, shape, position, position + math.prod(shape) * dtype.itemsize)
         position = entries[key].end
         offsets = [entries[key].begin, position]
-        header[key] = {"dtype": DTYPES[dtype.name], "shape": shape, "data_offsets": offsets}
+        header[key] = {"dtype": DTYPES[name_of(dtype)], "shape": shape, "data_offsets": offsets}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     check_text(len(text))
@@ -80,14 +81,15 @@ def write_safetensors(file: IO[bytes], arrays: Mapping[str, Array], metadata: Ma
         file.write(arrays[key].reshape(-1).view(np.uint8).data)
 
 
-def read_safetensors(file: IO[bytes]) -> tuple[dict[str, Array], Any]:
+def read_safetensors(file: BufferedReader) -> tuple[dict[str, Array], Any]:
     """Return the arrays and the metadata of a file, after a check that the arrays cover each byte once."""
     begin, entries, metadata = read_header(file)
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for key, entry in entries.items():
+        arrays[key] = np.empty(entry.shape, entry.dtype)
         file.seek(begin + entry.begin)
-        data = bytearray(file.read(entry.end - entry.begin))
-        arrays[key] = np.frombuffer(data, entry.dtype).reshape(entry.shape)
+        if file.readinto(arrays[key].reshape(-1).view(np.uint8).data) < entry.end - entry.begin:
+            raise ValueError(f"it was cut in the array {key!r:.80} while it was read")
     return arrays, metadata
 
 

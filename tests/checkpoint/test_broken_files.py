@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from tiers import shortly
 import fastopt
 from fastopt import CheckpointError
 from fastopt.checkpoint import metadata as file_metadata
-from fastopt.checkpoint import packing
+from fastopt.checkpoint import packing, safetensors
 from fastopt.checkpoint.metadata import digest
 
 
@@ -88,6 +89,17 @@ def test_truncated_anywhere(tmp_path: Path, kind: str) -> None:
         path.write_bytes(data[:size])
         with pytest.raises(CheckpointError, match="broken: it "):
             fastopt.load(path)
+
+
+def test_cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "run.safetensors", params={"W": np.ones(100_000)})
+
+    def cut(entries: Any, size: int) -> None:
+        os.truncate(path, path.stat().st_size - 1)
+
+    monkeypatch.setattr(safetensors, "check_cover", cut)
+    with pytest.raises(CheckpointError, match=r"it was cut in the array 'params\.W' while it was read"):
+        fastopt.load(path)
 
 
 def test_any_flipped_bit_of_safetensors(tmp_path: Path) -> None:
