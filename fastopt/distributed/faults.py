@@ -14,6 +14,7 @@ import contextlib
 import io
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -34,7 +35,7 @@ PROBES = 100
 
 
 class RankError(RuntimeError):
-    """Another rank failed, or ended its program, while this one waited for it."""
+    """Another rank failed, or ended its program, while this one waited for it; or the ranks wait for each other."""
 
     #: The group whose ranks the text names.
     group: Group | None = None
@@ -50,6 +51,8 @@ class Notice(NamedTuple):
     has_left: bool
     #: The exception, where there was one.
     failure: str | None
+    #: The ranks wait for each other: no one can go on.
+    concerns_all: bool = False
 
     def has_begun(self, ranks: int, number: int) -> bool:
         """Return whether it began this many collectives of its Ranks of this number."""
@@ -59,8 +62,29 @@ class Notice(NamedTuple):
         return self.failure or f"rank {self.rank} has ended its program, while this rank waits for it"
 
 
+class Waiting(NamedTuple):
+    """A wait of a rank, for other ranks."""
+
+    #: No other wait has it.
+    token: str
+    #: The number of the rank in COMM_WORLD.
+    rank: int
+    #: The call that waits.
+    call: str
+
+
+class Probe(NamedTuple):
+    """A message of a rank that waits for an exchange of the one that gets it. See ``deadlocks.py``."""
+
+    #: The number of the Ranks in the group, and of their exchange.
+    ranks: int
+    number: int
+    #: Waits, of which each is for the rank of the next one; the last is that of the sender.
+    path: tuple[Waiting, ...]
+
+
 class Group:
-    """The processes of a communicator, for notices.
+    """The processes of a communicator, for notices and probes.
 
     Parameters
     ----------
@@ -78,9 +102,12 @@ class Group:
         #: For each Ranks of these processes, the number of collectives that this one began. Ranks that are gone count:
         #: another process may still wait for their last exchange.
         self.begun: list[int] = []
+        #: How many optimizers these processes have made together.
+        self.owners = 0
         self.notices: dict[int, Notice] = {}
         self.own: Notice | None = None
         self.failed_at: float | None = None
+        self.probes: list[Probe] = []
         self.sends: list[Any] = []
         #: How often an exchange is tested before the process sleeps.
         self.polls = 0
@@ -91,20 +118,47 @@ class Group:
             failure = self.own.failure
         elif failure is not None and not has_left:
             self.failed_at = time.monotonic()
-        self.own = Notice(self.rank, tuple(self.begun), has_left, failure)
-        self.sends += [self.comm.isend(tuple(self.own), rank) for rank in range(self.size) if rank != self.rank]
+        has_given_up = self.rank in self.notices
+        begun = () if has_given_up else tuple(self.begun)
+        self.own = Notice(self.rank, begun, has_left, failure, has_given_up)
+        self.send(self.own)
+
+    def give_up(self, failure: str) -> None:
+        """Refuse all exchanges from now on, here and on the other ranks, also those that have begun."""
+        if self.rank not in self.notices:
+            self.notices[self.rank] = Notice(self.rank, (), False, failure)
+            self.tell(failure, has_left=False)
+
+    def send(self, message: Notice | Probe) -> None:
+        """Send a message to each of the others, without waiting for them."""
+        self.sends = [send for send in self.sends if not send.Test()]
+        self.sends += [self.comm.isend(message, rank) for rank in range(self.size) if rank != self.rank]
 
     def listen(self) -> None:
-        """Read the notices that have come."""
+        """Read the messages that have come."""
         while (message := self.comm.improbe()) is not None:
-            notice = Notice(*message.recv())
-            self.notices[notice.rank] = notice
+            received = message.recv()
+            if isinstance(received, Notice):
+                self.notices[received.rank] = received
+            else:
+                self.probes = [*self.open_probes(), received]
+
+    def open_probes(self) -> list[Probe]:
+        """Return the probes that have come from ranks which still wait for this one."""
+        begun = dict(enumerate(self.begun))
+        return [probe for probe in self.probes if begun.get(probe.ranks, 0) < probe.number]
+
+    def absent(self, ranks: int, number: int) -> list[Notice]:
+        """Return the notices of ranks that failed or ended before they began exchange ``number`` of these Ranks."""
+        return [notice for notice in self.notices.values() if not notice.has_begun(ranks, number)]
 
     def refuse(self, ranks: int, number: int) -> None:
-        """Raise RankError if a rank that has failed or ended never began collective ``number`` of these Ranks."""
-        absent = [notice for notice in self.notices.values() if not notice.has_begun(ranks, number)]
-        if absent:
-            error = RankError(str(min(absent, key=lambda notice: notice.failure is None)))
+        """Raise RankError if a rank that has failed or ended never began exchange ``number`` of these Ranks."""
+        if absent := self.absent(ranks, number):
+            first = min(absent, key=lambda notice: notice.failure is None)
+            if first.concerns_all:
+                this_process.give_up(str(first))
+            error = RankError(str(first))
             error.group = self
             raise error
 
@@ -128,6 +182,8 @@ class Process:
 
     def __init__(self) -> None:
         self.groups: dict[object, Group] = {}
+        #: The numbers of the threads that have begun exchanges.
+        self.callers: set[int] = set()
         self.has_ended = False
         #: It began to duplicate a communicator, which another rank never will: it failed before.
         self.is_stuck = False
@@ -165,6 +221,15 @@ class Process:
             text = failure_of(f"rank {world.rank} of COMM_WORLD", error, None)
             known = {world.rank, *(rank for group in self.groups.values() for rank in group.members)}
             self.sends = [world.isend(text, rank, TAG) for rank in range(world.size) if rank not in known]
+
+    def give_up(self, failure: str) -> None:
+        """Refuse all exchanges from now on, here and on the other ranks."""
+        for group in self.groups.values():
+            group.give_up(failure)
+
+    def has_several_callers(self) -> bool:
+        """Return whether several threads that are alive have begun exchanges."""
+        return len(self.callers & {thread.ident for thread in threading.enumerate()}) > 1
 
     def refuse_missing(self, members: tuple[int, ...]) -> None:
         """Raise RankError if a rank of a group to come has failed or ended."""

@@ -304,9 +304,9 @@ class GradientsOfRanks:
     def drop(self, ranks: Ranks) -> None:
         """Forget these gradients, on all ranks: finish the exchanges that any rank has begun. Collective.
 
-        ``ranks`` are those that meet, not those of the exchanges.
+        ``ranks`` are those that meet, not those of the exchanges. If one of them is gone, nothing is finished.
         """
-        begun = int(ranks.all_gather(np.array([self.exchange.begun])).max())
+        begun = int(ranks.all_gather(np.array([self.exchange.begun])).max()) if ranks.can_go_on() else 0
         if begun > 0:
             self.exchange.most = begun
             self.fill()

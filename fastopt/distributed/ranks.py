@@ -8,6 +8,7 @@ import pickle
 import platform
 import re
 import sys
+import threading
 import time
 import weakref
 import zlib
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from ..arrays.dtypes import Array
 from ..backends import cores
+from .deadlocks import Wait
 from .faults import Group, RankError, this_process
 
 __all__ = ["CallsDiffer", "RankError", "Ranks", "Request"]
@@ -31,6 +33,8 @@ give_core_away = getattr(os, "sched_yield", lambda: time.sleep(0))
 POLLS, POLLS_ON_SHARED_CORES = 500, 5
 #: A sleep takes this part of the time waited, and at most this many seconds.
 SLEEP, LONGEST_SLEEP = 0.02, 1e-3
+#: After so many exchanges a rank reads the messages about faults, also if it never waits: those that do send some.
+LISTENING = 64
 #: After how many seconds it is told that other ranks have not made their Ranks.
 PATIENCE = 30.0
 #: The length of the first message of a meeting, and its room for a header.
@@ -88,6 +92,8 @@ class Ranks:
     comm
         An intracommunicator of mpi4py, such as ``MPI.COMM_WORLD``; all of its processes make their Ranks together. It
         is duplicated, so that no message of the caller is taken for another.
+    owner
+        The class of the optimizer that exchanges, if one does.
 
     Attributes
     ----------
@@ -97,6 +103,8 @@ class Ranks:
         The number of processes.
     call
         The call that this rank makes, for people: those that meet make the same one.
+    owner
+        The optimizer that exchanges, and how many the communicator's processes had made with it, for people.
 
     Raises
     ------
@@ -108,7 +116,7 @@ class Ranks:
         ``comm`` is ``COMM_NULL``, which processes have that are not in a communicator.
     """
 
-    def __init__(self, comm: Any) -> None:
+    def __init__(self, comm: Any, owner: str = "") -> None:
         self._mpi = mpi = import_mpi()
         if isinstance(comm, mpi.Comm) and comm == mpi.COMM_NULL:
             raise ValueError("comm: this process is none of its ranks (COMM_NULL); make no optimizer here")
@@ -118,7 +126,7 @@ class Ranks:
             )
         self.rank: int = comm.rank
         self.size: int = comm.size
-        self.call = ""
+        self.call, self.owner = "a constructor", owner
         self._running: set[Request] = set()
         self._units = {1: mpi.BYTE, 2: mpi.UINT16_T, 4: mpi.UINT32_T, 8: mpi.UINT64_T}
         if self.size == 1:
@@ -128,6 +136,9 @@ class Ranks:
         #: The number of these Ranks among those of the group, whose processes make them in the same order.
         self._number = len(self._group.begun)
         self._group.begun.append(0)
+        if owner:
+            self._group.owners += 1
+            self.owner = f"{owner} {self._group.owners}"
         self._comm, handle = comm.Idup()
         weakref.finalize(self, UNUSED.append, (self._comm, self._running)).atexit = False
         self.wait([self._begun(handle, self._next())])
@@ -153,7 +164,7 @@ class Ranks:
         Raises
         ------
         RankError
-            Another rank failed, or ended its program, before it began one of them.
+            Another rank failed, or ended its program, before it began one of them; or the ranks wait for each other.
         """
         for request in requests:
             polls = 0
@@ -165,11 +176,15 @@ class Ranks:
                 give_core_away()
 
     def _wait_long(self, request: Request) -> None:
-        began = time.monotonic()
+        wait = Wait(
+            self._group, self._number, request.number, f"{self.call} of {self.owner}" if self.owner else self.call
+        )
         while not request.is_done():
-            self._group.listen()
-            self._group.refuse(self._number, request.number)
-            time.sleep(min(SLEEP * (time.monotonic() - began), LONGEST_SLEEP))
+            time.sleep(min(SLEEP * wait.look(), LONGEST_SLEEP))
+
+    def can_go_on(self) -> bool:
+        """Return whether no rank is known to have failed, or ended its program, before the next exchange."""
+        return self.size == 1 or not self._group.absent(self._number, self._group.begun[self._number] + 1)
 
     # --- exchanges ----------------------------------------------------------------------------------------------------
 
@@ -179,6 +194,9 @@ class Ranks:
         if self._group.notices:
             self._group.refuse(i, begun[i] + 1)
         begun[i] += 1
+        this_process.callers.add(threading.get_ident())
+        if begun[i] % LISTENING == 0:
+            self._group.listen()
         return begun[i]
 
     def _begun(self, handle: Any, number: int, *arrays: Array) -> Request:

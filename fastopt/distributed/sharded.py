@@ -154,7 +154,7 @@ class Sharded(SharedState):
         bucket_bytes: int = 2**25,
         **options: Any,
     ) -> None:
-        self.begin(Ranks(comm))
+        self.begin(Ranks(comm, optimizer.__name__))
         ranks = self.ranks
         arguments = {"exact": exact, "reduction": reduction, "wire_dtype": wire_dtype, "bucket_bytes": bucket_bytes}
         model = self.checked(lambda: whole_optimizer(optimizer, params, arguments, options))
@@ -296,7 +296,7 @@ class Sharded(SharedState):
             If an argument is wrong on this rank, or the ranks differ. Nothing has changed then, on any rank.
         RankError
             If an argument is wrong on another rank; nothing has changed. Or if another rank has failed, or ended its
-            program, during the step.
+            program, during the step, or waits in another call for this one.
         RuntimeError
             If a call that the ranks make together is running, in another thread or around this call.
         """

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -246,10 +245,5 @@ def ends_well() -> None:
     time.sleep(0.3 * RANK)
 
 
-def main(name: str) -> None:
-    program: Any = globals()[name]
-    program()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    globals()[sys.argv[1]]()

@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import os
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -164,3 +165,11 @@ def run_script(
         end(process)
         raise
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def errors_of(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the last line of each traceback of a program that failed, in alphabetical order."""
+    assert result.returncode != 0, result.stderr
+    tracebacks = re.findall(r"^Traceback .*\n(?:  .*\n)+(.*)", result.stderr, re.M)
+    assert len(tracebacks) == result.stderr.count("Traceback"), result.stderr
+    return sorted(line.replace("fastopt.distributed.faults.", "") for line in tracebacks)

@@ -6,19 +6,11 @@ import re
 import subprocess
 
 import pytest
-from on_ranks import HERE, run_script
+from on_ranks import HERE, errors_of, run_script
 
 
 def run(size: int, name: str) -> subprocess.CompletedProcess[str]:
     return run_script(size, HERE / "fault_programs.py", name)
-
-
-def errors_of(result: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the last line of each traceback, in alphabetical order."""
-    assert result.returncode != 0, result.stderr
-    tracebacks = re.findall(r"^Traceback .*\n(?:  .*\n)+(.*)", result.stderr, re.M)
-    assert len(tracebacks) == result.stderr.count("Traceback"), result.stderr
-    return sorted(line.replace("fastopt.distributed.faults.", "") for line in tracebacks)
 
 
 ENDED = "RankError: rank {} has ended its program, while this rank waits for it"

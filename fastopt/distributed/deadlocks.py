@@ -1,0 +1,95 @@
+"""Find ranks that wait for each other, each for a call that another one of them has not made.
+
+A rank that has waited for some seconds sends a probe to the others. One that has begun the exchange which the sender
+waits for drops it. One that has not, and waits itself, adds its own wait and passes the probe on to those that it waits
+for. A rank that gets a probe of its own wait back is in a circle in which nobody goes on.
+
+It is no false alarm, however old a message is. Who has not begun the exchange that the sender waits for knows that the
+sender still waits, so that it has not begun that of the one before it, and so on to the first.
+
+Source: Chandy, Misra and Haas, ACM Transactions on Computer Systems 1(2), 1983.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import traceback
+from pathlib import Path
+
+from .faults import Group, Probe, Waiting, this_process, world_of_mpi
+
+#: After how many seconds of a wait its probe is sent. Most waits are shorter, and need none.
+PATIENCE = 2.0
+#: The modules whose callers are shown.
+INNER = (__name__.partition(".")[0] + ".", "contextlib")
+
+
+class Wait:
+    """A wait of this rank for an exchange.
+
+    Parameters
+    ----------
+    group : Group
+        The processes.
+    ranks, number : int
+        The number of the Ranks in the group, and of their exchange.
+    call : str
+        The call that waits, for people.
+    """
+
+    def __init__(self, group: Group, ranks: int, number: int, call: str) -> None:
+        self.group, self.ranks, self.number, self.call = group, ranks, number, call
+        self.began = time.monotonic()
+        #: The waits whose probes were passed on, and this one.
+        self.passed_on: set[str] = set()
+        self.own: Waiting | None = None
+
+    def look(self) -> float:
+        """Return how many seconds it has taken.
+
+        Raises
+        ------
+        RankError
+            The wait will never end: a rank failed, or ended its program, or the ranks wait for each other.
+        """
+        for group in list(this_process.groups.values()):
+            group.listen()
+        self.group.refuse(self.ranks, self.number)
+        waited = time.monotonic() - self.began
+        # Another thread may make the call that others wait for.
+        if waited > PATIENCE and not this_process.has_several_callers():
+            self.probe()
+        return waited
+
+    def probe(self) -> None:
+        """Send the probe of this wait, and pass on those of the waits for this rank."""
+        if self.own is None:
+            world = world_of_mpi()
+            self.own = Waiting(secrets.token_hex(8), world.rank, f"{self.call} ({caller()})")
+            self.send((self.own,))
+        for group in list(this_process.groups.values()):
+            for probe in group.open_probes():
+                first = probe.path[0].token
+                if first == self.own.token:
+                    self.refuse(probe.path)
+                if first not in self.passed_on:
+                    self.passed_on.add(first)
+                    self.send((*probe.path, self.own))
+
+    def send(self, path: tuple[Waiting, ...]) -> None:
+        self.group.send(Probe(self.ranks, self.number, path))
+
+    def refuse(self, path: tuple[Waiting, ...]) -> None:
+        """Raise RankError, and make all other ranks raise it that wait for this one, now or later."""
+        calls = ", ".join(f"rank {each.rank} in {each.call}" for each in sorted(path, key=lambda each: each.rank))
+        text = f"the ranks wait for each other: {calls}; make these calls in the same order on every rank"
+        this_process.give_up(text)
+        self.group.refuse(self.ranks, self.number)
+
+
+def caller() -> str:
+    """Return the place where the program calls this package."""
+    stack = traceback.walk_stack(None)
+    frame, line = next(each for each in stack if not each[0].f_globals.get("__name__", "").startswith(INNER))
+    return f"{Path(frame.f_code.co_filename).name}, line {line}"
