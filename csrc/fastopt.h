@@ -122,23 +122,30 @@ void fo_sum_squares(const void *values, int32_t dtype, int64_t outer, int64_t si
 void fo_add_rows(const void *values, int32_t dtype, int64_t width, const int64_t *order, int64_t rows,
                  const int64_t *firsts, int64_t count, void *sums);
 
-/* Elements [begin, end) of a vector <- those of arrays that lie in it one after the other: array i from starts[i] to
-   starts[i + 1]. They become `dtype`, an fo_dtype up to FO_BFLOAT16, as dtypes[i] are, rounded to float32 on the way to
-   half precision. An array that is NULL has zeros. */
-void fo_pack(void *const *arrays, const int32_t *dtypes, const int64_t *starts, int64_t count, int64_t begin,
-             int64_t end, int32_t dtype, void *vector);
+/* Arrays that lie in a vector one after the other: array i from starts[i] to starts[i + 1]. Their dtypes are those up to
+   FO_BFLOAT16. An array that is NULL has zeros. */
+typedef struct {
+    void *const *arrays;
+    const int32_t *dtypes;
+    const int64_t *starts;
+    int64_t count;
+} fo_packed;
+
+/* vector <- elements [begin, end) of packed arrays. They become `dtype`, rounded to float32 on the way to half
+   precision. */
+void fo_pack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, void *vector);
 
 /* The way back, for arrays of the vector's dtype. */
-void fo_unpack(const void *vector, int32_t dtype, const int64_t *starts, int64_t count, int64_t begin, int64_t end,
-               void *const *arrays);
+void fo_unpack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, const void *vector);
 
 /* The beginning of a sum: what it is already, zero, or its first row. */
 enum { FO_FROM_SUMS, FO_FROM_ZERO, FO_FROM_ROW };
 
 /* sums <- ((beginning + rows[0] * scale) + rows[1] * scale) + ..., computed in `dtype`, that of the sums, to which the
-   rows are converted as gradients are. */
-void fo_accumulate_rows(const void *const *rows, int32_t row_dtype, int64_t count, int64_t length, double scale,
-                        int32_t from, int32_t dtype, void *sums, int32_t threads);
+   rows are converted as gradients are. A row that is NULL is what fo_pack would write from `begin` on. */
+void fo_accumulate_rows(const fo_packed *packed, int64_t begin, const void *const *rows, int32_t row_dtype,
+                        int64_t count, int64_t length, double scale, int32_t from, int32_t dtype, void *sums,
+                        int32_t threads);
 
 /* Vectors of as many numbers as the inverse Hessian of BFGS has rows: what the last update adds, and the new difference of
    gradients and the new gradient. */

@@ -56,45 +56,71 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-void fo_pack(void *const *arrays, const int32_t *dtypes, const int64_t *starts, int64_t count, int64_t begin,
-             int64_t end, int32_t dtype, void *vector)
+/* Return the number of the last array that begins at this place of the vector or before it. */
+static int64_t array_at(const fo_packed *packed, int64_t place)
+{
+    int64_t found = 0, end = packed->count;
+    while (end - found > 1) {
+        const int64_t middle = found + (end - found) / 2;
+        if (packed->starts[middle] <= place)
+            found = middle;
+        else
+            end = middle;
+    }
+    return found;
+}
+
+/* The elements [begin, end) of a vector that lie in one array, and their address there; NULL: zeros. */
+typedef struct {
+    int64_t begin, end;
+    char *memory;
+} part;
+
+static part part_of(const fo_packed *packed, int64_t array, int64_t begin, int64_t end)
+{
+    const int64_t start = packed->starts[array], first = larger(begin, start);
+    char *const memory = packed->arrays[array];
+    return (part){first, smaller(end, packed->starts[array + 1]),
+                  memory ? memory + (first - start) * size_of(packed->dtypes[array]) : NULL};
+}
+
+static void write_part(const part *from, int32_t from_dtype, int32_t dtype, void *into)
+{
+    const int64_t length = from->end - from->begin;
+    copy *const convert = copies[from_dtype][dtype];
+    if (!from->memory)
+        memset(into, 0, (size_t)(length * size_of(dtype)));
+    else if (convert)
+        convert(from->memory, into, length);
+    else
+        memcpy(into, from->memory, (size_t)(length * size_of(dtype)));
+}
+
+void fo_pack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, void *vector)
 {
     const fo_mode before = fo_use_default_mode();
-    const int64_t size = size_of(dtype);
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t first = larger(begin, starts[i]), length = smaller(end, starts[i + 1]) - first;
-        char *into = (char *)vector + first * size;
-        if (length <= 0)
-            continue;
-        if (!arrays[i]) {
-            memset(into, 0, (size_t)(length * size));
-            continue;
-        }
-        copy *const convert = copies[dtypes[i]][dtype];
-        const char *from = (const char *)arrays[i] + (first - starts[i]) * size_of(dtypes[i]);
-        if (convert)
-            convert(from, into, length);
-        else
-            memcpy(into, from, (size_t)(length * size));
+    for (int64_t i = array_at(packed, begin); i < packed->count && packed->starts[i] < end; i++) {
+        const part from = part_of(packed, i, begin, end);
+        write_part(&from, packed->dtypes[i], dtype, (char *)vector + (from.begin - begin) * size_of(dtype));
     }
     fo_restore_mode(before);
 }
 
-void fo_unpack(const void *vector, int32_t dtype, const int64_t *starts, int64_t count, int64_t begin, int64_t end,
-               void *const *arrays)
+void fo_unpack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, const void *vector)
 {
     const int64_t size = size_of(dtype);
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t first = larger(begin, starts[i]), length = smaller(end, starts[i + 1]) - first;
-        if (length > 0)
-            memcpy((char *)arrays[i] + (first - starts[i]) * size, (const char *)vector + first * size,
-                   (size_t)(length * size));
+    for (int64_t i = array_at(packed, begin); i < packed->count && packed->starts[i] < end; i++) {
+        const part into = part_of(packed, i, begin, end);
+        memcpy(into.memory, (const char *)vector + (into.begin - begin) * size,
+               (size_t)((into.end - into.begin) * size));
     }
 }
 
 typedef struct {
     const fo_kernels *kernels;
     const fo_array *sums;
+    const fo_packed *packed;
+    int64_t first; /* the place in the packed arrays of the first sum */
     const void *const *rows;
     const fo_hyper *hyper;
     int64_t count;
@@ -111,6 +137,28 @@ static void fill(void *sums, int32_t dtype, int64_t begin, int64_t end, double v
             ((double *)sums)[i] = value;
 }
 
+/* Add packed arrays to sums [begin, end), at most a chunk. Those of the rows' dtype are read where they are. */
+static void add_packed(const rows_pass *pass, int64_t begin, int64_t end)
+{
+    const fo_packed *packed = pass->packed;
+    const int32_t dtype = pass->sums->dtype, row_dtype = pass->sums->grad_dtype;
+    double numbers[FO_CHUNK];
+    begin += pass->first, end += pass->first;
+    for (int64_t i = array_at(packed, begin); i < packed->count && packed->starts[i] < end; i++) {
+        const part from = part_of(packed, i, begin, end);
+        const int is_row = from.memory && packed->dtypes[i] == row_dtype;
+        if (!is_row)
+            write_part(&from, packed->dtypes[i], row_dtype, numbers);
+        const fo_array sums = {
+            .accumulated = (char *)pass->sums->accumulated + (from.begin - pass->first) * size_of(dtype),
+            .dtype = dtype,
+            .grad_dtype = row_dtype,
+        };
+        pass->kernels[dtype].accumulate_chunk(&sums, is_row ? (void *)from.memory : numbers, 0, from.end - from.begin,
+                                              pass->hyper);
+    }
+}
+
 static void visit_rows(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
 {
     const rows_pass *pass = context;
@@ -119,15 +167,20 @@ static void visit_rows(const void *context, int64_t index, int64_t chunk, int64_
     if (pass->from != FO_FROM_SUMS)
         fill(pass->sums->accumulated, pass->sums->dtype, begin, end, pass->from == FO_FROM_ZERO ? 0.0 : -0.0);
     for (int64_t k = 0; k < pass->count; k++)
-        pass->kernels[pass->sums->dtype].accumulate_chunk(pass->sums, (void *)pass->rows[k], begin, end, pass->hyper);
+        if (pass->rows[k])
+            pass->kernels[pass->sums->dtype].accumulate_chunk(pass->sums, (void *)pass->rows[k], begin, end,
+                                                              pass->hyper);
+        else
+            add_packed(pass, begin, end);
 }
 
-void fo_accumulate_rows(const void *const *rows, int32_t row_dtype, int64_t count, int64_t length, double scale,
-                        int32_t from, int32_t dtype, void *sums, int32_t threads)
+void fo_accumulate_rows(const fo_packed *packed, int64_t begin, const void *const *rows, int32_t row_dtype,
+                        int64_t count, int64_t length, double scale, int32_t from, int32_t dtype, void *sums,
+                        int32_t threads)
 {
     const fo_array array = {.accumulated = sums, .length = length, .dtype = dtype, .grad_dtype = row_dtype};
     const fo_hyper hyper = {.grad_scale = scale};
-    const rows_pass pass = {fo_kernels_in_use(), &array, rows, &hyper, count, from};
+    const rows_pass pass = {fo_kernels_in_use(), &array, packed, begin, rows, &hyper, count, from};
     const fo_mode before = fo_use_default_mode();
     fo_for_each_chunk(&array, 1, threads, 1, visit_rows, &pass);
     fo_restore_mode(before);

@@ -239,14 +239,6 @@ class Backend:
         """Return the packing of arrays on the host that begin at these places of a vector; the last is its end."""
         raise NotImplementedError
 
-    def accumulate_rows(self, rows: Arrays, scale: float, beginning: int, sums: Array) -> None:
-        """Compute ``((beginning + rows[0] * scale) + rows[1] * scale) + ...`` into the sums, in their dtype.
-
-        The rows are vectors on the host, of one dtype, float32 or float64 or half precision. ``beginning`` is one of
-        those in ``packing.py``.
-        """
-        raise NotImplementedError
-
     def dot(self, left: Vector, right: Vector) -> float:
         """Return the sum of the products of two vectors on the host, in a fixed order."""
         raise NotImplementedError

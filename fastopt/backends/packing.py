@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from ..arrays.dtypes import Array
 
@@ -11,17 +13,44 @@ from ..arrays.dtypes import Array
 FROM_SUMS, FROM_ZERO, FROM_ROW = 0, 1, 2
 
 
-class Packing(Protocol):
-    """Copies arrays into their places in a vector, and back. Arrays are contiguous, in the order of their memory."""
+class Packed(Protocol):
+    """Arrays as one vector, which is nowhere as a whole. They stay where they are as long as this is used.
 
-    def keep(self, arrays: Sequence[Array]) -> None:
-        """Remember where these arrays are, for calls that pass this very sequence; no array may move until then."""
+    Attributes
+    ----------
+    arrays : sequence of (array or None)
+        Contiguous, in the order of their memory. None stands for zeros.
+    """
 
-    def pack(self, arrays: Sequence[Array | None], vector: Array, begin: int, end: int) -> None:
-        """Write elements ``begin`` to ``end`` of the vector, in its dtype; those of None are zeros.
+    arrays: Sequence[Array | None]
+
+    def pack(self, begin: int, into: Array) -> None:
+        """Write the elements from ``begin`` on into an array, in its dtype.
 
         Numbers become float32 on their way to float16 and bfloat16, and are rounded to nearest, ties to even.
         """
 
-    def unpack(self, vector: Array, arrays: Sequence[Array], begin: int, end: int) -> None:
-        """Write elements ``begin`` to ``end`` of the vector into arrays of its dtype."""
+    def unpack(self, begin: int, values: Array) -> None:
+        """Write values into the elements from ``begin`` on, of arrays of their dtype."""
+
+    def accumulate(
+        self,
+        begin: int,
+        rows: Sequence[Array | None],
+        dtype: np.dtype[Any],
+        scale: float,
+        beginning: int,
+        sums: Array,
+    ) -> None:
+        """Compute ``((beginning + rows[0] * scale) + rows[1] * scale) + ...`` into the sums, in their dtype.
+
+        Rows are as long as the sums, and have this dtype: float32 or float64 or half precision. None is the row of the
+        elements from ``begin`` on, in that dtype. ``beginning`` is one of those above.
+        """
+
+
+class Packing(Protocol):
+    """Makes vectors of arrays of the same sizes."""
+
+    def of(self, arrays: Sequence[Array | None]) -> Packed:
+        """Return these arrays as one vector."""

@@ -180,7 +180,7 @@ def cost(
     rank that owns the nth part, the parts of a step take::
 
         exchange    K (n - 1) a + (n - 1)/n G / b
-        sums        (small arrays and those converted: read, written; n slices read, one written) / m
+        sums        (small arrays and those converted, of others: read, written; n slices read, one written) / m
         step        (gradients read, parameters and state read and written: of the slice) / m
         gather      B M a + (n - 1)/n P / b + (small arrays: read, written) / m,
                     M = log2(n) for buckets up to 512 KiB, n - 1 above
@@ -372,13 +372,14 @@ def sharded_cost(
         length = bucket.piece_length(size if is_packed else bucket_bytes // item)
         exchanges = micro_batches * -(-max(bucket.counts) // max(length, 1))
         is_converted = is_packed or w != item
-        largest = sum(min(its, length) for its in bucket.counts)
+        largest = sum(min(its, length) for its in bucket.counts) - min(own, length)
         lanes.use(exchanges, largest * w if is_converted else 0, (n - 1) * min(own, length) * w)
         out, into = micro_batches * (size - own) * w, micro_batches * (n - 1) * own * w
         exchange += exchanges * (n - 1) * latency + max(out, into) / network.bandwidth
+        added += (item + w) * (size - own) * micro_batches * is_converted
+        added += (item + (n - 1) * w) * own * micro_batches
         # Sums of micro-batches are read again, but for the first.
-        added += (item + w) * size * micro_batches * is_converted
-        added += n * w * own * micro_batches + computed * own * (2 * micro_batches - 1)
+        added += computed * own * (2 * micro_batches - 1)
         if n > 1:
             new = (size - own) * item
             hops = network.gather_messages(size * item)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays.dtypes import Array, compute_dtype
 from ..backends.backend import Backend
+from ..backends.packing import Packed
 from .layout import Bucket
 from .ranks import Ranks
 
@@ -45,21 +45,31 @@ def pieces_of(bucket: Bucket, most: int) -> list[Piece]:
 class Route(NamedTuple):
     """How many elements of a piece a rank sends to each one and gets from each one; its own part stays where it is.
 
-    It adds the parts that it gets, of ``length`` elements, into ``sums``.
+    From ``begin`` on its own part has ``length`` elements, and is added with those that it gets into ``sums``. The
+    others' parts lie in the ``spans`` of the bucket's vector.
     """
 
     send_counts: list[int]
     recv_counts: list[int]
+    spans: list[tuple[int, int]]
+    begin: int
     length: int
     sums: Array
 
 
 def route_of(bucket: Bucket, piece: Piece, rank: int, sums: Array) -> Route:
     """Return the route of a piece of a bucket; ``sums`` are those of the rank's elements of the bucket."""
-    length, first = piece.counts[rank], piece.begins[rank] - bucket.cuts[rank]
+    begin, length = piece.begins[rank], piece.counts[rank]
     send_counts, recv_counts = list(piece.counts), [length] * len(piece.counts)
     send_counts[rank] = recv_counts[rank] = 0
-    return Route(send_counts, recv_counts, length, sums[first : first + length])
+    spans: list[tuple[int, int]] = []
+    for first, count in zip(piece.begins, send_counts, strict=True):
+        if spans and spans[-1][1] == first:
+            spans[-1] = spans[-1][0], first + count
+        elif count > 0:
+            spans.append((first, first + count))
+    place = begin - bucket.cuts[rank]
+    return Route(send_counts, recv_counts, spans, begin, length, sums[place : place + length])
 
 
 class BucketOfGradients:
@@ -84,12 +94,8 @@ class BucketOfGradients:
         self.sums: Array = np.zeros(bucket.counts[rank], self.dtype)
         self.is_packed = len(bucket.numbers) > 1
         self.pieces = pieces_of(bucket, bucket.size if self.is_packed else piece_bytes // bucket.dtype.itemsize)
-        self.starts = np.array(bucket.starts, np.int64)
-        self.packing = backend.packing(self.starts)
+        self.packing = backend.packing(np.array(bucket.starts, np.int64))
         self.routes = [route_of(bucket, piece, rank, self.sums) for piece in self.pieces]
-        #: The places of the parts of a single array that the ranks get, for each piece.
-        self.part_starts = [np.array((0, *accumulate(piece.counts)), np.int64) for piece in self.pieces]
-        self.part_packings = [backend.packing(starts) for starts in self.part_starts]
 
     def slice_of(self, i: int) -> Array:
         """Return the sums of the part of array number ``i`` that this rank owns."""
@@ -97,26 +103,21 @@ class BucketOfGradients:
         first = self.bucket.ends_of(i)[0] + begin - self.bucket.cuts[self.rank]
         return self.sums[first : first + end - begin] if end > begin else self.sums[:0]
 
-    def send(self, k: int, arrays: Sequence[Array | None], lane: Lane) -> tuple[Array, Sequence[int]]:
-        """Return a vector with the numbers of piece ``k``, and where in it those for each rank begin.
+    def send(self, k: int, packed: Packed, lane: Lane) -> tuple[Array, Sequence[int] | None]:
+        """Return a vector with the numbers of piece ``k`` for the other ranks, and where in it those for each begin.
 
-        It is the gradient itself if that can be sent as it is.
+        It is the gradient itself if that can be sent as it is; None: one after the other.
         """
-        piece = self.pieces[k]
-        if self.is_packed:
-            vector = lane.vector(0, self.bucket.size, self.wire)
-            self.packing.pack(arrays, vector, 0, self.bucket.size)
-            return vector, piece.begins
-        array = arrays[0]
-        if array is not None:
-            array = array.reshape(-1)
-            if array.dtype == self.wire:
-                return array, piece.begins
-        ends = map(sum, zip(piece.begins, piece.counts, strict=True))
-        parts = [None if array is None else array[begin:end] for begin, end in zip(piece.begins, ends, strict=True)]
-        vector = lane.vector(0, piece.size, self.wire)
-        self.part_packings[k].pack(parts, vector, 0, piece.size)
-        return vector, self.part_starts[k][:-1].tolist()
+        array = packed.arrays[0]
+        if not self.is_packed and array is not None and array.dtype == self.wire:
+            return array.reshape(-1), self.pieces[k].begins
+        route = self.routes[k]
+        vector = lane.vector(0, sum(route.send_counts), self.wire)
+        place = 0
+        for begin, end in route.spans:
+            packed.pack(begin, vector[place : place + end - begin])
+            place += end - begin
+        return vector, None
 
 
 class Lane:
@@ -142,7 +143,7 @@ class Job(NamedTuple):
 
     bucket: BucketOfGradients
     piece: int
-    arrays: Sequence[Array | None]
+    packed: Packed
     scale: float
     beginning: int
 
@@ -152,7 +153,6 @@ class Transfer(NamedTuple):
 
     job: Job
     lane: Lane
-    own: Array
     received: Array
     request: Any
 
@@ -160,8 +160,8 @@ class Transfer(NamedTuple):
 class Exchange:
     """Exchanges of gradients: they are begun in the same order on all ranks, and added in this order."""
 
-    def __init__(self, ranks: Ranks, backend: Backend) -> None:
-        self.ranks, self.backend = ranks, backend
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
         self.free_lanes = [Lane() for _ in range(LANES)]
         self.lanes = tuple(self.free_lanes)
         self.jobs: deque[Job] = deque()
@@ -180,7 +180,8 @@ class Exchange:
 
         ``beginning`` is as in ``backends/packing.py``. The arrays stay as they are until :meth:`finish` returns.
         """
-        self.jobs.extend(Job(bucket, k, arrays, scale, beginning) for k in range(len(bucket.pieces)))
+        packed = bucket.packing.of(arrays)
+        self.jobs.extend(Job(bucket, k, packed, scale, beginning) for k in range(len(bucket.pieces)))
         self.poke()
 
     def poke(self) -> None:
@@ -214,17 +215,16 @@ class Exchange:
     def start(self, job: Job, lane: Lane) -> Transfer:
         self.begun += 1
         bucket, route = job.bucket, job.bucket.routes[job.piece]
-        vector, begins = bucket.send(job.piece, job.arrays, lane)
-        begin, length = begins[self.ranks.rank], route.length
-        recv = lane.vector(1, length * (self.ranks.size - 1), bucket.wire)
+        vector, begins = bucket.send(job.piece, job.packed, lane)
+        recv = lane.vector(1, route.length * (self.ranks.size - 1), bucket.wire)
         request = self.ranks.start_all_to_all(vector, route.send_counts, recv, route.recv_counts, begins)
-        return Transfer(job, lane, vector[begin : begin + length], recv, request)
+        return Transfer(job, lane, recv, request)
 
     def add(self, transfer: Transfer) -> None:
-        job, route = transfer.job, transfer.job.bucket.routes[transfer.job.piece]
-        length = route.length
+        job, received = transfer.job, transfer.received
+        route, length = job.bucket.routes[job.piece], job.bucket.routes[job.piece].length
         if length > 0:
-            rows = [transfer.received[k : k + length] for k in range(0, transfer.received.size, length)]
-            rows.insert(self.ranks.rank, transfer.own)
-            self.backend.accumulate_rows(rows, job.scale, job.beginning, route.sums)
+            rows: list[Array | None] = [received[k : k + length] for k in range(0, received.size, length)]
+            rows.insert(self.ranks.rank, None)
+            job.packed.accumulate(route.begin, rows, job.bucket.wire, job.scale, job.beginning, route.sums)
         self.free_lanes.append(transfer.lane)

@@ -87,7 +87,7 @@ class GradientsOfRanks:
         self.bucket_of = {i: b for b, bucket in enumerate(buckets) for i in bucket.numbers}
         self.layout = buckets
         self.buckets = [BucketOfGradients(backend, each, ranks.rank, wire_dtype, piece_bytes) for each in buckets]
-        self.exchange = Exchange(ranks, backend)
+        self.exchange = Exchange(ranks)
         self.checks = Gradients(backend.ops, backend.add_rows, whole.names, whole.arrays, whole.extents, are_cleared)
         in_order = list(map(backend.ops.in_memory_order, whole.arrays))
         self.table = backend.table(in_order, [()] * len(in_order))
@@ -255,9 +255,6 @@ class GradientsOfRanks:
                 self.scale_in_use = self.scale()
             factor, beginning = 1.0 / self.scale_in_use, FROM_SUMS if k else FROM_ZERO
         self.position += 1
-        if self.ranks.size == 1 and beginning == FROM_ROW and bucket.wire == bucket.dtype:
-            bucket.packing.pack(arrays, bucket.sums, 0, bucket.bucket.size)
-            return
         self.exchange.put(bucket, arrays, factor, beginning)
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arrays.dtypes import Array
 from ..backends.backend import Backend
+from ..backends.packing import Packed
 from .layout import Bucket
 from .ranks import Ranks
 
@@ -22,7 +23,7 @@ class Member(NamedTuple):
 
     bucket: Bucket
     arrays: Sequence[Array]
-    packing: Any
+    packed: Packed
     counts: list[int]
     begin: int
     end: int
@@ -39,18 +40,12 @@ class Gather:
 
     def __init__(self, ranks: Ranks, backend: Backend, buckets: Sequence[Bucket], vectors: Sequence[Array]) -> None:
         self.ranks = ranks
-        members = [
-            Member(
-                bucket,
-                [vectors[i] for i in bucket.numbers],
-                backend.packing(np.array(bucket.starts, np.int64)),
-                bucket.counts,
-                *bucket.cuts[ranks.rank : ranks.rank + 2],
-            )
-            for bucket in buckets
-        ]
-        for member in members:
-            member.packing.keep(member.arrays)
+        members = []
+        for bucket in buckets:
+            arrays = [vectors[i] for i in bucket.numbers]
+            packed = backend.packing(np.array(bucket.starts, np.int64)).of(arrays)
+            begin, end = bucket.cuts[ranks.rank : ranks.rank + 2]
+            members.append(Member(bucket, arrays, packed, bucket.counts, begin, end))
         self.of_one = [member for member in members if len(member.arrays) == 1]
         self.of_several = [member for member in members if len(member.arrays) > 1]
         most = max((each.bucket.size * each.bucket.dtype.itemsize for each in self.of_several), default=0)
@@ -85,11 +80,11 @@ class Gather:
     def start(self, member: Member, memory: Array) -> tuple[Member, Array, Any]:
         bucket = member.bucket
         vector = memory[: bucket.size * bucket.dtype.itemsize].view(bucket.dtype)
-        member.packing.pack(member.arrays, vector, member.begin, member.end)
+        member.packed.pack(member.begin, vector[member.begin : member.end])
         return member, vector, self.ranks.start_all_gather(vector, member.counts)
 
     def unpack(self, member: Member, vector: Array, request: Any) -> None:
         self.ranks.wait([request])
         for begin, end in (0, member.begin), (member.end, member.bucket.size):
             if end > begin:
-                member.packing.unpack(vector, member.arrays, begin, end)
+                member.packed.unpack(begin, vector[begin:end])

@@ -42,7 +42,7 @@ def some_values(size: int, dtype: np.dtype[Any], seed: int = 0) -> Any:
 def test_vector_has_the_arrays_in_order(name: str, of: str, into: str, ends: tuple[int, int]) -> None:
     arrays = [some_values(size, dtype_of(of), seed) for seed, size in enumerate(SIZES)]
     vector = np.full(4122, 7, dtype_of(into))
-    host_backend(name).packing(STARTS).pack([*arrays[:2], None, *arrays[3:]], vector, *ends)
+    host_backend(name).packing(STARTS).of([*arrays[:2], None, *arrays[3:]]).pack(ends[0], vector[slice(*ends)])
     arrays[2][:] = 0
     together = np.concatenate(arrays)
     wanted = np.full(4122, 7, dtype_of(into))
@@ -57,24 +57,23 @@ def test_vector_has_the_arrays_in_order(name: str, of: str, into: str, ends: tup
 def test_arrays_have_the_part_of_the_vector(name: str, of: str) -> None:
     vector = some_values(4122, dtype_of(of))
     arrays = [np.full(size, 7, dtype_of(of)) for size in SIZES]
-    host_backend(name).packing(STARTS).unpack(vector, arrays, 2, 4110)
+    host_backend(name).packing(STARTS).of(arrays).unpack(2, vector[2:4110])
     wanted = np.full(4122, 7, dtype_of(of))
     wanted[2:4110] = vector[2:4110]
     assert np.concatenate(arrays).tobytes() == wanted.tobytes()
 
 
 @every_backend
-def test_calls_with_other_arrays_pack_those(name: str) -> None:
+def test_each_vector_has_its_own_arrays(name: str) -> None:
     packing, vector = host_backend(name).packing(STARTS), np.empty(4122, np.float32)
-    kept, others, doubles = (
+    others, doubles = (
         [some_values(size, np.dtype(dtype), seed) for size in SIZES]
-        for seed, dtype in enumerate(["float32", "float32", "float64"])
+        for seed, dtype in enumerate(["float32", "float64"])
     )
-    with_gap = [None, *others[1:]]
-    last_is_double = [*others[:4], doubles[4]]
-    packing.keep(kept)
-    for arrays in (kept, others, kept, list(kept), doubles, others, with_gap, kept, last_is_double, others):
-        packing.pack(arrays, vector, 0, 4122)
+    with_gap, last_is_double = [None, *others[1:]], [*others[:4], doubles[4]]
+    each = [others, list(others), doubles, others, with_gap, last_is_double, others]
+    for arrays, packed in list(zip(each, map(packing.of, each), strict=True)):
+        packed.pack(0, vector)
         wanted = [np.zeros(size) if array is None else array for size, array in zip(SIZES, arrays, strict=True)]
         assert vector.tobytes() == np.concatenate([array.astype(np.float32) for array in wanted]).tobytes()
 
@@ -85,27 +84,59 @@ def test_halves_are_rounded_to_nearest_ties_to_even() -> None:
     rounded = np.float16([2048, 2052, 2050, 65504, np.inf, 0, 2.0**-24, -0.0])
     for name in BACKENDS:
         half = np.empty(8, np.float16)
-        host_backend(name).packing(np.array([0, 8])).pack([values], half, 0, 8)
+        host_backend(name).packing(np.array([0, 8])).of([values]).pack(0, half)
         assert half.tobytes() == rounded.tobytes()
+
+
+def sums_of(rows: list[Any], scale: float, beginning: int, sums: Any) -> Any:
+    """Return the sums of rows in NumPy's arithmetic."""
+    with np.errstate(all="ignore"):
+        scaled = [row.astype(sums.dtype) * sums.dtype.type(scale) for row in rows]
+        if beginning == FROM_ROW:
+            return sum(scaled[1:], scaled[0])
+        return sum(scaled, sums if beginning == FROM_SUMS else np.zeros_like(sums))
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Compare bits, but for those of NaN."""
+    is_nan = np.isnan(wanted)
+    np.testing.assert_array_equal(np.isnan(found), is_nan)
+    assert found[~is_nan].tobytes() == wanted[~is_nan].tobytes()
+
+
+every_beginning = pytest.mark.parametrize("beginning", [FROM_SUMS, FROM_ZERO, FROM_ROW])
 
 
 @every_backend
 @pytest.mark.parametrize("into", ["float32", "float64"])
 @pytest.mark.parametrize("of", DTYPES)
 @pytest.mark.parametrize("scale", [1.0, 1 / 3, -0.7])
-@pytest.mark.parametrize("beginning", [FROM_SUMS, FROM_ZERO, FROM_ROW])
+@every_beginning
 def test_rows_are_added_in_order(name: str, of: str, into: str, scale: float, beginning: int) -> None:
     size = 70_001
     rows = [some_values(size, dtype_of(of), seed) for seed in range(3)]
     sums = some_values(size, dtype_of(into), 3)
-    with np.errstate(all="ignore"):
-        scaled = [row.astype(into) * np.dtype(into).type(scale) for row in rows]
-        if beginning == FROM_ROW:
-            wanted = scaled[0] + scaled[1] + scaled[2]
-        else:
-            start = sums if beginning == FROM_SUMS else np.zeros(size, into)
-            wanted = start + scaled[0] + scaled[1] + scaled[2]
-    host_backend(name).accumulate_rows(rows, scale, beginning, sums)
-    is_nan = np.isnan(wanted)
-    np.testing.assert_array_equal(np.isnan(sums), is_nan)
-    assert sums[~is_nan].tobytes() == wanted[~is_nan].tobytes()
+    wanted = sums_of(rows, scale, beginning, sums)
+    packed = host_backend(name).packing(np.array([0, size])).of([None])
+    packed.accumulate(0, rows, dtype_of(of), scale, beginning, sums)
+    assert_same(sums, wanted)
+
+
+@every_backend
+@pytest.mark.parametrize("into", ["float32", "float64"])
+@pytest.mark.parametrize("row", DTYPES)
+@pytest.mark.parametrize("of", DTYPES)
+@every_beginning
+def test_a_row_is_added_where_its_arrays_are(name: str, of: str, row: str, into: str, beginning: int) -> None:
+    sizes = [5, 4096, 0, 3, 7, 12_000, 2]
+    arrays: list[Any] = [some_values(size, dtype_of(of), seed) for seed, size in enumerate(sizes)]
+    arrays[4] = None
+    packed = host_backend(name).packing(np.cumsum([0, *sizes])).of(arrays)
+    begin, size = 3, 16_100
+    own = np.empty(size, dtype_of(row))
+    packed.pack(begin, own)
+    first, last = (some_values(size, dtype_of(row), seed) for seed in (8, 9))
+    sums = some_values(size, dtype_of(into), 3)
+    wanted = sums_of([first, own, last], 1 / 3, beginning, sums)
+    packed.accumulate(begin, [first, None, last], dtype_of(row), 1 / 3, beginning, sums)
+    assert_same(sums, wanted)

@@ -167,8 +167,9 @@ def test_mode_changes_no_bit_of_packing(mode: str, monkeypatch: pytest.MonkeyPat
 
     def computed() -> list[bytes]:
         half, sums = np.empty(500, np.float16), np.zeros(500, np.float32)
-        packing.NativePacking(starts).pack([values], half, 0, 500)
-        packing.accumulate_rows([half, half], 1 / 3, FROM_SUMS, sums)
+        packed = packing.NativePacking(starts).of([values])
+        packed.pack(0, half)
+        packed.accumulate(0, [half, None], half.dtype, 1 / 3, FROM_SUMS, sums)
         return [half.tobytes(), sums.tobytes()]
 
     wanted = computed()

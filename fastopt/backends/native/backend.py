@@ -18,7 +18,7 @@ from ..table import Extras, HyperRow
 from . import bfgs, compiling, coordinates, library, ndarrays, plan, windows
 from .functions import functions
 from .history import NativeHistory
-from .packing import NativePacking, accumulate_rows
+from .packing import NativePacking
 from .table import NativeTable, add_rows, add_runs
 
 
@@ -31,7 +31,6 @@ class NativeBackend(HostBackend):
     inverse_hessian = staticmethod(bfgs.NativeInverseHessian)
     add_rows = staticmethod(add_rows)
     packing = staticmethod(NativePacking)
-    accumulate_rows = staticmethod(accumulate_rows)
     windows = staticmethod(windows.windows)
     same_entries = functions.get("same_entries", HostBackend.same_entries)
 

@@ -15,64 +15,78 @@ from .ndarrays import addresses_of, has_known_ndarrays, memory_of, pointers_to, 
 
 
 class NativePacking:
-    """Copies arrays into a vector and back; see :class:`fastopt.backends.packing.Packing`."""
+    """Makes vectors of arrays; see :class:`fastopt.backends.packing.Packing`."""
 
     def __init__(self, starts: npt.NDArray[np.int64]) -> None:
-        self.count = len(starts) - 1
-        self.starts = ffi.from_buffer("int64_t[]", starts)
-        self.memory = np.zeros(self.count, np.uintp)
-        self.pointers = ffi.from_buffer("void *[]", self.memory, require_writable=True)
+        self.starts, self.count = starts, len(starts) - 1
+        #: The dtypes of the last arrays, if none was missing, as numbers and as objects that C sees.
         self.dtypes = np.zeros(self.count, np.int32)
-        self.dtype_numbers = ffi.from_buffer("int32_t[]", self.dtypes)
-        #: The arrays of the calls that pass this very sequence.
-        self.arrays: Sequence[Array] | None = None
-        #: The dtypes of the last arrays, if none was missing, and those objects as C sees them.
         self.last_dtypes: list[np.dtype[Any]] = []
         self.dtype_objects: Any = NULL
 
-    def keep(self, arrays: Sequence[Array]) -> None:
-        self.point_to(arrays)
-        self.arrays = arrays
+    def of(self, arrays: Sequence[Array | None]) -> NativePacked:
+        memory = np.zeros(self.count, np.uintp)
+        if not self.find(arrays, memory):
+            self.ask_each(arrays, memory)
+        return NativePacked(arrays, memory, self.dtypes, self.starts)
 
-    def pack(self, arrays: Sequence[Array | None], vector: Array, begin: int, end: int) -> None:
-        self.point_to(arrays)
-        into = number_of(vector.dtype), ffi.from_buffer(vector, require_writable=True)
-        lib.fo_pack(self.pointers, self.dtype_numbers, self.starts, self.count, begin, end, *into)
+    def find(self, arrays: Sequence[Array | None], memory: npt.NDArray[np.uintp]) -> bool:
+        """Write where these arrays are if all are there and have the dtypes of the last ones; return whether so."""
+        if not self.last_dtypes:
+            return False
+        pointers = pointers_to(arrays)
+        objects = pointers, pointers, self.dtype_objects
+        into = ffi.from_buffer("void *[]", memory, require_writable=True)
+        return bool(lib.fo_find_memory(*objects, self.count, id(np.ndarray), 0, into))
 
-    def unpack(self, vector: Array, arrays: Sequence[Array], begin: int, end: int) -> None:
-        self.point_to(arrays)
-        source = ffi.from_buffer(vector), number_of(vector.dtype)
-        lib.fo_unpack(*source, self.starts, self.count, begin, end, self.pointers)
-
-    def point_to(self, arrays: Sequence[Array | None]) -> None:
-        if arrays is self.arrays or self.find(arrays):
-            return
-        self.arrays, self.last_dtypes = None, []
+    def ask_each(self, arrays: Sequence[Array | None], memory: npt.NDArray[np.uintp]) -> None:
+        """Write where these arrays are, and which dtypes they have."""
         present = [array for array in arrays if array is not None]
         places = slice(None) if len(present) == self.count else [k for k, a in enumerate(arrays) if a is not None]
-        self.memory[:] = 0
-        self.memory[places] = memory_of(present)
+        memory[places] = memory_of(present)
         dtypes = [array.dtype for array in present]
         different = set(dtypes)
+        self.dtypes = np.zeros(self.count, np.int32)
         self.dtypes[places] = (
             number_of(different.pop()) if len(different) == 1 else [number_of(dtype) for dtype in dtypes]
         )
+        self.last_dtypes = []
         if len(present) == self.count and has_known_ndarrays:
             self.last_dtypes, self.dtype_objects = dtypes, uintptrs(addresses_of(dtypes))
 
-    def find(self, arrays: Sequence[Array | None]) -> bool:
-        """Point to these arrays if all are there and have the dtypes of the last ones; return whether they do."""
-        if not self.last_dtypes:
-            return False
-        self.arrays = None
-        pointers = pointers_to(arrays)
-        objects = pointers, pointers, self.dtype_objects
-        return bool(lib.fo_find_memory(*objects, self.count, id(np.ndarray), 0, self.pointers))
 
+class NativePacked:
+    """Arrays as one vector; see :class:`fastopt.backends.packing.Packed`."""
 
-def accumulate_rows(rows: Sequence[Array], scale: float, beginning: int, sums: Array) -> None:
-    """Add scaled rows to sums, as :meth:`fastopt.backends.backend.Backend.accumulate_rows` does."""
-    pointers = ffi.new("void *[]", [ffi.from_buffer(row) for row in rows])
-    what = pointers, number_of(rows[0].dtype), len(rows), sums.size, scale, beginning
-    into = number_of(sums.dtype), ffi.from_buffer(sums, require_writable=True)
-    lib.fo_accumulate_rows(*what, *into, threads.get_num_threads())
+    def __init__(
+        self,
+        arrays: Sequence[Array | None],
+        memory: npt.NDArray[np.uintp],
+        dtypes: npt.NDArray[np.int32],
+        starts: npt.NDArray[np.int64],
+    ) -> None:
+        self.arrays = arrays
+        columns = ffi.from_buffer("void *[]", memory), ffi.from_buffer("int32_t[]", dtypes)
+        self.owners = *columns, ffi.from_buffer("int64_t[]", starts)
+        self.struct = ffi.new("fo_packed *", (*self.owners, len(memory)))
+
+    def pack(self, begin: int, into: Array) -> None:
+        memory = ffi.from_buffer(into, require_writable=True)
+        lib.fo_pack(self.struct, begin, begin + into.size, number_of(into.dtype), memory)
+
+    def unpack(self, begin: int, values: Array) -> None:
+        lib.fo_unpack(self.struct, begin, begin + values.size, number_of(values.dtype), ffi.from_buffer(values))
+
+    def accumulate(
+        self,
+        begin: int,
+        rows: Sequence[Array | None],
+        dtype: np.dtype[Any],
+        scale: float,
+        beginning: int,
+        sums: Array,
+    ) -> None:
+        pointers = ffi.new("void *[]", [NULL if row is None else ffi.from_buffer(row) for row in rows])
+        how = number_of(dtype), len(rows), sums.size, scale, beginning
+        into = number_of(sums.dtype), ffi.from_buffer(sums, require_writable=True)
+        lib.fo_accumulate_rows(self.struct, begin, pointers, *how, *into, threads.get_num_threads())

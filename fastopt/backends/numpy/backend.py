@@ -15,7 +15,7 @@ from . import axis_sums, bfgs, coordinates, row_sums
 from .bounded_history import history_of
 from .history import Source
 from .host import HostBackend
-from .packing import NumpyPacking, accumulate_rows
+from .packing import NumpyPacking
 from .passes import MAX_THREADS
 from .programs import step_program
 from .table import NumpyTable
@@ -37,7 +37,6 @@ class NumpyBackend(HostBackend):
     inverse_hessian = staticmethod(bfgs.NumpyInverseHessian)
     add_rows = staticmethod(row_sums.add_rows)
     packing = staticmethod(NumpyPacking)
-    accumulate_rows = staticmethod(accumulate_rows)
 
     def table(self, params: Arrays, slots: Slots, extras: Extras = None, counts: Counts | None = None) -> NumpyTable:
         return NumpyTable(params, slots, extras, counts)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,27 +18,65 @@ PIECE = 1 << 15
 
 
 class NumpyPacking:
-    """Copies arrays into a vector and back; see :class:`fastopt.backends.packing.Packing`."""
+    """Makes vectors of arrays; see :class:`fastopt.backends.packing.Packing`."""
 
     def __init__(self, starts: npt.NDArray[np.int64]) -> None:
         self.runs = list(pairwise(starts.tolist()))
 
-    def keep(self, arrays: Sequence[Array]) -> None:
-        """Do nothing: arrays are found as fast as they are remembered."""
+    def of(self, arrays: Sequence[Array | None]) -> NumpyPacked:
+        return NumpyPacked(self.runs, arrays)
 
-    def pack(self, arrays: Sequence[Array | None], vector: Array, begin: int, end: int) -> None:
-        with np.errstate(all="ignore"):
-            for (start, stop), array in zip(self.runs, arrays, strict=True):
-                first, last = max(begin, start), min(end, stop)
-                if last > first:
-                    values = None if array is None else array.reshape(-1)[first - start : last - start]
-                    convert(values, vector[first:last])
 
-    def unpack(self, vector: Array, arrays: Sequence[Array], begin: int, end: int) -> None:
-        for (start, stop), array in zip(self.runs, arrays, strict=True):
+class NumpyPacked:
+    """Arrays as one vector; see :class:`fastopt.backends.packing.Packed`."""
+
+    def __init__(self, runs: Sequence[tuple[int, int]], arrays: Sequence[Array | None]) -> None:
+        self.runs, self.arrays = runs, arrays
+
+    def parts(self, begin: int, into: Array) -> Iterator[tuple[Array | None, Array]]:
+        """Return the elements of each array from ``begin`` on, and their places in a vector; None for those of None."""
+        end = begin + into.size
+        for (start, stop), array in zip(self.runs, self.arrays, strict=True):
             first, last = max(begin, start), min(end, stop)
             if last > first:
-                array.reshape(-1)[first - start : last - start] = vector[first:last]
+                part = None if array is None else array.reshape(-1)[first - start : last - start]
+                yield part, into[first - begin : last - begin]
+
+    def pack(self, begin: int, into: Array) -> None:
+        with np.errstate(all="ignore"):
+            for part, place in self.parts(begin, into):
+                convert(part, place)
+
+    def unpack(self, begin: int, values: Array) -> None:
+        for part, place in self.parts(begin, values):
+            assert part is not None
+            part[...] = place
+
+    def accumulate(
+        self,
+        begin: int,
+        rows: Sequence[Array | None],
+        dtype: np.dtype[Any],
+        scale: float,
+        beginning: int,
+        sums: Array,
+    ) -> None:
+        with np.errstate(all="ignore"):
+            factor = sums.dtype.type(scale)
+            length = min(PIECE, sums.size)
+            buffer, own = np.empty(length, sums.dtype), np.empty(length, dtype)
+            for first in range(0, sums.size, PIECE):
+                total = sums[first : first + PIECE]
+                if beginning != FROM_SUMS:
+                    # Only -0 leaves every number as it is, -0 too.
+                    total[...] = -0.0 if beginning == FROM_ROW else 0.0
+                values = buffer[: total.size]
+                for row in rows:
+                    part = own[: total.size] if row is None else row[first : first + PIECE]
+                    if row is None:
+                        self.pack(begin + first, part)
+                    convert(part, values)
+                    np.add(total, np.multiply(values, factor, out=values), out=total)
 
 
 def convert(values: Array | None, into: Array) -> None:
@@ -52,19 +91,3 @@ def convert(values: Array | None, into: Array) -> None:
             halves.round_into(into, wide.astype(FLOAT32, copy=False))
         else:
             into[...] = wide
-
-
-def accumulate_rows(rows: Sequence[Array], scale: float, beginning: int, sums: Array) -> None:
-    """Add scaled rows to sums, as :meth:`fastopt.backends.backend.Backend.accumulate_rows` does."""
-    with np.errstate(all="ignore"):
-        factor = sums.dtype.type(scale)
-        buffer = np.empty(min(PIECE, sums.size), sums.dtype)
-        for begin in range(0, sums.size, PIECE):
-            total = sums[begin : begin + PIECE]
-            if beginning != FROM_SUMS:
-                # Only -0 leaves every number as it is, -0 too.
-                total[...] = -0.0 if beginning == FROM_ROW else 0.0
-            values = buffer[: total.size]
-            for row in rows:
-                convert(row[begin : begin + PIECE], values)
-                np.add(total, np.multiply(values, factor, out=values), out=total)

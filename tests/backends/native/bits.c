@@ -247,7 +247,8 @@ static uint64_t hash_row_sums(void)
     return hash;
 }
 
-/* Rows of every dtype, with a sum of its own, one of zero, and one that begins with a row. */
+/* Rows of every dtype, one of them in several arrays, with a sum of its own, one of zero, and one that begins with a
+   row. */
 static uint64_t hash_accumulated_rows(void)
 {
     static const int64_t lengths[] = {1, 15, 1025, 4099};
@@ -261,10 +262,15 @@ static uint64_t hash_accumulated_rows(void)
                         const int64_t length = lengths[i], size = formats[row_dtype].size;
                         char *values = put(values_room, at[PARAM], 3 * length, size);
                         void *sums = put(results_room, at[GRAD], length, formats[dtype].size);
-                        const void *const rows[] = {values, values + 2 * length * size, values + length * size};
+                        void *const arrays[] = {values, NULL, values + size, values};
+                        const int32_t dtypes[] = {row_dtype, row_dtype, row_dtype, row_dtype};
+                        const int64_t starts[] = {0, length / 3, length / 2, length, length + 2};
+                        const fo_packed packed = {arrays, dtypes, starts, COUNT(arrays)};
+                        const void *const rows[] = {values, values + 2 * length * size, NULL, values + length * size};
                         fill(values, 3 * length, row_dtype, of, (uint64_t)i);
                         fill(sums, length, dtype, of, (uint64_t)i + 1);
-                        fo_accumulate_rows(rows, row_dtype, COUNT(rows), length, scales[i % 2], from, dtype, sums, 1);
+                        fo_accumulate_rows(&packed, 2, rows, row_dtype, COUNT(rows), length, scales[i % 2], from, dtype,
+                                           sums, 1);
                         hash = hash_numbers(hash, sums, length, dtype);
                     }
     return hash;
@@ -281,16 +287,19 @@ static uint64_t hash_packing(void)
             for (int32_t into = FO_FLOAT32; into <= FO_BFLOAT16; into++)
                 for (kind of = POSITIVE; of < KINDS; of++) {
                     char *values = put(values_room, at[PARAM], 1050, formats[from].size);
-                    void *vector = put(results_room, at[GRAD], 1050, formats[into].size);
+                    char *vector = put(results_room, at[GRAD], 1050, formats[into].size);
                     void *const arrays[] = {values, values, NULL, values + 20 * formats[from].size};
                     const int32_t dtypes[] = {from, from, from, from};
                     fill(values, 1050, from, of, 1);
                     memset(vector, 0, 1050 * formats[into].size);
-                    fo_pack(arrays, dtypes, starts, COUNT(arrays), ends[i][0], ends[i][1], into, vector);
+                    const fo_packed packed = {arrays, dtypes, starts, COUNT(arrays)};
+                    char *const part = vector + ends[i][0] * formats[into].size;
+                    fo_pack(&packed, ends[i][0], ends[i][1], into, part);
                     hash = hash_numbers(hash, vector, 1050, into);
                     if (from == into) {
                         void *const back[] = {values, values, values + 3 * formats[from].size, values};
-                        fo_unpack(vector, into, starts, COUNT(back), ends[i][0], ends[i][1], back);
+                        const fo_packed unpacked = {back, dtypes, starts, COUNT(back)};
+                        fo_unpack(&unpacked, ends[i][0], ends[i][1], into, part);
                         hash = hash_numbers(hash, values, 1050, from);
                     }
                 }
