@@ -266,7 +266,7 @@ def cost(
     if not likes:
         raise ValueError("params: there is no array in this structure; give at least one")
     alone = sample_of(optimizer, likes, options)
-    are_cut = cut_arrays(alone, list(branch.arrays()), likes)
+    are_cut = cut_arrays(alone, list(branch.arrays()), likes, ranks)
     forms = [Form(like.size, like.dtype, is_cut) for like, is_cut in zip(likes, are_cut, strict=True)]
     buckets = buckets_of(forms, ranks, bucket_bytes)
     if rank is None:
@@ -328,9 +328,9 @@ def stand_in(name: str, value: Any) -> Array:
     return np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
-def cut_arrays(alone: Optimizer, given: Sequence[Any], likes: Sequence[Array]) -> list[bool]:
+def cut_arrays(alone: Optimizer, given: Sequence[Any], likes: Sequence[Array], ranks: int) -> list[bool]:
     """Return which arrays are cut. Those that were given as a number, or as views of one element, are contiguous."""
-    takes_slices = slices.takes_slices(alone)
+    takes_slices = ranks > 1 and slices.takes_slices(alone)
     are_cut = []
     for value, like, k in zip(given, likes, alone.parts.parameters.group_of.tolist(), strict=True):
         is_contiguous = not isinstance(value, np.ndarray) or value.flags.c_contiguous or 0 in value.strides
