@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,21 +12,22 @@ from ..arrays.dtypes import Array
 from ..backends.backend import Backend
 from ..backends.packing import Packed
 from .layout import Bucket
-from .ranks import Ranks
+from .ranks import Prepared, Ranks
 
 #: How many buckets of several arrays are on their way at a time; each has memory of its own.
 LANES = 2
 
 
 class Member(NamedTuple):
-    """A bucket, the vectors of its arrays, and which of its elements each rank owns."""
+    """A bucket, its arrays as one vector, and the exchange that gathers them in the memory of a lane."""
 
     bucket: Bucket
-    arrays: Sequence[Array]
     packed: Packed
-    counts: list[int]
-    begin: int
-    end: int
+    lane: int
+    exchange: Prepared
+    #: Where the elements of this rank begin, and their place in the lane; and those of the other ranks.
+    own: tuple[int, Array]
+    others: list[tuple[int, Array]]
 
 
 class Gather:
@@ -40,17 +41,24 @@ class Gather:
 
     def __init__(self, ranks: Ranks, backend: Backend, buckets: Sequence[Bucket], vectors: Sequence[Array]) -> None:
         self.ranks = ranks
-        members = []
+        self.of_one: list[Member] = []
+        self.of_several: list[Member] = []
+        self.memory: list[Array] = []
+        if ranks.size == 1:
+            return
+        sizes = [bucket.size * bucket.dtype.itemsize for bucket in buckets if len(bucket.numbers) > 1]
+        self.memory = [np.empty(max(sizes), np.uint8) for _ in range(min(LANES, len(sizes)))]
         for bucket in buckets:
-            arrays = [vectors[i] for i in bucket.numbers]
+            arrays, lane = [vectors[i] for i in bucket.numbers], len(self.of_several) % LANES
+            members, vector = self.of_one, arrays[0]
+            if len(arrays) > 1:
+                members = self.of_several
+                vector = self.memory[lane][: bucket.size * bucket.dtype.itemsize].view(bucket.dtype)
             packed = backend.packing(np.array(bucket.starts, np.int64)).of(arrays)
             begin, end = bucket.cuts[ranks.rank : ranks.rank + 2]
-            members.append(Member(bucket, arrays, packed, bucket.counts, begin, end))
-        self.of_one = [member for member in members if len(member.arrays) == 1]
-        self.of_several = [member for member in members if len(member.arrays) > 1]
-        most = max((each.bucket.size * each.bucket.dtype.itemsize for each in self.of_several), default=0)
-        lanes = min(LANES, len(self.of_several)) if ranks.size > 1 else 0
-        self.memory = [np.empty(most, np.uint8) for _ in range(lanes)]
+            exchange = ranks.prepare_all_gather(vector, bucket.counts)
+            others = [(first, vector[first:last]) for first, last in ((0, begin), (end, bucket.size)) if last > first]
+            members.append(Member(bucket, packed, lane, exchange, (begin, vector[begin:end]), others))
 
     @property
     def nbytes(self) -> int:
@@ -59,32 +67,28 @@ class Gather:
 
     def run(self, present: Sequence[bool]) -> None:
         """Gather the buckets that have one of these arrays. Collective."""
-        if self.ranks.size == 1:
-            return
         of_one, of_several = self.of_one, self.of_several
         if not all(present):
             of_one, of_several = (
                 [each for each in members if any(present[i] for i in each.bucket.numbers)]
                 for members in (of_one, of_several)
             )
-        requests = [self.ranks.start_all_gather(each.arrays[0], each.counts) for each in of_one]
-        transfers: deque[tuple[Member, Array, Any]] = deque()
-        for k, each in enumerate(of_several):
-            if k >= len(self.memory):
-                self.unpack(*transfers.popleft())
-            transfers.append(self.start(each, self.memory[k % len(self.memory)]))
-        while transfers:
-            self.unpack(*transfers.popleft())
-        self.ranks.wait(requests)
+        for each in of_one:
+            self.ranks.settle(each.exchange)
+            self.ranks.start(each.exchange)
+        begun: deque[Member] = deque()
+        for each in of_several:
+            while any(other.lane == each.lane for other in begun):
+                self.unpack(begun.popleft())
+            self.ranks.settle(each.exchange)
+            each.packed.pack(*each.own)
+            self.ranks.start(each.exchange)
+            begun.append(each)
+        for each in begun:
+            self.unpack(each)
+        self.ranks.wait([each.exchange for each in of_one])
 
-    def start(self, member: Member, memory: Array) -> tuple[Member, Array, Any]:
-        bucket = member.bucket
-        vector = memory[: bucket.size * bucket.dtype.itemsize].view(bucket.dtype)
-        member.packed.pack(member.begin, vector[member.begin : member.end])
-        return member, vector, self.ranks.start_all_gather(vector, member.counts)
-
-    def unpack(self, member: Member, vector: Array, request: Any) -> None:
-        self.ranks.wait([request])
-        for begin, end in (0, member.begin), (member.end, member.bucket.size):
-            if end > begin:
-                member.packed.unpack(begin, vector[begin:end])
+    def unpack(self, member: Member) -> None:
+        self.ranks.wait([member.exchange])
+        for begin, values in member.others:
+            member.packed.unpack(begin, values)

@@ -12,7 +12,8 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,18 @@ from ..arrays.dtypes import Array
 from ..backends import cores
 from .deadlocks import Wait
 from .faults import Group, RankError, this_process
+from .requests import Prepared, Request, free, persistent
 
-__all__ = ["CallsDiffer", "RankError", "Ranks", "Request"]
+__all__ = ["CallsDiffer", "Prepared", "RankError", "Ranks", "Request"]
 
-#: The communicators of Ranks that are gone, with the exchanges that they had begun. To be freed.
-UNUSED: list[tuple[Any, set[Request]]] = []
+#: The communicators of Ranks that are gone, with the exchanges that they had begun and prepared. To be freed.
+UNUSED: list[tuple[Any, set[Request], list[Any]]] = []
 give_core_away = getattr(os, "sched_yield", lambda: time.sleep(0))
 #: How often an exchange is tested before the process sleeps in between: where each rank has a core, and where it must
 #: leave its core to another rank, which it waits for. A sleep takes 60 us at least.
 POLLS, POLLS_ON_SHARED_CORES = 500, 5
+#: How often it is tested, where each rank has a core, before the process offers its core to others in between.
+POLLS_ALONE = 100
 #: A sleep takes this part of the time waited, and at most this many seconds.
 SLEEP, LONGEST_SLEEP = 0.02, 1e-3
 #: After so many exchanges a rank reads the messages about faults, also if it never waits: those that do send some.
@@ -44,40 +48,6 @@ ROOM = MESSAGE - 3
 
 class CallsDiffer(RuntimeError):
     """The ranks make different calls, which can't meet."""
-
-
-class Request:
-    """An exchange that has begun. Its arrays live and are MPI's until it is done.
-
-    Parameters
-    ----------
-    handle
-        MPI's request; None if there is nothing to wait for.
-    number
-        How many exchanges its Ranks had begun with it.
-    arrays
-        What MPI reads and writes.
-    running
-        The exchanges of the same ranks that are not done, of which it is one.
-    """
-
-    __slots__ = ("arrays", "handle", "number", "running")
-
-    def __init__(self, handle: Any, number: int, arrays: tuple[Array, ...], running: set[Request]) -> None:
-        self.handle = handle
-        self.number = number
-        self.arrays = arrays
-        self.running = running
-        if handle is not None:
-            running.add(self)
-
-    def is_done(self) -> bool:
-        if self.handle is not None:
-            if not self.handle.Test():
-                return False
-            self.handle, self.arrays = None, ()
-            self.running.discard(self)
-        return True
 
 
 class Ranks:
@@ -128,6 +98,9 @@ class Ranks:
         self.size: int = comm.size
         self.call, self.owner = "a constructor", owner
         self._running: set[Request] = set()
+        self._everyone = np.zeros((self.size, MESSAGE), np.int64)
+        #: This rank's message of a meeting.
+        self._own = self._everyone[self.rank]
         self._units = {1: mpi.BYTE, 2: mpi.UINT16_T, 4: mpi.UINT32_T, 8: mpi.UINT64_T}
         if self.size == 1:
             return
@@ -140,11 +113,16 @@ class Ranks:
             self._group.owners += 1
             self.owner = f"{owner} {self._group.owners}"
         self._comm, handle = comm.Idup()
-        weakref.finalize(self, UNUSED.append, (self._comm, self._running)).atexit = False
+        self._handles: list[Any] = []
+        self._polls_alone = 0
+        weakref.finalize(self, UNUSED.append, (self._comm, self._running, self._handles)).atexit = False
         self.wait([self._begun(handle, self._next())])
         if self._group.polls == 0:
             has_cores = have_cores(self.all_gather_objects(this_machine()))
             self._group.polls = POLLS if has_cores else POLLS_ON_SHARED_CORES
+        self._meeting = self.prepare_all_gather(self._everyone.reshape(-1), [MESSAGE] * self.size)
+        if self._group.polls == POLLS:
+            self._polls_alone = POLLS_ALONE
 
     def __reduce__(self) -> Any:
         raise TypeError("the ranks of a communicator can't be copied or pickled; save the optimizer's state_dict()")
@@ -173,7 +151,8 @@ class Ranks:
                 if polls > self._group.polls:
                     self._wait_long(request)
                     break
-                give_core_away()
+                if polls > self._polls_alone:
+                    give_core_away()
 
     def _wait_long(self, request: Request) -> None:
         wait = Wait(
@@ -246,20 +225,43 @@ class Ranks:
         number = self._next()
         return self._begun(self._comm.Iallgatherv(self._mpi.IN_PLACE, [view, counts, unit]), number, view)
 
+    def settle(self, prepared: Prepared) -> None:
+        """Let a prepared exchange come to its end, if an interrupt ended the wait for it; its arrays can be written."""
+        if prepared.handle is not None:
+            self.wait([prepared])
+
+    def start(self, prepared: Prepared) -> Prepared:
+        """Begin a prepared exchange, which is settled; it is the request."""
+        prepared.number = self._next()
+        prepared.handle = prepared.begin()
+        self._running.add(prepared)
+        return prepared
+
+    def prepare_all_gather(self, buffer: Array, counts: Sequence[int]) -> Prepared:
+        """Return the exchange that :meth:`start_all_gather` begins, for several ranks. Collective."""
+        view, unit = self._unit(buffer)
+        begin = self._beginning("allgatherv", self._mpi.IN_PLACE, [view, counts, unit])
+        return Prepared(begin, self._running, buffer, [counts[self.rank]] * self.size, buffer, counts)
+
+    def _beginning(self, name: str, *arguments: Any) -> Callable[[], Any]:
+        """Return a function that begins MPI's collective of this name: a persistent one where the library has such."""
+        try:
+            handle = getattr(self._comm, f"{name.capitalize()}_init")(*arguments)
+        except NotImplementedError:
+            return partial(getattr(self._comm, f"I{name}"), *arguments)
+        self._handles.append(handle)
+        return persistent(handle)
+
     def all_gather(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the arrays of all ranks, which have one shape, as one array with a further first dimension."""
         everyone = np.empty((self.size, *values.shape), values.dtype)
         everyone[self.rank] = values
-        self._all_gather_in_place(everyone)
-        return everyone
-
-    def _all_gather_in_place(self, everyone: Array) -> None:
-        """Fill an array of which each rank has its own row."""
         if self.size > 1:
             view, unit = self._unit(everyone)
             number = self._next()
             buffer = [view, everyone.size // self.size, unit]
             self.wait([self._begun(self._comm.Iallgather(self._mpi.IN_PLACE, buffer), number, view)])
+        return everyone
 
     def all_gather_objects(self, value: Any) -> list[Any]:
         """Return the objects of all ranks, which are pickled; for what is rare."""
@@ -308,7 +310,7 @@ class Ranks:
 
         Returns
         -------
-        Headers of shape (size, len(header)).
+        Headers of shape (size, len(header)), until the next meeting.
 
         Raises
         ------
@@ -317,13 +319,14 @@ class Ranks:
         CallsDiffer
             :attr:`call` is not the same on all ranks. It is raised on all, and all can go on after it.
         """
-        length = len(header)
-        everyone = np.zeros((self.size, MESSAGE), np.int64)
-        own, first = everyone[self.rank], header[:ROOM]
-        own[0], own[1], own[2] = error is not None, zlib.crc32(self.call.encode()), length
+        if self.size > 1:
+            self.settle(self._meeting)
+        length, everyone, own, first = len(header), self._everyone, self._own, header[:ROOM]
+        own[:3] = error is not None, number_of_call(self.call), length
         own[3 : 3 + len(first)] = first
         message = own.tobytes()
-        self._all_gather_in_place(everyone)
+        if self.size > 1:
+            self.wait([self.start(self._meeting)])
         if error is None and length <= ROOM and everyone.tobytes() == message * self.size:
             return everyone[:, 3 : 3 + length]
         if everyone[:, 0].any():
@@ -379,11 +382,18 @@ def group_of(comm: Any, mpi: Any) -> Group:
 def free_unused() -> None:
     """Free the communicators of Ranks that are gone, but for those whose exchanges go on in arrays of theirs."""
     for _ in range(len(UNUSED)):
-        comm, running = UNUSED.pop(0)
+        comm, running, prepared = UNUSED.pop(0)
         if all(request.is_done() for request in list(running)):
+            free(prepared)
             comm.Free()
         else:
-            UNUSED.append((comm, running))
+            UNUSED.append((comm, running, prepared))
+
+
+@cache
+def number_of_call(call: str) -> int:
+    """Return a number that is the same for a call on all ranks."""
+    return zlib.crc32(call.encode())
 
 
 def this_machine() -> tuple[str, list[int], int]:

@@ -10,7 +10,6 @@ from on_ranks import on_ranks
 
 import fastopt
 from fastopt.distributed import cost
-from fastopt.distributed.ranks import MESSAGE
 
 #: Arrays that share a bucket, one that is cut, one of a single chunk, and an empty one.
 SHAPES = [(300, 70), (70,), (0,), (17, 5), (90, 1000), (4096,)]
@@ -25,7 +24,7 @@ class Count(NamedTuple):
     buffers: int
 
 
-NAMES = ("start_all_to_all", "start_all_gather", "all_gather", "meet")
+NAMES = ("start_all_to_all", "start_all_gather", "all_gather", "start")
 
 
 class Counter:
@@ -56,13 +55,13 @@ class Counter:
             counter.received += (ranks.size - 1) * values.nbytes
             return originals["all_gather"](ranks, values)
 
-        def meet(ranks: Any, error: Any, header: Any) -> Any:
-            # A long header takes another message.
-            counter.sent += (ranks.size - 1) * 8 * MESSAGE
-            counter.received += (ranks.size - 1) * 8 * MESSAGE
-            return originals["meet"](ranks, error, header)
+        def start(ranks: Any, prepared: Any) -> Any:
+            others = [rank for rank in range(ranks.size) if rank != ranks.rank]
+            counter.sent += sum(prepared.send_counts[rank] for rank in others) * prepared.send.itemsize
+            counter.received += sum(prepared.recv_counts[rank] for rank in others) * prepared.recv.itemsize
+            return originals["start"](ranks, prepared)
 
-        self.kind.all_gather, self.kind.meet = all_gather, meet
+        self.kind.all_gather, self.kind.start = all_gather, start
         self.kind.start_all_to_all, self.kind.start_all_gather = start_all_to_all, start_all_gather
         return self
 

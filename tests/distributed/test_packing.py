@@ -38,7 +38,7 @@ def test_pieces_cover_each_slice_once(sizes: list[int], ranks: int, most: int) -
 
 
 def counted(comm: Any, count: int) -> tuple[list[int], bool]:
-    """Return how many exchanges and gathers a step of this many arrays begins, and whether it is right."""
+    """Return how many exchanges a step of this many arrays begins, and how many prepared ones; whether it is right."""
     arrays, other = ([np.ones((7, 11), "f4") for _ in range(count)] for _ in range(2))
     opt = Sharded(fastopt.AdamW, arrays, comm)
     plain = fastopt.AdamW(other)
@@ -55,7 +55,7 @@ def counted(comm: Any, count: int) -> tuple[list[int], bool]:
     grads = [rng.normal(size=(7, 11)).astype("f4") for _ in range(count)]
     opt.step(grads)
     opt.gradients.ranks.start_all_to_all = counting(0, opt.gradients.ranks.start_all_to_all)  # type: ignore[method-assign]
-    opt.gather.ranks.start_all_gather = counting(1, opt.gather.ranks.start_all_gather)  # type: ignore[method-assign]
+    opt.ranks.start = counting(1, opt.ranks.start)  # type: ignore[method-assign]
     opt.step(grads)
     for _ in range(2):
         plain.step([sum([grad] * (comm.size - 1), grad) for grad in grads])
@@ -64,18 +64,18 @@ def counted(comm: Any, count: int) -> tuple[list[int], bool]:
 
 @pytest.mark.parametrize("count", [2, 300])
 def test_small_arrays_are_exchanged_and_gathered_once(count: int) -> None:
-    assert on_ranks(2, counted, count) == [([1, 1], True)] * 2
+    assert on_ranks(2, counted, count) == [([1, 2], True)] * 2  # the prepared ones: the meeting and the gather
 
 
 def address_of_what_is_sent(comm: Any) -> list[bool]:
     """Return whether gradients of arrays alone in a bucket are sent, and parameters gathered, where they are."""
     param, grad, sent = np.ones(10_000, "f4"), np.ones(10_000, "f4"), []
     opt = Sharded(fastopt.SGD, [param], comm)
-    exchange, gather = opt.gradients.ranks.start_all_to_all, opt.gather.ranks.start_all_gather
+    exchange, start = opt.gradients.ranks.start_all_to_all, opt.ranks.start
     opt.gradients.ranks.start_all_to_all = lambda *a: (sent.append(a[0]), exchange(*a))[1]  # type: ignore[method-assign]
-    opt.gather.ranks.start_all_gather = lambda *a: (sent.append(a[0]), gather(*a))[1]  # type: ignore[method-assign]
+    opt.ranks.start = lambda prepared: (sent.append(prepared.send), start(prepared))[1]  # type: ignore[method-assign]
     opt.step([grad])
-    return [np.shares_memory(sent[0], grad), np.shares_memory(sent[1], param), opt.gather.nbytes == 0]
+    return [np.shares_memory(sent[1], grad), np.shares_memory(sent[2], param), opt.gather.nbytes == 0]
 
 
 def test_large_arrays_are_not_copied() -> None:

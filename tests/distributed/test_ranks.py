@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from on_ranks import TIMEOUT, environment, needs_mpi, on_ranks
+from on_ranks import TIMEOUT, environment, needs_mpi, on_ranks, run_script
 
 from fastopt.distributed.ranks import RankError, Ranks, have_cores
 
@@ -115,6 +115,48 @@ def two_orders(comm: Any) -> Any:
     requests = [both[i].start_all_gather(buffers[i], [1, 1]) for i in order]
     both[0].wait(requests)
     return [buffer.tolist() for buffer in buffers]
+
+
+class WithoutPersistent:
+    """A communicator of an MPI library that has no persistent collectives."""
+
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm
+
+    def __getattr__(self, name: str) -> Any:
+        if name.endswith("_init"):
+            raise NotImplementedError
+        return getattr(self.comm, name)
+
+
+def prepared(comm: Any, has_persistent: bool) -> list[list[float]]:
+    """Return what an exchange gathers that begins several times, once before anybody waited for it."""
+    ranks, buffer, found = Ranks(comm), np.zeros(2 * comm.size), []
+    if not has_persistent:
+        ranks._comm = WithoutPersistent(ranks._comm)
+    exchange = ranks.prepare_all_gather(buffer, [2] * comm.size)
+    for number in range(4):
+        ranks.settle(exchange)
+        buffer[2 * comm.rank :][:2] = 10 * number + comm.rank
+        ranks.start(exchange)
+        if number != 2:
+            ranks.wait([exchange])
+            found.append(buffer.tolist())
+    assert ranks.test([exchange])
+    return found
+
+
+@pytest.mark.parametrize("has_persistent", [True, False])
+def test_a_prepared_exchange_begins_again_and_again(has_persistent: bool) -> None:
+    found = [[10.0 * number + rank for rank in range(3) for _ in range(2)] for number in (0, 1, 3)]
+    assert on_ranks(3, prepared, has_persistent) == [found] * 3
+
+
+def test_mpi_has_nothing_to_complain_of_at_the_end() -> None:
+    # MPICH prints a line for each persistent exchange that was not freed.
+    lines = ["from fastopt.distributed.ranks import Ranks", "from mpi4py import MPI", "ranks = Ranks(MPI.COMM_WORLD)"]
+    done = run_script(2, "\n".join([*lines, "ranks.meet(None, ranks._own[3:5])"]))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_ranks_of_one_communicator_are_independent() -> None:
