@@ -17,8 +17,11 @@ from ..core.parts import Parts
 from ..options.ranges import Group
 from .ranks import Ranks, canonical
 
+#: What a program does that begins with parameters which differ.
+BEGIN_ALIKE = "begin with the same values, for example broadcast them from rank 0"
 
-def check_same_values(ranks: Ranks, names: Sequence[str], arrays: Sequence[Array]) -> None:
+
+def check_same_values(ranks: Ranks, names: Sequence[str], arrays: Sequence[Array], advice: str = BEGIN_ALIKE) -> None:
     """Raise on every rank unless all have the same values in these parameters."""
     checksums = {
         f"the checksum of params: {name!r}": checksum(array) for name, array in zip(names, arrays, strict=True)
@@ -26,7 +29,7 @@ def check_same_values(ranks: Ranks, names: Sequence[str], arrays: Sequence[Array
     try:
         ranks.agree(checksums)
     except ValueError as error:
-        raise ValueError(f"{error}: begin with the same values, for example broadcast them from rank 0") from None
+        raise ValueError(f"{error}: {advice}") from None
 
 
 def checksum(array: Array) -> str:

@@ -21,10 +21,14 @@ from ..core.saving import Load, Planned
 from ..core.turns import Kind
 from ..optimizers.sgd import AHEAD, SGD, prepare_lookahead
 from ..options.group_by import matching
+from .agreement import check_same_values
 from .layout import Bucket
 from .parameters import Gather
 from .pieces import Piece, PiecesOfState, join
 from .ranks import Ranks
+
+#: What a program does whose ranks have written other values into their parameters.
+MAKE_ALIKE = "write the same on every rank, or call reload_params(), which takes each slice from its owner"
 
 
 class SharedState(Optimizer):
@@ -136,6 +140,31 @@ class SharedState(Optimizer):
             names = super().reload_params(pattern)
             self.whole.write_copies(self.parts.backend)
             return names
+
+    def check_params(self) -> None:
+        """Check that all ranks have the same values in the parameters; all ranks call it together.
+
+        A step does not: where one rank has written into its parameters, it brings the values of each slice's owner to
+        all. The check reads all parameters, and sends 16 bytes.
+
+        Raises
+        ------
+        ValueError
+            On every rank, if one differs: the name of the first array that does, and the ranks.
+        RuntimeError
+            If another such call is running, or another rank failed.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> from mpi4py import MPI
+        >>> from fastopt.distributed import Sharded
+        >>> opt = Sharded(fastopt.SGD, {"W": np.ones(2)}, MPI.COMM_SELF)
+        >>> opt.check_params()  # nobody differs from the only rank
+        """
+        with self.turn("check_params"):
+            self.checked(self.whole.check_in_place)
+            check_same_values(self.ranks, self.whole.names, self.whole.arrays, MAKE_ALIKE)
 
 
 class SavingOfShared(state_dict.SavingOfOptimizer):

@@ -13,7 +13,7 @@ from saved_runs import Run, difference, error_of, gradients, leaves, over, steps
 import fastopt
 from fastopt.distributed import save
 
-NAMES = ["save", "state_dict", "slot", "ema", "averaged()", "reload_params", "load", "restore", "flush"]
+NAMES = ["save", "state_dict", "slot", "ema", "averaged()", "reload_params", "check_params", "load", "restore", "flush"]
 
 
 def calls(comm: Any, path: str) -> list[str]:
@@ -31,6 +31,7 @@ def calls(comm: Any, path: str) -> list[str]:
         lambda: opt.ema,
         lambda: opt.averaged().__enter__(),
         opt.reload_params,
+        opt.check_params,
         partial(opt.load_state_dict, plain.state_dict()),
         partial(checkpoint.restore, opt),
         opt.flush,
