@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from bench import distributed
+from bench.backward import BACKWARD, MODELS
 from bench.building import BUILD
 from bench.case import Case, Work
 from bench.combined import COMBINED, PAIR_SETS, PAIRS_OF_OPTIMIZERS
@@ -165,7 +166,16 @@ GROUPS = {
         RULES["adam"],
         only("ResNet", "one of 200k", "MLP"),
         FUNCTIONAL,
+        each_thread_count=True,
         pairs=[("optax jit", "functional, apply"), ("optax", "functional, update")],
+    ),
+    "torch": Group(
+        "Adam on a network of torch: right after its backward pass, and hot",
+        RULES["adam"],
+        MODELS,
+        BACKWARD,
+        each_thread_count=True,
+        pairs=[("torch fused", "fastopt.torch"), ("torch foreach", "fastopt.torch")],
     ),
     "minimize": Group(
         "L-BFGS: an iteration outside the function, history of 10 pairs",
@@ -204,6 +214,7 @@ GROUPS = {
         UPDATE_OF_THINC,
         SPACY_SETS,
         THINC,
+        each_thread_count=True,
         pairs=[("thinc", "fastopt"), ("fastopt", "fastopt, collected")],
     ),
     "spacy": Group(

@@ -1,4 +1,4 @@
-"""``python -m bench``: the groups of networks have rows, and their contenders do the same work."""
+"""``python -m bench``: its contenders do the same work, and bench/results.md has rows of each of its groups."""
 
 from __future__ import annotations
 
@@ -51,6 +51,75 @@ def test_update_of_a_network_is_the_naive_one(
         results.append(params)
     for p, naive in zip(*map(networks.flat, results), strict=True):
         np.testing.assert_allclose(p, naive, rtol=0, atol=2e-6)
+
+
+def test_optimizers_of_tensors_do_the_same(networks: ModuleType) -> None:
+    torch = pytest.importorskip("torch", reason="torch is a peer: pip install 'fastopt[peers]'")
+    backward, rules, shapes = (importlib.import_module(f"bench.{name}") for name in ("backward", "rules", "shapes"))
+    params: dict[Any, list[Any]] = {}
+    for fresh in (True, False):
+        case = networks.Case(rules.RULES["adam"], shapes.ArraySet(SHAPES, fresh), threads=fastopt.info()["threads"])
+        for name, contender in backward.BACKWARD.items():
+            make = contender.keywords["optimizer"]
+
+            def recording(case: Any, its: list[Any], key: Any = (fresh, name), make: Any = make) -> Any:
+                params[key] = its
+                return make(case, its)
+
+            stepper = backward.model_step(case, recording)
+            gradients = [param.grad for param in params[fresh, name]]
+            for _ in range(5):
+                stepper.seconds(1)
+            is_same = [param.grad is grad for param, grad in zip(params[fresh, name], gradients, strict=True)]
+            assert all(is_same) if not fresh else not any(is_same)
+        results = [torch.cat([p.detach().ravel() for p in params[fresh, name]]) for name in backward.BACKWARD]
+        for result in results[1:]:
+            torch.testing.assert_close(result, results[0], rtol=0, atol=2e-6)
+
+
+class Recorded:
+    """A case, and the parameters that it has made."""
+
+    def __init__(self, case: Any) -> None:
+        self.case, self.params = case, case.arrays()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.case, name)
+
+    def arrays(self) -> Any:
+        return self.params
+
+
+def recorded(work: Any) -> Recorded:
+    case, shapes = importlib.import_module("bench.case"), importlib.import_module("bench.shapes")
+    return Recorded(case.Case(work, shapes.ArraySet(SHAPES), threads=fastopt.info()["threads"]))
+
+
+def test_functional_contenders_change_nothing(networks: ModuleType) -> None:
+    functional, rules = importlib.import_module("bench.functional"), importlib.import_module("bench.rules")
+    for name in ("fastopt", "functional, apply", "functional, update"):
+        case = recorded(rules.RULES["adam"])
+        before = [param.copy() for param in case.params]
+        stepper = functional.FUNCTIONAL[name](case)
+        for _ in range(3):
+            stepper.seconds(1)
+        is_pure = name != "fastopt"
+        assert all(np.array_equal(param, its) is is_pure for param, its in zip(case.params, before, strict=True))
+
+
+def test_contenders_of_thinc_do_the_same(networks: ModuleType) -> None:
+    pytest.importorskip("thinc", reason="thinc is the optional extra spacy")
+    spacy = importlib.import_module("bench.spacy")
+    results = {}
+    for name in ("fastopt", "fastopt, collected", "thinc"):
+        case = recorded(spacy.UPDATE_OF_THINC)
+        stepper = spacy.THINC[name](case)
+        for _ in range(5):
+            stepper.seconds(1)
+        results[name] = case.params
+    for name in ("fastopt", "fastopt, collected"):
+        for param, its in zip(results[name], results["thinc"], strict=True):
+            np.testing.assert_allclose(param, its, rtol=0, atol=2e-6)
 
 
 def test_groups_of_networks_have_rows(tmp_path: Path) -> None:
