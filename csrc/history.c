@@ -327,6 +327,7 @@ void fo_history_read(const fo_history *history, int32_t threads, double *reading
         double (*with_s)[2] = totals + vectors + 1;
         set_trial(history, 1, with_s[vectors - 2][0], totals);
         set_s_products(history, with_s);
+        set_free_products(history, count, with_s); /* right if the same elements are free: s is 0 elsewhere */
         history->active[ACTIVE_AT_TRIAL] = (int64_t)totals[rows - 1][1];
         history->active[CHANGED] = (int64_t)totals[vectors][0];
         slope = totals[rows - 1][0] / trial[FIRST_STEP];
@@ -357,8 +358,9 @@ int32_t fo_history_accept(const fo_history *history)
     fo_restore_mode(before);
     const size_t length = (size_t)(2 * history->size) * sizeof(double);
     memcpy(history->grad_products, history->grad_products + 2 * history->size, length);
-    const int64_t *active = history->active;
-    const int64_t now[] = {active[ACTIVE_AT_TRIAL], 0, 0, active[CHANGED] ? 0 : active[KNOWN_PAIRS]};
+    const int64_t *active = history->active, known = active[KNOWN_PAIRS];
+    const int64_t kept = known + (joins && known == history->state[COUNT]);
+    const int64_t now[] = {active[ACTIVE_AT_TRIAL], 0, 0, active[CHANGED] ? 0 : kept};
     memcpy(history->active, now, sizeof now);
     history->state[COUNT] += joins;
     history->state[ACCEPTED_GRAD] = 1 - history->state[ACCEPTED_GRAD];

@@ -260,8 +260,8 @@ static void NAME(history_begin)(const fo_history_pass *pass, int64_t index, int6
 
 /* Take the gradient and make the pair, whose vectors are the last ones of the pass. Write the products of these vectors
    and of the gradient with y and with the gradient. With bounds: the free gradient, and how many elements are free at
-   one of the two points alone instead of its product with y; then the vectors times s; then the direction times the
-   gradient, and how many elements are not free. */
+   one of the two points alone instead of its product with y; then the vectors times s and times the free y; then the
+   direction times the gradient, and how many elements are not free. */
 static void NAME(history_read)(const fo_history_pass *pass, int64_t index, int64_t begin, int64_t end,
                                fo_partial *partial)
 {
@@ -286,7 +286,10 @@ static void NAME(history_read)(const fo_history_pass *pass, int64_t index, int64
     for (int64_t i = 0; i < chunk.length; i++)
         s[i] = x[i] - accepted[i];
     NAME(dots_of_pass)(pass, &chunk, &free_grad, 1, y, free_grad, partial->sums);
-    NAME(dots_of_pass)(pass, &chunk, NULL, 0, s, s, partial->sums + pass->count + 1);
+    REAL free_y[FO_CHUNK];
+    NAME(set_free)(free_y, y, grad, free_grad, chunk.length);
+    memset(free_y + chunk.length, 0, (size_t)(chunk.stride - chunk.length) * sizeof(REAL));
+    NAME(dots_of_pass)(pass, &chunk, NULL, 0, s, free_y, partial->sums + pass->count + 1);
     const REAL *const direction[] = {NAME(vector_of)(&chunk, pass->direction)};
     double (*last)[2] = partial->sums + 2 * pass->count + 1;
     NAME(dots)(direction, 1, grad, grad, chunk.stride, last);

@@ -248,8 +248,8 @@ class Pairs:
         """Accept the trial's numbers; return whether its pair joins the others."""
         joins = is_curved(*self.trial[2:5].tolist())
         self.grad_products[0] = self.grad_products[1]
-        known = 0 if self.active[2] else self.active[3]
-        self.active[:] = self.active[1], 0, 0, known
+        known = self.active[3] + (joins and self.active[3] == self.count)
+        self.active[:] = self.active[1], 0, 0, 0 if self.active[2] else known
         self.state[:] = self.count + joins, 1 - self.accepted, False, NO_DIRECTION
         return joins
 

@@ -148,6 +148,31 @@ def test_directions_are_those_of_the_dense_matrix(backend: str, size: int) -> No
     assert seen >= {"same", "other", "inside", "moved in"}, seen
 
 
+@every_backend
+def test_products_of_free_elements_are_known_while_the_same_are_free(backend: str) -> None:
+    """A read finds them, with the bits of the pass that reads all pairs again."""
+    rng = np.random.default_rng(6)
+    run = Run(backend, rng.uniform(-1, 1, 40), quadratic(rng, 40), -1.0, 1.0, size=20)
+    run.begin()
+    pairs, is_active, kept = run.history.pairs, run.is_active(), 0
+    for k in range(12):
+        run.history.direct(0.1 if k == 0 else 1.0)
+        run.read()
+        assert run.history.accept()
+        was_active, is_active = is_active, run.is_active()
+        if (is_active != was_active).any():
+            assert pairs.active[3] == 0
+            continue
+        kept += bool(is_active.any())
+        assert pairs.active[3] == k + 1
+        found = pairs.free.tobytes()
+        pairs.active[3] = 0
+        run.history.direct(1.0)
+        assert pairs.free.tobytes() == found
+        run.history.put_back()
+    assert 2 < kept < 12
+
+
 @needs_native
 def test_spoiled_numbers_of_pairs_have_one_end() -> None:
     """Each number of the pairs is replaced by another: both backends find the same direction, or none."""

@@ -125,9 +125,10 @@ class BoundedHistory(NumpyHistory):
         read = partial(self.read_piece, grads, numbers, direction)
         length = len(numbers)
         sums, largest, nonfinite = self.reading(read, 2 * length + 2)
-        with_s = sums[length + 1 : -1, 0].reshape(-1, 2)
-        pairs.set_trial(1.0, float(with_s[-1, 0]), sums[:length].reshape(-1, 2, 2))
-        pairs.set_s_products(with_s)
+        with_s = sums[length + 1 : -1].reshape(-1, 2, 2)
+        pairs.set_trial(1.0, float(with_s[-1, 0, 0]), sums[:length].reshape(-1, 2, 2))
+        pairs.set_s_products(with_s[:, :, 0])
+        pairs.set_free_products(count, with_s)  # right if the same elements are free: s is 0 elsewhere
         pairs.active[1:3] = sums[-1, 1], sums[length, 0]
         pairs.state[3] = READ
         slope, grad_square = float(sums[-1, 0]) / float(pairs.trial[5]), float(sums[length, 1])
@@ -181,7 +182,8 @@ class BoundedHistory(NumpyHistory):
 
         Each is multiplied by the pair's y and by the free gradient. The free gradient's row follows; instead of its
         product with y it has the number of elements that are free at one of the two points alone. Then each vector is
-        multiplied by s, and the direction by the gradient; beside it stands the number of elements that are not free.
+        multiplied by s and by the free y, and the direction by the gradient; beside it stands the number of elements
+        that are not free.
         """
         grad, old, bounds = self.take_grad(piece, grads[1]), piece.vector(grads[0]), self.bounds(piece)
         x, accepted = self.values(piece), piece.vector(self.vectors.accepted)
@@ -192,7 +194,8 @@ class BoundedHistory(NumpyHistory):
         free, vectors = piece.with_zeros(without(grad, active)), [*map(piece.whole, numbers)]
         products = dots([*vectors, free], piece.whole(y), free)
         products[:, -1, 0] = np.count_nonzero(active != bounds.active(accepted, old), axis=1)
-        with_s = dots(vectors, piece.whole(s), piece.whole(s))
+        free_y = piece.with_zeros(without(piece.vector(y), active))
+        with_s = dots(vectors, piece.whole(s), free_y)
         slope = dots([piece.whole(direction)], piece.whole(grads[1]), piece.whole(grads[1]))
         slope[:, 0, 1] = np.count_nonzero(active, axis=1)
         return np.concatenate([products, with_s, slope], axis=1), *largest_of(grad, bounds.projection(x, grad))
