@@ -236,6 +236,11 @@ class GradientsOfRanks:
 
     # --- exchanging them ----------------------------------------------------------------------------------------------
 
+    def begin(self, scale: float) -> None:
+        """Begin the exchanges that can begin, before the ranks have met: they go on while this rank waits for others."""
+        self.scale_in_use = scale
+        self.go_on()
+
     def go_on(self) -> None:
         """Exchange the next buckets that are complete, without waiting."""
         total = 0 if self.count is None else self.count * len(self.buckets)

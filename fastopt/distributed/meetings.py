@@ -1,4 +1,4 @@
-"""The meeting of the ranks before a step: nothing begins unless all can make the same one."""
+"""The meeting of the ranks before a step: nothing changes unless all can make the same one."""
 
 from __future__ import annotations
 
@@ -115,6 +115,8 @@ class Meetings:
         head = counts.item(0), counts.item(1, 0), self.digest.number, hash(lrs), hash(scale), given, are_added
         HEAD.pack_into(self.memory, 0, *head)
         try:
+            if error is None and not is_flush:
+                gradients.begin(scale)
             everyone = self.ranks.meet(error, header)
         except CallsDiffer:
             gradients.drop(self.ranks)

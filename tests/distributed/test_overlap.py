@@ -88,6 +88,28 @@ def test_exchanges_begin_before_the_step() -> None:
         assert min(found) >= 3
 
 
+def begun_at_the_meeting(comm: Any) -> list[int]:
+    """Return how many pieces have begun when the ranks meet: in steps that get all gradients, and in flush()."""
+    opt, found = sharded(comm, accumulate_steps=2), []
+    meet = opt.ranks.meet
+
+    def meet_and_look(*arguments: Any) -> Any:
+        found.append(opt.gradients.exchange.begun)
+        return meet(*arguments)
+
+    opt.ranks.meet = meet_and_look  # type: ignore[method-assign]
+    for _ in range(3):
+        opt.step(gradients(comm.rank))
+    opt.flush()
+    return found
+
+
+def test_exchanges_of_a_step_begin_before_the_ranks_meet() -> None:
+    for found in on_ranks(2, begun_at_the_meeting):
+        assert min(found[:3]) >= 3
+        assert found[3] == 0
+
+
 def order_in_use(comm: Any, names: Sequence[str]) -> list[int]:
     opt = sharded(comm)
     for name in names if comm.rank == 0 else order_of(comm.rank, 0):
