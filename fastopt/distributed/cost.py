@@ -15,6 +15,7 @@ from ..core.optimizer import Optimizer
 from ..core.state_size import sample_of, state_bytes
 from ..options.ranges import NON_NEGATIVE, POSITIVE, Allowed, Choice, Range, check
 from . import slices
+from .carried import can_carry
 from .exchange import LANES
 from .layout import Bucket, Form, bucket_of_each, buckets_of
 from .meetings import numbers_sent
@@ -184,7 +185,8 @@ def cost(
         step        (gradients read, parameters and state read and written: of the slice) / m
         gather      B M a + (n - 1)/n P / b + (small arrays: read, written) / m,
                     M = log2(n) for buckets up to 512 KiB, n - 1 above
-        meeting     log2(n) a, and with a norm M a + (16 bytes for every 4,096 elements) / b
+        meeting     log2(n) a, or none with the only exchange of up to 64 KiB, which it carries;
+                    with a norm M a + (16 bytes for every 4,096 elements) / b
 
     and those of the home-made loop::
 
@@ -397,8 +399,10 @@ def sharded_cost(
     moved += 2 * state
     header = 8 * numbers_sent(len(likes))
     sent, received = sent + (n - 1) * header, received + (n - 1) * header
-    meeting = network.doublings * latency + (n - 1) * header / network.bandwidth
-    messages += network.doublings
+    wires = [compute_dtype(bucket.dtype).itemsize if wire is None else wire for bucket in buckets]
+    is_alone = micro_batches > 1 or not can_carry([b.size * w for b, w in zip(buckets, wires, strict=True)])
+    meeting = is_alone * network.doublings * latency + (n - 1) * header / network.bandwidth
+    messages += is_alone * network.doublings
     if reads_gradients(sample):
         moved += sum(each.size * compute_dtype(each.dtype).itemsize for each in parts)
         hops = network.gather_messages(chunks * OF_CHUNK)

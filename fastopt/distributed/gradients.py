@@ -16,6 +16,7 @@ from ..backends.backend import Backend
 from ..backends.packing import FROM_ROW, FROM_SUMS, FROM_ZERO
 from ..core.gradients import Gradients
 from ..core.parameters import Parameters
+from .carried import CarriedGradients
 from .exchange import BucketOfGradients, Exchange
 from .layout import Bucket
 from .ranks import Ranks
@@ -100,6 +101,8 @@ class GradientsOfRanks:
         #: The order in which buckets are exchanged. A backward pass ends with the first layers.
         self.order = list(range(len(buckets)))[::-1]
         self.is_order_agreed = len(buckets) == 1
+        #: Those that a meeting exchanges, if they do not come by :meth:`add`.
+        self.carried: CarriedGradients | None = None
         self.are_added = True
         self.forget()
 
@@ -120,6 +123,8 @@ class GradientsOfRanks:
         self.scale_in_use: float | None = None
         self.checks.forget()
         self.table.forget_grads()
+        if self.carried is not None:
+            self.carried.forget()
 
     @property
     def has_begun(self) -> bool:
@@ -144,7 +149,8 @@ class GradientsOfRanks:
     @property
     def nbytes(self) -> int:
         """How many bytes the sums, and the memory of exchanges, have now."""
-        return self.exchange.nbytes + sum(bucket.sums.nbytes for bucket in self.buckets)
+        carried = 0 if self.carried is None else self.carried.nbytes
+        return carried + self.exchange.nbytes + sum(bucket.sums.nbytes for bucket in self.buckets)
 
     def slice_of(self, i: int) -> Array:
         """Return the sums of the part of array number ``i`` that this rank owns."""
@@ -213,6 +219,8 @@ class GradientsOfRanks:
             micro_batches.append(MicroBatch(given, self.checks.present, [0] * len(self.layout)))
             if self.are_cleared:
                 clearable += [array for array in self.checks.clearable if array is not None]
+        if self.carried is not None:
+            self.carried.pack(micro_batches[0].arrays)
         self.micro_batches, self.clearable, self.are_added = micro_batches, clearable, False
 
     def refuse_row_sparse(self, name: str) -> None:
@@ -274,6 +282,9 @@ class GradientsOfRanks:
 
     def finish(self, scale: float) -> None:
         """Exchange all that is not on its way yet, after the ranks have met; collective."""
+        if self.carried is not None and not self.are_added:
+            self.carried.add()
+            return
         if self.count is None:
             self.count = self.given
         if self.scale_in_use is None:

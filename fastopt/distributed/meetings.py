@@ -14,7 +14,8 @@ from ..core.parameters import Parameters
 from ..core.params_in_state import check_own_values
 from . import agreement
 from .gradients import GradientsOfRanks
-from .ranks import MESSAGE, ROOM, CallsDiffer, Ranks
+from .messages import MESSAGE
+from .ranks import ROOM, CallsDiffer, Ranks
 
 #: The first numbers of a header, before those of the arrays: the counts of steps and of calls, digests of the options,
 #: of the learning rates and of the scale, the number of micro-batches, and whether they come by ``add``. Behind them

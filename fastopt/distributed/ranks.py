@@ -23,6 +23,7 @@ from ..arrays.dtypes import Array
 from ..backends import cores
 from .deadlocks import Wait
 from .faults import Group, RankError, this_process
+from .messages import MESSAGE, Message
 from .requests import Prepared, Request, free, persistent
 
 __all__ = ["CallsDiffer", "Prepared", "RankError", "Ranks", "Request"]
@@ -41,8 +42,7 @@ SLEEP, LONGEST_SLEEP = 0.02, 1e-3
 LISTENING = 64
 #: After how many seconds it is told that other ranks have not made their Ranks.
 PATIENCE = 30.0
-#: The length of the first message of a meeting, and its room for a header.
-MESSAGE = 32
+#: The room for a header in the first message of a meeting.
 ROOM = MESSAGE - 3
 
 
@@ -98,9 +98,7 @@ class Ranks:
         self.size: int = comm.size
         self.call, self.owner = "a constructor", owner
         self._running: set[Request] = set()
-        self._everyone = np.zeros((self.size, MESSAGE), np.int64)
-        #: This rank's message of a meeting.
-        self._own = self._everyone[self.rank]
+        self._message = Message(self.rank, [0] * self.size)
         self._units = {1: mpi.BYTE, 2: mpi.UINT16_T, 4: mpi.UINT32_T, 8: mpi.UINT64_T}
         if self.size == 1:
             return
@@ -120,7 +118,7 @@ class Ranks:
         if self._group.polls == 0:
             has_cores = have_cores(self.all_gather_objects(this_machine()))
             self._group.polls = POLLS if has_cores else POLLS_ON_SHARED_CORES
-        self._meeting = self.prepare_all_gather(self._everyone.reshape(-1), [MESSAGE] * self.size)
+        self.carry([0] * self.size)
         if self._group.polls == POLLS:
             self._polls_alone = POLLS_ALONE
 
@@ -225,8 +223,12 @@ class Ranks:
         number = self._next()
         return self._begun(self._comm.Iallgatherv(self._mpi.IN_PLACE, [view, counts, unit]), number, view)
 
-    def settle(self, prepared: Prepared) -> None:
-        """Let a prepared exchange come to its end, if an interrupt ended the wait for it; its arrays can be written."""
+    def settle(self, prepared: Prepared | None = None) -> None:
+        """Let a prepared exchange come to its end, if an interrupt ended the wait for it: its arrays can be written.
+
+        None: the first message of a meeting.
+        """
+        prepared = prepared or self._meeting
         if prepared.handle is not None:
             self.wait([prepared])
 
@@ -242,6 +244,21 @@ class Ranks:
         view, unit = self._unit(buffer)
         begin = self._beginning("allgatherv", self._mpi.IN_PLACE, [view, counts, unit])
         return Prepared(begin, self._running, buffer, [counts[self.rank]] * self.size, buffer, counts)
+
+    def prepare_all_to_all(
+        self,
+        send: Array,
+        send_counts: Sequence[int],
+        send_begins: Sequence[int],
+        recv: Array,
+        recv_counts: Sequence[int],
+        recv_begins: Sequence[int],
+    ) -> Prepared:
+        """Return the exchange that :meth:`start_all_to_all` begins, for several ranks. Collective."""
+        (send_view, unit), (recv_view, _) = self._unit(send), self._unit(recv)
+        arguments = [send_view, send_counts, send_begins, unit], [recv_view, recv_counts, recv_begins, unit]
+        begin = self._beginning("alltoallv", *arguments)
+        return Prepared(begin, self._running, send, send_counts, recv, recv_counts)
 
     def _beginning(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """Return a function that begins MPI's collective of this name: a persistent one where the library has such."""
@@ -298,6 +315,24 @@ class Ranks:
                 raise ValueError(f"the ranks differ: {name} is {values_of_ranks(values)}; give all the same")
         raise ValueError(f"the ranks differ in the order of names: {values_of_ranks([str([*e]) for e in everyone])}")
 
+    def carry(self, sizes: Sequence[int]) -> Message:
+        """Let the first message of each meeting carry as many further bytes to each rank, and return it. Collective."""
+        self._message = message = Message(self.rank, sizes)
+        if self.size > 1:
+            self._meeting = (
+                self.prepare_all_to_all(
+                    message.send,
+                    message.send_counts,
+                    message.send_begins,
+                    message.recv,
+                    message.recv_counts,
+                    message.recv_begins,
+                )
+                if message.copies
+                else self.prepare_all_gather(message.recv.view(np.int64), [MESSAGE] * self.size)
+            )
+        return message
+
     def meet(self, error: Exception | None, header: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the headers of all ranks, unless one of them brings an error, or they make different calls.
 
@@ -319,15 +354,16 @@ class Ranks:
         CallsDiffer
             :attr:`call` is not the same on all ranks. It is raised on all, and all can go on after it.
         """
+        length, everyone, own, first = len(header), self._message.heads, self._message.own, header[:ROOM]
         if self.size > 1:
-            self.settle(self._meeting)
-        length, everyone, own, first = len(header), self._everyone, self._own, header[:ROOM]
+            self.settle()
         own[:3] = error is not None, number_of_call(self.call), length
         own[3 : 3 + len(first)] = first
-        message = own.tobytes()
         if self.size > 1:
+            for copy in self._message.copies:
+                copy[:] = own
             self.wait([self.start(self._meeting)])
-        if error is None and length <= ROOM and everyone.tobytes() == message * self.size:
+        if error is None and length <= ROOM and everyone.tobytes() == own.tobytes() * self.size:
             return everyone[:, 3 : 3 + length]
         if everyone[:, 0].any():
             text = None if error is None else f"raised {type(error).__name__}: {error}"

@@ -20,6 +20,7 @@ from ..options.group_by import Grouped, is_group
 from ..options.ranges import Group
 from . import agreement, slices
 from .building import check_wire_dtype, whole_optimizer
+from .carried import carried_gradients
 from .gradients import GradientsOfRanks, half_dtype
 from .layout import Bucket, bucket_of_each
 from .meetings import Meetings
@@ -236,6 +237,7 @@ class Sharded(SharedState):
         self.all_sums = parameters.structure(self.sums_of_parts)
         #: The numbers of the arrays that have a copy.
         self.with_copy = [i for i, copy in enumerate(whole.copies) if copy is not None]
+        self.gradients.carried = carried_gradients(self.ranks, self.gradients.buckets, self.takes_micro_batches)
         self.meetings = Meetings(self.ranks, self, whole, self.are_cut, self.gradients)
 
     def prepare(self, workspace: Workspace) -> None:

@@ -51,7 +51,15 @@ def test_costs_of_the_home_made_loop_by_hand() -> None:
 def test_a_ring_where_the_gather_is_long() -> None:
     """So that each rank sends to its neighbour alone, as often as there are others."""
     assert cost(1 << 20, fastopt.SGD, 8).sharded.messages == 7 + 7 + 3
-    assert cost(1 << 10, fastopt.SGD, 8).sharded.messages == 7 + 3 + 3
+    assert cost(1 << 15, fastopt.SGD, 8).sharded.messages == 7 + 3 + 3
+
+
+def test_a_meeting_carries_gradients_of_up_to_64_kib() -> None:
+    carried, other = cost(1 << 14, fastopt.SGD, 8), cost((1 << 14) + 1, fastopt.SGD, 8)
+    assert (carried.sharded.messages, other.sharded.messages) == (7 + 3, 7 + 3 + 3)
+    assert carried.sharded.seconds.meeting < 1e-6 < other.sharded.seconds.meeting
+    several = cost(1 << 14, fastopt.SGD, 8, micro_batches=2), cost(1 << 15, fastopt.SGD, 8, wire_dtype="float16")
+    assert [each.sharded.messages for each in several] == [2 * 7 + 3 + 3, 7 + 3]
 
 
 def test_each_bucket_has_its_messages() -> None:

@@ -1,0 +1,70 @@
+"""Gradients of small arrays: the first message of a step's meeting carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..arrays.dtypes import Array
+from ..backends.packing import FROM_ROW, Packed
+from .exchange import BucketOfGradients
+from .ranks import Ranks
+
+#: The most bytes of gradients that are carried. More are exchanged after the meeting, piece by piece.
+MOST = 1 << 16
+
+
+class CarriedGradients:
+    """The gradients of a bucket, and the sums over all ranks of this rank's slice.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        Those that meet; their messages carry the gradients from now on.
+    bucket : BucketOfGradients
+        The only bucket.
+    """
+
+    def __init__(self, ranks: Ranks, bucket: BucketOfGradients) -> None:
+        self.ranks, self.bucket = ranks, bucket
+        message = ranks.carry([count * bucket.wire.itemsize for count in bucket.bucket.counts])
+        self.begin = bucket.bucket.cuts[ranks.rank]
+        others = [rank for rank in range(ranks.size) if rank != ranks.rank and message.sent[rank].size]
+        self.sent = [(bucket.bucket.cuts[rank], message.sent[rank].view(bucket.wire)) for rank in others]
+        self.rows: list[Array | None] = [row.view(bucket.wire) for row in message.received]
+        self.rows[ranks.rank] = None
+        self.packed: Packed | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the messages carry."""
+        return sum(part.nbytes for _, part in self.sent) + sum(row.nbytes for row in self.rows if row is not None)
+
+    def pack(self, arrays: Sequence[Array | None]) -> None:
+        """Write the gradients into the message."""
+        self.ranks.settle()
+        self.packed = self.bucket.packing.of(arrays)
+        for begin, part in self.sent:
+            self.packed.pack(begin, part)
+
+    def add(self) -> None:
+        """Add the gradients of all ranks, after they have met: in rank order."""
+        bucket, packed = self.bucket, self.packed
+        if packed is not None and bucket.sums.size:
+            packed.accumulate(self.begin, self.rows, bucket.wire, 1.0, FROM_ROW, bucket.sums)
+
+    def forget(self) -> None:
+        """Forget the arrays: no gradient outlives its step here."""
+        self.packed = None
+
+
+def carried_gradients(ranks: Ranks, buckets: Sequence[BucketOfGradients], exact: bool) -> CarriedGradients | None:
+    """Return the gradients of these buckets if the meetings carry them from now on. Collective."""
+    if ranks.size > 1 and not exact and can_carry([bucket.bucket.size * bucket.wire.itemsize for bucket in buckets]):
+        return CarriedGradients(ranks, buckets[0])
+    ranks.carry([0] * ranks.size)  # it may have carried others
+    return None
+
+
+def can_carry(sizes: Sequence[int]) -> bool:
+    """Return whether a message can carry the gradients of buckets of these bytes."""
+    return len(sizes) == 1 and sizes[0] <= MOST
