@@ -18,7 +18,7 @@ from full_batch.scalar_functions import (
     random_options,
     scipy_trace,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastopt.full_batch.line_search import FLOAT32_ROUNDING, Best, LineSearch
@@ -223,6 +223,7 @@ def test_numbers_at_the_ends_of_the_range() -> None:
             assert all(0 < step < math.inf for step in steps)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(), st.floats()), min_size=25, max_size=25), st.floats(1e-10, 1e9))
 def test_any_numbers(points: list[tuple[float, float]], first: float) -> None:
     search = LineSearch(1.0, -1.0, first)
@@ -244,6 +245,7 @@ def test_any_numbers(points: list[tuple[float, float]], first: float) -> None:
         assert trials[-1][1] <= 1.0 + 1e-6
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 10), st.floats(-3, 3), st.floats(-6, 3))
 def test_a_parabola_takes_few_trials(minimum: float, curvature: float, first: float) -> None:
     a = 10**curvature

@@ -27,7 +27,7 @@ def succeeds_in_a_child(work: Callable[[], Any]) -> bool:
     child = os.fork()
     if child == 0:
         try:
-            signal.alarm(20)
+            signal.alarm(120)
             work()
             os._exit(0)
         finally:

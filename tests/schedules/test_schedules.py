@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastopt import schedules
@@ -278,6 +278,7 @@ def test_closed_form_follows_the_recurrence(schedule, follow):
         assert schedule(step) == pytest.approx(value, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(lr0=rates, floor=rates, start=rates, warmup=st.integers(0, 50), more=st.integers(1, 200), step=steps)
 def test_warmup_cosine_is_linear_then_cosine_and_keeps_between(lr0, floor, start, warmup, more, step):
     schedule = warmup_cosine(lr0, warmup, warmup + more, floor, start)
@@ -288,6 +289,7 @@ def test_warmup_cosine_is_linear_then_cosine_and_keeps_between(lr0, floor, start
     assert schedule(warmup + more) == floor
 
 
+@settings(deadline=None)
 @given(lr0=rates, floor=rates, total=st.integers(1, 200), step=steps)
 def test_polynomial_of_power_one_is_linear(lr0, floor, total, step):
     assert polynomial(lr0, total, floor=floor)(step) == pytest.approx(
@@ -295,6 +297,7 @@ def test_polynomial_of_power_one_is_linear(lr0, floor, total, step):
     )
 
 
+@settings(deadline=None)
 @given(
     total=st.integers(1, 60), pct_start=st.floats(0, 1), anneal=st.sampled_from(["cos", "linear"]), three=st.booleans()
 )
@@ -306,6 +309,7 @@ def test_one_cycle_keeps_between_at_any_split(total, pct_start, anneal, three):
         assert 0.85 - 1e-15 <= momentum(step) <= 0.95 + 1e-15
 
 
+@settings(deadline=None)
 @given(T_0=st.integers(1, 9), T_mult=st.integers(1, 3), step=st.integers(0, 3000))
 def test_cosine_restarts_counts_as_the_loop_does(T_0, T_mult, step):
     position, period = 0, T_0
@@ -316,6 +320,7 @@ def test_cosine_restarts_counts_as_the_loop_does(T_0, T_mult, step):
     assert cosine_restarts(1, T_0, T_mult)(step) == cosine(1, period)(position)
 
 
+@settings(deadline=None)
 @given(boundaries=st.sets(st.integers(1, 40)), step=st.integers(0, 50))
 def test_join_counts_from_each_boundary(boundaries, step):
     boundaries = sorted(boundaries)
