@@ -22,12 +22,10 @@ from ..checkpoint.packing import Packer
 from ..checkpoint.safetensors import Entry, Layout, layout_of, read_header
 from ..core.turns import Kind
 from .blocks import Shares, even_cuts, move
+from .meetings import NOTHING
 from .pieces import Piece, in_c_order
 from .ranks import Ranks
 from .state import SavingOfShared, SharedState, state_of_pieces
-
-#: A header of a meeting that compares nothing.
-NOTHING: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
 #: Arrays with fewer bytes are read, others stay in the file, mapped, until they are used.
 SMALLEST_MAPPED = 2**20
@@ -300,6 +298,8 @@ def load(path: str | os.PathLike[str], comm: Any) -> Checkpoint:
     file is read as a whole by every rank; so is one of version 1 by rank 0, for the check.
     """
     ranks = Ranks(comm)
+    ranks.call = "load"
+    ranks.meet(None, NOTHING)  # the others may make a Sharded
     mapped = together(ranks, partial(map_file, path))
     if mapped is None:
         checkpoint: Checkpoint = together(ranks, partial(load_in_one, path))

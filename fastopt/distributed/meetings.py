@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,29 @@ def numbers_sent(arrays: int) -> int:
 
 def header_length(arrays: int) -> int:
     return HEAD_LENGTH - (-arrays // 64)
+
+
+#: The header of a meeting that compares nothing.
+NOTHING: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+
+
+def checked_together(ranks: Ranks, check: Callable[[], Any]) -> Any:
+    """Return what a function returns that checks this rank's arguments.
+
+    Raises
+    ------
+    RankError
+        If it has raised on another rank; on this rank its own error.
+    CallsDiffer
+        If another rank makes another call.
+    """
+    error, found = None, None
+    try:
+        found = check()
+    except Exception as raised:
+        error = raised
+    ranks.meet(error, NOTHING)
+    return found
 
 
 class Meetings:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from ..arithmetic.dither import SCALE_BLOCK
 from ..arrays.dtypes import Array
@@ -23,14 +22,11 @@ from .building import check_wire_dtype, whole_optimizer
 from .carried import carried_gradients
 from .gradients import GradientsOfRanks, half_dtype
 from .layout import Bucket, bucket_of_each
-from .meetings import Meetings
+from .meetings import Meetings, checked_together
 from .parameters import Gather
 from .ranks import CallsDiffer, Ranks
 from .state import SharedState, further_methods
 from .sums import SumsOfRanks
-
-#: A header of a meeting without gradients.
-NO_NUMBERS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 class Dropped(RuntimeError):
@@ -158,7 +154,7 @@ class Sharded(SharedState):
         self.begin(Ranks(comm, optimizer.__name__))
         ranks = self.ranks
         arguments = {"exact": exact, "reduction": reduction, "wire_dtype": wire_dtype, "bucket_bytes": bucket_bytes}
-        model = self.checked(lambda: whole_optimizer(optimizer, params, arguments, options))
+        model = checked_together(ranks, lambda: whole_optimizer(optimizer, params, arguments, options))
         parts = model.parts
         self.whole = whole = parts.parameters
         ranks.agree(
@@ -258,17 +254,11 @@ class Sharded(SharedState):
         RankError
             If it has raised on another rank; on this rank its own error.
         """
-        error, found = None, None
         try:
-            found = check()
-        except Exception as raised:
-            error = raised
-        try:
-            self.ranks.meet(error, NO_NUMBERS)
+            return checked_together(self.ranks, check)
         except CallsDiffer:
             self.gradients.drop(self.ranks)
             raise
-        return found
 
     def check_row_sparse(self, name: str) -> None:
         self.gradients.refuse_row_sparse(name)

@@ -11,7 +11,7 @@ from on_ranks import on_ranks
 from saved_runs import Run, difference, error_of, gradients, leaves, over, steps
 
 import fastopt
-from fastopt.distributed import save
+from fastopt.distributed import load, save
 
 NAMES = ["save", "state_dict", "slot", "ema", "averaged()", "reload_params", "check_params", "load", "restore", "flush"]
 
@@ -68,6 +68,31 @@ def with_added(comm: Any) -> list[str]:
 
 def test_different_calls_drop_the_gradients_that_were_added() -> None:
     assert on_ranks(3, with_added) == [["CallsDiffer", ""]] * 3
+
+
+def constructors(comm: Any, path: str) -> list[str]:
+    """Return the error where rank 0 opens a checkpoint and the others make an optimizer; and how a run goes on."""
+    run = Run(fastopt.AdamW)
+    params, like = run.params(), run.params()
+    opt, plain = run.sharded(params, comm), run.plain(like)
+    save(path, opt)
+    errors = [
+        error_of(partial(load, path, comm) if comm.rank == 0 else partial(run.sharded, run.params(), comm)),
+        error_of(partial(load, path, comm) if comm.rank == 0 else partial(run.sharded, None, comm)),
+    ]
+    steps(opt, params, comm.size, range(2))
+    steps(plain, like, comm.size, range(2))
+    load(path, comm).restore(run.sharded(run.params(), comm))
+    return [*errors, difference(leaves(like), leaves(params))]
+
+
+def test_different_constructors(tmp_path: Any) -> None:
+    first, second, third = on_ranks(3, constructors, str(tmp_path / "run"))
+    expected = "CallsDiffer: the ranks make different calls: load on rank 0, a constructor on ranks 1 and 2; make"
+    assert all(found[0].startswith(expected) for found in (first, second, third))
+    assert first[1].startswith("RankError: rank 1 raised TypeError: ")
+    assert second[1].startswith("TypeError: ")
+    assert {found[2] for found in (first, second, third)} == {""}
 
 
 def many(comm: Any) -> list[str]:
