@@ -13,6 +13,7 @@ Source: Chandy, Misra and Haas, ACM Transactions on Computer Systems 1(2), 1983.
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -26,20 +27,16 @@ INNER = (__name__.partition(".")[0] + ".", "contextlib")
 
 
 class Wait:
-    """A wait of this rank for an exchange.
+    """A wait of this rank for others.
 
     Parameters
     ----------
-    group : Group
-        The processes.
-    ranks, number : int
-        The number of the Ranks in the group, and of their exchange.
     call : str
         The call that waits, for people.
     """
 
-    def __init__(self, group: Group, ranks: int, number: int, call: str) -> None:
-        self.group, self.ranks, self.number, self.call = group, ranks, number, call
+    def __init__(self, call: str) -> None:
+        self.call = call
         self.began = time.monotonic()
         #: The waits whose probes were passed on, and this one.
         self.passed_on: set[str] = set()
@@ -55,7 +52,7 @@ class Wait:
         """
         for group in list(this_process.groups.values()):
             group.listen()
-        self.group.refuse(self.ranks, self.number)
+        self.refuse()
         waited = time.monotonic() - self.began
         # Another thread may make the call that others wait for.
         if waited > PATIENCE and not this_process.has_several_callers():
@@ -72,20 +69,56 @@ class Wait:
             for probe in group.open_probes():
                 first = probe.path[0].token
                 if first == self.own.token:
-                    self.refuse(probe.path)
+                    this_process.give_up(text_of(probe.path))
+                    self.refuse()
                 if first not in self.passed_on:
                     self.passed_on.add(first)
                     self.send((*probe.path, self.own))
 
-    def send(self, path: tuple[Waiting, ...]) -> None:
-        self.group.send(Probe(self.ranks, self.number, path))
+    def refuse(self) -> None:
+        """Raise RankError if the wait will never end."""
+        raise NotImplementedError
 
-    def refuse(self, path: tuple[Waiting, ...]) -> None:
-        """Raise RankError, and make all other ranks raise it that wait for this one, now or later."""
-        calls = ", ".join(f"rank {each.rank} in {each.call}" for each in sorted(path, key=lambda each: each.rank))
-        text = f"the ranks wait for each other: {calls}; make these calls in the same order on every rank"
-        this_process.give_up(text)
+    def send(self, path: tuple[Waiting, ...]) -> None:
+        """Send a probe with these waits to the ranks that this one waits for."""
+        raise NotImplementedError
+
+
+class WaitForExchange(Wait):
+    """A wait for exchange ``number`` of the Ranks of this number in a group."""
+
+    def __init__(self, call: str, group: Group, ranks: int, number: int) -> None:
+        super().__init__(call)
+        self.group, self.ranks, self.number = group, ranks, number
+
+    def refuse(self) -> None:
         self.group.refuse(self.ranks, self.number)
+
+    def send(self, path: tuple[Waiting, ...]) -> None:
+        self.group.send(Probe(self.ranks, self.number, (), path))
+
+
+class WaitForGroup(Wait):
+    """A wait for others to make a group of these processes. It asks those with which this one has a group already."""
+
+    def __init__(self, call: str, members: tuple[int, ...]) -> None:
+        super().__init__(call)
+        self.members = this_process.making = members
+        this_process.callers.add(threading.get_ident())
+
+    def refuse(self) -> None:
+        this_process.refuse_missing(self.members)
+
+    def send(self, path: tuple[Waiting, ...]) -> None:
+        if min(self.members) >= 0:  # a process that was spawned has no number
+            for group in list(this_process.groups.values()):
+                group.send(Probe(0, 0, self.members, path), self.members)
+
+
+def text_of(path: tuple[Waiting, ...]) -> str:
+    """Return the error about waits of which each is for the rank of the next one."""
+    calls = ", ".join(f"rank {each.rank} in {each.call}" for each in sorted(path, key=lambda each: each.rank))
+    return f"the ranks wait for each other: {calls}; make these calls in the same order on every rank"
 
 
 def caller() -> str:

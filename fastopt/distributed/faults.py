@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -74,11 +74,13 @@ class Waiting(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A message of a rank that waits for an exchange of the one that gets it. See ``deadlocks.py``."""
+    """A message of a rank that waits for an exchange, or a group, of the one that gets it. See ``deadlocks.py``."""
 
     #: The number of the Ranks in the group, and of their exchange.
     ranks: int
     number: int
+    #: The processes that make a group, if the sender waits for that; else none.
+    members: tuple[int, ...]
     #: Waits, of which each is for the rank of the next one; the last is that of the sender.
     path: tuple[Waiting, ...]
 
@@ -129,10 +131,12 @@ class Group:
             self.notices[self.rank] = Notice(self.rank, (), False, failure)
             self.tell(failure, has_left=False)
 
-    def send(self, message: Notice | Probe) -> None:
-        """Send a message to each of the others, without waiting for them."""
+    def send(self, message: Notice | Probe, to: Collection[int] | None = None) -> None:
+        """Send a message to each of the others, or those with these numbers in COMM_WORLD, without waiting for them."""
         self.sends = [send for send in self.sends if not send.Test()]
-        self.sends += [self.comm.isend(message, rank) for rank in range(self.size) if rank != self.rank]
+        for rank, member in enumerate(self.members):
+            if rank != self.rank and (to is None or member in to):
+                self.sends.append(self.comm.isend(message, rank))
 
     def listen(self) -> None:
         """Read the messages that have come."""
@@ -146,7 +150,11 @@ class Group:
     def open_probes(self) -> list[Probe]:
         """Return the probes that have come from ranks which still wait for this one."""
         begun = dict(enumerate(self.begun))
-        return [probe for probe in self.probes if begun.get(probe.ranks, 0) < probe.number]
+        return [
+            probe
+            for probe in self.probes
+            if (not this_process.makes(probe.members) if probe.members else begun.get(probe.ranks, 0) < probe.number)
+        ]
 
     def absent(self, ranks: int, number: int) -> list[Notice]:
         """Return the notices of ranks that failed or ended before they began exchange ``number`` of these Ranks."""
@@ -182,6 +190,8 @@ class Process:
 
     def __init__(self) -> None:
         self.groups: dict[object, Group] = {}
+        #: The processes of the group that this one makes.
+        self.making: tuple[int, ...] = ()
         #: The numbers of the threads that have begun exchanges.
         self.callers: set[int] = set()
         self.has_ended = False
@@ -227,6 +237,10 @@ class Process:
         for group in self.groups.values():
             group.give_up(failure)
 
+    def makes(self, members: tuple[int, ...]) -> bool:
+        """Return whether this process has made the group of these processes, or has begun to."""
+        return members in self.groups or members == self.making
+
     def has_several_callers(self) -> bool:
         """Return whether several threads that are alive have begun exchanges."""
         return len(self.callers & {thread.ident for thread in threading.enumerate()}) > 1
@@ -234,9 +248,13 @@ class Process:
     def refuse_missing(self, members: tuple[int, ...]) -> None:
         """Raise RankError if a rank of a group to come has failed or ended."""
         texts = self.failures_in_world()
-        for group in self.groups.values():
+        for group in list(self.groups.values()):
             group.listen()
-            texts += [str(notice) for notice in group.notices.values() if group.members[notice.rank] in members]
+            for notice in list(group.notices.values()):
+                if group.members[notice.rank] in members:
+                    texts.append(str(notice))
+                    if notice.concerns_all:
+                        self.give_up(str(notice))
         if texts:
             self.is_stuck = True
             raise RankError(texts[0])

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..arrays.dtypes import Array
 from ..backends import cores
-from .deadlocks import Wait
+from .deadlocks import WaitForExchange, WaitForGroup
 from .faults import Group, RankError, this_process
 from .messages import MESSAGE, Message
 from .requests import Prepared, Request, free, persistent
@@ -103,7 +103,7 @@ class Ranks:
         if self.size == 1:
             return
         free_unused()
-        self._group = group_of(comm, mpi)
+        self._group = group_of(comm, mpi, self._shown_call())
         #: The number of these Ranks among those of the group, whose processes make them in the same order.
         self._number = len(self._group.begun)
         self._group.begun.append(0)
@@ -152,10 +152,11 @@ class Ranks:
                 if polls > self._polls_alone:
                     give_core_away()
 
+    def _shown_call(self) -> str:
+        return f"{self.call} of {self.owner}" if self.owner else self.call
+
     def _wait_long(self, request: Request) -> None:
-        wait = Wait(
-            self._group, self._number, request.number, f"{self.call} of {self.owner}" if self.owner else self.call
-        )
+        wait = WaitForExchange(self._shown_call(), self._group, self._number, request.number)
         while not request.is_done():
             time.sleep(min(SLEEP * wait.look(), LONGEST_SLEEP))
 
@@ -390,8 +391,8 @@ def import_mpi() -> Any:
     return MPI
 
 
-def group_of(comm: Any, mpi: Any) -> Group:
-    """Return the group of a communicator's processes; those that have none yet make it together."""
+def group_of(comm: Any, mpi: Any, call: str) -> Group:
+    """Return the group of a communicator's processes; those that have none yet make it together, in this call."""
     everyone, world = comm.Get_group(), mpi.COMM_WORLD.Get_group()
     ranks = tuple(mpi.Group.Translate_ranks(everyone, None, world))
     # A process that was spawned is not in the world.
@@ -400,10 +401,9 @@ def group_of(comm: Any, mpi: Any) -> Group:
     world.Free()
     if key not in this_process.groups:
         own_comm, handle = comm.Idup()
-        began, has_told = time.monotonic(), False
+        wait, has_told = WaitForGroup(call, ranks), False
         while not handle.Test():
-            this_process.refuse_missing(ranks)
-            waited = time.monotonic() - began
+            waited = wait.look()
             time.sleep(min(SLEEP * waited, LONGEST_SLEEP))
             if waited > PATIENCE and not has_told:
                 has_told = True

@@ -93,6 +93,16 @@ def part_and_world() -> None:
     of_all.step(GRADS)
 
 
+def first_of_part_and_step() -> None:
+    """Rank 0 makes the first optimizer of a part of the ranks, before a step of all that others make before it."""
+    of_all = optimizer()
+    part = WORLD.Split(RANK // 2)
+    if RANK != 0:
+        of_all.step(GRADS)
+    optimizer(part, fastopt.SGD)
+    of_all.step(GRADS)
+
+
 def circle_after_good_steps() -> None:
     """Rank 0 is slow in its first steps, and is asked by the others."""
     first, second = optimizer(), optimizer()
@@ -144,6 +154,19 @@ def slow_ranks() -> None:
             time.sleep(0.05)
         opts[number % 4].step(GRADS)
     check_alike(*opts)
+
+
+def slow_constructors() -> None:
+    """Ranks 0 and 3 come late to the first optimizer of their half, while the other half steps."""
+    deadlocks.PATIENCE = AT_ONCE
+    of_all = optimizer()
+    for parts in (RANK // 2, RANK % 2):
+        if RANK in (0, 3):
+            time.sleep(0.3)
+        of_part = optimizer(WORLD.Split(parts))
+        of_part.step(GRADS)
+        of_all.step(GRADS)
+    check_alike(of_all)
 
 
 def in_a_call_of_mpi() -> None:

@@ -31,6 +31,7 @@ def pattern(*calls: str) -> str:
         (2, "added_and_step", ["step of AdamW 1", "step of AdamW 2"]),
         (2, "circle_after_good_steps", ["step of AdamW 1", "step of AdamW 2"]),
         (3, "ring", ["step of AdamW 1", "step of AdamW 1", "step of AdamW 1"]),
+        (3, "first_of_part_and_step", ["a constructor of SGD", "step of AdamW 1"]),
         (3, "part_and_world", ["step of AdamW 1", "step of AdamW 1"]),
     ],
 )
@@ -57,7 +58,14 @@ def test_whoever_goes_on_gets_the_error_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "name"), [(2, "adds_in_other_orders"), (4, "slow_ranks"), (2, "in_a_call_of_mpi"), (2, "in_threads")]
+    ("size", "name"),
+    [
+        (2, "adds_in_other_orders"),
+        (4, "slow_ranks"),
+        (4, "slow_constructors"),
+        (2, "in_a_call_of_mpi"),
+        (2, "in_threads"),
+    ],
 )
 def test_no_false_alarm(size: int, name: str) -> None:
     result = run(size, name)
