@@ -47,8 +47,8 @@ def checked_evaluation(caller: str, returned: Any) -> Evaluation:
             "list"
         )
     loss, grads = returned
-    if type(loss) is float:
-        return Evaluation(loss, False, grads)
+    if isinstance(loss, (float, np.float32)):  # np.float64 is a float
+        return Evaluation(float(loss), is_single(loss), grads)
     return Evaluation(checked_loss(caller, loss, grads), is_single(loss), grads)
 
 
