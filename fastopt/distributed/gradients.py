@@ -219,8 +219,6 @@ class GradientsOfRanks:
             micro_batches.append(MicroBatch(given, self.checks.present, [0] * len(self.layout)))
             if self.are_cleared:
                 clearable += [array for array in self.checks.clearable if array is not None]
-        if self.carried is not None:
-            self.carried.pack(micro_batches[0].arrays)
         self.micro_batches, self.clearable, self.are_added = micro_batches, clearable, False
 
     def refuse_row_sparse(self, name: str) -> None:
@@ -245,9 +243,12 @@ class GradientsOfRanks:
     # --- exchanging them ----------------------------------------------------------------------------------------------
 
     def begin(self, scale: float) -> None:
-        """Begin the exchanges that can begin, before the ranks have met: they go on while this rank waits for others."""
+        """Begin the exchanges that can begin, before the ranks have met: they go on while this rank waits."""
         self.scale_in_use = scale
-        self.go_on()
+        if self.carried is None or self.are_added:
+            self.go_on()
+        else:
+            self.carried.pack(self.micro_batches[0].arrays)
 
     def go_on(self) -> None:
         """Exchange the next buckets that are complete, without waiting."""
