@@ -80,6 +80,8 @@ class Meetings:
         backend, parts = opt.parts.backend, opt.parts
         self.are_writeable = backend.writeable_check(whole.arrays)
         self.digest = agreement.Digest(parts)
+        #: Whether a learning rate follows a schedule.
+        self.are_scheduled = False
         self.header = np.zeros(header_length(len(whole.names)), np.int64)
         self.memory = self.header.data.cast("B")
         self.nothing, self.everything = np.zeros(len(whole.names), bool), np.ones(len(whole.names), bool)
@@ -192,12 +194,13 @@ class Meetings:
             try:
                 self.opt.ready()
                 self.check_weight_norms()
+                self.are_scheduled = any(group.scheduled for group in parts.groups.checked)
             except BaseException:
                 self.digest.forget()  # they are checked again
                 raise
         scale = parts.whole.loss_scale(grad_scale)
         lrs: Sequence[float] = ()
-        if any(group.scheduled for group in parts.groups.checked):
+        if self.are_scheduled:
             lrs = tuple(group["lr"] for group in parts.groups.values(parts.progress.step_count))
         return lrs, scale
 

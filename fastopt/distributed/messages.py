@@ -27,9 +27,9 @@ class Message:
     ----------
     heads : int64 array of shape (ranks, MESSAGE)
         The head of each rank.
-    own : int64 array of shape (MESSAGE,)
+    own : memoryview of HEAD_BYTES bytes
         That of this rank, a part of ``heads``.
-    copies : list of array
+    copies : list of memoryview
         Its places in what is sent: none if nothing is carried, and ``heads`` is gathered.
     sent, received : list of uint8 array
         The bytes carried to each rank, and those from each; those of this rank itself go nowhere.
@@ -46,13 +46,13 @@ class Message:
         self.recv_counts = [HEAD_BYTES + size if r != rank else 0 for r in range(ranks)]
         self.send, self.recv = np.zeros(sum(rooms), np.uint8), np.zeros(room * ranks, np.uint8)
         self.heads: npt.NDArray[np.int64] = self.recv.view(np.int64).reshape(ranks, -1)[:, :MESSAGE]
-        self.own = self.heads[rank]
+        self.own = self.heads[rank].data.cast("B")
         self.sent = [
             self.send[begin + HEAD_BYTES :][:its] for begin, its in zip(self.send_begins, carried, strict=True)
         ]
         self.received = [self.recv[begin + HEAD_BYTES :][:size] for begin in self.recv_begins]
         self.copies = (
-            [self.send[begin:].view(np.int64)[:MESSAGE] for r, begin in enumerate(self.send_begins) if r != rank]
+            [self.send.data[begin : begin + HEAD_BYTES] for r, begin in enumerate(self.send_begins) if r != rank]
             if any(carried)
             else []
         )

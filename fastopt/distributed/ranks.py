@@ -7,6 +7,7 @@ import os
 import pickle
 import platform
 import re
+import struct
 import sys
 import threading
 import time
@@ -42,7 +43,9 @@ SLEEP, LONGEST_SLEEP = 0.02, 1e-3
 LISTENING = 64
 #: After how many seconds it is told that other ranks have not made their Ranks.
 PATIENCE = 30.0
-#: The room for a header in the first message of a meeting.
+#: The beginning of the first message of a meeting: whether there is an error, the call, and the length of the header.
+BEGINNING = struct.Struct("=3q")
+#: The room for a header in it.
 ROOM = MESSAGE - 3
 
 
@@ -358,8 +361,8 @@ class Ranks:
         length, everyone, own, first = len(header), self._message.heads, self._message.own, header[:ROOM]
         if self.size > 1:
             self.settle()
-        own[:3] = error is not None, number_of_call(self.call), length
-        own[3 : 3 + len(first)] = first
+        BEGINNING.pack_into(own, 0, error is not None, number_of_call(self.call), length)
+        own[BEGINNING.size : BEGINNING.size + first.nbytes] = first.tobytes()
         if self.size > 1:
             for copy in self._message.copies:
                 copy[:] = own
@@ -372,7 +375,7 @@ class Ranks:
             if error is not None:
                 raise error
             raise RankError("; ".join(f"rank {rank} {text}" for rank, text in enumerate(texts) if text is not None))
-        if (everyone[:, 1:3] != own[1:3]).any():
+        if (everyone[:, 1:3] != everyone[self.rank, 1:3]).any():
             calls = values_of_ranks(self.all_gather_objects(self.call))
             raise CallsDiffer(f"the ranks make different calls: {calls}; make the same ones in the same order on all")
         if length <= ROOM:
