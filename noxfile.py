@@ -103,7 +103,10 @@ LONG_FILES = [
     *(f"tests/full_batch/test_{name}.py" for name in ("any_function", "dense_counts", "evaluations")),
 ]
 #: The same in files with others; and hundreds of examples by chance, and interrupts at each line.
-LONG_TESTS = ("loss_curves", "descent_of", "anything_plain", "arbitrary_states", "any_structure", "between_any_two")
+LONG_TESTS = (
+    *("loss_curves", "descent_of", "small_l1", "anything_plain", "arbitrary_states", "any_structure"),
+    "between_any_two",
+)
 
 
 # --- environments -----------------------------------------------------------------------------------------------------

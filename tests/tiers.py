@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 exhaustive = pytest.mark.exhaustive
+#: The marks of what the default tier and the gate leave out of a grid.
+rest_of_grid = (exhaustive, pytest.mark.rest_of_grid)
 
 
 def shortly(short: int, full: int) -> list[Any]:
@@ -65,8 +67,8 @@ def mark_grid(items: Sequence[pytest.Item]) -> None:
         taken = taken_by_turns(items, marker.args, marker.kwargs.get("count", 1))
         for item in items:
             if item not in taken:
-                item.add_marker(exhaustive)
-                item.add_marker(pytest.mark.rest_of_grid)
+                for mark in rest_of_grid:
+                    item.add_marker(mark)
 
 
 def chosen(items: list[pytest.Item], marks: str) -> list[pytest.Item]:

@@ -106,7 +106,7 @@ def accuracies(printed: str) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("needs_packages")
-@pytest.mark.parametrize("arguments", [["--epochs", "1"], pytest.param([], marks=exhaustive)], ids=str)
+@pytest.mark.parametrize("arguments", [["--epochs", "1"], pytest.param([], marks=pytest.mark.long)], ids=str)
 def test_command_prints_the_same_accuracies_on_every_backend(tmp_path: Path, arguments: list[str]) -> None:
     picture = tmp_path / "demo.png"
     first = run_demo(picture, *arguments)
@@ -116,7 +116,7 @@ def test_command_prints_the_same_accuracies_on_every_backend(tmp_path: Path, arg
     assert accuracies(on_numpy) == accuracies(first)
 
 
-@exhaustive
+@pytest.mark.long
 @pytest.mark.usefixtures("needs_packages")
 def test_command_prints_the_same_accuracies_every_time(tmp_path: Path) -> None:
     picture = tmp_path / "demo.png"

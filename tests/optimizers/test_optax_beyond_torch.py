@@ -17,8 +17,9 @@ jax = pytest.importorskip("jax", reason="needs jax")
 SHAPES: list[tuple[int, ...]] = [(), (7,), (5, 3), (2, 3, 2, 3)]
 STEPS = 50
 
-#: The parameters are made equal after each step; the slots keep the rounding of all steps, which is in this too.
-FEW_ULP = 16 * 2.0**-23
+#: In float32 a few ulp: the parameters are made equal after each step; the slots keep the rounding of all steps, which
+#: is in this too.
+CLOSE: dict[Any, float] = {np.float32: 16 * 2.0**-23, np.float64: 1e-12}
 
 LR = 0.01
 contrib = optax.contrib
@@ -159,18 +160,15 @@ def compare(build: Any, transformation: Any, dtype: Any, steps: int, scale: floa
                 params[i][...] = wanted
 
 
+@pytest.mark.by_turns("build")
+@every_dtype
 @every_row
-def test_float64_within_1e_12(build: Any, transformation: Any) -> None:
-    compare(build, transformation, np.float64, STEPS, 1.0, 1e-12)
-
-
-@every_row
-def test_float32_within_a_few_ulp_each_step(build: Any, transformation: Any) -> None:
-    compare(build, transformation, np.float32, STEPS, 1.0, FEW_ULP)
+def test_each_step(build: Any, transformation: Any, dtype: Any) -> None:
+    compare(build, transformation, dtype, STEPS, 1.0, CLOSE[dtype])
 
 
 @every_dtype
 @every_row
 def test_tiny_gradients(build: Any, transformation: Any, dtype: Any) -> None:
     """Gradients of about eps: where it is added, inside or outside the root, before or after the correction, shows."""
-    compare(build, transformation, dtype, 10, 1e-8, 1e-12 if dtype == np.float64 else FEW_ULP)
+    compare(build, transformation, dtype, 10, 1e-8, CLOSE[dtype])

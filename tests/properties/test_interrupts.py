@@ -90,7 +90,7 @@ def told_by(program: str, arguments: str) -> Any:
         ("ScheduleFreeSGD", {"backend": "numpy"}, False),
     ],
 )
-@pytest.mark.parametrize("runs", [*shortly(20, 100), pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("runs", [20, pytest.param(1000, marks=pytest.mark.long)])
 def test_what_is_applied_is_counted(name: str, options: dict[str, object], is_raised_by_alarm: bool, runs: int) -> None:
     """``is_raised_by_alarm``: also what other signals raise can't come between; else only Ctrl-C waits."""
     arguments = json.dumps([name, options, is_raised_by_alarm, runs])

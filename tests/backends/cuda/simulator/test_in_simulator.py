@@ -104,7 +104,7 @@ def test_tiny_numbers_are_flushed_in_the_same_steps(case: Case, dtype: Any) -> N
 SIZES_IN_BLOCKS = (300, 0, 37, 5, 512)
 
 
-@pytest.mark.by_turns("case", count=2)
+@pytest.mark.by_turns("case")
 @covering_gpu_options
 def test_options_have_the_bits_of_the_numpy_backend(
     case: Case, dtype: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
