@@ -134,8 +134,7 @@ class LBFGS(HistoryMethod):
             refuse_keyword(name)
         size = as_number("history", history, COUNT)
         super().__init__(params, size, bounds=bounds, gtol=gtol, ftol=ftol, backend=backend)
-        #: Whether bounds have cut the last direction, which was that of the pairs.
-        self.is_cut = False
+        self.has_used_pairs = False
 
     def __dir__(self) -> list[str]:
         """Return what users use, and what a subclass of theirs defines."""
@@ -145,11 +144,11 @@ class LBFGS(HistoryMethod):
     def iterate(self) -> str | None:
         while True:
             reading, has_pairs = self.reading, self.pairs.count > 0
+            self.has_used_pairs = has_pairs
             is_known = has_pairs or self.is_boxed
             first_step = 1.0 if is_known else first_step_down(reading.grad_square, reading.grad_max)
             self.moving()
             move = self.pairs.direct(first_step)
-            self.is_cut = has_pairs and not move.step_size < move.longest
             search = search_for(self, self.loss, move.slope, move.step_size, move.longest)
             found = search_along(self, self.pairs, search, move.moved)
             if found is not None:
@@ -164,10 +163,11 @@ class LBFGS(HistoryMethod):
             self.pairs.forget()  # and try steepest descent once
 
     def confirms(self) -> bool:
-        """Return whether the last direction was not cut: bounds may have left little of it."""
-        if self.is_cut:
+        """Return whether the last direction was the gradient's, where bounds may leave little of any other one."""
+        is_sure = not (self.is_bounded and self.has_used_pairs)
+        if not is_sure:
             self.pairs.forget()
-        return not self.is_cut
+        return is_sure
 
     # --- the state ---
 

@@ -331,11 +331,3 @@ def test_little_left_of_a_direction_within_bounds_is_no_convergence(seed: int) -
 
     loss = fastopt.minimize(fun, x, bounds=(low, high)).loss
     assert loss == pytest.approx(fastopt.minimize(fun, x, bounds=(low, high), gtol=1e-8, ftol=0).loss, rel=1e-5)
-
-
-def test_bounds_that_are_never_met_cost_no_evaluation() -> None:
-    free, bounded = (
-        fastopt.minimize(rosenbrock, rosenbrock_start(12), bounds=bounds, gtol=0) for bounds in (None, (None, 1e30))
-    )
-    assert (free.status, bounded.status) == ("ftol", "ftol")
-    assert bounded.evaluations == free.evaluations
