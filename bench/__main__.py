@@ -64,7 +64,7 @@ def main() -> None:
                 picture = args.out.with_name(f"{args.out.stem}-{name}.png")
                 pictures.draw(group, rows, picture)
                 part += f"\n![{group.title}]({picture.name})\n"
-        part += f"\nMeasured on {date.today().isoformat()}{report.load()}.\n"
+        part += f"\nMeasured on {date.today().isoformat()}{' by --quick' * args.quick}{report.load()}.\n"
         print(part, flush=True)
         sections[part.partition("\n")[0]] = part
         head = f"# Benchmark results\n\n{report.machine(args.threads)}\n\n{report.NOTES}"

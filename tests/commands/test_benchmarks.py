@@ -122,6 +122,19 @@ def test_contenders_of_thinc_do_the_same(networks: ModuleType) -> None:
             np.testing.assert_allclose(param, its, rtol=0, atol=2e-6)
 
 
+#: Groups whose rows await a quiet machine.
+UNMEASURED = {"build", "combined", "compiled", "functional", "spacy"}
+
+
+def test_each_group_has_measured_rows(networks: ModuleType) -> None:
+    groups = importlib.import_module("bench.groups").GROUPS
+    _, *sections = (ROOT / "bench" / "results.md").read_text(encoding="utf-8").split("\n## ")
+    rows = {section.partition("\n")[0]: section.count("\n| ") - 2 for section in sections}
+    measured = {group.title for name, group in groups.items() if not (group.gpu or name in UNMEASURED)}
+    assert rows.keys() == measured | {"Import and size"}
+    assert all(count > 0 for count in rows.values())
+
+
 def test_groups_of_networks_have_rows(tmp_path: Path) -> None:
     pytest.importorskip("threadpoolctl", reason="bench needs threadpoolctl: pip install 'fastopt[bench]'")
     report = tmp_path / "results.md"
