@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
+from tiers import rest_of_grid
 
 import fastopt
 from fastopt.backends.native import library as native
@@ -308,8 +309,23 @@ STORAGE: dict[str, dict[str, Any]] = {
     "all in few bits": {"params": BFLOAT16, "stochastic_rounding": True, "state_dtype": "uint8", "polyak": True},
 }
 
+
+def by_rule(cases: list[Case]) -> list[Any]:
+    """Return values of a parameter: the first case with each rule of an optimizer, and the others as rest of a grid."""
+    found, rules = [], set()
+    for case in cases:
+        opt = case.build(np.zeros(1))
+        rule = case.optimizer, opt.rule(opt.param_groups[0])
+        found.append(pytest.param(case, id=str(case), marks=rest_of_grid if rule in rules else ()))
+        rules.add(rule)
+    return found
+
+
+GPU_CASES = [case for case in CASES if case.optimizer.runs_on_gpu]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-every_gpu_case = pytest.mark.parametrize("case", [case for case in CASES if case.optimizer.runs_on_gpu], ids=str)
+every_gpu_case = pytest.mark.parametrize("case", GPU_CASES, ids=str)
+every_rule = pytest.mark.parametrize("case", by_rule(CASES))
+every_gpu_rule = pytest.mark.parametrize("case", by_rule(GPU_CASES))
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 needs_native = pytest.mark.skipif(native.missing is not None, reason=f"native part: {native.missing}")
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import ISAS, needs_native
-from tiers import exhaustive
 
 import fastopt
 from fastopt import quantize
@@ -156,7 +155,7 @@ def test_what_is_not_finite_reads_back_so(map: quantize.Map) -> None:
 
 
 @pytest.mark.parametrize("map", ["signed", "root"])
-@pytest.mark.parametrize("stride", [16, pytest.param(1, marks=exhaustive)])
+@pytest.mark.parametrize("stride", [16, pytest.param(1, marks=pytest.mark.long)])
 def test_every_random_number_rounds_to_a_neighbour_and_all_together_keep_the_mean(
     map: quantize.Map, stride: int
 ) -> None:

@@ -129,7 +129,7 @@ def test_options_of_the_whole_step(options: str, pair: str, backend: str) -> Non
     check_like_alone(*SOME_PAIRS[pair], backend, np.float16 if options == "half" else np.float32, **COMMON[options])
 
 
-@pytest.mark.by_turns("case", count=4)
+@pytest.mark.by_turns("case", count=2)
 @needs_native
 @taken({**OPTIONS, **STORAGE}, COMBINED_CASES)
 def test_every_backend_has_the_same_bits(case: Case, options: dict[str, Any], restored: None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, ISAS, Case, every_case, every_dtype, everything, needs_native
+from cases import CASES, ISAS, Case, every_case, every_dtype, every_rule, everything, needs_native
 from places import ROOT
 
 import fastopt
@@ -76,7 +76,7 @@ def test_native_is_numpy_for_every_isa(case: Case, dtype: Any, isa: str) -> None
 @pytest.mark.by_turns("case")
 @needs_native
 @every_dtype
-@every_case
+@every_rule
 def test_threads_change_no_bit(case: Case, dtype: Any) -> None:
     lengths = [*LENGTHS, 70_001]  # enough elements that they are spread over threads
     results = []
@@ -88,7 +88,7 @@ def test_threads_change_no_bit(case: Case, dtype: Any) -> None:
 
 @pytest.mark.by_turns("case")
 @every_dtype
-@every_case
+@every_rule
 def test_threads_change_no_bit_in_numpy(monkeypatch: pytest.MonkeyPatch, case: Case, dtype: Any) -> None:
     monkeypatch.setattr(passes, "WORK_OF_A_THREAD", 1)
     monkeypatch.setattr(passes, "LEAST_BLOCK_BYTES", 1 << 14)

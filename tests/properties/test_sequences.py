@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiers import exhaustive
 
 import fastopt
 from fastopt.backends.native import library as native
@@ -526,7 +525,7 @@ OPERATIONS = [
 
 
 PAIRS = len(KINDS) * len(OPTIMIZERS)
-SECOND_TIME = [pytest.param(seed, marks=exhaustive) for seed in range(PAIRS, 2 * PAIRS)]
+SECOND_TIME = [pytest.param(seed, marks=pytest.mark.long) for seed in range(PAIRS, 2 * PAIRS)]
 
 
 @pytest.mark.parametrize("seed", [*range(PAIRS), *SECOND_TIME])

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, TINY_CASES, Case, built, bytes_of_run, covering_gpu_options, every_dtype
+from cases import TINY_CASES, Case, built, bytes_of_run, covering_gpu_options, every_dtype, every_gpu_rule
 from pages import names_of, page_of
-from tiers import rest_of_grid
 from tiny_numbers import with_tiny_numbers
 
 import fastopt
@@ -68,21 +67,9 @@ def shifted(values: Any, by: int) -> Any:
     return buffer[by:].reshape(values.shape)
 
 
-def cases_by_rule() -> list[Any]:
-    """Return the cases, the first one with each rule for every run: the others have the same kernels."""
-    found, rules = [], set()
-    for case in CASES:
-        if case.optimizer.runs_on_gpu:
-            opt = case.build(np.zeros(1))
-            rule = opt.rule(opt.param_groups[0])
-            found.append(pytest.param(case, id=str(case), marks=rest_of_grid if rule in rules else ()))
-            rules.add(rule)
-    return found
-
-
 @pytest.mark.by_turns("case")
 @every_dtype
-@pytest.mark.parametrize("case", cases_by_rule())
+@every_gpu_rule
 def test_every_gpu_case_has_the_bits_of_the_numpy_rule(case: Case, dtype: Any) -> None:
     """No multiplication is fused with an addition, which costs no memory traffic; roots and quotients are rounded."""
     rng = np.random.default_rng(1)
