@@ -133,10 +133,10 @@ typedef struct {
 
 /* vector <- elements [begin, end) of packed arrays. They become `dtype`, rounded to float32 on the way to half
    precision. */
-void fo_pack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, void *vector);
+void fo_pack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, void *vector, int32_t threads);
 
 /* The way back, for arrays of the vector's dtype. */
-void fo_unpack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, const void *vector);
+void fo_unpack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, const void *vector, int32_t threads);
 
 /* The beginning of a sum: what it is already, zero, or its first row. */
 enum { FO_FROM_SUMS, FO_FROM_ZERO, FO_FROM_ROW };

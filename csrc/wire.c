@@ -96,24 +96,54 @@ static void write_part(const part *from, int32_t from_dtype, int32_t dtype, void
         memcpy(into, from->memory, (size_t)(length * size_of(dtype)));
 }
 
-void fo_pack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, void *vector)
+/* A vector of elements of packed arrays, from `first` on. */
+typedef struct {
+    const fo_packed *packed;
+    int64_t first;
+    int32_t dtype;
+    char *vector;
+} vector_pass;
+
+static void pack_chunk(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
 {
-    const fo_mode before = fo_use_default_mode();
+    const vector_pass *pass = context;
+    const fo_packed *packed = pass->packed;
+    (void)index, (void)chunk;
+    begin += pass->first, end += pass->first;
     for (int64_t i = array_at(packed, begin); i < packed->count && packed->starts[i] < end; i++) {
         const part from = part_of(packed, i, begin, end);
-        write_part(&from, packed->dtypes[i], dtype, (char *)vector + (from.begin - begin) * size_of(dtype));
+        write_part(&from, packed->dtypes[i], pass->dtype,
+                   pass->vector + (from.begin - pass->first) * size_of(pass->dtype));
     }
+}
+
+static void unpack_chunk(const void *context, int64_t index, int64_t chunk, int64_t begin, int64_t end)
+{
+    const vector_pass *pass = context;
+    const fo_packed *packed = pass->packed;
+    const int64_t size = size_of(pass->dtype);
+    (void)index, (void)chunk;
+    begin += pass->first, end += pass->first;
+    for (int64_t i = array_at(packed, begin); i < packed->count && packed->starts[i] < end; i++) {
+        const part into = part_of(packed, i, begin, end);
+        memcpy(into.memory, pass->vector + (into.begin - pass->first) * size, (size_t)((into.end - into.begin) * size));
+    }
+}
+
+void fo_pack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, void *vector, int32_t threads)
+{
+    const fo_array array = {.length = end - begin};
+    const vector_pass pass = {packed, begin, dtype, vector};
+    const fo_mode before = fo_use_default_mode();
+    fo_for_each_chunk(&array, 1, threads, 1, pack_chunk, &pass);
     fo_restore_mode(before);
 }
 
-void fo_unpack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, const void *vector)
+void fo_unpack(const fo_packed *packed, int64_t begin, int64_t end, int32_t dtype, const void *vector, int32_t threads)
 {
-    const int64_t size = size_of(dtype);
-    for (int64_t i = array_at(packed, begin); i < packed->count && packed->starts[i] < end; i++) {
-        const part into = part_of(packed, i, begin, end);
-        memcpy(into.memory, (const char *)vector + (into.begin - begin) * size,
-               (size_t)((into.end - into.begin) * size));
-    }
+    const fo_array array = {.length = end - begin};
+    const vector_pass pass = {packed, begin, dtype, (char *)vector};
+    fo_for_each_chunk(&array, 1, threads, 1, unpack_chunk, &pass);
 }
 
 typedef struct {

@@ -14,7 +14,7 @@ from ..backends.table import CHUNK
 
 #: An array that can be cut is a bucket alone if each rank's part of it has this many bytes: then a message of its own
 #: takes less time than to copy it into a vector and back.
-LEAST_ALONE = 1 << 18
+LEAST_ALONE = 1 << 19
 
 
 class Form(NamedTuple):

@@ -64,7 +64,7 @@ class Sharded(SharedState):
     wire_dtype : {"float16", "bfloat16"}, optional
         The dtype in which gradients are sent; they are added in float32. None: the compute dtype.
     bucket_bytes : int >= 1, default 2**25
-        Arrays of which each rank owns less than 256 KB are exchanged together, in buckets of at most this many bytes;
+        Arrays of which each rank owns less than 512 KB are exchanged together, in buckets of at most this many bytes;
         so are arrays that can't be cut. Others are exchanged alone, in pieces of about so many bytes.
     **options
         The optimizer's own options, and those that every optimizer takes.

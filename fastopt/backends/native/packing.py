@@ -71,11 +71,12 @@ class NativePacked:
         self.struct = ffi.new("fo_packed *", (*self.owners, len(memory)))
 
     def pack(self, begin: int, into: Array) -> None:
-        memory = ffi.from_buffer(into, require_writable=True)
-        lib.fo_pack(self.struct, begin, begin + into.size, number_of(into.dtype), memory)
+        its = number_of(into.dtype), ffi.from_buffer(into, require_writable=True)
+        lib.fo_pack(self.struct, begin, begin + into.size, *its, threads.get_num_threads())
 
     def unpack(self, begin: int, values: Array) -> None:
-        lib.fo_unpack(self.struct, begin, begin + values.size, number_of(values.dtype), ffi.from_buffer(values))
+        its = number_of(values.dtype), ffi.from_buffer(values)
+        lib.fo_unpack(self.struct, begin, begin + values.size, *its, threads.get_num_threads())
 
     def accumulate(
         self,

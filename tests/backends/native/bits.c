@@ -294,12 +294,12 @@ static uint64_t hash_packing(void)
                     memset(vector, 0, 1050 * formats[into].size);
                     const fo_packed packed = {arrays, dtypes, starts, COUNT(arrays)};
                     char *const part = vector + ends[i][0] * formats[into].size;
-                    fo_pack(&packed, ends[i][0], ends[i][1], into, part);
+                    fo_pack(&packed, ends[i][0], ends[i][1], into, part, 1);
                     hash = hash_numbers(hash, vector, 1050, into);
                     if (from == into) {
                         void *const back[] = {values, values, values + 3 * formats[from].size, values};
                         const fo_packed unpacked = {back, dtypes, starts, COUNT(back)};
-                        fo_unpack(&unpacked, ends[i][0], ends[i][1], into, part);
+                        fo_unpack(&unpacked, ends[i][0], ends[i][1], into, part, 1);
                         hash = hash_numbers(hash, values, 1050, from);
                     }
                 }
