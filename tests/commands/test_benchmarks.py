@@ -123,7 +123,7 @@ def test_contenders_of_thinc_do_the_same(networks: ModuleType) -> None:
 
 
 #: Groups whose rows await a quiet machine.
-UNMEASURED = {"build", "combined", "compiled", "spacy"}
+UNMEASURED = {"build", "compiled", "spacy"}
 
 
 def test_each_group_has_measured_rows(networks: ModuleType) -> None:
