@@ -151,6 +151,7 @@ EXTRAS = {
     "fastopt.full_batch.progress_bar": "tqdm",
     "fastopt.distributed.checkpoint": "mpi4py",
     "fastopt.distributed.sharded": "mpi4py",
+    "fastopt.distributed.state": "mpi4py",
 }
 
 
