@@ -274,6 +274,10 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     OSError
         If the file is missing, can't be read, or is no file but a folder, a pipe or a device.
 
+    Notes
+    -----
+    This takes the memory of the arrays. For an ``.npz`` file, that of the largest one is added while it is read.
+
     Examples
     --------
     >>> import numpy as np, fastopt, tempfile, pathlib

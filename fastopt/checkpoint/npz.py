@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..arrays.dtypes import Array
+from ..arrays.dtypes import Array, name_of
 from .bounds import MAX_DIMENSIONS, MAX_ELEMENTS, check_text
 from .flat_json import decoded, read_object, read_string
 from .metadata import CheckpointError
@@ -42,7 +42,7 @@ def write_npz(file: IO[bytes], arrays: Mapping[str, Array], metadata: Mapping[st
     TypeError
         If the format can't hold one of the arrays.
     """
-    unknown = {key: array.dtype.name for key, array in arrays.items() if is_extension(array.dtype.name)}
+    unknown = {key: name for key, array in arrays.items() if is_extension(name := name_of(array.dtype))}
     if unknown:
         raise TypeError(f".npz files can't hold {unknown}; save as .safetensors")
     packed = np.frombuffer(json.dumps(dict(metadata)).encode(), np.uint8)
@@ -95,7 +95,7 @@ def read_npy(data: bytes) -> Array:
     dtype = np.dtype(found["dtype"].decode())
     shape = [int(size) for size in found["shape"].replace(b",", b" ").split()]
     count = math.prod(shape)
-    if dtype.name not in DTYPES or not dtype.isnative or count * dtype.itemsize != len(data) - found.end():
+    if name_of(dtype) not in DTYPES or not dtype.isnative or count * dtype.itemsize != len(data) - found.end():
         raise ValueError(f"it has an array of {dtype} and shape {shape!r:.80} in {len(data)} bytes")
     if math.prod(size or 1 for size in shape) >= MAX_ELEMENTS or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"it has an array of shape {shape!r:.80}")
