@@ -2,7 +2,7 @@
 
 A grid of optimizers x options x dtypes x ... takes too long for every run; ``@pytest.mark.by_turns("case")`` thins it.
 The items are grouped by case. The i-th case takes the i-th item of its group. A value of any parameter that is in no
-item so far takes its first. All other items of the grid are exhaustive, and for by hand.
+item so far takes its first. All other items of the grid are exhaustive, and run by hand.
 Items that the option -m leaves out are dropped as soon as they are made: the rest of all grids is twice all tests.
 """
 

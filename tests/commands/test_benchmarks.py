@@ -77,8 +77,8 @@ def test_optimizers_of_tensors_do_the_same(networks: ModuleType) -> None:
             torch.testing.assert_close(result, results[0], rtol=0, atol=2e-6)
 
 
-class Recorded:
-    """A case, and the parameters that it has made."""
+class CaseWithParams:
+    """A case, and the parameters that its contender steps."""
 
     def __init__(self, case: Any) -> None:
         self.case, self.params = case, case.arrays()
@@ -90,15 +90,15 @@ class Recorded:
         return self.params
 
 
-def recorded(work: Any) -> Recorded:
+def case_with_params(work: Any) -> CaseWithParams:
     case, shapes = importlib.import_module("bench.case"), importlib.import_module("bench.shapes")
-    return Recorded(case.Case(work, shapes.ArraySet(SHAPES), threads=fastopt.info()["threads"]))
+    return CaseWithParams(case.Case(work, shapes.ArraySet(SHAPES), threads=fastopt.info()["threads"]))
 
 
 def test_functional_contenders_change_nothing(networks: ModuleType) -> None:
     functional, rules = importlib.import_module("bench.functional"), importlib.import_module("bench.rules")
     for name in ("fastopt", "functional, apply", "functional, update"):
-        case = recorded(rules.RULES["adam"])
+        case = case_with_params(rules.RULES["adam"])
         before = [param.copy() for param in case.params]
         stepper = functional.FUNCTIONAL[name](case)
         for _ in range(3):
@@ -112,7 +112,7 @@ def test_contenders_of_thinc_do_the_same(networks: ModuleType) -> None:
     spacy = importlib.import_module("bench.spacy")
     results = {}
     for name in ("fastopt", "fastopt, collected", "thinc"):
-        case = recorded(spacy.UPDATE_OF_THINC)
+        case = case_with_params(spacy.UPDATE_OF_THINC)
         stepper = spacy.THINC[name](case)
         for _ in range(5):
             stepper.seconds(1)
