@@ -33,7 +33,10 @@ reads and writes and next to no arithmetic. All ratios are medians of the ratios
 shared and its speed may change, which the ratios survive and the times don't. *Lead*: the best peer's time divided by \
 fastopt's. *Fallback / naive*: naive NumPy's time divided by that of fastopt's NumPy fallback. *Noise*: half the \
 distance of the quartiles of the first column, in percent; above 10, something else was running: such a row is \
-measured up to three times, and the quietest is shown.
+measured up to three times, and the quietest is shown. Below each table are its date and, in newer ones, the machine's \
+load average at its end. Above the number of cores other work ran: compare ratios of one thread only. `--quick` takes \
+fewer rounds, and no arrays above a million elements. The list above describes the last run; earlier tables keep their \
+rows.
 """
 
 
