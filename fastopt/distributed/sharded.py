@@ -351,6 +351,7 @@ class Sharded(SharedState):
         """
         self.take_turn("add")
         try:
+            self.whole.frozen = self.parts.parameters.frozen
             self.gradients.add(name, grad)
         finally:
             self.end_turn()

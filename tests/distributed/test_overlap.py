@@ -245,6 +245,29 @@ def test_another_scale_than_that_of_add_is_refused() -> None:
     assert "set opt.grad_scale before the first add()" in on_ranks(2, scaled)[1]
 
 
+def unfrozen(comm: Any) -> list[str]:
+    """Return what differs from steps that get all gradients, where one is frozen for a step."""
+    opt, other, found = sharded(comm), sharded(comm), []
+    for step in range(3):
+        for each in (opt, other):
+            if step == 1:
+                each.freeze("b")
+            else:
+                each.unfreeze()
+        grads = gradients(step)
+        for name in NAMES:
+            opt.add(name, grads[name])
+        opt.step()
+        other.step(grads)
+        found += [f"step {step}: {name}" for name in differences(opt, other)]
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_add_takes_a_gradient_again_after_unfreeze(size: int) -> None:
+    assert on_ranks(size, unfrozen) == [[]] * size
+
+
 def cleared(comm: Any) -> list[bool]:
     opt, grads = sharded(comm, zero_grads=True), gradients(0)
     for name in NAMES:
