@@ -273,6 +273,11 @@ class Ranks:
         self._handles.append(handle)
         return persistent(handle)
 
+    def free_persistent(self) -> None:
+        """Free what was prepared, the first message of a meeting too: other exchanges come in its place."""
+        if self.size > 1:
+            self._handles[:] = free(self._handles)
+
     def all_gather(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the arrays of all ranks, which have one shape, as one array with a further first dimension."""
         everyone = np.empty((self.size, *values.shape), values.dtype)

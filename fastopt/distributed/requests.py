@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..arrays.dtypes import Array
@@ -87,12 +87,16 @@ def persistent(handle: Any) -> Callable[[], Any]:
     return begin
 
 
-def free(handles: Iterable[Any]) -> None:
-    """Free persistent requests, but for those of exchanges that go on."""
+def free(handles: Sequence[Any]) -> list[Any]:
+    """Free persistent requests; return those of exchanges that go on, which are not."""
+    running = []
     for handle in handles:
         if handle.Test():
             PERSISTENT.remove(handle)
             handle.Free()
+        else:
+            running.append(handle)
+    return running
 
 
 @atexit.register

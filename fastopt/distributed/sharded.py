@@ -226,6 +226,7 @@ class Sharded(SharedState):
             are_cleared=self.parts.options.zero_grads,
             scale=self.parts.whole.loss_scale,
         )
+        self.ranks.free_persistent()
         self.gather = Gather(self.ranks, backend, self.buckets, self.vectors)
         self.sums_of_parts = [
             slices.in_form_of(part, self.gradients.slice_of(i)) for i, part in enumerate(parameters.arrays)

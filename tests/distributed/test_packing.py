@@ -12,7 +12,7 @@ from on_ranks import on_ranks
 
 import fastopt
 from fastopt.backends.choosing import native_missing
-from fastopt.distributed import Sharded
+from fastopt.distributed import Sharded, requests
 from fastopt.distributed.exchange import pieces_of
 from fastopt.distributed.layout import Form, buckets_of
 
@@ -82,6 +82,21 @@ def address_of_what_is_sent(comm: Any) -> list[bool]:
 
 def test_large_arrays_are_not_copied() -> None:
     assert on_ranks(2, address_of_what_is_sent) == [[True] * 3] * 2
+
+
+def persistent_requests(comm: Any) -> list[int]:
+    """Return how many more of MPI's persistent requests there are after each new group, which is a bucket."""
+    opt = Sharded(fastopt.SGD, [np.ones(5), np.ones(6)], comm)
+    before, found = len(requests.PERSISTENT), []
+    for _ in range(3):
+        opt.add_param_group({"params": [np.ones(3)]})
+        found.append(len(requests.PERSISTENT) - before)
+    opt.step([np.ones(array.size) for array in opt.whole.arrays])
+    return found
+
+
+def test_requests_for_other_buckets_are_freed() -> None:
+    assert on_ranks(2, persistent_requests) == [[1, 2, 3]] * 2
 
 
 def test_an_empty_bucket_has_no_pieces() -> None:
