@@ -15,7 +15,7 @@ from ..core.params_in_state import check_own_values
 from . import agreement
 from .gradients import GradientsOfRanks
 from .messages import MESSAGE
-from .ranks import ROOM, CallsDiffer, Ranks
+from .ranks import ROOM, Ranks
 
 #: The first numbers of a header, before those of the arrays: the counts of steps and of calls, digests of the options,
 #: of the learning rates and of the scale, the number of micro-batches, and whether they come by ``add``. Behind them
@@ -131,6 +131,8 @@ class Meetings:
                 present, given, are_added = gradients.present, gradients.given, gradients.are_added
             if not self.are_writeable():
                 self.whole.check_writeable(self.everything if is_flush else present)
+            if self.ranks.size > 1 and not is_flush:
+                gradients.begin(scale)
         except Exception as raised:
             if self.ranks.size == 1:
                 raise
@@ -141,11 +143,10 @@ class Meetings:
         head = counts.item(0), counts.item(1, 0), self.digest.number, hash(lrs), hash(scale), given, are_added
         HEAD.pack_into(self.memory, 0, *head)
         try:
-            if error is None and not is_flush:
-                gradients.begin(scale)
             everyone = self.ranks.meet(error, header)
-        except CallsDiffer:
-            gradients.drop(self.ranks)
+        except Exception:
+            if self.ranks.calls_differ:
+                gradients.drop(self.ranks)
             raise
         found, length = everyone.tobytes(), header.nbytes
         if found == bytes(self.memory) * self.ranks.size:

@@ -76,6 +76,8 @@ class Ranks:
         The number of processes.
     call
         The call that this rank makes, for people: those that meet make the same one.
+    calls_differ
+        Whether the ranks made different calls when they met last: then all have raised.
     owner
         The optimizer that exchanges, and how many the communicator's processes had made with it, for people.
 
@@ -100,6 +102,7 @@ class Ranks:
         self.rank: int = comm.rank
         self.size: int = comm.size
         self.call, self.owner = "a constructor", owner
+        self.calls_differ = False
         self._running: set[Request] = set()
         self._message = Message(self.rank, [0] * self.size)
         self._units = {1: mpi.BYTE, 2: mpi.UINT16_T, 4: mpi.UINT32_T, 8: mpi.UINT64_T}
@@ -364,6 +367,7 @@ class Ranks:
             :attr:`call` is not the same on all ranks. It is raised on all, and all can go on after it.
         """
         length, everyone, own, first = len(header), self._message.heads, self._message.own, header[:ROOM]
+        self.calls_differ = False
         if self.size > 1:
             self.settle()
         BEGINNING.pack_into(own, 0, error is not None, number_of_call(self.call), length)
@@ -374,13 +378,14 @@ class Ranks:
             self.wait([self.start(self._meeting)])
         if error is None and length <= ROOM and everyone.tobytes() == own.tobytes() * self.size:
             return everyone[:, 3 : 3 + length]
+        self.calls_differ = bool((everyone[:, 1:3] != everyone[self.rank, 1:3]).any())
         if everyone[:, 0].any():
             text = None if error is None else f"raised {type(error).__name__}: {error}"
             texts = self.all_gather_objects(text)
             if error is not None:
                 raise error
             raise RankError("; ".join(f"rank {rank} {text}" for rank, text in enumerate(texts) if text is not None))
-        if (everyone[:, 1:3] != everyone[self.rank, 1:3]).any():
+        if self.calls_differ:
             calls = values_of_ranks(self.all_gather_objects(self.call))
             raise CallsDiffer(f"the ranks make different calls: {calls}; make the same ones in the same order on all")
         if length <= ROOM:

@@ -24,7 +24,7 @@ from .gradients import GradientsOfRanks, half_dtype
 from .layout import Bucket, bucket_of_each
 from .meetings import Meetings, checked_together
 from .parameters import Gather
-from .ranks import CallsDiffer, Ranks
+from .ranks import Ranks
 from .state import SharedState, further_methods
 from .sums import SumsOfRanks
 
@@ -257,8 +257,9 @@ class Sharded(SharedState):
         """
         try:
             return checked_together(self.ranks, check)
-        except CallsDiffer:
-            self.gradients.drop(self.ranks)
+        except Exception:
+            if self.ranks.calls_differ:  # others may have begun to exchange gradients
+                self.gradients.drop(self.ranks)
             raise
 
     def check_row_sparse(self, name: str) -> None:
@@ -304,10 +305,9 @@ class Sharded(SharedState):
             try:
                 present = self.meetings.meet("step", grads, grad_scale, stream)
                 gradients.check_count()
-            except CallsDiffer:
-                raise  # the gradients are dropped on all ranks
             except Exception:
-                gradients.drop(self.ranks)
+                if not self.ranks.calls_differ:  # else all ranks have dropped their gradients
+                    gradients.drop(self.ranks)
                 raise
             gradients.finish(whole.loss_scale(grad_scale))
             whole.are_scaled = gradients.is_scaled

@@ -53,21 +53,31 @@ def test_different_calls_are_an_error_that_names_them_on_all_ranks(tmp_path: Any
             assert error.startswith(expected), error
 
 
-def with_added(comm: Any) -> list[str]:
+def with_added(comm: Any, first: str, others: str) -> list[str]:
     """As :func:`calls`, while gradients are given by ``add``, which every rank loses."""
     run = Run(fastopt.AdamW)
     params, like = run.params(), run.params()
     opt, plain = run.sharded(params, comm), run.plain(like)
     for name, grad in zip(opt.whole.names, leaves(gradients(params, comm.rank, 0)), strict=True):
         opt.add(name, grad)
-    error = error_of(opt.state_dict if comm.rank == 0 else opt.step)
+    both = {"state_dict": opt.state_dict, "step": opt.step, "drop": opt.drop, "wrong slot": partial(opt.slot, "F", "z")}
+    error = error_of(both[others if comm.rank else first])
     steps(opt, params, comm.size, range(2))
     steps(plain, like, comm.size, range(2))
-    return [error[:11], difference(leaves(like), leaves(params))]
+    return [error.partition(":")[0], difference(leaves(like), leaves(params))]
 
 
-def test_different_calls_drop_the_gradients_that_were_added() -> None:
-    assert on_ranks(3, with_added) == [["CallsDiffer", ""]] * 3
+@pytest.mark.parametrize(
+    ("calls", "errors"),
+    [
+        (("state_dict", "step"), ("CallsDiffer", "CallsDiffer")),
+        (("drop", "state_dict"), ("nothing", "RankError")),
+        (("wrong slot", "step"), ("KeyError", "RankError")),
+        (("drop", "wrong slot"), ("nothing", "KeyError")),
+    ],
+)
+def test_different_calls_drop_the_gradients_that_were_added(calls: tuple[str, str], errors: tuple[str, str]) -> None:
+    assert on_ranks(3, with_added, *calls) == [[errors[0], ""], [errors[1], ""], [errors[1], ""]]
 
 
 def constructors(comm: Any, path: str) -> list[str]:
