@@ -198,8 +198,8 @@ class SavingOfShared(state_dict.SavingOfOptimizer):
         with self.opt.turn("load"):
             planned, result = self.opt.checked(plan)
             # The ranks were alike before; they will be if all change the same.
-            changed = {name: encoded(pair) for name, pair in result.options.items()}
-            self.opt.ranks.agree({"what does not fit": tuple(result), **changed})
+            changed = {f"the load's change of {name}": encoded(pair) for name, pair in result.options.items()}
+            self.opt.ranks.agree({"the LoadResult": tuple(result), **changed})
             return planned, result
 
     def plan(

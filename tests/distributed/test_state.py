@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,8 +141,8 @@ def test_loads_of_something_else_have_the_errors_of_one_process() -> None:
         assert on_ranks(2, loads, saved, {}) == [""] * 2
 
 
-def errors_on_one_rank(comm: Any) -> tuple[str, str, str]:
-    """Return the error of a load that is wrong on rank 1 alone, that of one that differs, and what has changed."""
+def errors_on_one_rank(comm: Any) -> tuple[str, list[str], str]:
+    """Return the error of a load that is wrong on rank 1 alone, those of two that differ, and what has changed."""
     params = ADAM.params()
     opt = ADAM.sharded(params, comm)
     steps(opt, params, comm.size, range(1))
@@ -150,10 +151,14 @@ def errors_on_one_rank(comm: Any) -> tuple[str, str, str]:
     if comm.rank == 1:
         saved["frozen"] = 3
     error = error_of(lambda: opt.load_state_dict(saved))
-    saved = saved_of()
-    saved["step_count"] += comm.rank == 1
-    other = error_of(lambda: opt.load_state_dict(saved))
-    return error, other, difference(before, opt.state_dict())
+    others = [saved_of(), saved_of()]
+    others[0]["step_count"] += comm.rank == 1
+    others[1]["param_groups"][0]["lr"] *= 1 + (comm.rank == 1)
+    return (
+        error,
+        [error_of(partial(opt.load_state_dict, each)) for each in others],
+        difference(before, opt.state_dict()),
+    )
 
 
 def test_an_error_on_one_rank_raises_on_all_and_nothing_changes() -> None:
@@ -161,8 +166,10 @@ def test_an_error_on_one_rank_raises_on_all_and_nothing_changes() -> None:
     assert results[1][0].startswith("TypeError: state_dict: 'frozen' is ")
     for rank in (0, 2):
         assert results[rank][0].startswith("RankError: rank 1 raised TypeError: state_dict: 'frozen' is ")
-    for _, error, changes in results:
-        assert error.startswith("ValueError: the ranks differ: step_count is ")
+    for _, (of_count, of_rate), changes in results:
+        start = "ValueError: the ranks differ: the load's change of "
+        assert of_count.startswith(f"{start}step_count is (1, 2) on ranks 0 and 2, (1, 3) on rank 1;")
+        assert of_rate.startswith(f"{start}lr is missing on ranks 0 and 2, (0.001, 0.002) on rank 1;")
         assert changes == ""
 
 
