@@ -17,7 +17,7 @@ from ..core.parts import Parts
 from ..options.ranges import Group
 from .ranks import Ranks, canonical
 
-#: What a program does that begins with parameters which differ.
+#: The advice to a program that begins with parameters which differ.
 BEGIN_ALIKE = "begin with the same values, for example broadcast them from rank 0"
 
 

@@ -15,11 +15,11 @@ from ..core.optimizer import Optimizer
 from ..core.state_size import sample_of, state_bytes
 from ..options.ranges import NON_NEGATIVE, POSITIVE, Allowed, Choice, Range, check
 from . import slices
-from .carried import can_carry
 from .exchange import LANES
 from .layout import Bucket, Form, bucket_of_each, buckets_of
 from .meetings import numbers_sent
 from .parameters import LANES as LANES_OF_GATHER
+from .payload import can_carry
 
 #: Bytes of a collective up to which MPI libraries double the data that a rank has with each message (MPICH's limit);
 #: above it each rank passes on one slice after the other, in a ring.
@@ -185,7 +185,7 @@ def cost(
         step        (gradients read, parameters and state read and written: of the slice) / m
         gather      B M a + (n - 1)/n P / b + (small arrays: read, written) / m,
                     M = log2(n) for buckets up to 512 KiB, n - 1 above
-        meeting     log2(n) a, or none with the only exchange of up to 64 KiB, which it carries;
+        meeting     log2(n) a, but none where all gradients are one exchange of up to 64 KiB: it brings the header;
                     with a norm M a + (16 bytes for every 4,096 elements) / b
 
     and those of the home-made loop::
@@ -256,9 +256,9 @@ def cost(
     >>> sharded.seconds.step < all_reduce.seconds.step / 7
     True
     """
-    given = locals()
+    arguments = locals()
     for name, allowed in ALLOWED.items():
-        check(name, given[name], allowed)
+        check(name, arguments[name], allowed)
     if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
         raise TypeError(f"optimizer: expected a class of fastopt, such as fastopt.AdamW, got {described(optimizer)}")
     if rank is not None and rank >= ranks:
@@ -330,11 +330,11 @@ def stand_in(name: str, value: Any) -> Array:
     return np.broadcast_to(np.zeros((), value.dtype), value.shape)
 
 
-def cut_arrays(alone: Optimizer, given: Sequence[Any], likes: Sequence[Array], ranks: int) -> list[bool]:
+def cut_arrays(alone: Optimizer, values: Sequence[Any], likes: Sequence[Array], ranks: int) -> list[bool]:
     """Return which arrays are cut. Those that were given as a number, or as views of one element, are contiguous."""
     takes_slices = ranks > 1 and slices.takes_slices(alone)
     are_cut = []
-    for value, like, k in zip(given, likes, alone.parts.parameters.group_of.tolist(), strict=True):
+    for value, like, k in zip(values, likes, alone.parts.parameters.group_of.tolist(), strict=True):
         is_contiguous = not isinstance(value, np.ndarray) or value.flags.c_contiguous or 0 in value.strides
         are_cut.append(slices.can_cut(like.ndim, is_contiguous, alone.parts.groups.checked[k].values, takes_slices))
     return are_cut
@@ -400,9 +400,9 @@ def sharded_cost(
     header = 8 * numbers_sent(len(likes))
     sent, received = sent + (n - 1) * header, received + (n - 1) * header
     wires = [compute_dtype(bucket.dtype).itemsize if wire is None else wire for bucket in buckets]
-    is_alone = micro_batches > 1 or not can_carry([b.size * w for b, w in zip(buckets, wires, strict=True)])
-    meeting = is_alone * network.doublings * latency + (n - 1) * header / network.bandwidth
-    messages += is_alone * network.doublings
+    has_message = micro_batches > 1 or not can_carry([b.size * w for b, w in zip(buckets, wires, strict=True)])
+    meeting = has_message * network.doublings * latency + (n - 1) * header / network.bandwidth
+    messages += has_message * network.doublings
     if reads_gradients(sample):
         moved += sum(each.size * compute_dtype(each.dtype).itemsize for each in parts)
         hops = network.gather_messages(chunks * OF_CHUNK)

@@ -38,8 +38,8 @@ class Wait:
     def __init__(self, call: str) -> None:
         self.call = call
         self.began = time.monotonic()
-        #: The waits whose probes were passed on, and this one.
-        self.passed_on: set[str] = set()
+        #: The tokens of the waits whose probes were passed on.
+        self.tokens: set[str] = set()
         self.own: Waiting | None = None
 
     def look(self) -> float:
@@ -71,8 +71,8 @@ class Wait:
                 if first == self.own.token:
                     this_process.give_up(text_of(probe.path))
                     self.refuse()
-                if first not in self.passed_on:
-                    self.passed_on.add(first)
+                if first not in self.tokens:
+                    self.tokens.add(first)
                     self.send((*probe.path, self.own))
 
     def refuse(self) -> None:
@@ -103,7 +103,7 @@ class WaitForGroup(Wait):
 
     def __init__(self, call: str, members: tuple[int, ...]) -> None:
         super().__init__(call)
-        self.members = this_process.making = members
+        self.members = this_process.new_members = members
         this_process.callers.add(threading.get_ident())
 
     def refuse(self) -> None:

@@ -31,7 +31,7 @@ LONGEST_TEXT = 1500
 #: The tag of failures in COMM_WORLD, told to ranks with which there is no group yet. MPI allows tags up to 32,767.
 TAG = 31_547
 #: So often MPI is asked for such messages at the end: the first questions may not find one that has come.
-PROBES = 100
+QUESTIONS = 100
 
 
 class RankError(RuntimeError):
@@ -191,7 +191,7 @@ class Process:
     def __init__(self) -> None:
         self.groups: dict[object, Group] = {}
         #: The processes of the group that this one makes.
-        self.making: tuple[int, ...] = ()
+        self.new_members: tuple[int, ...] = ()
         #: The numbers of the threads that have begun exchanges.
         self.callers: set[int] = set()
         self.has_ended = False
@@ -239,7 +239,7 @@ class Process:
 
     def makes(self, members: tuple[int, ...]) -> bool:
         """Return whether this process has made the group of these processes, or has begun to."""
-        return members in self.groups or members == self.making
+        return members in self.groups or members == self.new_members
 
     def has_several_callers(self) -> bool:
         """Return whether several threads that are alive have begun exchanges."""
@@ -286,7 +286,7 @@ class Process:
                 sys.stderr.write(f"fastopt: rank {late.rank} failed {GRACE:g} s ago, and others go on: aborting them\n")
                 sys.stderr.flush()
                 abort(late.comm)
-        for _ in range(PROBES):  # MPI.Finalize fails if a message has not been received
+        for _ in range(QUESTIONS):  # MPI.Finalize fails if a message has not been received
             self.failures_in_world()
         world = world_of_mpi()
         if world is not None and (self.is_stuck or any(group.is_broken() for group in groups)):

@@ -16,9 +16,9 @@ from ..backends.backend import Backend
 from ..backends.packing import FROM_ROW, FROM_SUMS, FROM_ZERO
 from ..core.gradients import Gradients
 from ..core.parameters import Parameters
-from .carried import CarriedGradients
 from .exchange import BucketOfGradients, Exchange
 from .layout import Bucket
+from .payload import GradientPayload
 from .ranks import Ranks
 
 
@@ -50,7 +50,7 @@ class GradientsOfRanks:
     Parameters
     ----------
     ranks : Ranks
-        Of the exchanges alone: ranks may be at different ones when they meet.
+        Those of the exchanges alone: ranks may be at different ones when they meet.
     backend : Backend
         Where sums are computed.
     whole : Parameters
@@ -95,14 +95,14 @@ class GradientsOfRanks:
         if all(array.flags.c_contiguous for array in whole.arrays):
             self.checks.begin(self.table)
         #: Whether a step of all gradients is one of a single process.
-        self.can_be_read = ranks.size == 1 and not exact and wire_dtype is None
+        self.is_of_one_process = ranks.size == 1 and not exact and wire_dtype is None
         #: How many micro-batches each step has on each rank; None: the first step will tell.
         self.count: int | None = None if exact else 1
         #: The order in which buckets are exchanged. A backward pass ends with the first layers.
         self.order = list(range(len(buckets)))[::-1]
         self.is_order_agreed = len(buckets) == 1
         #: Those that a meeting exchanges, if they do not come by :meth:`add`.
-        self.carried: CarriedGradients | None = None
+        self.payload: GradientPayload | None = None
         self.are_added = True
         self.forget()
 
@@ -112,9 +112,9 @@ class GradientsOfRanks:
         self.clearable: list[Any] = []
         if self.are_added:
             #: How many micro-batches had each array, by :meth:`add`.
-            self.added = [0] * len(self.names)
+            self.add_counts = [0] * len(self.names)
         #: The buckets in the order in which they were complete, by :meth:`add`.
-        self.completed: list[int] = []
+        self.completion_order: list[int] = []
         #: How many buckets were put into the exchange.
         self.position = 0
         #: Whether gradients come by :meth:`add`, if any come.
@@ -123,8 +123,8 @@ class GradientsOfRanks:
         self.scale_in_use: float | None = None
         self.checks.forget()
         self.table.forget_grads()
-        if self.carried is not None:
-            self.carried.forget()
+        if self.payload is not None:
+            self.payload.forget()
 
     @property
     def has_begun(self) -> bool:
@@ -132,7 +132,7 @@ class GradientsOfRanks:
         return bool(self.micro_batches)
 
     @property
-    def given(self) -> int:
+    def micro_batch_count(self) -> int:
         """How many micro-batches there are."""
         return len(self.micro_batches) if self.exact else 1
 
@@ -149,8 +149,8 @@ class GradientsOfRanks:
     @property
     def nbytes(self) -> int:
         """How many bytes the sums, and the memory of exchanges, have now."""
-        carried = 0 if self.carried is None else self.carried.nbytes
-        return carried + self.exchange.nbytes + sum(bucket.sums.nbytes for bucket in self.buckets)
+        payload = 0 if self.payload is None else self.payload.nbytes
+        return payload + self.exchange.nbytes + sum(bucket.sums.nbytes for bucket in self.buckets)
 
     def slice_of(self, i: int) -> Array:
         """Return the sums of the part of array number ``i`` that this rank owns."""
@@ -169,7 +169,7 @@ class GradientsOfRanks:
         i = self.number_of.get(name)
         if i is None:
             raise ValueError(f"add: there is no array {name!r}; the arrays are {shown(self.names):.400}")
-        k, most = self.added[i], self.count
+        k, most = self.add_counts[i], self.count
         if most is not None and k >= most:
             has = f"the gradients of {most} micro-batches" if self.exact else "a gradient"
             raise ValueError(f"add: {name!r} has {has} in this step already; call step() first")
@@ -186,11 +186,11 @@ class GradientsOfRanks:
         micro_batch, b = self.micro_batches[k], self.bucket_of[i]
         micro_batch.arrays[i], micro_batch.is_given[i] = array, array is not None
         micro_batch.missing[b] -= 1
-        self.added[i] += 1
+        self.add_counts[i] += 1
         if self.are_cleared and grad is not None:
             self.clearable.append(grad)
         if k == 0 and micro_batch.missing[b] == 0:
-            self.completed.append(b)
+            self.completion_order.append(b)
         self.go_on()
 
     def take(self, grads: Any) -> None:
@@ -245,10 +245,10 @@ class GradientsOfRanks:
     def begin(self, scale: float) -> None:
         """Begin the exchanges that can begin, before the ranks have met: they go on while this rank waits."""
         self.scale_in_use = scale
-        if self.carried is None or self.are_added:
+        if self.payload is None or self.are_added:
             self.go_on()
         else:
-            self.carried.pack(self.micro_batches[0].arrays)
+            self.payload.pack(self.micro_batches[0].arrays)
 
     def go_on(self) -> None:
         """Exchange the next buckets that are complete, without waiting."""
@@ -283,11 +283,11 @@ class GradientsOfRanks:
 
     def finish(self, scale: float) -> None:
         """Exchange all that is not on its way yet, after the ranks have met; collective."""
-        if self.carried is not None and not self.are_added:
-            self.carried.add()
+        if self.payload is not None and not self.are_added:
+            self.payload.add()
             return
         if self.count is None:
-            self.count = self.given
+            self.count = self.micro_batch_count
         if self.scale_in_use is None:
             self.scale_in_use = scale
         self.fill()
@@ -295,16 +295,17 @@ class GradientsOfRanks:
         self.exchange.finish()
         if self.are_added and not self.is_order_agreed:
             # From now on in the order in which rank 0 had them.
-            order = self.ranks.all_gather_objects(self.completed)[0]
+            order = self.ranks.all_gather_objects(self.completion_order)[0]
             self.order = [*order, *(b for b in self.order if b not in order)]
             self.is_order_agreed = bool(order)
 
     def check_count(self) -> None:
         """Raise if this is another number of micro-batches than in the steps before, or 0."""
-        if self.exact and (self.given == 0 or self.count not in (None, self.given)):
+        count = self.micro_batch_count
+        if self.exact and (count == 0 or self.count not in (None, count)):
             expected = "at least 1" if self.count is None else f"{self.count}, as in the steps before"
             raise ValueError(
-                f"step: expected as many micro-batches on each rank: {expected}; got {self.given} on each; nothing was "
+                f"step: expected as many micro-batches on each rank: {expected}; got {count} on each; nothing was "
                 "changed"
             )
 

@@ -87,7 +87,7 @@ class Meetings:
         self.nothing, self.everything = np.zeros(len(whole.names), bool), np.ones(len(whole.names), bool)
         #: The header's bits, the arrays that have them, and those as a list.
         self.bits = self.memory[HEAD.size : HEAD.size - (-len(whole.names) // 8)]
-        self.last, self.last_listed = b"", [False]
+        self.last, self.last_list = b"", [False]
 
     def meet(
         self,
@@ -121,14 +121,14 @@ class Meetings:
         error, header, gradients = None, self.header, self.gradients
         present, counts = self.nothing if is_flush else self.everything, self.opt.parts.progress.counts
         lrs: Sequence[float] = ()
-        scale, given, are_added = 1.0, 0, False
+        scale, count, are_added = 1.0, 0, False
         try:
             lrs, scale = self.check(what, grad_scale, stream)
             if not is_flush:
                 if grads is not None:
                     gradients.take(grads)
                 gradients.check_scale(scale)
-                present, given, are_added = gradients.present, gradients.given, gradients.are_added
+                present, count, are_added = gradients.present, gradients.micro_batch_count, gradients.are_added
             if not self.are_writeable():
                 self.whole.check_writeable(self.everything if is_flush else present)
             if self.ranks.size > 1 and not is_flush:
@@ -137,40 +137,40 @@ class Meetings:
             if self.ranks.size == 1:
                 raise
             error = raised
-        listed = self.listed(present)
+        as_list = self.list_of(present)
         if self.ranks.size == 1:
-            return listed
-        head = counts.item(0), counts.item(1, 0), self.digest.number, hash(lrs), hash(scale), given, are_added
+            return as_list
+        head = counts.item(0), counts.item(1, 0), self.digest.number, hash(lrs), hash(scale), count, are_added
         HEAD.pack_into(self.memory, 0, *head)
         try:
-            everyone = self.ranks.meet(error, header)
+            headers = self.ranks.meet(error, header)
         except Exception:
             if self.ranks.calls_differ:
                 gradients.drop(self.ranks)
             raise
-        found, length = everyone.tobytes(), header.nbytes
+        found, length = headers.tobytes(), header.nbytes
         if found == bytes(self.memory) * self.ranks.size:
-            return listed
+            return as_list
         own = bytes(self.memory[: HEAD.size])
         if not all(found.startswith(own, rank * length) for rank in range(self.ranks.size)):
             of_step = {
                 "the learning rates of this step": lrs,
                 "the scale of the loss in this step": scale,
-                "the number of micro-batches": given,
+                "the number of micro-batches": count,
                 "whether gradients come by add()": are_added,
             }
             self.ranks.agree({**agreement.options_of(self.opt.parts), **of_step})
-        bits_of_any = np.bitwise_or.reduce(everyone[:, HEAD_LENGTH:], axis=0).view(np.uint8)
+        bits_of_any = np.bitwise_or.reduce(headers[:, HEAD_LENGTH:], axis=0).view(np.uint8)
         is_present: list[bool] = np.unpackbits(bits_of_any, count=len(present)).astype(bool).tolist()
         return is_present
 
-    def listed(self, present: npt.NDArray[np.bool_]) -> list[bool]:
+    def list_of(self, present: npt.NDArray[np.bool_]) -> list[bool]:
         """Write which arrays are present into the header; return it as a list, the same one while they stay."""
         found = present.tobytes()
         if found != self.last:
             self.bits[:] = np.packbits(present).data
-            self.last, self.last_listed = found, present.tolist()
-        return self.last_listed
+            self.last, self.last_list = found, present.tolist()
+        return self.last_list
 
     def end(self, error: Exception) -> None:
         """Meet with an error instead of a step."""

@@ -12,7 +12,7 @@ from ..arrays.dtypes import Array
 from ..backends.backend import Backend
 from ..backends.packing import Packed
 from .layout import Bucket
-from .ranks import Prepared, Ranks
+from .ranks import PersistentRequest, Ranks
 
 #: How many buckets of several arrays are on their way at a time; each has memory of its own.
 LANES = 2
@@ -24,7 +24,7 @@ class Member(NamedTuple):
     bucket: Bucket
     packed: Packed
     lane: int
-    exchange: Prepared
+    exchange: PersistentRequest
     #: Where the elements of this rank begin, and their place in the lane; and those of the other ranks.
     own: tuple[int, Array]
     others: list[tuple[int, Array]]

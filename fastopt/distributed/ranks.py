@@ -25,11 +25,11 @@ from ..backends import cores
 from .deadlocks import WaitForExchange, WaitForGroup
 from .faults import Group, RankError, this_process
 from .messages import MESSAGE, Message
-from .requests import Prepared, Request, free, persistent
+from .requests import PersistentRequest, Request, free, starter_of
 
-__all__ = ["CallsDiffer", "Prepared", "RankError", "Ranks", "Request"]
+__all__ = ["CallsDiffer", "PersistentRequest", "RankError", "Ranks", "Request"]
 
-#: The communicators of Ranks that are gone, with the exchanges that they had begun and prepared. To be freed.
+#: The communicators of Ranks that are gone, with the requests and MPI's persistent ones. To be freed.
 UNUSED: list[tuple[Any, set[Request], list[Any]]] = []
 give_core_away = getattr(os, "sched_yield", lambda: time.sleep(0))
 #: How often an exchange is tested before the process sleeps in between: where each rank has a core, and where it must
@@ -230,27 +230,27 @@ class Ranks:
         number = self._next()
         return self._begun(self._comm.Iallgatherv(self._mpi.IN_PLACE, [view, counts, unit]), number, view)
 
-    def settle(self, prepared: Prepared | None = None) -> None:
-        """Let a prepared exchange come to its end, if an interrupt ended the wait for it: its arrays can be written.
+    def settle(self, request: PersistentRequest | None = None) -> None:
+        """Let an exchange come to its end, if an interrupt ended the wait for it: its arrays can be written.
 
         None: the first message of a meeting.
         """
-        prepared = prepared or self._meeting
-        if prepared.handle is not None:
-            self.wait([prepared])
+        request = request or self._meeting
+        if request.handle is not None:
+            self.wait([request])
 
-    def start(self, prepared: Prepared) -> Prepared:
-        """Begin a prepared exchange, which is settled; it is the request."""
-        prepared.number = self._next()
-        prepared.handle = prepared.begin()
-        self._running.add(prepared)
-        return prepared
+    def start(self, request: PersistentRequest) -> PersistentRequest:
+        """Begin an exchange, which is settled, and return its request."""
+        request.number = self._next()
+        request.handle = request.begin()
+        self._running.add(request)
+        return request
 
-    def prepare_all_gather(self, buffer: Array, counts: Sequence[int]) -> Prepared:
+    def prepare_all_gather(self, buffer: Array, counts: Sequence[int]) -> PersistentRequest:
         """Return the exchange that :meth:`start_all_gather` begins, for several ranks. Collective."""
         view, unit = self._unit(buffer)
-        begin = self._beginning("allgatherv", self._mpi.IN_PLACE, [view, counts, unit])
-        return Prepared(begin, self._running, buffer, [counts[self.rank]] * self.size, buffer, counts)
+        begin = self._starter("allgatherv", self._mpi.IN_PLACE, [view, counts, unit])
+        return PersistentRequest(begin, self._running, buffer, [counts[self.rank]] * self.size, buffer, counts)
 
     def prepare_all_to_all(
         self,
@@ -260,21 +260,21 @@ class Ranks:
         recv: Array,
         recv_counts: Sequence[int],
         recv_begins: Sequence[int],
-    ) -> Prepared:
+    ) -> PersistentRequest:
         """Return the exchange that :meth:`start_all_to_all` begins, for several ranks. Collective."""
         (send_view, unit), (recv_view, _) = self._unit(send), self._unit(recv)
         arguments = [send_view, send_counts, send_begins, unit], [recv_view, recv_counts, recv_begins, unit]
-        begin = self._beginning("alltoallv", *arguments)
-        return Prepared(begin, self._running, send, send_counts, recv, recv_counts)
+        begin = self._starter("alltoallv", *arguments)
+        return PersistentRequest(begin, self._running, send, send_counts, recv, recv_counts)
 
-    def _beginning(self, name: str, *arguments: Any) -> Callable[[], Any]:
+    def _starter(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """Return a function that begins MPI's collective of this name: a persistent one where the library has such."""
         try:
             handle = getattr(self._comm, f"{name.capitalize()}_init")(*arguments)
         except NotImplementedError:
             return partial(getattr(self._comm, f"I{name}"), *arguments)
         self._handles.append(handle)
-        return persistent(handle)
+        return starter_of(handle)
 
     def free_persistent(self) -> None:
         """Free what was prepared, the first message of a meeting too: other exchanges come in its place."""
@@ -320,12 +320,12 @@ class Ranks:
         digests = self.all_gather(np.frombuffer(digest, np.uint64))
         if (digests == digests[0]).all():
             return
-        everyone: list[dict[str, str]] = self.all_gather_objects(texts)
-        for name in dict.fromkeys(name for each in everyone for name in each):
-            values = [each.get(name, "missing") for each in everyone]
+        of_ranks: list[dict[str, str]] = self.all_gather_objects(texts)
+        for name in dict.fromkeys(name for each in of_ranks for name in each):
+            values = [each.get(name, "missing") for each in of_ranks]
             if len(set(values)) > 1:
                 raise ValueError(f"the ranks differ: {name} is {values_of_ranks(values)}; give all the same")
-        raise ValueError(f"the ranks differ in the order of names: {values_of_ranks([str([*e]) for e in everyone])}")
+        raise ValueError(f"the ranks differ in the order of names: {values_of_ranks([str([*e]) for e in of_ranks])}")
 
     def carry(self, sizes: Sequence[int]) -> Message:
         """Let the first message of each meeting carry as many further bytes to each rank, and return it. Collective."""
@@ -366,7 +366,7 @@ class Ranks:
         CallsDiffer
             :attr:`call` is not the same on all ranks. It is raised on all, and all can go on after it.
         """
-        length, everyone, own, first = len(header), self._message.heads, self._message.own, header[:ROOM]
+        length, heads, own, first = len(header), self._message.heads, self._message.own, header[:ROOM]
         self.calls_differ = False
         if self.size > 1:
             self.settle()
@@ -376,10 +376,10 @@ class Ranks:
             for copy in self._message.copies:
                 copy[:] = own
             self.wait([self.start(self._meeting)])
-        if error is None and length <= ROOM and everyone.tobytes() == own.tobytes() * self.size:
-            return everyone[:, 3 : 3 + length]
-        self.calls_differ = bool((everyone[:, 1:3] != everyone[self.rank, 1:3]).any())
-        if everyone[:, 0].any():
+        if error is None and length <= ROOM and heads.tobytes() == own.tobytes() * self.size:
+            return heads[:, 3 : 3 + length]
+        self.calls_differ = bool((heads[:, 1:3] != heads[self.rank, 1:3]).any())
+        if heads[:, 0].any():
             text = None if error is None else f"raised {type(error).__name__}: {error}"
             texts = self.all_gather_objects(text)
             if error is not None:
@@ -389,8 +389,8 @@ class Ranks:
             calls = values_of_ranks(self.all_gather_objects(self.call))
             raise CallsDiffer(f"the ranks make different calls: {calls}; make the same ones in the same order on all")
         if length <= ROOM:
-            return everyone[:, 3 : 3 + length]
-        return np.concatenate([everyone[:, 3:], self.all_gather(header[ROOM:])], axis=1)
+            return heads[:, 3 : 3 + length]
+        return np.concatenate([heads[:, 3:], self.all_gather(header[ROOM:])], axis=1)
 
 
 def import_mpi() -> Any:
@@ -406,11 +406,11 @@ def import_mpi() -> Any:
 
 def group_of(comm: Any, mpi: Any, call: str) -> Group:
     """Return the group of a communicator's processes; those that have none yet make it together, in this call."""
-    everyone, world = comm.Get_group(), mpi.COMM_WORLD.Get_group()
-    ranks = tuple(mpi.Group.Translate_ranks(everyone, None, world))
+    group, world = comm.Get_group(), mpi.COMM_WORLD.Get_group()
+    ranks = tuple(mpi.Group.Translate_ranks(group, None, world))
     # A process that was spawned is not in the world.
     key: object = ranks if mpi.UNDEFINED not in ranks else object()
-    everyone.Free()
+    group.Free()
     world.Free()
     if key not in this_process.groups:
         own_comm, handle = comm.Idup()
@@ -431,12 +431,12 @@ def group_of(comm: Any, mpi: Any, call: str) -> Group:
 def free_unused() -> None:
     """Free the communicators of Ranks that are gone, but for those whose exchanges go on in arrays of theirs."""
     for _ in range(len(UNUSED)):
-        comm, running, prepared = UNUSED.pop(0)
+        comm, running, handles = UNUSED.pop(0)
         if all(request.is_done() for request in list(running)):
-            free(prepared)
+            free(handles)
             comm.Free()
         else:
-            UNUSED.append((comm, running, prepared))
+            UNUSED.append((comm, running, handles))
 
 
 @cache
@@ -482,13 +482,13 @@ def values_of_ranks(values: Sequence[str]) -> str:
     ranks: dict[str, list[str]] = {}
     for rank, value in enumerate(values):
         ranks.setdefault(value, []).append(str(rank))
-    return ", ".join(f"{value} on {listed(numbers)}" for value, numbers in ranks.items())
+    return ", ".join(f"{value} on {text_of_ranks(numbers)}" for value, numbers in ranks.items())
 
 
-def listed(numbers: Sequence[str]) -> str:
+def text_of_ranks(numbers: Sequence[str]) -> str:
     """Return the text that lists some ranks.
 
-    >>> listed(["0", "1", "3"])
+    >>> text_of_ranks(["0", "1", "3"])
     'ranks 0, 1 and 3'
     """
     *most, last = numbers

@@ -23,7 +23,7 @@ class Request:
     number
         How many exchanges its Ranks had begun with it.
     arrays
-        What MPI reads and writes.
+        Those that MPI reads and writes.
     running
         The exchanges of the same ranks that are not done, of which it is one.
     """
@@ -47,7 +47,7 @@ class Request:
         return True
 
 
-class Prepared(Request):
+class PersistentRequest(Request):
     """An exchange of the same arrays that can begin again and again.
 
     Parameters
@@ -76,7 +76,7 @@ class Prepared(Request):
         self.send_counts, self.recv_counts = send_counts, recv_counts
 
 
-def persistent(handle: Any) -> Callable[[], Any]:
+def starter_of(handle: Any) -> Callable[[], Any]:
     """Return a function that begins an exchange by MPI's persistent request, and returns it."""
     PERSISTENT.append(handle)
 

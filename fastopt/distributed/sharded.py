@@ -19,11 +19,11 @@ from ..options.group_by import Grouped, is_group
 from ..options.ranges import Group
 from . import agreement, slices
 from .building import check_wire_dtype, whole_optimizer
-from .carried import carried_gradients
 from .gradients import GradientsOfRanks, half_dtype
 from .layout import Bucket, bucket_of_each
 from .meetings import Meetings, checked_together
 from .parameters import Gather
+from .payload import gradient_payload
 from .ranks import Ranks
 from .state import SharedState, further_methods
 from .sums import SumsOfRanks
@@ -36,7 +36,7 @@ class Dropped(RuntimeError):
 class Sharded(SharedState):
     """An optimizer whose state is shared out among the ranks of a communicator (ZeRO, stage 1).
 
-    Every rank has all parameters. Of each array it owns one slice: it has the slots of this slice alone, and steps it
+    Every rank has all parameters. It owns one slice of each array: it has the slots of this slice alone, and steps it
     alone. For the gradients ``g[r]`` of the ranks and the slice from ``b`` to ``e``, a step of its owner is::
 
         g = ((g[0][b:e] + g[1][b:e]) + g[2][b:e]) + ...     in rank order, in the compute dtype
@@ -55,10 +55,10 @@ class Sharded(SharedState):
     comm : mpi4py.MPI.Intracomm
         The ranks, such as ``MPI.COMM_WORLD``.
     exact : bool, default False
-        Whether a step is given micro-batches, ``step([g1, g2, ...])``. Of all of them, rank ``r`` has the numbers
-        ``r, r + size, ...``. They are added in the order of their numbers, and the step applies their mean, with the
-        bits of ``accumulate_steps`` in one process, for any number of ranks. Unlike there, ``nonfinite="skip"`` skips
-        the whole step for one bad micro-batch, on all ranks.
+        Whether a step is given micro-batches, ``step([g1, g2, ...])``. Rank ``r`` has the numbers ``r, r + size, ...``
+        of all ranks' micro-batches. They are added in the order of their numbers, and the step applies their mean, with
+        the bits of ``accumulate_steps`` in one process, for any number of ranks. Unlike there, ``nonfinite="skip"``
+        skips the whole step for one bad micro-batch, on all ranks.
     reduction : {"sum", "mean"}, default "sum"
         Whether a step applies the sum of the ranks' gradients, or the sum divided by the number of ranks.
     wire_dtype : {"float16", "bfloat16"}, optional
@@ -234,7 +234,7 @@ class Sharded(SharedState):
         self.all_sums = parameters.structure(self.sums_of_parts)
         #: The numbers of the arrays that have a copy.
         self.with_copy = [i for i, copy in enumerate(whole.copies) if copy is not None]
-        self.gradients.carried = carried_gradients(self.ranks, self.gradients.buckets, self.takes_micro_batches)
+        self.gradients.payload = gradient_payload(self.ranks, self.gradients.buckets, self.takes_micro_batches)
         self.meetings = Meetings(self.ranks, self, whole, self.are_cut, self.gradients)
 
     def prepare(self, workspace: Workspace) -> None:
@@ -296,7 +296,7 @@ class Sharded(SharedState):
         """
         self.take_turn("step")
         gradients, whole = self.gradients, self.parts.whole
-        if gradients.can_be_read and grads is not None and not gradients.has_begun:
+        if gradients.is_of_one_process and grads is not None and not gradients.has_begun:
             try:
                 return super().step(grads, grad_scale=grad_scale, stream=stream)
             finally:
@@ -443,9 +443,9 @@ class Sharded(SharedState):
         if self.gradients.has_begun:
             raise RuntimeError("add_param_group: there are gradients of add(); call step() or drop() first")
         branch = self.whole.branch(group["params"])
-        names, given = list(branch.names()), list(branch.arrays())
+        names, arrays = list(branch.names()), list(branch.arrays())
         checks = [super().check_param] * len(names)
-        addition = self.whole.addition(branch, names, given, self.parts.backend, checks)
+        addition = self.whole.addition(branch, names, arrays, self.parts.backend, checks)
         check_wire_dtype(self.wire_dtype, addition.names, addition.arrays)
         return addition
 

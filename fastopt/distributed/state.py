@@ -27,7 +27,7 @@ from .parameters import Gather
 from .pieces import Piece, PiecesOfState, join
 from .ranks import Ranks
 
-#: What a program does whose ranks have written other values into their parameters.
+#: The advice to a program whose ranks have written other values into their parameters.
 MAKE_ALIKE = "write the same on every rank, or call reload_params(), which takes each slice from its owner"
 
 

@@ -38,7 +38,7 @@ def test_pieces_cover_each_slice_once(sizes: list[int], ranks: int, most: int) -
 
 
 def counted(comm: Any, count: int) -> tuple[list[int], bool]:
-    """Return how many exchanges a step of this many arrays begins, and how many prepared ones; whether it is right."""
+    """Return how many exchanges a step of this many arrays begins, how many persistent ones, whether it is right."""
     arrays, other = ([np.ones((7, 11), "f4") for _ in range(count)] for _ in range(2))
     opt = Sharded(fastopt.AdamW, arrays, comm)
     plain = fastopt.AdamW(other)
@@ -64,7 +64,7 @@ def counted(comm: Any, count: int) -> tuple[list[int], bool]:
 
 @pytest.mark.parametrize("count", [2, 300])
 def test_small_arrays_are_exchanged_and_gathered_once(count: int) -> None:
-    # The prepared ones: the meeting, which carries gradients of up to 64 KiB, and the gather.
+    # The persistent ones: the meeting, which carries gradients of up to 64 KiB, and the gather.
     assert on_ranks(2, counted, count) == [([int(count > 200), 2], True)] * 2
 
 
@@ -74,7 +74,7 @@ def address_of_what_is_sent(comm: Any) -> list[bool]:
     opt = Sharded(fastopt.SGD, [param], comm)
     exchange, start = opt.gradients.ranks.start_all_to_all, opt.ranks.start
     opt.gradients.ranks.start_all_to_all = lambda *a: (sent.append(a[0]), exchange(*a))[1]  # type: ignore[method-assign]
-    opt.ranks.start = lambda prepared: (sent.append(prepared.send), start(prepared))[1]  # type: ignore[method-assign]
+    opt.ranks.start = lambda request: (sent.append(request.send), start(request))[1]  # type: ignore[method-assign]
     opt.step([grad])
     are_sent = [any(np.shares_memory(array, its) for its in sent) for array in (grad, param)]
     return [*are_sent, opt.gather.nbytes == 0]

@@ -129,7 +129,7 @@ class WithoutPersistent:
         return getattr(self.comm, name)
 
 
-def prepared(comm: Any, has_persistent: bool) -> list[list[float]]:
+def repeated(comm: Any, has_persistent: bool) -> list[list[float]]:
     """Return what an exchange gathers that begins several times, once before anybody waited for it."""
     ranks, buffer, found = Ranks(comm), np.zeros(2 * comm.size), []
     if not has_persistent:
@@ -147,9 +147,9 @@ def prepared(comm: Any, has_persistent: bool) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("has_persistent", [True, False])
-def test_a_prepared_exchange_begins_again_and_again(has_persistent: bool) -> None:
+def test_a_persistent_exchange_begins_again_and_again(has_persistent: bool) -> None:
     found = [[10.0 * number + rank for rank in range(3) for _ in range(2)] for number in (0, 1, 3)]
-    assert on_ranks(3, prepared, has_persistent) == [found] * 3
+    assert on_ranks(3, repeated, has_persistent) == [found] * 3
 
 
 def test_mpi_has_nothing_to_complain_of_at_the_end() -> None:

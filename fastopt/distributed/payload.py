@@ -13,7 +13,7 @@ from .ranks import Ranks
 MOST = 1 << 16
 
 
-class CarriedGradients:
+class GradientPayload:
     """The gradients of a bucket, and the sums over all ranks of this rank's slice.
 
     Parameters
@@ -28,22 +28,23 @@ class CarriedGradients:
         self.ranks, self.bucket = ranks, bucket
         message = ranks.carry([count * bucket.wire.itemsize for count in bucket.bucket.counts])
         self.begin = bucket.bucket.cuts[ranks.rank]
-        others = [rank for rank in range(ranks.size) if rank != ranks.rank and message.sent[rank].size]
-        self.sent = [(bucket.bucket.cuts[rank], message.sent[rank].view(bucket.wire)) for rank in others]
-        self.rows: list[Array | None] = [row.view(bucket.wire) for row in message.received]
+        others = [rank for rank in range(ranks.size) if rank != ranks.rank and message.payloads_to[rank].size]
+        #: For each other rank the place in the bucket where its part begins, and the part.
+        self.parts = [(bucket.bucket.cuts[rank], message.payloads_to[rank].view(bucket.wire)) for rank in others]
+        self.rows: list[Array | None] = [row.view(bucket.wire) for row in message.payloads_from]
         self.rows[ranks.rank] = None
         self.packed: Packed | None = None
 
     @property
     def nbytes(self) -> int:
         """How many bytes the messages carry."""
-        return sum(part.nbytes for _, part in self.sent) + sum(row.nbytes for row in self.rows if row is not None)
+        return sum(part.nbytes for _, part in self.parts) + sum(row.nbytes for row in self.rows if row is not None)
 
     def pack(self, arrays: Sequence[Array | None]) -> None:
         """Write the gradients into the message."""
         self.ranks.settle()
         self.packed = self.bucket.packing.of(arrays)
-        for begin, part in self.sent:
+        for begin, part in self.parts:
             self.packed.pack(begin, part)
 
     def add(self) -> None:
@@ -57,10 +58,10 @@ class CarriedGradients:
         self.packed = None
 
 
-def carried_gradients(ranks: Ranks, buckets: Sequence[BucketOfGradients], exact: bool) -> CarriedGradients | None:
+def gradient_payload(ranks: Ranks, buckets: Sequence[BucketOfGradients], exact: bool) -> GradientPayload | None:
     """Return the gradients of these buckets if the meetings carry them from now on. Collective."""
     if ranks.size > 1 and not exact and can_carry([bucket.bucket.size * bucket.wire.itemsize for bucket in buckets]):
-        return CarriedGradients(ranks, buckets[0])
+        return GradientPayload(ranks, buckets[0])
     ranks.carry([0] * ranks.size)  # it may have carried others
     return None
 

@@ -29,14 +29,14 @@ def steps(comm: Any, dtype: str, options: dict[str, Any], arguments: dict[str, A
     shapes: list[Any] = list(SHAPES)
     params, like = ([np.full(shape, 0.5, dtype) for shape in shapes] for _ in range(2))
     opt, plain = Sharded(fastopt.AdamW, params, comm, **options, **arguments), fastopt.AdamW(like, **options)
-    found = [] if opt.gradients.carried else ["not carried"]
+    found = [] if opt.gradients.payload else ["not carried"]
     for number in range(10):
         if number == 7:
             more = [np.full(shape, 0.5, dtype) for shape in (LARGE, LARGE)]
             opt.add_param_group({"params": more[:1]})
             plain.add_param_group({"params": more[1:]})
             shapes.append(LARGE)
-            found += ["still carried"] * bool(opt.gradients.carried)
+            found += ["still carried"] * bool(opt.gradients.payload)
         of_ranks = [grads(shapes, dtype, rank, number) for rank in range(comm.size)]
         own, sums = of_ranks[comm.rank], summed(of_ranks)
         if number == 3:
@@ -60,6 +60,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "float64, clipped": ("float64", {"clip_global_norm": 1.0, "nonfinite": "skip"}, {}),
     "float16": ("float16", {}, {}),
     "half precision on the wire": ("float32", {"zero_grads": True}, {"wire_dtype": "float16"}),
+    "without the compiled part": ("float32", {"backend": "numpy"}, {}),
     "accumulated": ("float32", {"accumulate_steps": 2}, {}),
 }
 
