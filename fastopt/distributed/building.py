@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..arithmetic import halves
 from ..arrays.dtypes import FLOAT64, Array
-from ..core.hooks import is_default
 from ..core.optimizer import Optimizer
 
 
@@ -17,6 +17,8 @@ def whole_optimizer(
 
     Raises
     ------
+    ImportError
+        If the dtype of the wire needs ml_dtypes.
     TypeError, ValueError
         If that one can't be built, or not be sharded.
     """
@@ -27,11 +29,6 @@ def whole_optimizer(
             "micro-batches already; give longer lists"
         )
     model = optimizer(params, **options)
-    if not is_default(model, "of_group"):
-        raise TypeError(
-            f"{optimizer.__name__}: several optimizers share its step, which is not done over several ranks yet; make "
-            "a Sharded of each for its own parameters"
-        )
     if not model.parts.backend.on_host:
         raise TypeError("Sharded: expected NumPy arrays, got arrays on a GPU, where it can't run yet")
     parameters = model.parts.parameters
@@ -47,6 +44,8 @@ def check_arguments(exact: Any, reduction: Any, wire_dtype: Any, bucket_bytes: A
         raise ValueError(f"reduction={reduction!r:.80}: expected 'sum' or 'mean'")
     if wire_dtype not in (None, "float16", "bfloat16"):
         raise ValueError(f"wire_dtype={wire_dtype!r:.80}: expected 'float16', 'bfloat16', or None for no conversion")
+    if wire_dtype == "bfloat16":
+        halves.bfloat16()  # raises where ml_dtypes is missing
     if type(bucket_bytes) is not int:
         raise TypeError(f"bucket_bytes={bucket_bytes!r:.80}: expected an int")
     if bucket_bytes < 1:

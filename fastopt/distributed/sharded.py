@@ -9,6 +9,7 @@ import numpy as np
 
 from ..arithmetic.dither import SCALE_BLOCK
 from ..arrays.dtypes import Array
+from ..core.hooks import Hooks
 from ..core.optimizer import Optimizer
 from ..core.parameters import Addition, Parameters
 from ..core.representation import DEFAULTS, default_options, representation
@@ -86,7 +87,7 @@ class Sharded(SharedState):
     RankError
         If the arguments of another rank are wrong: its own error has the reason.
     ImportError
-        Without mpi4py.
+        Without mpi4py; with bfloat16 on the wire, without ml_dtypes.
 
     Notes
     -----
@@ -136,6 +137,11 @@ class Sharded(SharedState):
             )
         if issubclass(optimizer, Sharded):
             raise TypeError(f"optimizer: {optimizer.__name__} is sharded already; give the class that it is made of")
+        if optimizer.of_group is not Hooks.of_group:
+            raise TypeError(
+                f"{optimizer.__name__}: several optimizers share its step, which is not done over several ranks yet; "
+                "make a Sharded of each for its own parameters"
+            )
         made: Sharded = object.__new__(class_of(optimizer))
         return made
 

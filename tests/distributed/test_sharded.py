@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import inspect
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -430,7 +431,7 @@ def errors_at_construction(comm: Any) -> list[str]:
     ]:
         found.append(error_of(lambda o=optimizer, p=params, k=options: Sharded(o, p, comm, **k)))
     combined = {"*": (fastopt.SGD, {})}
-    found.append(error_of(lambda: Sharded(fastopt.Combined, {"W": np.ones(3)}, comm, optimizers=combined)))
+    found.append(error_of(lambda: Sharded(fastopt.Combined, {"W": np.ones(3)}, comm, combined)))
     no_optimizers: list[Any] = [fastopt.SGD({"W": np.ones(3)}), fastopt.LBFGS]
     found += [error_of(lambda o=o: Sharded(o, {"W": np.ones(3)}, comm)) for o in no_optimizers]
     Sharded(fastopt.AdamW, {"W": np.ones(4)}, comm).step({"W": np.ones(4)})
@@ -467,6 +468,19 @@ def test_errors_at_construction() -> None:
     )
     assert first[13].startswith("TypeError: Combined: ")
     assert all(e.startswith("TypeError: optimizer: expected a subclass of fastopt.Optimizer") for e in first[14:])
+
+
+def error_without_ml_dtypes(comm: Any) -> str:
+    if comm.rank == comm.size - 1:
+        sys.modules["ml_dtypes"] = None  # type: ignore[assignment]
+    return error_of(lambda: Sharded(fastopt.AdamW, {"W": np.ones(4, np.float32)}, comm, wire_dtype="bfloat16"))
+
+
+def test_all_ranks_learn_that_one_has_no_ml_dtypes() -> None:
+    pytest.importorskip("ml_dtypes")
+    first, last = on_ranks(2, error_without_ml_dtypes)
+    assert last == "ModuleNotFoundError: bfloat16 arrays need the package ml_dtypes; pip install ml-dtypes"
+    assert first == f"RankError: rank 1 raised {last}"
 
 
 def errors_of_steps(comm: Any) -> list[str]:
