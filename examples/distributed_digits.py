@@ -90,7 +90,8 @@ def main() -> None:
     losses, net = train_on_ranks(comm)
     if comm.rank == 0:
         accuracy = nets.accuracy(net.forward(test_x, train=False), test_labels)
-        print(f"{comm.size} ranks: loss {losses[0]:.3f}, then {losses[-1]!r}; test accuracy {accuracy:.1%}")
+        ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
+        print(f"{ranks}: loss {losses[0]:.3f}, then {losses[-1]!r}; test accuracy {accuracy:.1%}")
         losses_alone, net_alone = train_alone()
         assert losses == losses_alone
         for name, params in net.params.items():
