@@ -26,7 +26,8 @@ def bfloat16() -> np.dtype[Any]:
     try:
         import ml_dtypes
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("bfloat16 arrays need the package ml_dtypes; pip install ml-dtypes") from error
+        text = "bfloat16 arrays need the package ml_dtypes; pip install ml-dtypes"
+        raise ModuleNotFoundError(text, name=error.name) from error
     found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return found
 

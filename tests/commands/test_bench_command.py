@@ -85,7 +85,8 @@ def test_without_ml_dtypes_bfloat16_is_left_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     taken, left_out = bench.available(bench.PRECISIONS)
     assert "bfloat16 gradients" not in [precision.name for precision in taken]
-    assert "bfloat16 gradients: left out, ml_dtypes is not installed" in left_out
+    for what in ("gradients", "slots"):
+        assert f"bfloat16 {what}: left out, ml_dtypes is not installed" in left_out
 
 
 def test_without_tqdm_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
