@@ -55,7 +55,7 @@ class Wait:
         self.refuse()
         waited = time.monotonic() - self.began
         # Another thread may make the call that others wait for.
-        if waited > PATIENCE and not this_process.has_several_callers():
+        if waited > PATIENCE and not this_process.has_other_callers():
             self.probe()
         return waited
 

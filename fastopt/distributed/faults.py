@@ -241,9 +241,11 @@ class Process:
         """Return whether this process has made the group of these processes, or has begun to."""
         return members in self.groups or members == self.new_members
 
-    def has_several_callers(self) -> bool:
-        """Return whether several threads that are alive have begun exchanges."""
-        return len(self.callers & {thread.ident for thread in threading.enumerate()}) > 1
+    def has_other_callers(self) -> bool:
+        """Return whether another thread may begin an exchange: it has begun some, or the program waits for its end."""
+        main, this = threading.main_thread(), threading.current_thread()
+        others = [thread for thread in threading.enumerate() if thread is not this]
+        return any(each.ident in self.callers or not (each.daemon or each is main) for each in others)
 
     def refuse_missing(self, members: tuple[int, ...]) -> None:
         """Raise RankError if a rank of a group to come has failed or ended."""

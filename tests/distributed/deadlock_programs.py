@@ -211,5 +211,25 @@ def in_threads() -> None:
     check_alike(first, second)
 
 
+def in_a_thread_that_is_late() -> None:
+    """As ``in_threads``; the other thread of rank 0 has made no call when rank 1 begins to wait for it."""
+    deadlocks.PATIENCE = AT_ONCE
+    first, second = optimizer(), optimizer()
+
+    def other_thread() -> None:
+        time.sleep(0.3)
+        first.step(GRADS)
+
+    if RANK == 0:
+        thread = threading.Thread(target=other_thread)
+        thread.start()
+        second.step(GRADS)
+        thread.join()
+    else:
+        first.step(GRADS)
+        second.step(GRADS)
+    check_alike(first, second)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()

@@ -65,6 +65,7 @@ def test_whoever_goes_on_gets_the_error_again() -> None:
         (4, "slow_constructors"),
         (2, "in_a_call_of_mpi"),
         (2, "in_threads"),
+        (2, "in_a_thread_that_is_late"),
     ],
 )
 def test_no_false_alarm(size: int, name: str) -> None:
