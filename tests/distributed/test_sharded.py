@@ -471,9 +471,10 @@ def test_errors_at_construction() -> None:
 
 
 def error_without_ml_dtypes(comm: Any) -> str:
-    if comm.rank == comm.size - 1:
-        sys.modules["ml_dtypes"] = None  # type: ignore[assignment]
-    return error_of(lambda: Sharded(fastopt.AdamW, {"W": np.ones(4, np.float32)}, comm, wire_dtype="bfloat16"))
+    with pytest.MonkeyPatch.context() as patched:
+        if comm.rank == comm.size - 1:
+            patched.setitem(sys.modules, "ml_dtypes", None)
+        return error_of(lambda: Sharded(fastopt.AdamW, {"W": np.ones(4, np.float32)}, comm, wire_dtype="bfloat16"))
 
 
 def test_all_ranks_learn_that_one_has_no_ml_dtypes() -> None:
