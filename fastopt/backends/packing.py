@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,7 +13,19 @@ from ..arrays.dtypes import Array
 FROM_SUMS, FROM_ZERO, FROM_ROW = 0, 1, 2
 
 
-class Packed(Protocol):
+class Rows(NamedTuple):
+    """Rows of numbers to add: ``((beginning + rows[0] * scale) + rows[1] * scale) + ...``."""
+
+    #: Vectors of one length. One None at most: the row of the arrays themselves.
+    vectors: Sequence[Array | None]
+    #: That of all rows: float32, float64 or half precision.
+    dtype: np.dtype[Any]
+    scale: float
+    #: One of those above.
+    beginning: int
+
+
+class PackedArrays(Protocol):
     """Arrays as one vector, which is nowhere as a whole. They stay where they are as long as this is used.
 
     Attributes
@@ -33,24 +45,12 @@ class Packed(Protocol):
     def unpack(self, begin: int, values: Array) -> None:
         """Write values into the elements from ``begin`` on, of arrays of their dtype."""
 
-    def accumulate(
-        self,
-        begin: int,
-        rows: Sequence[Array | None],
-        dtype: np.dtype[Any],
-        scale: float,
-        beginning: int,
-        sums: Array,
-    ) -> None:
-        """Compute ``((beginning + rows[0] * scale) + rows[1] * scale) + ...`` into the sums, in their dtype.
-
-        Rows are as long as the sums, and have this dtype: float32 or float64 or half precision. None is the row of the
-        elements from ``begin`` on, in that dtype. ``beginning`` is one of those above.
-        """
+    def accumulate(self, begin: int, rows: Rows, sums: Array) -> None:
+        """Add rows into sums of their length, in the dtype of the sums; None is the elements from ``begin`` on."""
 
 
 class Packing(Protocol):
     """Makes vectors of arrays of the same sizes."""
 
-    def of(self, arrays: Sequence[Array | None]) -> Packed:
+    def of(self, arrays: Sequence[Array | None]) -> PackedArrays:
         """Return these arrays as one vector."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays.dtypes import Array, compute_dtype
 from ..backends.backend import Backend
-from ..backends.packing import Packed
+from ..backends.packing import PackedArrays, Rows
 from .layout import Bucket
 from .ranks import Ranks
 
@@ -103,7 +103,7 @@ class BucketOfGradients:
         first = self.bucket.ends_of(i)[0] + begin - self.bucket.cuts[self.rank]
         return self.sums[first : first + end - begin] if end > begin else self.sums[:0]
 
-    def send(self, k: int, packed: Packed, lane: Lane) -> tuple[Array, Sequence[int] | None]:
+    def send(self, k: int, packed: PackedArrays, lane: Lane) -> tuple[Array, Sequence[int] | None]:
         """Return a vector with the numbers of piece ``k`` for the other ranks, and where in it those for each begin.
 
         It is the gradient itself if that can be sent as it is; None: one after the other.
@@ -143,7 +143,7 @@ class Job(NamedTuple):
 
     bucket: BucketOfGradients
     piece: int
-    packed: Packed
+    packed: PackedArrays
     scale: float
     beginning: int
 
@@ -224,7 +224,8 @@ class Exchange:
         job, received = transfer.job, transfer.received
         route, length = job.bucket.routes[job.piece], job.bucket.routes[job.piece].length
         if length > 0:
-            rows: list[Array | None] = [received[k : k + length] for k in range(0, received.size, length)]
-            rows.insert(self.ranks.rank, None)
-            job.packed.accumulate(route.begin, rows, job.bucket.wire, job.scale, job.beginning, route.sums)
+            vectors: list[Array | None] = [received[k : k + length] for k in range(0, received.size, length)]
+            vectors.insert(self.ranks.rank, None)
+            rows = Rows(vectors, job.bucket.wire, job.scale, job.beginning)
+            job.packed.accumulate(route.begin, rows, route.sums)
         self.free_lanes.append(transfer.lane)

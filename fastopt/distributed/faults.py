@@ -105,7 +105,7 @@ class Group:
         #: another process may still wait for their last exchange.
         self.begun: list[int] = []
         #: How many optimizers these processes have made together.
-        self.owners = 0
+        self.owner_count = 0
         self.notices: dict[int, Notice] = {}
         self.own: Notice | None = None
         self.failed_at: float | None = None

@@ -78,14 +78,14 @@ def buckets_of(forms: Sequence[Form], ranks: int, bucket_bytes: int, before: Seq
     first = sum(len(bucket.numbers) for bucket in before)
     loads = [sum(bucket.counts[rank] for bucket in before) for rank in range(ranks)]
     buckets: list[Bucket] = []
-    for members in shared_out(forms, ranks, bucket_bytes):
+    for members in share_out(forms, ranks, bucket_bytes):
         bucket = bucket_of([forms[k] for k in members], tuple(first + k for k in members), loads)
         loads = [load + count for load, count in zip(loads, bucket.counts, strict=True)]
         buckets.append(bucket)
     return buckets
 
 
-def shared_out(forms: Sequence[Form], ranks: int, bucket_bytes: int) -> list[list[int]]:
+def share_out(forms: Sequence[Form], ranks: int, bucket_bytes: int) -> list[list[int]]:
     """Return the places of the forms of each bucket; buckets are in the order of their first arrays."""
     buckets: list[list[int]] = []
     #: The last bucket of each dtype, and its bytes.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays.dtypes import Array
 from ..backends.backend import Backend
-from ..backends.packing import Packed
+from ..backends.packing import PackedArrays
 from .layout import Bucket
 from .ranks import PersistentRequest, Ranks
 
@@ -22,7 +22,7 @@ class Member(NamedTuple):
     """A bucket, its arrays as one vector, and the exchange that gathers them in the memory of a lane."""
 
     bucket: Bucket
-    packed: Packed
+    packed: PackedArrays
     lane: int
     exchange: PersistentRequest
     #: Where the elements of this rank begin, and their place in the lane; and those of the other ranks.

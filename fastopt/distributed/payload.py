@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..arrays.dtypes import Array
-from ..backends.packing import FROM_ROW, Packed
+from ..backends.packing import FROM_ROW, PackedArrays, Rows
 from .exchange import BucketOfGradients
 from .ranks import Ranks
 
@@ -31,14 +31,16 @@ class GradientPayload:
         others = [rank for rank in range(ranks.size) if rank != ranks.rank and message.payloads_to[rank].size]
         #: For each other rank the place in the bucket where its part begins, and the part.
         self.parts = [(bucket.bucket.cuts[rank], message.payloads_to[rank].view(bucket.wire)) for rank in others]
-        self.rows: list[Array | None] = [row.view(bucket.wire) for row in message.payloads_from]
-        self.rows[ranks.rank] = None
-        self.packed: Packed | None = None
+        vectors: list[Array | None] = [vector.view(bucket.wire) for vector in message.payloads_from]
+        vectors[ranks.rank] = None
+        self.rows = Rows(vectors, bucket.wire, 1.0, FROM_ROW)
+        self.packed: PackedArrays | None = None
 
     @property
     def nbytes(self) -> int:
         """How many bytes the messages carry."""
-        return sum(part.nbytes for _, part in self.parts) + sum(row.nbytes for row in self.rows if row is not None)
+        rows = [row for row in self.rows.vectors if row is not None]
+        return sum(vector.nbytes for vector in [*(part for _, part in self.parts), *rows])
 
     def pack(self, arrays: Sequence[Array | None]) -> None:
         """Write the gradients into the message."""
@@ -51,7 +53,7 @@ class GradientPayload:
         """Add the gradients of all ranks, after they have met: in rank order."""
         bucket, packed = self.bucket, self.packed
         if packed is not None and bucket.sums.size:
-            packed.accumulate(self.begin, self.rows, bucket.wire, 1.0, FROM_ROW, bucket.sums)
+            packed.accumulate(self.begin, self.rows, bucket.sums)
 
     def forget(self) -> None:
         """Forget the arrays: no gradient outlives its step here."""

@@ -114,8 +114,8 @@ class Ranks:
         self._number = len(self._group.begun)
         self._group.begun.append(0)
         if owner:
-            self._group.owners += 1
-            self.owner = f"{owner} {self._group.owners}"
+            self._group.owner_count += 1
+            self.owner = f"{owner} {self._group.owner_count}"
         self._comm, handle = comm.Idup()
         self._handles: list[Any] = []
         self._polls_alone = 0

@@ -9,7 +9,7 @@ import pytest
 
 from fastopt.arithmetic.halves import bfloat16
 from fastopt.backends.choosing import host_backend, native_missing
-from fastopt.backends.packing import FROM_ROW, FROM_SUMS, FROM_ZERO
+from fastopt.backends.packing import FROM_ROW, FROM_SUMS, FROM_ZERO, Rows
 
 BACKENDS = ["numpy"] if native_missing() else ["numpy", "native"]
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
@@ -118,7 +118,7 @@ def test_rows_are_added_in_order(name: str, of: str, into: str, scale: float, be
     sums = some_values(size, dtype_of(into), 3)
     wanted = sums_of(rows, scale, beginning, sums)
     packed = host_backend(name).packing(np.array([0, size])).of([None])
-    packed.accumulate(0, rows, dtype_of(of), scale, beginning, sums)
+    packed.accumulate(0, Rows(rows, dtype_of(of), scale, beginning), sums)
     assert_same(sums, wanted)
 
 
@@ -138,5 +138,5 @@ def test_a_row_is_added_where_its_arrays_are(name: str, of: str, row: str, into:
     first, last = (some_values(size, dtype_of(row), seed) for seed in (8, 9))
     sums = some_values(size, dtype_of(into), 3)
     wanted = sums_of([first, own, last], 1 / 3, beginning, sums)
-    packed.accumulate(begin, [first, None, last], dtype_of(row), 1 / 3, beginning, sums)
+    packed.accumulate(begin, Rows([first, None, last], dtype_of(row), 1 / 3, beginning), sums)
     assert_same(sums, wanted)

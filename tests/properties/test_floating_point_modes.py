@@ -16,7 +16,7 @@ from cases import ISAS, Case, every_case, every_dtype, everything, needs_native,
 
 import fastopt
 from fastopt.backends.native import library as native
-from fastopt.backends.packing import FROM_SUMS
+from fastopt.backends.packing import FROM_SUMS, Rows
 
 MACHINE = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
 #: C's FE_UPWARD and FE_TOWARDZERO.
@@ -169,7 +169,7 @@ def test_mode_changes_no_bit_of_packing(mode: str, monkeypatch: pytest.MonkeyPat
         half, sums = np.empty(500, np.float16), np.zeros(500, np.float32)
         packed = packing.NativePacking(starts).of([values])
         packed.pack(0, half)
-        packed.accumulate(0, [half, None], half.dtype, 1 / 3, FROM_SUMS, sums)
+        packed.accumulate(0, Rows([half, None], half.dtype, 1 / 3, FROM_SUMS), sums)
         return [half.tobytes(), sums.tobytes()]
 
     wanted = computed()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...arrays.dtypes import Array
 from .. import threads
+from ..packing import Rows
 from .library import NULL, ffi, lib, number_of
 from .ndarrays import addresses_of, has_known_ndarrays, memory_of, pointers_to, uintptrs
 
@@ -24,11 +25,11 @@ class NativePacking:
         self.last_dtypes: list[np.dtype[Any]] = []
         self.dtype_objects: Any = NULL
 
-    def of(self, arrays: Sequence[Array | None]) -> NativePacked:
+    def of(self, arrays: Sequence[Array | None]) -> NativePackedArrays:
         memory = np.zeros(self.count, np.uintp)
         if not self.find(arrays, memory):
             self.ask_each(arrays, memory)
-        return NativePacked(arrays, memory, self.dtypes, self.starts)
+        return NativePackedArrays(arrays, memory, self.dtypes, self.starts)
 
     def find(self, arrays: Sequence[Array | None], memory: npt.NDArray[np.uintp]) -> bool:
         """Write where these arrays are if all are there and have the dtypes of the last ones; return whether so."""
@@ -55,8 +56,8 @@ class NativePacking:
             self.last_dtypes, self.dtype_objects = dtypes, uintptrs(addresses_of(dtypes))
 
 
-class NativePacked:
-    """Arrays as one vector; see :class:`fastopt.backends.packing.Packed`."""
+class NativePackedArrays:
+    """Arrays as one vector; see :class:`fastopt.backends.packing.PackedArrays`."""
 
     def __init__(
         self,
@@ -78,16 +79,8 @@ class NativePacked:
         its = number_of(values.dtype), ffi.from_buffer(values)
         lib.fo_unpack(self.struct, begin, begin + values.size, *its, threads.get_num_threads())
 
-    def accumulate(
-        self,
-        begin: int,
-        rows: Sequence[Array | None],
-        dtype: np.dtype[Any],
-        scale: float,
-        beginning: int,
-        sums: Array,
-    ) -> None:
-        pointers = ffi.new("void *[]", [NULL if row is None else ffi.from_buffer(row) for row in rows])
-        how = number_of(dtype), len(rows), sums.size, scale, beginning
+    def accumulate(self, begin: int, rows: Rows, sums: Array) -> None:
+        pointers = ffi.new("void *[]", [NULL if row is None else ffi.from_buffer(row) for row in rows.vectors])
+        how = number_of(rows.dtype), len(rows.vectors), sums.size, rows.scale, rows.beginning
         into = number_of(sums.dtype), ffi.from_buffer(sums, require_writable=True)
         lib.fo_accumulate_rows(self.struct, begin, pointers, *how, *into, threads.get_num_threads())

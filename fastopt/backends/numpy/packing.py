@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...arithmetic import halves
 from ...arrays.dtypes import FLOAT32, Array, is_half
-from ..packing import FROM_ROW, FROM_SUMS
+from ..packing import FROM_ROW, FROM_SUMS, Rows
 
 #: How many elements are added at once, so that they stay in the cache.
 PIECE = 1 << 15
@@ -23,12 +22,12 @@ class NumpyPacking:
     def __init__(self, starts: npt.NDArray[np.int64]) -> None:
         self.runs = list(pairwise(starts.tolist()))
 
-    def of(self, arrays: Sequence[Array | None]) -> NumpyPacked:
-        return NumpyPacked(self.runs, arrays)
+    def of(self, arrays: Sequence[Array | None]) -> NumpyPackedArrays:
+        return NumpyPackedArrays(self.runs, arrays)
 
 
-class NumpyPacked:
-    """Arrays as one vector; see :class:`fastopt.backends.packing.Packed`."""
+class NumpyPackedArrays:
+    """Arrays as one vector; see :class:`fastopt.backends.packing.PackedArrays`."""
 
     def __init__(self, runs: Sequence[tuple[int, int]], arrays: Sequence[Array | None]) -> None:
         self.runs, self.arrays = runs, arrays
@@ -52,26 +51,18 @@ class NumpyPacked:
             assert part is not None
             part[...] = place
 
-    def accumulate(
-        self,
-        begin: int,
-        rows: Sequence[Array | None],
-        dtype: np.dtype[Any],
-        scale: float,
-        beginning: int,
-        sums: Array,
-    ) -> None:
+    def accumulate(self, begin: int, rows: Rows, sums: Array) -> None:
         with np.errstate(all="ignore"):
-            factor = sums.dtype.type(scale)
+            factor = sums.dtype.type(rows.scale)
             length = min(PIECE, sums.size)
-            buffer, own = np.empty(length, sums.dtype), np.empty(length, dtype)
+            buffer, own = np.empty(length, sums.dtype), np.empty(length, rows.dtype)
             for first in range(0, sums.size, PIECE):
                 total = sums[first : first + PIECE]
-                if beginning != FROM_SUMS:
+                if rows.beginning != FROM_SUMS:
                     # Only -0 leaves every number as it is, -0 too.
-                    total[...] = -0.0 if beginning == FROM_ROW else 0.0
+                    total[...] = -0.0 if rows.beginning == FROM_ROW else 0.0
                 values = buffer[: total.size]
-                for row in rows:
+                for row in rows.vectors:
                     part = own[: total.size] if row is None else row[first : first + PIECE]
                     if row is None:
                         self.pack(begin + first, part)
